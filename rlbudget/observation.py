@@ -1,0 +1,249 @@
+"""Observations: the one place where features are made.
+
+A feature is named ``signal`` or ``signal.transform``. The transforms look back only, and
+none of them knows how long the trace will be:
+
+=======  ================================================================
+ema      exponential moving average, weight 0.3 on the newest checkpoint
+max      largest value so far
+min      smallest value so far
+mean     mean over the checkpoints so far
+sum      total so far
+delta    change since the checkpoint before (0 at the first)
+age      log(1 + tokens since the value was last above 0, or since the start)
+log      log(1 + value)
+=======  ================================================================
+
+Besides the recorded signals there are ``thinking_tokens`` and, in the ``probe`` preset,
+four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
+``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
+far that equal this one).
+
+A signal that is missing at a checkpoint keeps its last value, 0 before its first.
+``Observer`` steps ``n`` decodes in lockstep; a live request is ``n = 1``, a replay is all
+traces at once, so both see the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.table import TraceTable
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Preset = Literal["free", "probe"]
+
+OBSERVATION_VERSION = 1
+EMA_WEIGHT = 0.3
+
+PROBE_SIGNALS = ("probe_confidence", "probe_streak", "probe_distinct", "probe_share")
+
+_TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
+    "logprob_mean": ("", "ema", "mean"),
+    "logprob_min": ("", "ema", "min"),
+    "entropy_mean": ("", "ema", "delta", "mean"),
+    "entropy_max": ("", "ema", "max"),
+    "entropy_last": ("",),
+    "margin_mean": ("", "ema"),
+    "margin_min": ("", "ema", "min"),
+    "p_end_mean": ("", "ema"),
+    "p_end_max": ("", "ema", "max", "sum"),
+    "p_end_last": ("",),
+    "hedges": ("", "sum", "age"),
+    "conclusions": ("", "sum", "age"),
+    "probe_confidence": ("", "ema", "max"),
+    "probe_streak": ("", "log"),
+    "probe_distinct": ("",),
+    "probe_share": ("",),
+}
+_OTHER = ("", "ema")
+
+
+def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
+    """The features of a preset for traces that hold these signals.
+
+    ``free`` needs no token beyond the decode's own; ``probe`` adds the trial answers, whose
+    tokens are charged.
+    """
+    names = ["thinking_tokens.log", "thinking_tokens"]
+    present = [*sorted(signals), *(PROBE_SIGNALS if preset == "probe" else ())]
+    for signal in present:
+        names += [
+            f"{signal}.{transform}" if transform else signal
+            for transform in _TRANSFORMS_OF.get(signal, _OTHER)
+        ]
+    return tuple(names)
+
+
+def features_of(table: TraceTable, preset: Preset) -> tuple[str, ...]:
+    """The features of a preset for a table; ``UserError`` if it holds no trial answers."""
+    if preset == "probe" and not table.has_probes:
+        raise UserError("the probe preset needs a trial answer at every checkpoint: record with"
+                        " probes or use the free preset")  # fmt: skip
+    return feature_names(table.signals, preset)
+
+
+class Observer:
+    """Observations of ``n`` decodes, kept incrementally: O(features) per checkpoint."""
+
+    def __init__(self, features: Sequence[str], n: int = 1) -> None:
+        self.features = tuple(features)
+        self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
+        self._columns: list[tuple[str, Callable[[Ints, Floats, Floats], Floats]]] = []
+        signals = dict.fromkeys(f.partition(".")[0] for f in self.features)
+        self._held = {signal: np.zeros(n) for signal in signals}
+        self._seen = np.zeros(n)
+        for feature in self.features:
+            signal, _, transform = feature.partition(".")
+            self._columns.append((signal, self._transform(feature, transform, n)))
+        self._answer = np.full(n, -1, dtype=np.int64)
+        self._streak = np.zeros(n)
+        self._votes = np.zeros((n, 4))
+
+    def update(
+        self,
+        rows: Ints,
+        thinking_tokens: npt.ArrayLike,
+        signals: Mapping[str, npt.ArrayLike],
+        probe_answer: npt.ArrayLike | None = None,
+        probe_confidence: npt.ArrayLike | None = None,
+    ) -> Float32s:
+        """Take the next checkpoint of the decodes ``rows`` and return their observations.
+
+        Every argument beside ``signals`` has shape (len(rows),), so has each value of
+        ``signals``; NaN counts as missing. ``probe_answer`` codes equal answers of a decode
+        by equal numbers from 0. Returns float32, shape (len(rows), n_features).
+        """
+        tokens = np.asarray(thinking_tokens, dtype=np.float64)
+        values = {
+            name: np.asarray(column, dtype=np.float64)
+            for name, column in signals.items()
+        }
+        if self.uses_probe:
+            if probe_answer is None or probe_confidence is None:
+                raise ValueError(
+                    "these features need a trial answer at every checkpoint"
+                )
+            values |= self._probe(rows, np.asarray(probe_answer, dtype=np.int64))
+            values["probe_confidence"] = np.asarray(probe_confidence, dtype=np.float64)
+        values["thinking_tokens"] = tokens
+        self._seen[rows] += 1
+        for signal, held in self._held.items():
+            if signal in values:
+                new = values[signal]
+                held[rows] = np.where(np.isnan(new), held[rows], new)
+        out = np.empty((len(rows), len(self.features)), dtype=np.float32)
+        for column, (signal, transform) in enumerate(self._columns):
+            out[:, column] = transform(rows, self._held[signal][rows], tokens)
+        return out
+
+    def _transform(
+        self, feature: str, name: str, n: int
+    ) -> Callable[[Ints, Floats, Floats], Floats]:
+        memory = np.zeros(n)
+        seen = self._seen
+
+        def raw(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            return x
+
+        def log(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            return np.log1p(x)
+
+        def total(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            memory[rows] += x
+            return memory[rows]
+
+        def mean(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            memory[rows] += x
+            return memory[rows] / seen[rows]
+
+        def delta(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            change = np.where(seen[rows] > 1, x - memory[rows], 0.0)
+            memory[rows] = x
+            return change
+
+        def age(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+            memory[rows] = np.where(x > 0, tokens, memory[rows])
+            return np.log1p(tokens - memory[rows])
+
+        def blend(
+            combine: Callable[[Floats, Floats], Floats],
+        ) -> Callable[[Ints, Floats, Floats], Floats]:
+            def apply(rows: Ints, x: Floats, tokens: Floats) -> Floats:
+                memory[rows] = np.where(seen[rows] > 1, combine(memory[rows], x), x)
+                return memory[rows]
+
+            return apply
+
+        known = {
+            "": raw,
+            "log": log,
+            "sum": total,
+            "mean": mean,
+            "delta": delta,
+            "age": age,
+            "max": blend(np.maximum),
+            "min": blend(np.minimum),
+            "ema": blend(lambda old, x: EMA_WEIGHT * x + (1 - EMA_WEIGHT) * old),
+        }
+        if name not in known:
+            raise ValueError(
+                f"feature {feature!r}: no transform {name!r}; one of {sorted(known)}"
+            )
+        return known[name]
+
+    def _probe(self, rows: Ints, answers: Ints) -> dict[str, Floats]:
+        if answers.max(initial=0) >= self._votes.shape[1]:
+            wider = np.zeros((len(self._votes), 2 * int(answers.max()) + 2))
+            wider[:, : self._votes.shape[1]] = self._votes
+            self._votes = wider
+        self._streak[rows] = np.where(
+            answers == self._answer[rows], self._streak[rows] + 1, 1
+        )
+        self._answer[rows] = answers
+        self._votes[rows, answers] += 1
+        votes = self._votes[rows]
+        return {
+            "probe_streak": self._streak[rows],
+            "probe_distinct": (votes > 0).sum(axis=1).astype(np.float64),
+            "probe_share": self._votes[rows, answers] / votes.sum(axis=1),
+        }
+
+
+def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
+    """The observation at every checkpoint of a table: float32, shape (m, n_features).
+
+    Raises ``UserError`` for features the traces cannot give.
+    """
+    missing = sorted({f.partition(".")[0] for f in features} - {*table.signals, *PROBE_SIGNALS,
+                                                                 "thinking_tokens"})  # fmt: skip
+    if missing:
+        raise UserError(
+            f"the traces hold no signal {', '.join(missing)}, which the observation needs;"
+            f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
+        )
+    observer = Observer(features, len(table))
+    if observer.uses_probe and not table.has_probes:
+        raise UserError("the observation needs a trial answer at every checkpoint; these traces"
+                        " hold none: record with probes or use a free policy")  # fmt: skip
+    lengths = table.lengths
+    used = {f.partition(".")[0] for f in features} & set(table.signals)
+    out = np.empty((len(table.thinking_tokens), len(features)), dtype=np.float32)
+    for step in range(int(lengths.max(initial=0))):
+        rows = np.flatnonzero(lengths > step)
+        flat = table.offsets[rows] + step
+        out[flat] = observer.update(
+            rows,
+            table.thinking_tokens[flat],
+            {name: table.signals[name][flat] for name in used},
+            table.probe_answer[flat],
+            table.probe_confidence[flat],
+        )
+    return out
