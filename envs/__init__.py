@@ -1,0 +1,26 @@
+"""Gymnasium environments; importing this package registers their ids.
+
+``rlbudget/Replay-v0`` replays recorded traces (one at a time, or hundreds in one numpy
+operation with ``gymnasium.make_vec(..., vectorization_mode="vector_entry_point")``).
+``rlbudget/Decoding-v0`` decodes with a live model.
+"""
+
+from __future__ import annotations
+
+from rlbudget.errors import missing_extra
+
+try:
+    import gymnasium
+except ImportError as error:
+    raise missing_extra("train", "gymnasium") from error
+
+CONTINUE = 0
+STOP = 1
+
+if "rlbudget/Replay-v0" not in gymnasium.registry:
+    gymnasium.register(
+        "rlbudget/Replay-v0",
+        entry_point="rlbudget.envs.replay:ReplayEnv",
+        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
+    )
+    gymnasium.register("rlbudget/Decoding-v0", entry_point="rlbudget.envs.decoding:DecodingEnv")

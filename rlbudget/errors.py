@@ -13,6 +13,4 @@ class UserError(ValueError):
 
 def missing_extra(extra: str, package: str) -> UserError:
     """The error for an import that an extra would have brought."""
-    return UserError(
-        f'{package} is not installed; run: pip install "rlbudget[{extra}]"'
-    )
+    return UserError(f'{package} is not installed; run: pip install "rlbudget[{extra}]"')

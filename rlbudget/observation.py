@@ -122,15 +122,10 @@ class Observer:
         by equal numbers from 0. Returns float32, shape (len(rows), n_features).
         """
         tokens = np.asarray(thinking_tokens, dtype=np.float64)
-        values = {
-            name: np.asarray(column, dtype=np.float64)
-            for name, column in signals.items()
-        }
+        values = {name: np.asarray(column, dtype=np.float64) for name, column in signals.items()}
         if self.uses_probe:
             if probe_answer is None or probe_confidence is None:
-                raise ValueError(
-                    "these features need a trial answer at every checkpoint"
-                )
+                raise ValueError("these features need a trial answer at every checkpoint")
             values |= self._probe(rows, np.asarray(probe_answer, dtype=np.int64))
             values["probe_confidence"] = np.asarray(probe_confidence, dtype=np.float64)
         values["thinking_tokens"] = tokens
@@ -194,9 +189,7 @@ class Observer:
             "ema": blend(lambda old, x: EMA_WEIGHT * x + (1 - EMA_WEIGHT) * old),
         }
         if name not in known:
-            raise ValueError(
-                f"feature {feature!r}: no transform {name!r}; one of {sorted(known)}"
-            )
+            raise ValueError(f"feature {feature!r}: no transform {name!r}; one of {sorted(known)}")
         return known[name]
 
     def _probe(self, rows: Ints, answers: Ints) -> dict[str, Floats]:
@@ -204,9 +197,7 @@ class Observer:
             wider = np.zeros((len(self._votes), 2 * int(answers.max()) + 2))
             wider[:, : self._votes.shape[1]] = self._votes
             self._votes = wider
-        self._streak[rows] = np.where(
-            answers == self._answer[rows], self._streak[rows] + 1, 1
-        )
+        self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
         self._answer[rows] = answers
         self._votes[rows, answers] += 1
         votes = self._votes[rows]

@@ -37,12 +37,8 @@ SIGNALS = (
 )
 """Per checkpoint, over the tokens since the checkpoint before it."""
 
-HEDGES = frozenset(
-    {"wait", "but", "hmm", "alternatively", "however", "maybe", "no", "hold"}
-)
-CONCLUSIONS = frozenset(
-    {"so", "therefore", "thus", "answer", "hence", "same", "ok", "yes"}
-)
+HEDGES = frozenset({"wait", "but", "hmm", "alternatively", "however", "maybe", "no", "hold"})
+CONCLUSIONS = frozenset({"so", "therefore", "thus", "answer", "hence", "same", "ok", "yes"})
 
 
 def marker(text: str) -> tuple[bool, bool]:
@@ -72,9 +68,7 @@ class Window:
         self._last = np.zeros((n, 4))
         self._markers = np.zeros((n, 2))
 
-    def push(
-        self, token_signals: Floats, hedge: npt.ArrayLike, conclusion: npt.ArrayLike
-    ) -> None:
+    def push(self, token_signals: Floats, hedge: npt.ArrayLike, conclusion: npt.ArrayLike) -> None:
         """Add one token to every decode.
 
         ``token_signals`` has shape (n, 4), columns as in ``TOKEN_SIGNALS``; ``hedge`` and

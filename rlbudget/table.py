@@ -80,9 +80,7 @@ class TraceTable:
         index = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[index]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        flat = np.repeat(self.offsets[index] - offsets[:-1], lengths) + np.arange(
-            offsets[-1]
-        )
+        flat = np.repeat(self.offsets[index] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TraceTable(
             trace_ids=self.trace_ids[index],
             question_ids=self.question_ids[index],
@@ -116,35 +114,21 @@ def table_of(traces: Sequence[Trace]) -> TraceTable:
         question_ids=np.array([t.question_id for t in traces], dtype=np.str_),
         offsets=np.cumsum([0, *(len(t.checkpoints) for t in traces)], dtype=np.int64),
         thinking_tokens=np.array([c.thinking_tokens for c in points], dtype=np.int64),
-        exit_exact_match=np.array(
-            [c.exit.exact_match for c in points], dtype=np.float64
-        ),
-        exit_answer_tokens=np.array(
-            [c.exit.answer_tokens for c in points], dtype=np.int64
-        ),
-        probe_tokens=np.array(
-            [c.probe.tokens if c.probe else 0 for c in points], dtype=np.int64
-        ),
+        exit_exact_match=np.array([c.exit.exact_match for c in points], dtype=np.float64),
+        exit_answer_tokens=np.array([c.exit.answer_tokens for c in points], dtype=np.int64),
+        probe_tokens=np.array([c.probe.tokens if c.probe else 0 for c in points], dtype=np.int64),
         probe_confidence=np.array(
             [c.probe.confidence if c.probe else np.nan for c in points],
             dtype=np.float64,
         ),
         probe_answer=np.array(answers, dtype=np.int64),
         signals={
-            name: np.array(
-                [c.signals.get(name, np.nan) for c in points], dtype=np.float64
-            )
+            name: np.array([c.signals.get(name, np.nan) for c in points], dtype=np.float64)
             for name in names
         },
-        final_exact_match=np.array(
-            [t.final.exact_match for t in traces], dtype=np.float64
-        ),
-        final_thinking_tokens=np.array(
-            [t.final.thinking_tokens for t in traces], dtype=np.int64
-        ),
-        final_answer_tokens=np.array(
-            [t.final.answer_tokens for t in traces], dtype=np.int64
-        ),
+        final_exact_match=np.array([t.final.exact_match for t in traces], dtype=np.float64),
+        final_thinking_tokens=np.array([t.final.thinking_tokens for t in traces], dtype=np.int64),
+        final_answer_tokens=np.array([t.final.answer_tokens for t in traces], dtype=np.int64),
     )
 
 
@@ -167,13 +151,9 @@ def split_questions(
     fractions of the questions. Raises ``UserError`` when a part would be empty.
     """
     questions, of_trace = np.unique(table.question_ids, return_inverse=True)
-    keys = [
-        hashlib.sha256(f"{seed}:{question}".encode()).digest() for question in questions
-    ]
+    keys = [hashlib.sha256(f"{seed}:{question}".encode()).digest() for question in questions]
     place = np.empty(len(questions), dtype=np.int64)
-    place[sorted(range(len(questions)), key=keys.__getitem__)] = np.arange(
-        len(questions)
-    )
+    place[sorted(range(len(questions)), key=keys.__getitem__)] = np.arange(len(questions))
     n_held_out = round(held_out * len(questions))
     n_validation = round(validation * len(questions))
     if min(n_held_out, n_validation, len(questions) - n_held_out - n_validation) < 1:

@@ -1,0 +1,186 @@
+"""Exact advantages for PPO: what the replay knows and a sampled rollout throws away.
+
+In a replay the return of stopping is recorded at every checkpoint, and the return of continuing
+follows backwards from the natural end under the current policy:
+
+    V(t) = s(t) U(t) + (1 - s(t)) V(t + 1),        V after the last checkpoint = U of the full decode
+
+with s the stop probability and U the utility. The policy gradient of the mean utility is then
+
+    sum over t of   reach(t) * (U(t) - V(t + 1)) * ds(t),      reach(t) = prod of 1 - s before t
+
+``ExactRolloutBuffer`` puts every checkpoint of a batch of traces in place of the sampled steps.
+A checkpoint takes one row, that of its *less likely* action a, with the advantage
+``reach * probability(a) * (Q(a) - Q(other))``: summed over both actions the surrogate has the same
+value up to a constant and so the same gradient, at half the cost, and the clip binds on the ratio
+that moves most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from rlbudget.envs.replay_core import ReplayColumns
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+
+Evaluate = Callable[[Float32s], tuple[Floats, Floats]]
+"""inputs (k, F + 1) -> stop probabilities (k,), values (k,)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Of every checkpoint, under a policy: float64, shape (k,)."""
+
+    reach: Floats
+    """probability of getting here"""
+    go_on: Floats
+    """expected return of continuing"""
+    value: Floats
+    """expected return here"""
+
+
+def values_of(stop: Floats, exits: Floats, natural: Floats, offsets: Ints) -> Values:
+    """Solve traces backwards.
+
+    ``stop`` and ``exits`` (k,): stop probability and utility of a stop at each checkpoint;
+    ``natural`` (n,): utility of each full decode; ``offsets`` (n + 1,) as in ``TraceTable``.
+    """
+    lengths = np.diff(offsets)
+    order = np.argsort(-lengths, kind="stable")
+    starts, longest = offsets[:-1][order], int(lengths.max(initial=0))
+    live = [int(np.searchsorted(-lengths[order], -t)) for t in range(longest + 1)]
+    reach, go_on, value = (np.empty(len(stop)) for _ in range(3))
+    chance = np.ones(len(lengths))
+    for t in range(longest):
+        rows = starts[: live[t]] + t
+        reach[rows] = chance[: live[t]]
+        chance[: live[t]] *= 1 - stop[rows]
+    ahead = natural[order].copy()
+    for t in range(longest - 1, -1, -1):
+        rows = starts[: live[t]] + t
+        go_on[rows] = ahead[: live[t]]
+        ahead[: live[t]] = stop[rows] * exits[rows] + (1 - stop[rows]) * ahead[: live[t]]
+        value[rows] = ahead[: live[t]]
+    return Values(reach, go_on, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Whole traces, each under its own price."""
+
+    inputs: Float32s
+    """(k, F + 1) of the network"""
+    exits: Floats
+    """(k,) utility of a stop"""
+    natural: Floats
+    """(n,) utility of the full decode"""
+    offsets: Ints
+    """(n + 1,)"""
+    weight: Floats
+    """(k,) of the trace's price"""
+
+
+class TraceSource:
+    """Draws batches of training traces; every trace comes once before any comes twice.
+
+    Prices are log-uniform over ``token_price``, stratified within a batch. ``weight`` maps prices
+    to their weights in the objective.
+    """
+
+    def __init__(
+        self,
+        columns: ReplayColumns,
+        token_price: tuple[float, float],
+        weight: Callable[[Floats], Floats],
+        rng: np.random.Generator,
+    ) -> None:
+        if columns.normaliser is None:
+            raise ValueError("exact advantages need the network's inputs: give a normaliser")
+        self.columns = columns
+        self.token_price = token_price
+        self.weight = weight
+        self.rng = rng
+        self.queue: Ints = np.zeros(0, dtype=np.int64)
+
+    def draw(self, rows: int) -> Batch:
+        """As many whole traces as are needed for at least ``rows`` checkpoints."""
+        traces = self._next(rows)
+        k = len(traces)
+        low, high = np.log(self.token_price)
+        place = (self.rng.permutation(k) + self.rng.random(k)) / k
+        return self.batch(traces, np.exp(low + place * (high - low)))
+
+    def _next(self, rows: int) -> Ints:
+        lengths, taken = self.columns.table.lengths, np.zeros(0, dtype=np.int64)
+        while True:
+            total = np.cumsum(lengths[self.queue])
+            if len(total) and total[-1] >= rows:
+                count = int(np.searchsorted(total, rows)) + 1
+                taken, self.queue = self.queue[:count], self.queue[count:]
+                return taken
+            self.queue = np.concatenate([self.queue, self.rng.permutation(self.columns.episodes)])
+
+    def batch(self, traces: Ints, price: Floats) -> Batch:
+        """These traces, each under its price."""
+        columns, table = self.columns, self.columns.table
+        lengths = table.lengths[traces]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        flat = np.repeat(table.offsets[traces] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        prices = np.repeat(price, lengths)
+        inputs = columns.inputs.take(flat, axis=0)
+        assert columns.normaliser is not None
+        inputs[:, -1] = columns.normaliser.price(prices)
+        return Batch(
+            inputs=inputs,
+            exits=table.exit_exact_match[flat] - prices * columns.exit_tokens[flat],
+            natural=table.final_exact_match[traces] - price * columns.full_tokens[traces],
+            offsets=offsets,
+            weight=self.weight(prices),
+        )
+
+
+class ExactRolloutBuffer(RolloutBuffer):
+    """SB3's rollout buffer with exact advantages in place of the sampled steps.
+
+    ``source`` gives the traces, ``evaluate`` the current policy (set after PPO made it). The
+    advantages are divided by a running mean of their size, so that the step size does not
+    depend on the prices.
+    """
+
+    source: TraceSource
+    evaluate: Evaluate
+
+    def __init__(self, *args: Any, source: TraceSource, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.source = source
+        self.scale = 0.0
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
+        """Fill the buffer with checkpoints; what was sampled is dropped."""
+        size = self.buffer_size * self.n_envs
+        batch = self.source.draw(size)
+        stop, critic = self.evaluate(batch.inputs)
+        values = values_of(stop, batch.exits, batch.natural, batch.offsets)
+        takes_stop = stop < 0.5
+        probability = np.where(takes_stop, stop, 1 - stop)
+        gain = np.where(takes_stop, 1.0, -1.0) * (batch.exits - values.go_on)
+        advantages = batch.weight * values.reach * probability * gain
+        size_now = float(np.sqrt(np.mean(advantages**2)))
+        self.scale = size_now if self.scale == 0 else 0.9 * self.scale + 0.1 * size_now
+        self.observations = batch.inputs[:size]
+        self.actions = takes_stop[:size, None].astype(np.int64)
+        self.values = critic[:size, None].astype(np.float32)
+        self.returns = values.value[:size, None].astype(np.float32)
+        self.log_probs = np.log(probability[:size, None]).astype(np.float32)
+        self.advantages = (advantages[:size, None] / (self.scale + 1e-12)).astype(np.float32)
+        self.generator_ready = True

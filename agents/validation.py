@@ -1,0 +1,144 @@
+"""What a policy in training is worth on the validation questions, at every relative price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.envs.replay_normaliser import Normaliser
+from rlbudget.evaluate import outcomes
+from rlbudget.table import TraceTable
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+
+SMALLEST_GAP = 0.01
+"""A gap between the oracle and the best constant budget below this counts as this, so that a
+set without a gap still has a score."""
+
+StopProbabilities = Callable[[Float32s], Floats]
+"""network inputs (k, F + 1) -> (k,)"""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceResult:
+    """Means over the validation traces at one price; a decode stops where p(stop) > 0.5."""
+
+    relative_price: float
+    token_price: float
+    exact_match: float
+    tokens: float
+    utility: float
+    oracle_gap_closed: float
+    """NaN where there is no gap"""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one policy at one time."""
+
+    prices: tuple[PriceResult, ...]
+    mean_utility: float
+    mean_oracle_gap_closed: float
+    """over the prices that have a gap, NaN if none has"""
+    selection: float
+    """mean of (U - U_fixed) / gap, gaps held at ``SMALLEST_GAP``: what the best is chosen by"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; NaN becomes None."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return [plain(item) for item in value]
+            return None if isinstance(value, float) and np.isnan(value) else value
+
+        result: dict[str, Any] = plain(asdict(self))
+        return result
+
+
+class Validation:
+    """The validation traces, with everything that does not depend on the policy worked out."""
+
+    def __init__(
+        self,
+        train: TraceTable,
+        validation: TraceTable,
+        features: tuple[str, ...],
+        normaliser: Normaliser,
+        *,
+        relative_prices: tuple[float, ...] = outcomes.RELATIVE_PRICES,
+    ) -> None:
+        self.columns: ReplayColumns = replay_columns(
+            validation, features=features, normaliser=normaliser
+        )
+        self._probing: outcomes.Probing = (
+            "until_stop" if self.columns.probe_tokens.any() else "none"
+        )
+        self.relative_prices = relative_prices
+        self.token_prices = tuple(outcomes.token_price_of(r, train) for r in relative_prices)
+        self._fixed, self._oracle = [], []
+        for price in self.token_prices:
+            budget = outcomes.fixed_stops(validation, outcomes.best_budget(train, price))
+            oracle = outcomes.oracle_stops(validation, price)
+            for stops, into in ((budget, self._fixed), (oracle, self._oracle)):
+                result = outcomes.outcome(validation, stops)
+                into.append(float(outcomes.utility(result, price).mean()))
+
+    def measure(self, stop_probabilities: StopProbabilities) -> Score:
+        """Replay a policy at every price."""
+        table, inputs = self.columns.table, self.columns.inputs
+        assert self.columns.normaliser is not None
+        results, chosen = [], []
+        for k, price in enumerate(self.token_prices):
+            inputs[:, -1] = self.columns.normaliser.price(price)
+            stops = outcomes.first_stop(table, stop_probabilities(inputs) > 0.5)
+            result = outcomes.outcome(table, stops, probes_charged=self._probing)
+            utility = float(outcomes.utility(result, price).mean())
+            fixed, oracle = self._fixed[k], self._oracle[k]
+            results.append(
+                PriceResult(
+                    relative_price=self.relative_prices[k],
+                    token_price=price,
+                    exact_match=float(result.exact_match.mean()),
+                    tokens=float(result.tokens.mean()),
+                    utility=utility,
+                    oracle_gap_closed=outcomes.oracle_gap_closed(utility, fixed, oracle),
+                )
+            )
+            chosen.append((utility - fixed) / max(oracle - fixed, SMALLEST_GAP))
+        gaps = [r.oracle_gap_closed for r in results if not np.isnan(r.oracle_gap_closed)]
+        return Score(
+            prices=tuple(results),
+            mean_utility=float(np.mean([r.utility for r in results])),
+            mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
+            selection=float(np.mean(chosen)),
+        )
+
+
+def gap_weight(train: TraceTable, token_price: tuple[float, float]) -> Callable[[Floats], Floats]:
+    """Weights of prices in the objective: 1 / (U_oracle - U_fixed) on the training questions.
+
+    A low price leaves little to gain, so its advantages are tiny beside those of a high one;
+    this weighs every price by what there is to gain, which makes the objective the mean oracle
+    gap closed. Interpolated over log price.
+    """
+    grid = np.exp(np.linspace(*np.log(token_price), 9))
+    gaps = []
+    for price in grid:
+        budget = outcomes.fixed_stops(train, outcomes.best_budget(train, price))
+        fixed = outcomes.utility(outcomes.outcome(train, budget), price)
+        oracle = outcomes.outcome(train, outcomes.oracle_stops(train, price))
+        gaps.append(float((outcomes.utility(oracle, price) - fixed).mean()))
+    weights = 1 / np.maximum(gaps, SMALLEST_GAP)
+
+    def weight(price: Floats) -> Floats:
+        return np.interp(np.log(price), np.log(grid), weights)
+
+    return weight

@@ -1,0 +1,107 @@
+"""The replay as a stable-baselines3 ``VecEnv``: what PPO trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from rlbudget.envs.replay import observation_space
+from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns, ReplayCore
+
+
+class ReplaySB3VecEnv(VecEnv):
+    """``num_envs`` replays in lockstep; see ``rlbudget.envs.replay.ReplayEnv`` for the task.
+
+    Columns prepared with a normaliser give the network's inputs as observations. Episodes reset
+    in the same step, as stable-baselines3 wants it; the infos of ended episodes hold the ledger,
+    ``terminal_observation`` and ``episode`` (return ``r``, length ``l``), the others are empty.
+    """
+
+    def __init__(
+        self,
+        columns: ReplayColumns,
+        num_envs: int,
+        *,
+        token_price: tuple[float, float],
+        seed: int = 0,
+    ) -> None:
+        self._core = ReplayCore(columns, num_envs, token_price)
+        self.rng = np.random.default_rng(seed)
+        self.render_mode: str | None = None
+        super().__init__(num_envs, observation_space(columns), spaces.Discrete(2))
+        self._actions: npt.NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
+
+    @property
+    def core(self) -> ReplayCore:
+        """The episodes."""
+        return self._core
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Start the one generator anew."""
+        self.rng = np.random.default_rng(seed)
+        return [seed] * self.num_envs
+
+    def reset(self) -> Float32s:
+        """Start all episodes: (num_envs, n_features + 1) float32."""
+        self._core.begin(np.arange(self.num_envs), self.rng)
+        return self._core.observations()
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Float32s, Floats, npt.NDArray[np.bool_], list[dict[str, Any]]]:
+        """Take one decision in every replay."""
+        rewards, done = self._core.step(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        ends = np.flatnonzero(done)
+        if len(ends):
+            self._write_endings(infos, ends, rewards)
+            self._core.begin(ends, self.rng)
+        return self._core.observations(), rewards, done, infos
+
+    def _write_endings(self, infos: list[dict[str, Any]], ends: Ints, rewards: Floats) -> None:
+        core = self._core
+        ledger = {name: col.tolist() for name, col in core.endings(ends, self._actions).items()}
+        lengths = core.row[ends] - core.columns.table.offsets[core.trace[ends]] + 1
+        rows = zip(
+            ends.tolist(),
+            core.observations_of(ends),
+            rewards[ends].tolist(),
+            lengths.tolist(),
+            zip(*ledger.values(), strict=True),
+            strict=True,
+        )
+        names = tuple(ledger)
+        for env, last, reward, length, values in rows:
+            info = dict(zip(names, values, strict=True))
+            info["terminal_observation"] = last
+            info["episode"] = {"r": reward, "l": length}
+            infos[env] = info
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """One value for all replays, repeated."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refused: the replays share everything."""
+        raise AttributeError(f"replays share their attributes; {attr_name} cannot be set on some")
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Refused: there is no environment behind an index."""
+        raise AttributeError(f"replays have no method of their own: {method_name}")
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Never: ``episode`` is already in the infos, so no Monitor is needed."""
+        return [False] * len(list(self._get_indices(indices)))

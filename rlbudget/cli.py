@@ -1,0 +1,336 @@
+"""The ``rlbudget`` command: one dataclass a subcommand, parsed by tyro, run by ``main``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rlbudget.console import err, out, progress
+from rlbudget.errors import UserError
+
+Positional = tyro.conf.Positional
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR")]
+OptionalRange = Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")]
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
+
+    out: Path = Path("runs/quickstart")
+    """Folder for traces, run, policy, evaluation and report."""
+    seed: int = 0
+    """Seed of the questions, the decodes, the split and the training."""
+    n: int = 2400
+    """Questions to record; 30% of them are held out."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record full decodes of a model, with the answer a stop at each checkpoint would give."""
+
+    model: str
+    """"embedded", a folder of Hugging Face weights, or a hub name."""
+    task: str
+    """"embedded", "reasoning-gym:FAMILY", "gsm8k:FILE.jsonl", "squad:FILE.jsonl" or FILE.jsonl."""
+    n: int
+    """Questions to record, one decode each."""
+    out: Path
+    """Folder of the traces (Parquet parts)."""
+    profile: OptionalStr = None
+    """How the model is prompted and made to answer: embedded, think or plain."""
+    stride: OptionalInt = None
+    """Thinking tokens between checkpoints; by default the profile's."""
+    max_tokens: OptionalInt = None
+    """Hard cap on thinking tokens; by default the profile's."""
+    temperature: OptionalFloat = None
+    """Sampling temperature, 0 for greedy; by default the profile's."""
+    probe_tokens: int = 8
+    """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
+    batch_size: int = 128
+    """Decodes at once."""
+    store_text: bool = False
+    """Keep the text of the thinking in the traces."""
+    seed: int = 0
+    """Seed of the questions and of the sampling."""
+    resume: bool = False
+    """Go on with the traces that are in the folder."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Import traces of any model from the JSONL interchange."""
+
+    file: Positional[Path]
+    """The JSONL file, one trace a line."""
+    out: Path
+    """Folder of the traces (Parquet parts)."""
+    skip_bad: bool = False
+    """Leave bad lines out and count them, instead of stopping at the first."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a PPO stopping policy on recorded traces."""
+
+    traces: Positional[Path]
+    """Folder of the traces."""
+    out: Path
+    """Run folder: TensorBoard events, the best weights, run.json."""
+    preset: Literal["free", "probe"] = "free"
+    """free: signals only, no extra token; probe: trial answers too, charged."""
+    token_price: OptionalRange = None
+    """Range of prices to learn, reward per token; by default from the traces' lengths."""
+    total_timesteps: OptionalInt = None
+    """Environment steps; by default the agent's."""
+    advantages: Literal["exact", "sampled"] = "exact"
+    """exact: computed from the record, at every checkpoint; sampled: plain PPO."""
+    seed: int = 0
+    """Seed of the training."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and held-out questions."""
+    resume: bool = False
+    """Go on from the run folder's latest snapshot."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Turn a run's best weights into a policy folder that needs only numpy."""
+
+    run: Positional[Path]
+    """Run folder of `rlbudget train`."""
+    out: Path
+    """Policy folder."""
+    overwrite: bool = False
+    """Replace a policy that is already there."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure every rule and policy on the same held-out questions, all tokens counted."""
+
+    traces: Positional[Path]
+    """Folder of the traces."""
+    out: Path
+    """Folder for evaluation.json, the table and the frontier figure."""
+    policy: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A policy folder to measure beside the rules."""
+    seed: int = 0
+    """Seed of the split, where no policy fixes it, and of the bootstrap."""
+    draws: int = 2000
+    """Bootstrap draws."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Answer one question live under a policy."""
+
+    model: str
+    """"embedded", a folder of Hugging Face weights, or a hub name."""
+    policy: Path
+    """Policy folder."""
+    question: Positional[str]
+    """The question."""
+    profile: OptionalStr = None
+    """How the model is prompted and made to answer: embedded, think or plain."""
+    token_price: OptionalFloat = None
+    """Reward lost per token; by default the middle of the policy's range."""
+    max_tokens: OptionalInt = None
+    """Hard cap on thinking tokens; by default the profile's."""
+    temperature: OptionalFloat = None
+    """Sampling temperature, 0 for greedy; by default the profile's."""
+    seed: int = 0
+    """Seed of the sampling."""
+
+
+Command = (
+    Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Record, tyro.conf.subcommand("record")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Freeze, tyro.conf.subcommand("freeze")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Decode, tyro.conf.subcommand("decode")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit status 2 and one line on stderr for a user's mistake."""
+    command = parse(arguments)
+    try:
+        _run(command)
+    except UserError as mistake:
+        fail(str(mistake))
+    except OSError as fault:
+        where = f": {fault.filename}" if fault.filename else ""
+        fail(f"{fault.strerror or fault}{where}")
+    except KeyboardInterrupt:
+        print("rlbudget: interrupted; what was written is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """One line on stderr, exit status 2."""
+    print("rlbudget: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """Parse a command line. tyro's boxed message becomes one line."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(  # type: ignore[no-any-return, call-overload]
+                Command,
+                prog="rlbudget",
+                description="Learn when a reasoning model may stop thinking.",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        fail(_one_line(shown.getvalue()))
+        raise
+
+
+def _one_line(boxed: str) -> str:
+    """What tyro's box says, without its frame, its help texts and its pointer to the help."""
+    lines = [line[2:-1].rstrip() for line in boxed.splitlines() if line.startswith("\u2502")]
+    sections = re.split(r"\n?\u2500+\n?", "\n".join(lines))
+    said = [
+        " ".join(line.strip() for line in section.splitlines() if not line.startswith(" " * 6))
+        for section in sections
+        if section and not section.startswith(("Argument helptext", "For full helptext"))
+    ]
+    return "; ".join(said) + "; see --help"
+
+
+def _run(command: Command) -> None:
+    match command:
+        case Quickstart():
+            from rlbudget.quickstart import quickstart
+
+            quickstart(command.out, seed=command.seed, n=command.n)
+        case Record():
+            _record(command)
+        case Import():
+            _import(command)
+        case Train():
+            _train(command)
+        case Freeze():
+            from rlbudget.freeze import freeze
+
+            freeze(command.run, command.out, overwrite=command.overwrite)
+            err.print(f"Policy written to {command.out}")
+        case Evaluate():
+            _evaluate(command)
+        case Decode():
+            _decode(command)
+
+
+def _record(command: Record) -> None:
+    from rlbudget.models import load_model
+    from rlbudget.record import record
+    from rlbudget.tasks import load_task
+
+    task = load_task(command.task, n=command.n, seed=command.seed)
+    model = load_model(command.model, profile=command.profile)
+    with progress("Recording") as advance:
+        stats = record(
+            model,
+            task,
+            command.out,
+            stride=command.stride,
+            max_tokens=command.max_tokens,
+            temperature=command.temperature,
+            probe_tokens=command.probe_tokens,
+            batch_size=command.batch_size,
+            store_text=command.store_text,
+            seed=command.seed,
+            resume=command.resume,
+            progress=advance,
+        )
+    err.print(f"{stats.n} traces recorded to {command.out}")
+
+
+def _import(command: Import) -> None:
+    from rlbudget.interchange import import_jsonl
+
+    with progress("Importing") as advance:
+        stats = import_jsonl(command.file, command.out, skip_bad=command.skip_bad, progress=advance)
+    bad = f", {stats.bad} bad lines left out" if stats.bad else ""
+    err.print(f"{stats.n} traces imported to {command.out}{bad}")
+
+
+def _train(command: Train) -> None:
+    from rlbudget.training import train_on
+
+    with progress("Training") as advance:
+        result = train_on(
+            command.traces,
+            command.out,
+            preset=command.preset,
+            token_price=command.token_price,
+            total_timesteps=command.total_timesteps,
+            advantages=command.advantages,
+            seed=command.seed,
+            split_seed=command.split_seed,
+            resume=command.resume,
+            progress=advance,
+        )
+    err.print(f"Run written to {result.run_dir}; freeze it with: rlbudget freeze {result.run_dir}")
+
+
+def _evaluate(command: Evaluate) -> None:
+    from rlbudget.evaluate import evaluate_folder
+
+    evaluate_folder(
+        command.traces,
+        policies=command.policy,
+        out=command.out,
+        seed=command.seed,
+        draws=command.draws,
+    )
+
+
+def _decode(command: Decode) -> None:
+    from rlbudget.decode import decode
+    from rlbudget.models import load_model
+    from rlbudget.policy import load_policy
+
+    policy = load_policy(command.policy)
+    low, high = policy.price_range
+    decoded = decode(
+        load_model(command.model, profile=command.profile),
+        command.question,
+        policy,
+        token_price=command.token_price or (low * high) ** 0.5,
+        seed=command.seed,
+        temperature=command.temperature,
+        max_tokens=command.max_tokens,
+    )
+    out.print(decoded.text, markup=False)
+    out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
+    where = f"at token {decoded.stopped_at}" if decoded.stopped else "at the natural end"
+    out.print(
+        f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
+        f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
+        f" Stopped {where} ({decoded.reason})."
+    )
+    if decoded.message:
+        err.print(f"rlbudget: {decoded.message}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Questions and verifiers of the ``reasoning-gym`` package.
+
+The embedded model knows the families of ``EMBEDDED_FAMILIES``. Their questions are parted in
+two by a hash of the question's text: one in eight is *reserved*. The model is trained on the
+others only, so a reserved question is unseen by construction, whatever seed drew it.
+
+Scoring is the package's own: right means ``score_answer(answer) >= 1.0`` (partial credit
+exists and counts as wrong). Verifiers that evaluate text are refused: nine evaluate the model's
+answer, three more evaluate or execute parts of the stored entry, which may come from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from rlbudget.errors import UserError, missing_extra
+
+EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
+    "chain_sum": {"min_terms": 3, "max_terms": 7, "min_digits": 1, "max_digits": 2},
+    "gcd": {"min_value": 20, "max_value": 300},
+    "leg_counting": {"min_animals": 2, "max_animals": 5, "min_instances": 1, "max_instances": 15},
+    "simple_equations": {
+        "min_terms": 2,
+        "max_terms": 4,
+        "min_value": 1,
+        "max_value": 25,
+        "operators_weights": [0.5, 0.5, 0.0],
+    },
+}
+"""The families of the embedded model, each with the configuration of its questions."""
+
+RESERVED_ONE_IN = 8
+
+ALLOWED = frozenset(
+    """
+    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf
+    binary_alternation boxnet caesar_cipher calendar_arithmetic chain_sum circuit_logic coin_flip
+    color_cube_rotation complex_arithmetic count_bits count_primes course_schedule cryptarithm
+    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships figlet_font
+    fraction_simplification futoshiki game_of_life game_of_life_halting gcd graph_color
+    group_anagrams gsm_symbolic isomorphic_strings jugs kakurasu knight_swap knights_knaves
+    largest_island lcm leg_counting letter_counting letter_jumble list_functions mahjong_puzzle
+    manipulate_matrix maze mini_sudoku modulo_grid needle_haystack number_filtering number_format
+    number_sequence palindrome_generation palindrome_partitioning path_star polynomial_equations
+    pool_matrix power_function prime_factorization products propositional_logic quantum_lock
+    ransom_note rearc rectangle_count rotate_matrix rotten_oranges rubiks_cube rush_hour
+    self_reference sentence_reordering shortest_path simple_equations simple_geometry sokoban
+    spell_backward string_manipulation string_splitting string_synthesis sudoku survo syllogism
+    time_intervals tower_of_hanoi tsumego word_ladder word_sequence_reversal word_sorting
+    zebra_puzzles
+    """.split()
+)
+"""Families whose verifier evaluates neither the answer nor the stored entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a family.
+
+    ``entry`` is what the family's verifier needs to score an answer: plain JSON, so that an
+    answer can be scored again from a stored trace.
+    """
+
+    family: str
+    question: str
+    target: str
+    entry: dict[str, Any]
+
+
+def reserved(question: str) -> bool:
+    """Whether a question is kept from the embedded model's training: one in eight is."""
+    digest = hashlib.sha256(question.encode()).digest()
+    return int.from_bytes(digest, "big") % RESERVED_ONE_IN == 0
+
+
+def draw(
+    families: Mapping[str, Mapping[str, Any]] = EMBEDDED_FAMILIES,
+    n: int = 1,
+    seed: int = 0,
+    reserved: bool = True,
+) -> list[Item]:
+    """Draw ``n`` distinct questions, the families in turn; the same seed, the same questions.
+
+    ``reserved`` chooses the side of the reservation the questions come from. Raises
+    ``UserError`` for a refused family, ``n < 1``, or more questions than a family holds.
+    """
+    if n < 1:
+        raise UserError(f"the number of questions must be at least 1, got {n}")
+    if not families:
+        raise UserError("name at least one reasoning-gym family")
+    counts = [n // len(families) + (i < n % len(families)) for i in range(len(families))]
+    columns = [
+        [] if not count else _distinct(family, config, count, seed, reserved)
+        for (family, config), count in zip(families.items(), counts, strict=True)
+    ]
+    rounds = itertools.zip_longest(*columns)
+    return [item for row in rounds for item in row if item is not None]
+
+
+def family_items(family: str, config: Mapping[str, Any], n: int, seed: int) -> list[Item]:
+    """``n`` distinct questions of any allowed family, both sides of the reservation."""
+    if n < 1:
+        raise UserError(f"the number of questions must be at least 1, got {n}")
+    return _distinct(family, config, n, seed, None)
+
+
+def score(family: str, entry: Mapping[str, Any], answer: str) -> int:
+    """1 if the family's own verifier gives the answer full credit, else 0.
+
+    Never raises on strange text: a verifier that stumbles over an answer has not accepted it.
+    Raises ``UserError`` for a family whose verifier is refused.
+    """
+    verifier = _verifier(family)
+    try:
+        return int(float(verifier.score_answer(answer, dict(entry))) >= 1.0)
+    except Exception:
+        return 0
+
+
+def _distinct(
+    family: str, config: Mapping[str, Any], n: int, seed: int, side: bool | None
+) -> list[Item]:
+    found: dict[str, Item] = {}
+    patience = 40 * RESERVED_ONE_IN * n + 2000
+    for item in itertools.islice(_stream(family, config, seed, n), patience):
+        if item.question not in found and side in (None, reserved(item.question)):
+            found[item.question] = item
+            if len(found) == n:
+                return list(found.values())
+    raise UserError(
+        f"reasoning-gym family {family} gave only {len(found)} distinct questions of {n} wanted:"
+        " ask for fewer or widen its configuration"
+    )
+
+
+def _stream(family: str, config: Mapping[str, Any], seed: int, n: int) -> Iterator[Item]:
+    """Questions without end. Datasets seed row ``i`` with ``seed + i``: chunks lie far apart."""
+    size = max(64, n)
+    for chunk in itertools.count():
+        key = hashlib.sha256(f"{family}/{seed}/{chunk}".encode()).digest()
+        dataset = _dataset(family, {**config, "seed": int.from_bytes(key[:6], "big"), "size": size})
+        for index in range(size):
+            entry = dataset[index]
+            question = str(entry["question"]).rstrip()
+            kept = {"answer": entry["answer"], "metadata": entry["metadata"]}
+            yield Item(family, question, str(entry["answer"]), json.loads(json.dumps(kept, default=str)))
+
+
+@lru_cache(maxsize=64)
+def _verifier(family: str) -> Any:
+    return _dataset(family, {"size": 1, "seed": 0})
+
+
+def _dataset(family: str, config: Mapping[str, Any]) -> Any:
+    if family not in ALLOWED:
+        raise UserError(
+            f"reasoning-gym family {family!r} is unknown or its verifier evaluates text;"
+            f" allowed: {', '.join(sorted(ALLOWED))}"
+        )
+    try:
+        import reasoning_gym
+    except ImportError:
+        raise missing_extra("models", "reasoning-gym") from None
+    try:
+        return reasoning_gym.create_dataset(family, **config)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"reasoning-gym family {family}: bad configuration: {error}") from error
