@@ -3,9 +3,10 @@
 In a replay the return of stopping is recorded at every checkpoint, and the return of continuing
 follows backwards from the natural end under the current policy:
 
-    V(t) = s(t) U(t) + (1 - s(t)) V(t + 1),        V after the last checkpoint = U of the full decode
+    V(t) = s(t) U(t) + (1 - s(t)) V(t + 1)
 
-with s the stop probability and U the utility. The policy gradient of the mean utility is then
+with s the stop probability, U the utility, and V after the last checkpoint that of the full
+decode. The policy gradient of the mean utility is then
 
     sum over t of   reach(t) * (U(t) - V(t + 1)) * ds(t),      reach(t) = prod of 1 - s before t
 
@@ -34,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
 Evaluate = Callable[[Float32s], tuple[Floats, Floats]]
-"""inputs (k, F + 1) -> stop probabilities (k,), values (k,)"""
+"""inputs (k, F + 1) -> log odds of stopping (k,), values (k,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +170,19 @@ class ExactRolloutBuffer(RolloutBuffer):
         """Fill the buffer with checkpoints; what was sampled is dropped."""
         size = self.buffer_size * self.n_envs
         batch = self.source.draw(size)
-        stop, critic = self.evaluate(batch.inputs)
+        log_odds, critic = self.evaluate(batch.inputs)
+        stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
         values = values_of(stop, batch.exits, batch.natural, batch.offsets)
-        takes_stop = stop < 0.5
-        probability = np.where(takes_stop, stop, 1 - stop)
+        takes_stop = log_odds < 0
+        log_probability = -np.logaddexp(0, np.abs(log_odds))
         gain = np.where(takes_stop, 1.0, -1.0) * (batch.exits - values.go_on)
-        advantages = batch.weight * values.reach * probability * gain
+        advantages = batch.weight * values.reach * np.exp(log_probability) * gain
         size_now = float(np.sqrt(np.mean(advantages**2)))
         self.scale = size_now if self.scale == 0 else 0.9 * self.scale + 0.1 * size_now
         self.observations = batch.inputs[:size]
         self.actions = takes_stop[:size, None].astype(np.int64)
         self.values = critic[:size, None].astype(np.float32)
         self.returns = values.value[:size, None].astype(np.float32)
-        self.log_probs = np.log(probability[:size, None]).astype(np.float32)
+        self.log_probs = log_probability[:size, None].astype(np.float32)
         self.advantages = (advantages[:size, None] / (self.scale + 1e-12)).astype(np.float32)
         self.generator_ready = True

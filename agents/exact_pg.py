@@ -15,7 +15,7 @@ from torch import nn
 
 from rlbudget.agents.exact import TraceSource, values_of
 from rlbudget.agents.threads import one_thread
-from rlbudget.agents.validation import Floats, Float32s, Score, Validation, gap_weight
+from rlbudget.agents.validation import Float32s, Floats, Score, Validation, gap_weight
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.observation import Preset, features_of, observe
@@ -82,7 +82,7 @@ def maximise(
             slope = batch.weight * values.reach * (batch.exits - values.go_on)
             optimiser.zero_grad()
             loss = -(stop * torch.from_numpy(slope.astype(np.float32))).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         network.load_state_dict(kept)

@@ -83,7 +83,8 @@ class Validation:
         )
         self.relative_prices = relative_prices
         self.token_prices = tuple(outcomes.token_price_of(r, train) for r in relative_prices)
-        self._fixed, self._oracle = [], []
+        self._fixed: list[float] = []
+        self._oracle: list[float] = []
         for price in self.token_prices:
             budget = outcomes.fixed_stops(validation, outcomes.best_budget(train, price))
             oracle = outcomes.oracle_stops(validation, price)
@@ -129,7 +130,7 @@ def gap_weight(train: TraceTable, token_price: tuple[float, float]) -> Callable[
     this weighs every price by what there is to gain, which makes the objective the mean oracle
     gap closed. Interpolated over log price.
     """
-    grid = np.exp(np.linspace(*np.log(token_price), 9))
+    grid = np.geomspace(*token_price, 9)
     gaps = []
     for price in grid:
         budget = outcomes.fixed_stops(train, outcomes.best_budget(train, price))

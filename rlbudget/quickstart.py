@@ -135,9 +135,10 @@ def _report(
     )
     return f"""# What stopping early would do
 
-{evaluation["held_out_questions"]} held-out questions, none of them seen in training. Decoded to
-its natural end the model is right on {full["exact_match"]:.1%} of them, in
-{full["tokens"]["total"]:.1f} tokens a question. Every token counts: thinking, trial answers, answer.
+{evaluation["held_out_questions"]} held-out questions, none of them seen in training.
+Decoded to its natural end the model is right on {full["exact_match"]:.1%} of them,
+in {full["tokens"]["total"]:.1f} tokens a question.
+Every token counts: thinking, trial answers and answer.
 
 ![Exact match against tokens]({evaluation_folder.name}/frontier.svg)
 

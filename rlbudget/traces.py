@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+RESERVED_SIGNALS = frozenset(
+    {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
+)
+"""Names the observation makes itself; no recorded signal may take one."""
+
+_LARGEST_COUNT = 10**12
+_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +71,93 @@ class Trace:
     final: Final
     checkpoints: tuple[Checkpoint, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def problem_of(trace: Trace) -> str | None:
+    """What is wrong with a trace, naming the field by its path, or None.
+
+    The laws every stored trace keeps: texts are valid Unicode, ids and target are not empty,
+    checkpoints come in order and before the natural end, counts are not negative, signals are
+    finite.
+    """
+    for name in ("trace_id", "question_id", "question", "target"):
+        if not getattr(trace, name).strip():
+            return f"{name} is empty"
+    for name in ("trace_id", "question_id", "task", "question", "target", "model"):
+        if problem := _text_problem(name, getattr(trace, name)):
+            return problem
+    if "\0" in trace.trace_id or "\0" in trace.question_id:
+        return "trace_id and question_id may not hold a NUL character"
+    if trace.seed not in _INT64:
+        return f"seed does not fit in 64 bits: {trace.seed}"
+    final = trace.final
+    if problem := (
+        _meta_problem(trace.meta)
+        or _text_problem("final.answer", final.answer)
+        or _match_problem("final.exact_match", final.exact_match)
+        or _count_problem("final.thinking_tokens", final.thinking_tokens)
+        or _count_problem("final.answer_tokens", final.answer_tokens)
+    ):
+        return problem
+    before = -1
+    for index, checkpoint in enumerate(trace.checkpoints):
+        if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
+            return f"checkpoints[{index}].{problem}"
+        before = checkpoint.thinking_tokens
+    return None
+
+
+def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
+    tokens = point.thinking_tokens
+    if problem := _count_problem("thinking_tokens", tokens):
+        return problem
+    if tokens <= before:
+        return f"thinking_tokens must increase: {tokens} comes after {before}"
+    if tokens > end:
+        return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
+    for name, value in point.signals.items():
+        if not name or "." in name or name in RESERVED_SIGNALS:
+            return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
+        if problem := _text_problem("signals", name):
+            return problem
+        if not math.isfinite(value):
+            return f"signals.{name} is not finite: {value} (leave a missing signal out)"
+    if problem := (
+        _text_problem("exit.answer", point.exit.answer)
+        or _match_problem("exit.exact_match", point.exit.exact_match)
+        or _count_problem("exit.answer_tokens", point.exit.answer_tokens)
+    ):
+        return problem
+    if point.probe is None:
+        return None
+    if not 0 <= point.probe.confidence <= 1:
+        return f"probe.confidence must lie in [0, 1], got {point.probe.confidence}"
+    return _text_problem("probe.answer", point.probe.answer) or _count_problem(
+        "probe.tokens", point.probe.tokens
+    )
+
+
+def _count_problem(name: str, value: int) -> str | None:
+    if 0 <= value <= _LARGEST_COUNT:
+        return None
+    return f"{name} must be a number of tokens from 0, got {value}"
+
+
+def _match_problem(name: str, value: int) -> str | None:
+    return None if value in (0, 1) else f"{name} must be 0 or 1, got {value}"
+
+
+def _text_problem(name: str, text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{name} is not valid Unicode (it holds half of a surrogate pair)"
+    return None
+
+
+def _meta_problem(meta: dict[str, Any]) -> str | None:
+    try:
+        json.dumps(meta, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"meta is not plain JSON: {error}"
+    return None

@@ -1,0 +1,30 @@
+"""Backends that decode. ``load_model`` imports torch and transformers when it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlbudget.errors import missing_extra
+
+if TYPE_CHECKING:
+    from rlbudget.models.transformers_model import TransformersModel
+
+__all__ = ["load_model"]
+
+
+def load_model(name: str, *, profile: str | None = None) -> TransformersModel:
+    """Load a causal language model with its tokenizer.
+
+    ``name`` is ``"embedded"`` (the small reasoner inside the package), a folder or a hub name;
+    only safetensors weights are read and no code from the folder is run. ``profile`` names how
+    the model is asked and stopped (``rlbudget.models.profiles``); by default ``embedded`` for
+    the embedded model, ``think`` where the tokenizer knows ``</think>``, else ``plain``.
+    Raises ``UserError`` for an unknown model or profile.
+    """
+    try:
+        from rlbudget.models.transformers_model import load
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in {"torch", "transformers", "tokenizers"}:
+            raise
+        raise missing_extra("models", str(error.name)) from error
+    return load(name, profile=profile)

@@ -22,14 +22,14 @@ from typing import Any
 from rlbudget.errors import UserError, missing_extra
 
 EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 3, "max_terms": 7, "min_digits": 1, "max_digits": 2},
-    "gcd": {"min_value": 20, "max_value": 300},
-    "leg_counting": {"min_animals": 2, "max_animals": 5, "min_instances": 1, "max_instances": 15},
+    "chain_sum": {"min_terms": 3, "max_terms": 6, "min_digits": 1, "max_digits": 2},
+    "gcd": {"min_value": 20, "max_value": 200},
+    "leg_counting": {"min_animals": 2, "max_animals": 5, "min_instances": 1, "max_instances": 12},
     "simple_equations": {
         "min_terms": 2,
         "max_terms": 4,
         "min_value": 1,
-        "max_value": 25,
+        "max_value": 20,
         "operators_weights": [0.5, 0.5, 0.0],
     },
 }

@@ -1,0 +1,91 @@
+"""Every knob of the training, with its default."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rlbudget.envs.replay_normaliser import check_price_range
+from rlbudget.errors import UserError
+from rlbudget.observation import Preset
+from rlbudget.table import TraceTable
+
+RELATIVE_PRICE_RANGE = (0.01, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """PPO on recorded traces. The defaults take about half a minute on two cores."""
+
+    preset: Preset = "free"
+    """observation: free costs no tokens, probe charges a trial answer at every checkpoint"""
+    advantages: Literal["exact", "sampled"] = "exact"
+    """exact: every checkpoint with the advantage the record implies; sampled: plain PPO"""
+    token_price: tuple[float, float] | None = None
+    """lowest and highest price (reward per token) to train for; by default the relative prices
+    0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
+    total_timesteps: int = 2_000_000
+    """environment steps in all"""
+    seed: int = 0
+    """of everything that is drawn; the same seed gives the same policy"""
+    n_envs: int = 1024
+    """replays stepped at once"""
+    n_steps: int = 8
+    """steps of each replay between two updates"""
+    batch_size: int = 4096
+    """checkpoints in a minibatch"""
+    n_epochs: int = 3
+    """passes over the steps of an update"""
+    learning_rate: float = 2e-3
+    """at the start; it falls linearly to 0"""
+    clip_range: float = 0.2
+    """how far an update may move the probability of an action, as a ratio"""
+    entropy_bonus: float = 0.0
+    """reward for undecidedness, per step"""
+    value_weight: float = 0.5
+    """weight of the critic's loss"""
+    weight_decay: float = 0.01
+    """AdamW's, per unit of learning rate"""
+    max_grad_norm: float = 0.5
+    """longest gradient"""
+    initial_stop_probability: float = 0.05
+    """of a fresh policy: a reluctant one reaches the late checkpoints"""
+    evaluate_every: int = 10
+    """updates between two looks at the validation questions"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, one clear line each."""
+        whole = ("total_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "evaluate_every")
+        for name in whole:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.batch_size < 2:
+            raise UserError("batch_size is 1: it must be at least 2")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"learning_rate is {self.learning_rate:g}: it must be above 0")
+        if not 0 < self.initial_stop_probability < 1:
+            raise UserError(
+                f"initial_stop_probability is {self.initial_stop_probability:g}: it must be"
+                " between 0 and 1"
+            )
+        if self.preset not in ("free", "probe"):
+            raise UserError(f"preset {self.preset!r}: choose free or probe")
+        if self.advantages not in ("exact", "sampled"):
+            raise UserError(f"advantages {self.advantages!r}: choose exact or sampled")
+        if self.token_price is not None:
+            check_price_range(self.token_price)
+
+    def price_range(self, train: TraceTable) -> tuple[float, float]:
+        """The token prices to train for, given the training traces."""
+        if self.token_price is not None:
+            return check_price_range(self.token_price)
+        mean = float(train.full_tokens.mean())
+        return RELATIVE_PRICE_RANGE[0] / mean, RELATIVE_PRICE_RANGE[1] / mean
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = asdict(self)
+        if self.token_price is not None:
+            values["token_price"] = list(self.token_price)
+        return values

@@ -1,0 +1,158 @@
+"""The eye on a training: validation, TensorBoard, the best policy, the snapshots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure as LoggedFigure
+from stable_baselines3.common.logger import HParam
+
+from rlbudget.agents.snapshot import actor_of, save_best, save_latest
+from rlbudget.agents.validation import Float32s, Floats, Score, Validation
+from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
+
+Progress = Callable[[int, int], None]
+"""called with environment steps done and in all"""
+
+FIGURES = 4
+"""frontier figures in a run, beside the one at the end"""
+
+
+def actor_stop(actor: dict[str, torch.Tensor], inputs: Float32s) -> Floats:
+    """Stop probabilities of an actor's weights: (k, F + 1) -> (k,)."""
+    with torch.no_grad():
+        x = torch.from_numpy(inputs)
+        for layer in ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"):
+            x = torch.tanh(x @ actor[f"{layer}.weight"].T + actor[f"{layer}.bias"])
+        logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
+        stop: Floats = torch.softmax(logits, dim=1)[:, 1].numpy().astype(np.float64)
+    return stop
+
+
+class Monitor(BaseCallback):
+    """Looks at the policy between two updates, every ``every`` of them and at the end.
+
+    Logged at each look, from the validation questions, a decode stopping where p(stop) > 0.5:
+
+    * ``eval/exact_match``, ``eval/tokens``, ``eval/utility``, ``eval/oracle_gap_closed``: means
+      over the relative prices, and the same with ``@PRICE`` at the end for each of them;
+    * ``eval/best_oracle_gap_closed``: of the policy kept so far;
+    * ``eval/frontier``: a figure, exact match against tokens.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        env: ReplaySB3VecEnv,
+        validation: Validation,
+        run: dict[str, Any],
+        *,
+        every: int,
+        total_timesteps: int,
+        progress: Progress | None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self.env = env
+        self.validation = validation
+        self.run = run
+        self.every = every
+        self.total_timesteps = total_timesteps
+        self.progress = progress
+        self.state: dict[str, Any] = state or {"update": 0, "best": None, "run": None}
+        looks = total_timesteps // (every * run["config"]["n_envs"] * run["config"]["n_steps"])
+        self._draw_every = max(1, looks // FIGURES)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The validation score of the policy kept."""
+        result: dict[str, Any] = self.state["run"]["validation"]
+        return result
+
+    def _on_training_start(self) -> None:
+        config = {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in self.run["config"].items()
+        }
+        metrics = dict.fromkeys(
+            ("eval/oracle_gap_closed", "eval/utility", "eval/exact_match", "eval/tokens"), 0.0
+        )
+        self.logger.record(
+            "hparams",
+            HParam(config, metrics),
+            exclude=("stdout", "log", "json", "csv"),
+        )
+
+    def _on_rollout_start(self) -> None:
+        if self.state["update"] % self.every == 0:
+            self._look(draw=self.state["update"] // self.every % self._draw_every == 0)
+            save_latest(self.run_dir, self.model, self.env, self.state)  # type: ignore[arg-type]
+        self.state["update"] += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.progress is not None:
+            self.progress(min(self.num_timesteps, self.total_timesteps), self.total_timesteps)
+
+    def _on_training_end(self) -> None:
+        self._look(draw=True)
+        self.logger.dump(step=self.num_timesteps)
+        save_latest(self.run_dir, self.model, self.env, self.state)  # type: ignore[arg-type]
+
+    def _look(self, *, draw: bool) -> None:
+        actor = actor_of(self.model)  # type: ignore[arg-type]
+        score = self.validation.measure(lambda inputs: actor_stop(actor, inputs))
+        if self.state["best"] is None or score.selection > self.state["best"]:
+            self._keep(actor, score)
+        self._log(score)
+        if draw:
+            figure = LoggedFigure(frontier_figure(score), close=True)
+            self.logger.record("eval/frontier", figure, exclude=("stdout", "log", "json", "csv"))
+
+    def _keep(self, actor: dict[str, torch.Tensor], score: Score) -> None:
+        self.state["best"] = score.selection
+        self.state["run"] = {
+            **self.run,
+            "timesteps": int(self.num_timesteps),
+            "validation": score.as_dict(),
+        }
+        normaliser = self.validation.columns.normaliser
+        assert normaliser is not None
+        save_best(self.run_dir, actor, normaliser.mean, normaliser.std, self.state["run"])
+
+    def _log(self, score: Score) -> None:
+        for name in ("exact_match", "tokens", "utility", "oracle_gap_closed"):
+            values = [getattr(result, name) for result in score.prices]
+            known = [value for value in values if not math.isnan(value)]
+            # Without a gap there is no share of it: the curve then stays at 0.
+            self.logger.record(f"eval/{name}", float(np.mean(known)) if known else 0.0)
+            for result, value in zip(score.prices, values, strict=True):
+                if not math.isnan(value):
+                    self.logger.record(f"eval/{name}@{result.relative_price:g}", value)
+        best = self.best["mean_oracle_gap_closed"]
+        self.logger.record("eval/best_oracle_gap_closed", 0.0 if best is None else best)
+
+
+def frontier_figure(score: Score) -> Figure:
+    """Exact match against tokens, one point a price."""
+    figure = Figure(figsize=(5, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    tokens = [result.tokens for result in score.prices]
+    axes.plot(tokens, [result.exact_match for result in score.prices], "o-")
+    for result in score.prices:
+        axes.annotate(f"{result.relative_price:g}", (result.tokens, result.exact_match))
+    axes.set_xlabel("tokens a question")
+    axes.set_ylabel("exact match")
+    axes.set_title("validation questions, by relative price")
+    axes.set_xlim(left=0)
+    return figure

@@ -1,0 +1,238 @@
+"""PPO from stable-baselines3 on recorded traces: the way to obtain a stopping policy.
+
+A run folder holds ``best.safetensors`` and ``run.json`` (what ``rlbudget freeze`` reads),
+``latest.safetensors`` (what ``resume`` reads) and TensorBoard events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+
+from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, TraceSource
+from rlbudget.agents.monitor import Monitor, Progress
+from rlbudget.agents.snapshot import LATEST, read_latest, restore
+from rlbudget.agents.threads import one_thread
+from rlbudget.agents.validation import Float32s, Validation, gap_weight
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.envs.replay_normaliser import fit_normaliser
+from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
+from rlbudget.errors import UserError
+from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
+from rlbudget.table import TraceTable
+
+__all__ = ["PPOConfig", "TrainResult", "make_ppo", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training left."""
+
+    run_dir: Path
+    metrics: dict[str, Any]
+    """the ``validation`` of ``run.json``: the best policy's means and its results per price"""
+
+
+def train(
+    train: TraceTable,
+    validation: TraceTable,
+    config: PPOConfig,
+    run_dir: Path,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+    digest: str | None = None,
+) -> TrainResult:
+    """Train a policy and keep the best of validation in ``run_dir``.
+
+    The two tables must share no question. ``progress`` is called with the steps done and in all.
+    With ``resume`` a run that was interrupted goes on and ends as it would have ended; where
+    there is nothing to resume it starts. ``digest`` names the traces in ``run.json``. Raises
+    ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
+    """
+    common = set(train.question_ids.tolist()) & set(validation.question_ids.tolist())
+    if common:
+        raise UserError(
+            f"question {min(common)} is in the training and in the validation traces: split by"
+            " question"
+        )
+    if not len(train) or not len(validation):
+        raise UserError("training needs training and validation traces: record more questions")
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    snapshot = None
+    if (run_dir / LATEST).exists():
+        if not resume:
+            raise UserError(f"{run_dir} already holds a run: resume it or choose another folder")
+        snapshot = read_latest(run_dir)
+
+    columns = training_columns(train, config)
+    run = _run(train, columns, config, digest)
+    if snapshot is not None:
+        _check_same(run_dir, run, snapshot[1]["progress"]["run"])
+    judge = Validation(train, validation, columns.features, _normaliser(columns))
+    with one_thread():
+        model = make_ppo(columns, config)
+        env = model.get_env()
+        assert isinstance(env, ReplaySB3VecEnv)
+        state = None
+        if snapshot is not None:
+            restore(model, env, *snapshot)
+            state = snapshot[1]["progress"]
+        model.set_logger(configure(str(run_dir), ["tensorboard"]))
+        monitor = Monitor(
+            run_dir,
+            env,
+            judge,
+            run,
+            every=config.evaluate_every,
+            total_timesteps=config.total_timesteps,
+            progress=progress,
+            state=state,
+        )
+        remaining = config.total_timesteps - model.num_timesteps
+        if remaining > 0:
+            model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
+        model.logger.close()
+    return TrainResult(run_dir, monitor.best)
+
+
+def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
+    """The training traces as the network's inputs."""
+    features = features_of(train, config.preset)
+    normaliser = fit_normaliser(observe(train, features), config.price_range(train))
+    return replay_columns(train, features=features, normaliser=normaliser)
+
+
+def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
+    """SB3's PPO on these columns, its policy reluctant to stop, its generators seeded."""
+    price_range = _normaliser(columns).token_price
+    env = ReplaySB3VecEnv(columns, config.n_envs, token_price=price_range, seed=config.seed)
+    exact = config.advantages == "exact"
+    buffer: dict[str, Any] = {}
+    if exact:
+        source = TraceSource(
+            columns,
+            price_range,
+            gap_weight(columns.table, price_range),
+            np.random.default_rng([config.seed, 1]),
+        )
+        buffer = {
+            "rollout_buffer_class": ExactRolloutBuffer,
+            "rollout_buffer_kwargs": {"source": source},
+        }
+    rows = config.n_envs * config.n_steps
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=lambda remaining: config.learning_rate * remaining,
+        n_steps=config.n_steps,
+        batch_size=min(config.batch_size, rows),
+        n_epochs=config.n_epochs,
+        gamma=1.0,
+        gae_lambda=1.0,
+        clip_range=config.clip_range,
+        normalize_advantage=not exact,
+        ent_coef=config.entropy_bonus,
+        vf_coef=config.value_weight,
+        max_grad_norm=config.max_grad_norm,
+        policy_kwargs={
+            "net_arch": {"pi": [64, 64], "vf": [64, 64]},
+            "activation_fn": torch.nn.Tanh,
+            "optimizer_class": torch.optim.AdamW,
+            "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},
+        },
+        seed=config.seed,
+        device="cpu",
+        **buffer,
+    )
+    odds = config.initial_stop_probability / (1 - config.initial_stop_probability)
+    with torch.no_grad():
+        model.policy.action_net.get_parameter("bias")[1] = float(np.log(odds))
+    if isinstance(model.rollout_buffer, ExactRolloutBuffer):
+        model.rollout_buffer.evaluate = _evaluate(model)
+    return model
+
+
+def _evaluate(model: PPO) -> Evaluate:
+    """The current policy and critic, in slices that stay in the cache."""
+
+    def evaluate(inputs: Float32s) -> tuple[Any, Any]:
+        log_odds, value = [], []
+        policy = model.policy
+        with torch.no_grad():
+            for part in torch.split(torch.from_numpy(inputs), 4096):
+                actor, critic = policy.mlp_extractor(part)
+                logits = policy.action_net(actor)
+                log_odds.append(logits[:, 1] - logits[:, 0])
+                value.append(policy.value_net(critic)[:, 0])
+        return torch.cat(log_odds).numpy().astype(np.float64), torch.cat(value).numpy()
+
+    return evaluate
+
+
+def _normaliser(columns: ReplayColumns) -> Any:
+    assert columns.normaliser is not None
+    return columns.normaliser
+
+
+def _run(
+    train: TraceTable, columns: ReplayColumns, config: PPOConfig, digest: str | None
+) -> dict[str, Any]:
+    normaliser = _normaliser(columns)
+    return {
+        "version": 1,
+        "preset": config.preset,
+        "features": list(columns.features),
+        "observation_version": OBSERVATION_VERSION,
+        "clip": normaliser.clip,
+        "price_range": list(normaliser.token_price),
+        "activation": "tanh",
+        "config": config.as_dict(),
+        "seed": config.seed,
+        "traces": {
+            "digest": digest or _digest(train),
+            "n_train_questions": len(np.unique(train.question_ids)),
+            "n_train_traces": len(train),
+            "mean_full_tokens": float(train.full_tokens.mean()),
+        },
+    }
+
+
+def _digest(table: TraceTable) -> str:
+    hashed = hashlib.sha256()
+    for column in (
+        table.trace_ids,
+        table.offsets,
+        table.thinking_tokens,
+        table.exit_exact_match,
+        table.exit_answer_tokens,
+        table.probe_tokens,
+        table.final_exact_match,
+        table.final_thinking_tokens,
+        table.final_answer_tokens,
+        *(table.signals[name] for name in sorted(table.signals)),
+    ):
+        hashed.update(np.ascontiguousarray(column).tobytes())
+    return hashed.hexdigest()
+
+
+def _check_same(run_dir: Path, run: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in ("config", "features", "price_range", "traces"):
+        if before[name] == run[name]:
+            continue
+        what = name
+        if name == "config":
+            what = ", ".join(k for k, v in run[name].items() if before[name].get(k) != v)
+        raise UserError(
+            f"{run_dir} holds a run with another {what}: resume it with what it was started with,"
+            " or choose another folder"
+        )

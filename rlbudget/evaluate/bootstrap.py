@@ -1,0 +1,49 @@
+"""The paired bootstrap: questions are drawn with replacement, the same for every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """Draws of ``q`` questions out of ``q``, as counts."""
+
+    question: Ints
+    """(n,) the question of each trace, numbered from 0"""
+    counts: Floats
+    """(draws, q) how often a draw holds each question"""
+
+    def means(self, values: npt.ArrayLike) -> Floats:
+        """Mean over the traces in each draw: (n,) or (n, k) -> (draws,) or (draws, k)."""
+        per_trace = np.asarray(values, dtype=np.float64)
+        columns = per_trace.reshape(len(per_trace), -1)
+        n_questions = self.counts.shape[1]
+        sums = np.empty((n_questions, columns.shape[1]))
+        for column in range(columns.shape[1]):
+            sums[:, column] = np.bincount(self.question, columns[:, column], n_questions)
+        n_traces = self.counts @ np.bincount(self.question, minlength=n_questions)
+        means = (self.counts @ sums) / n_traces[:, None]
+        return means[:, 0] if per_trace.ndim == 1 else means
+
+
+def resample(question_ids: npt.NDArray[np.str_], *, draws: int, seed: int) -> Resampling:
+    """Draw questions with replacement, ``draws`` times; the same seed gives the same draws."""
+    questions, question = np.unique(question_ids, return_inverse=True)
+    n = len(questions)
+    drawn = np.random.default_rng(seed).integers(0, n, (draws, n))
+    drawn += n * np.arange(draws)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
+    return Resampling(question.astype(np.int64), counts.astype(np.float64))
+
+
+def interval(draws: Floats) -> tuple[float, float]:
+    """The central 95% of the draws."""
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return float(low), float(high)

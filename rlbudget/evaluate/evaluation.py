@@ -1,0 +1,279 @@
+"""The evaluation: every method on the same held-out traces, as the JSON object of the contract.
+
+All tokens count: thinking, trial answers, answers. Every parameter is chosen on the training
+traces. Intervals come from a paired bootstrap over the held-out questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlbudget.console import Advance
+from rlbudget.errors import UserError
+from rlbudget.evaluate.bootstrap import Resampling, interval, resample
+from rlbudget.evaluate.measure import (
+    Measured,
+    Point,
+    frontier,
+    measure_oracle,
+    measure_policy,
+    measure_rule,
+    saving_most,
+)
+from rlbudget.evaluate.methods import PROBE, RULES, Rule
+from rlbudget.evaluate.outcomes import (
+    RELATIVE_PRICES,
+    Floats,
+    Outcome,
+    StopPolicy,
+    oracle_gap_closed,
+    token_price_of,
+    utility,
+)
+from rlbudget.table import TraceTable
+
+VERSION = 1
+EM_LOSSES = (0.005, 0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Every method measured, and the bootstrap's draws of the held-out questions."""
+
+    train: TraceTable
+    held_out: TraceTable
+    token_prices: tuple[float, ...]
+    """of ``RELATIVE_PRICES``, on the training traces"""
+    methods: Mapping[str, Measured]
+    not_applicable: Mapping[str, tuple[str, ...]]
+    """rule -> the needs that the traces do not meet"""
+    resampling: Resampling
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GapClosed:
+    """The mean oracle gap closed over the relative prices, on the held-out traces."""
+
+    mean: float
+    draws: Floats
+    """(draws,) the same in each draw of the bootstrap"""
+
+
+def assess(
+    train: TraceTable,
+    held_out: TraceTable,
+    policies: Mapping[str, StopPolicy],
+    *,
+    rules: Sequence[Rule] = RULES,
+    seed: int = 0,
+    draws: int = 2000,
+    progress: Advance | None = None,
+) -> Assessment:
+    """Measure rules, policies and the oracle. Tables must have no question in common."""
+    if not len(train) or not len(held_out):
+        raise UserError("an evaluation needs training and held-out traces; one of them is empty")
+    if np.intersect1d(train.question_ids, held_out.question_ids).size:
+        raise ValueError("a question is both in the training and in the held-out traces")
+    if taken := {rule.name for rule in rules} & {*policies} | {"oracle"} & {*policies}:
+        raise UserError(
+            f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
+        )
+    prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
+    methods: dict[str, Measured] = {}
+    not_applicable: dict[str, tuple[str, ...]] = {}
+    total = len(rules) + len(policies) + 1
+
+    def advance() -> None:
+        if progress:
+            progress(len(methods) + len(not_applicable), total)
+
+    advance()
+    for rule in rules:
+        lacking = {*rule.lacking(train), *rule.lacking(held_out)}
+        if lacking:
+            not_applicable[rule.name] = tuple(sorted(lacking))
+        else:
+            methods[rule.name] = measure_rule(rule, train, held_out, prices)
+        advance()
+    for name, policy in policies.items():
+        methods[name] = measure_policy(name, policy, train, held_out, prices)
+        advance()
+    methods["oracle"] = measure_oracle(train, held_out, prices)
+    advance()
+    resampling = resample(held_out.question_ids, draws=draws, seed=seed)
+    return Assessment(train, held_out, prices, methods, not_applicable, resampling, seed)
+
+
+def utilities(assessment: Assessment, points: Sequence[Point]) -> Floats:
+    """(n, prices) utility of each held-out trace under one point for each token price."""
+    pairs = zip(points, assessment.token_prices, strict=True)
+    return np.stack([utility(point.held_out, price) for point, price in pairs], axis=1)
+
+
+def gap_closed(assessment: Assessment, of: Floats) -> GapClosed:
+    """The gap closed by utilities ``of`` (n, prices), in the whole and in each draw.
+
+    The best constant budget stays the one of the training traces; its utility and the oracle's
+    are computed again in each draw. Prices without a gap are left out; NaN if none has one.
+    """
+    fixed = utilities(assessment, assessment.methods["fixed"].chosen)
+    oracle = utilities(assessment, assessment.methods["oracle"].chosen)
+
+    def mean(u: Floats, u_fixed: Floats, u_oracle: Floats) -> Floats:
+        gap = u_oracle - u_fixed
+        some = gap > 1e-12
+        closed = np.divide(u - u_fixed, gap, out=np.zeros_like(gap), where=some)
+        count = some.sum(axis=1)
+        return np.where(count > 0, closed.sum(axis=1) / np.maximum(count, 1), np.nan)
+
+    whole = mean(*(values.mean(axis=0)[None] for values in (of, fixed, oracle)))
+    draws = mean(*(assessment.resampling.means(values) for values in (of, fixed, oracle)))
+    return GapClosed(float(whole[0]), draws)
+
+
+def margin(
+    assessment: Assessment, first: Sequence[str], second: Sequence[str]
+) -> tuple[float, tuple[float, float]]:
+    """Mean oracle gap closed of ``first`` minus ``second``, and its 95% interval by question.
+
+    Each is a list of methods, whose mean counts (the seeds of one agent, say).
+    """
+
+    def of(names: Sequence[str]) -> GapClosed:
+        each = [utilities(assessment, assessment.methods[name].chosen) for name in names]
+        return gap_closed(assessment, np.mean(each, axis=0))
+
+    a, b = of(first), of(second)
+    return a.mean - b.mean, interval(a.draws - b.draws)
+
+
+def evaluate_split(
+    train: TraceTable,
+    held_out: TraceTable,
+    policies: Mapping[str, StopPolicy],
+    *,
+    seed: int = 0,
+    draws: int = 2000,
+    progress: Advance | None = None,
+) -> dict[str, Any]:
+    """The object of ``evaluation.json`` (version 1): JSON-ready, NaN as null."""
+    return as_json(assess(train, held_out, policies, seed=seed, draws=draws, progress=progress))
+
+
+def as_json(assessment: Assessment) -> dict[str, Any]:
+    """The object of ``evaluation.json``."""
+    full = assessment.methods["full"].chosen[0].held_out
+    methods = assessment.methods.values()
+    content = {
+        "version": VERSION,
+        "held_out_questions": len(np.unique(assessment.held_out.question_ids)),
+        "held_out_traces": len(assessment.held_out),
+        "train_questions": len(np.unique(assessment.train.question_ids)),
+        "folds": 1,
+        "seed": assessment.seed,
+        "full": {"exact_match": float(full.exact_match.mean()), "tokens": _tokens(full)},
+        "results": [row for measured in methods for row in _results(assessment, measured)],
+        "summary": [_summary(assessment, measured) for measured in methods],
+        "not_applicable": [
+            {"method": name, "needs": [_need(need) for need in needs]}
+            for name, needs in assessment.not_applicable.items()
+        ],
+        "frontier": [_frontier(measured) for measured in methods if measured.name != "full"],
+    }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _results(assessment: Assessment, measured: Measured) -> list[dict[str, Any]]:
+    full = assessment.methods["full"].chosen[0].held_out
+    points = measured.chosen
+    utility_of = utilities(assessment, points)
+    mean_utility = utility_of.mean(axis=0)
+    deltas = np.stack([p.held_out.exact_match - full.exact_match for p in points], axis=1)
+    drawn = assessment.resampling.means(np.concatenate([deltas, utility_of], axis=1))
+    fixed = utilities(assessment, assessment.methods["fixed"].chosen).mean(axis=0)
+    oracle = utilities(assessment, assessment.methods["oracle"].chosen).mean(axis=0)
+    return [
+        {
+            "method": measured.name,
+            "kind": measured.kind,
+            "relative_price": relative,
+            "token_price": assessment.token_prices[k],
+            "exact_match": float(point.held_out.exact_match.mean()),
+            "exact_match_delta_ci95": interval(drawn[:, k]),
+            "tokens": _tokens(point.held_out),
+            "token_fraction": float(point.held_out.tokens.mean() / full.tokens.mean()),
+            "utility": float(mean_utility[k]),
+            "utility_ci95": interval(drawn[:, len(points) + k]),
+            "oracle_gap_closed": oracle_gap_closed(
+                float(mean_utility[k]), float(fixed[k]), float(oracle[k])
+            ),
+            "parameters": dict(point.parameters),
+        }
+        for k, (relative, point) in enumerate(zip(RELATIVE_PRICES, points, strict=True))
+    ]
+
+
+def _summary(assessment: Assessment, measured: Measured) -> dict[str, Any]:
+    full = assessment.methods["full"].chosen[0].held_out
+    gap = gap_closed(assessment, utilities(assessment, measured.chosen))
+    spots = {f"{loss:g}": saving_most(measured, loss) for loss in EM_LOSSES}
+    return {
+        "method": measured.name,
+        "kind": measured.kind,
+        "mean_oracle_gap_closed": gap.mean,
+        "mean_oracle_gap_closed_ci95": interval(gap.draws),
+        "savings_at_em_loss": {
+            loss: float(1 - spot.held_out.tokens.mean() / full.tokens.mean())
+            for loss, spot in spots.items()
+        },
+        "held_out_em_loss": {
+            loss: float(full.exact_match.mean() - spot.held_out.exact_match.mean())
+            for loss, spot in spots.items()
+        },
+        "parameters_at_em_loss": {loss: dict(spot.parameters) for loss, spot in spots.items()},
+    }
+
+
+def _frontier(measured: Measured) -> dict[str, Any]:
+    """The operating points that the training traces would have one consider."""
+    return {
+        "method": measured.name,
+        "kind": measured.kind,
+        "points": [
+            {
+                "exact_match": float(point.held_out.exact_match.mean()),
+                "tokens": float(point.held_out.tokens.mean()),
+                "parameters": dict(point.parameters),
+            }
+            for point in frontier(measured)
+        ],
+    }
+
+
+def _tokens(result: Outcome) -> dict[str, float]:
+    return {
+        "thinking": float(result.thinking.mean()),
+        "probe": float(result.probe.mean()),
+        "answer": float(result.answer.mean()),
+        "total": float(result.tokens.mean()),
+    }
+
+
+def _need(need: str) -> str:
+    return "a trial answer at every checkpoint" if need == PROBE else f"the signal {need}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready: tuples as lists, what is not finite as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,152 @@
+"""One method on the training and the held-out traces: its operating points and its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlbudget.evaluate.methods import Kind, Parameters, Rule
+from rlbudget.evaluate.outcomes import (
+    Outcome,
+    Probing,
+    StopPolicy,
+    full_stops,
+    oracle_stops,
+    outcome,
+    policy_stops,
+    token_price_of,
+    utility,
+)
+from rlbudget.observation import observe
+from rlbudget.table import TraceTable
+
+POLICY_POINTS = 25
+ORACLE_RELATIVE_PRICES = (0.005, 50.0)
+NEVER: Mapping[str, float] = {"never_stop": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting of a method, replayed on both sets of traces."""
+
+    parameters: Parameters
+    train: Outcome
+    held_out: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A method, all of it chosen on the training traces."""
+
+    name: str
+    kind: Kind
+    chosen: tuple[Point, ...]
+    """what it does at each token price asked for"""
+    points: tuple[Point, ...]
+    """its operating points, never stopping among them"""
+
+
+def never(train: TraceTable, held_out: TraceTable) -> Point:
+    """The full decode, as an operating point that every method has."""
+    return Point(NEVER, outcome(train, full_stops(train)), outcome(held_out, full_stops(held_out)))
+
+
+def measure_rule(
+    rule: Rule, train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
+) -> Measured:
+    """At each price the parameters of highest mean utility on the training traces."""
+    points = (
+        never(train, held_out),
+        *(
+            Point(parameters, rule.outcome(train, parameters), rule.outcome(held_out, parameters))
+            for parameters in rule.grid(train)
+        ),
+    )
+    chosen = []
+    for price in token_prices:
+        means = [utility(point.train, price).mean() for point in points]
+        chosen.append(points[int(np.argmax(means))])
+    return Measured(rule.name, rule.kind, tuple(chosen), points)
+
+
+def measure_policy(
+    name: str,
+    policy: StopPolicy,
+    train: TraceTable,
+    held_out: TraceTable,
+    token_prices: Sequence[float],
+) -> Measured:
+    """A policy is told the price; a price outside its range it is told as the nearest it knows.
+
+    Its operating points are ``POLICY_POINTS`` prices, log-spaced over its range.
+    """
+    low, high = policy.price_range
+    charged: Probing = "until_stop" if policy.preset == "probe" else "none"
+    seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
+
+    def under(price: float) -> Point:
+        told = min(max(price, low), high)
+
+        def replay(table: TraceTable) -> Outcome:
+            stops = policy_stops(policy, table, told, seen[id(table)])
+            return outcome(table, stops, probes_charged=charged)
+
+        return Point({"token_price": told}, replay(train), replay(held_out))
+
+    grid = np.geomspace(low, high, POLICY_POINTS).clip(low, high)
+    return Measured(
+        name,
+        "learned",
+        tuple(under(price) for price in token_prices),
+        (never(train, held_out), *(under(float(price)) for price in grid)),
+    )
+
+
+def measure_oracle(
+    train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
+) -> Measured:
+    """The bound: the best stop of every trace in hindsight."""
+
+    def under(price: float) -> Point:
+        replayed = [outcome(table, oracle_stops(table, price)) for table in (train, held_out)]
+        return Point({"token_price": price}, *replayed)
+
+    low, high = (token_price_of(relative, train) for relative in ORACLE_RELATIVE_PRICES)
+    return Measured(
+        "oracle",
+        "bound",
+        tuple(under(price) for price in token_prices),
+        (
+            never(train, held_out),
+            *(under(float(price)) for price in np.geomspace(low, high, POLICY_POINTS)),
+        ),
+    )
+
+
+def saving_most(measured: Measured, max_em_loss: float) -> Point:
+    """The operating point that saves most on the training traces while it loses at most
+    ``max_em_loss`` of exact match there, against the full decode."""  # fmt: skip
+    full = measured.points[0].train.exact_match.mean()
+    allowed = [
+        point
+        for point in measured.points
+        if point.train.exact_match.mean() >= full - max_em_loss - 1e-12
+    ]
+    return min(allowed, key=lambda point: float(point.train.tokens.mean()))
+
+
+def frontier(measured: Measured) -> list[Point]:
+    """The operating points that no other one beats on the training traces, cheapest first."""
+    kept: list[Point] = []
+    best = -1.0
+    by_cost = sorted(
+        measured.points, key=lambda p: (p.train.tokens.mean(), -p.train.exact_match.mean())
+    )
+    for point in by_cost:
+        exact_match = float(point.train.exact_match.mean())
+        if exact_match > best:
+            kept.append(point)
+            best = exact_match
+    return kept

@@ -1,0 +1,134 @@
+"""Answers: greedy continuations after a cue, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rlbudget.models.profiles import Profile
+from rlbudget.models.sequences import Sequences
+from rlbudget.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class ExitResult:
+    """The answer after a forced end of the thinking."""
+
+    answer: str
+    answer_tokens: int
+    """every token after the thinking: the exit text, the answer, its end"""
+    ids: tuple[int, ...]
+    """the generated tokens, without the exit text"""
+    logprobs: tuple[float, ...]
+    """their log-probabilities in nats, temperature 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """A trial answer of an unfinished decode."""
+
+    answer: str
+    confidence: float
+    """geometric mean of the probabilities of its tokens, in [0, 1]"""
+    tokens: int
+    """tokens generated for it"""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Generated tokens and their log-probabilities."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+def read_answer(
+    ids: Sequence[int] | npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    profile: Profile,
+    stops: Sequence[str],
+) -> str:
+    """The answer that generated tokens spell: up to the first stop text, stripped."""
+    text = vocabulary.text(ids)
+    for stop in stops:
+        text = _before(text, stop)
+    return text.strip().strip(profile.strip).strip()
+
+
+def ends_answer(ids: Sequence[int], vocabulary: Vocabulary, stops: Sequence[str]) -> bool:
+    """Whether a stop text has been written; only asked where a profile has some."""
+    text = vocabulary.text(ids)
+    return any(_before(text, stop) != text for stop in stops)
+
+
+def _before(text: str, stop: str) -> str:
+    # A stop before the first word (a line break right after the cue) is not an end.
+    head = len(text) - len(text.lstrip())
+    at = text.find(stop, head)
+    return text if at < 0 else text[:at]
+
+
+def make_probe(
+    continuation: Continuation | ExitResult, max_new: int, vocabulary: Vocabulary, profile: Profile
+) -> ProbeResult:
+    """The first ``max_new`` tokens of a continuation as a trial answer."""
+    ids, logprobs = continuation.ids[:max_new], continuation.logprobs[:max_new]
+    return ProbeResult(
+        answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
+        confidence=float(np.exp(np.mean(logprobs))),
+        tokens=len(ids),
+    )
+
+
+def continue_greedily(
+    rows: Sequences,
+    cue: Sequence[int],
+    wanted: npt.NDArray[np.bool_],
+    *,
+    cap: int,
+    vocabulary: Vocabulary,
+    stops: Sequence[str],
+) -> dict[int, Continuation]:
+    """Feed ``cue`` to all rows, then decode greedily until each wanted row has ended.
+
+    A row ends with an end-of-sequence token (kept), a stop text or ``cap`` tokens. Returns
+    row -> continuation. The sequences run ahead: call it on a fork.
+    """
+    n = len(rows)
+    device = rows.logits.device
+    rows.feed(torch.tensor([list(cue)], device=device).expand(n, -1))
+    ids = np.zeros((n, cap), dtype=np.int64)
+    logprobs = np.zeros((n, cap))
+    counts = np.zeros(n, dtype=np.int64)
+    active = wanted.copy()
+    place = np.arange(n)  # the row each sequence belongs to
+    for step in range(cap):
+        logits = rows.logits
+        best = logits.max(dim=-1)
+        ids[place, step] = best.indices.numpy(force=True)
+        logprobs[place, step] = (best.values - logits.logsumexp(dim=-1)).numpy(force=True)
+        counts[active] += 1
+        active &= ~np.isin(ids[:, step], vocabulary.eos_ids)
+        if stops:
+            for row in np.flatnonzero(active):
+                active[row] = not ends_answer(ids[row, : step + 1].tolist(), vocabulary, stops)
+        if step + 1 == cap or not active.any():
+            break
+        tokens = best.indices
+        if 4 * active.sum() <= len(place) and len(place) >= 8:
+            # A few long answers: go on with a small copy instead of the whole batch.
+            kept = np.flatnonzero(active[place])
+            index = torch.from_numpy(kept).to(device)
+            rows, tokens, place = rows.selected(index), tokens[index], place[kept]
+        rows.feed(tokens[:, None])
+    return {
+        int(row): Continuation(
+            tuple(ids[row, : counts[row]].tolist()),
+            tuple(logprobs[row, : counts[row]].tolist()),
+        )
+        for row in np.flatnonzero(wanted)
+    }

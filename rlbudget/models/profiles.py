@@ -1,0 +1,153 @@
+"""Profiles: how a family of models is asked, told to stop thinking, and read.
+
+A profile is text, not code for one model: the recorder names it in every trace, because the
+way an answer is forced changes the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rlbudget.errors import UserError
+
+Prompt = Callable[[str, Any], list[int]]
+"""(question, tokenizer) -> token ids, up to and including the start of the thinking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a backend needs to know beyond the weights."""
+
+    name: str
+    prompt: Prompt
+    end_of_thinking: str
+    """the text by which the model itself ends its thinking: one special token or plain text"""
+    exit_text: str
+    """the text that is forced at an exit; the answer follows it"""
+    answer_stop: tuple[str, ...]
+    """texts that end an answer, beside the model's end-of-sequence tokens"""
+    probe_cue: str
+    """the text before a trial answer; equal to ``exit_text`` where a probe is the beginning of
+    the exit's answer"""
+    probe_stop: tuple[str, ...]
+    """texts that end a trial answer"""
+    strip: str
+    """characters cut from both sides of an answer, beside white space"""
+    temperature: float
+    """default sampling temperature of the thinking"""
+    stride: int
+    """default tokens between checkpoints"""
+    max_tokens: int
+    """default cap on thinking tokens"""
+    max_answer_tokens: int
+    """cap on the tokens of an answer after the end of the thinking"""
+
+
+def literal_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of text that is not ours: a special token spelled in it stays plain text."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def trusted_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a profile's own text, in which special tokens count."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _embedded_prompt(question: str, tokenizer: Any) -> list[int]:
+    return [
+        *trusted_ids(tokenizer, "<bos>"),
+        *literal_ids(tokenizer, question + "\n"),
+        *trusted_ids(tokenizer, "<think>"),
+    ]
+
+
+def _chat(tokenizer: Any, content: str) -> list[int] | None:
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return trusted_ids(tokenizer, str(text))
+
+
+def _begin(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+
+
+def _think_prompt(question: str, tokenizer: Any) -> list[int]:
+    ids = _chat(tokenizer, question)
+    if ids is None:
+        ids = [*_begin(tokenizer), *literal_ids(tokenizer, question + "\n")]
+    # Some chat templates open the thinking themselves, some leave it to the model.
+    if not tokenizer.decode(ids).rstrip().endswith("<think>"):
+        ids += trusted_ids(tokenizer, "<think>\n")
+    return ids
+
+
+def _plain_prompt(question: str, tokenizer: Any) -> list[int]:
+    ids = _chat(
+        tokenizer,
+        f"{question}\nThink step by step, then finish with one line: The answer is ...",
+    )
+    if ids is not None:
+        return ids
+    text = f"Question: {question}\nReasoning, step by step, up to the line 'The answer is':\n"
+    return [*_begin(tokenizer), *literal_ids(tokenizer, text)]
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="embedded",
+            prompt=_embedded_prompt,
+            end_of_thinking="</think>",
+            exit_text="</think>",
+            answer_stop=(),
+            probe_cue="</think>",
+            probe_stop=(),
+            strip="",
+            temperature=1.0,
+            stride=8,
+            max_tokens=400,
+            max_answer_tokens=32,
+        ),
+        Profile(
+            name="think",
+            prompt=_think_prompt,
+            end_of_thinking="</think>",
+            exit_text="\n</think>\n\n",
+            answer_stop=(),
+            probe_cue="\n</think>\n\nThe final answer is \\boxed{",
+            probe_stop=("}",),
+            strip="",
+            temperature=0.6,
+            stride=64,
+            max_tokens=4096,
+            max_answer_tokens=512,
+        ),
+        Profile(
+            name="plain",
+            prompt=_plain_prompt,
+            end_of_thinking="The answer is",
+            exit_text="\nThe answer is",
+            answer_stop=("\n",),
+            probe_cue="\nThe answer is",
+            probe_stop=("\n",),
+            strip=".:*",
+            temperature=0.7,
+            stride=16,
+            max_tokens=512,
+            max_answer_tokens=48,
+        ),
+    )
+}
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of this name; ``UserError`` listing the names there are."""
+    if name not in PROFILES:
+        raise UserError(f"no profile {name!r}; there are: {', '.join(sorted(PROFILES))}")
+    return PROFILES[name]

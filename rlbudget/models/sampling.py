@@ -1,0 +1,66 @@
+"""Sampling that does not depend on who else is in the batch, and the signals beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+_BLOCK = 256
+
+
+class Uniforms:
+    """One uniform number in [0, 1) for each (row, position), from each row's own seed."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        self._drawn = np.empty((len(seeds), 0))
+
+    def at(self, position: int) -> npt.NDArray[np.float64]:
+        """The numbers of all rows at a position; shape (n,)."""
+        while position >= self._drawn.shape[1]:
+            block = [generator.random(_BLOCK) for generator in self._generators]
+            self._drawn = np.concatenate([self._drawn, np.stack(block)], axis=1)
+        return self._drawn[:, position]
+
+
+def sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+    """Token ids, shape (n,): the inverse of the cumulative distribution at ``uniforms``.
+
+    ``logits`` is (n, vocabulary), ``uniforms`` (n,) float64 in [0, 1). Works in float64, so
+    that the last bits of a batched matrix product rarely change a token.
+    """
+    # A mean-free exponent instead of softmax: the sum normalises in the comparison below.
+    top = logits.amax(dim=-1, keepdim=True)
+    mass = ((logits - top).double() / temperature).exp_().cumsum(dim=-1)
+    target = (uniforms * mass[:, -1])[:, None]
+    # right=True never picks a token of zero probability.
+    index = torch.searchsorted(mass, target, right=True)[:, 0]
+    return index.clamp_(max=logits.shape[-1] - 1)
+
+
+def token_signals(
+    logits: torch.Tensor, tokens: torch.Tensor, end_ids: torch.Tensor
+) -> torch.Tensor:
+    """The signals of ``rlbudget.signals.TOKEN_SIGNALS``, shape (n, 4), float32.
+
+    ``logits`` (n, vocabulary) float32 are raw: temperature 1 whatever the sampling was.
+    ``tokens`` (n,) were sampled from them; ``end_ids`` are the tokens that begin the end of
+    the thinking.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1)
+    probabilities = logprobs.exp()
+    # entr(p) = -p log p is 0 at p = 0, where p * log p would be NaN.
+    entropy = torch.special.entr(probabilities).sum(dim=-1)
+    first = logprobs.topk(2, dim=-1).values
+    return torch.stack(
+        [
+            logprobs.gather(1, tokens[:, None])[:, 0],
+            entropy,
+            first[:, 0] - first[:, 1],
+            probabilities[:, end_ids].sum(dim=-1),
+        ],
+        dim=-1,
+    )

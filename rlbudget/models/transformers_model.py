@@ -1,0 +1,138 @@
+"""Any causal language model of transformers as a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlbudget.errors import UserError
+from rlbudget.models.decode_batch import DecodeBatch
+from rlbudget.models.profiles import Profile, find_profile
+from rlbudget.models.sequences import Sequences
+from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersModel:
+    """Weights, tokenizer and profile, ready to decode."""
+
+    name: str
+    network: Any
+    tokenizer: Any
+    profile: Profile
+    vocabulary: Vocabulary
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        questions: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stride: int | None = None,
+    ) -> DecodeBatch:
+        """Read the questions and stand before their first thinking token.
+
+        ``seeds`` (one a question, at least 0) decide every sampled token; ``temperature`` 0 is
+        greedy. Settings left out are the profile's. Raises ``UserError`` for settings out of
+        range, and for a question that does not fit into the model's context.
+        """
+        temperature = self.profile.temperature if temperature is None else temperature
+        max_tokens = self.profile.max_tokens if max_tokens is None else max_tokens
+        stride = self.profile.stride if stride is None else stride
+        if not questions or len(seeds) != len(questions):
+            raise UserError(f"{len(questions)} questions and {len(seeds)} seeds: one seed each")
+        if not 0 <= temperature < float("inf"):
+            raise UserError(f"temperature must be 0 or more, not {temperature}")
+        if max_tokens < 1 or stride < 1:
+            raise UserError(
+                f"max_tokens and stride must be at least 1, not {max_tokens} and {stride}"
+            )
+        prompts = [self.prompt_ids(question) for question in questions]
+        self._check_room(max(map(len, prompts)), max_tokens)
+        return DecodeBatch(
+            Sequences.begin(self.network, prompts),
+            self.vocabulary,
+            self.profile,
+            seeds,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stride=stride,
+        )
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids up to the start of the thinking."""
+        return self.profile.prompt(question, self.tokenizer)
+
+    def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
+        room = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        after = self.profile.max_answer_tokens + len(self.vocabulary.exit_ids)
+        needed = prompt_tokens + max_tokens + after
+        if room is not None and needed > room:
+            raise UserError(
+                f"{prompt_tokens} prompt tokens, {max_tokens} of thinking and {after} of answer"
+                f" do not fit into the model's context of {room}: lower max_tokens"
+            )
+
+
+def load(name: str, *, profile: str | None) -> TransformersModel:
+    """See ``rlbudget.models.load_model``."""
+    chosen = find_profile(profile) if profile is not None else None
+    source = _source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        network = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot load the model {name!r}: {reason} (name a folder with a transformers model,"
+            " a hub name that can be reached, or 'embedded')"
+        ) from error
+    network.requires_grad_(False).eval()
+    if torch.cuda.is_available():
+        network.to("cuda")
+    if chosen is None:
+        known = tokenizer.convert_tokens_to_ids("</think>")
+        thinks = known is not None and known != tokenizer.unk_token_id
+        default = "embedded" if name == "embedded" else "think" if thinks else "plain"
+        chosen = find_profile(default)
+    vocabulary = build_vocabulary(
+        tokenizer, chosen, network.get_output_embeddings().out_features, _eos(network, tokenizer)
+    )
+    return TransformersModel(
+        name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary
+    )
+
+
+def _source(name: str) -> str:
+    if name == "embedded":
+        return str(EMBEDDED)
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"the folder {name} holds no model: it has no config.json")
+        return name
+    if Path(name).is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no model folder {name}")
+    return name
+
+
+def _eos(network: Any, tokenizer: Any) -> list[int]:
+    found: set[int] = set()
+    for value in (
+        getattr(network.generation_config, "eos_token_id", None),
+        network.config.get_text_config().eos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(int(token) for token in value)
+    return sorted(found)

@@ -1,0 +1,103 @@
+"""What a profile's texts become in a model's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.models.profiles import Profile, trusted_ids
+from rlbudget.signals import marker_masks
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Token ids and masks that the decoder looks up every step."""
+
+    tokenizer: Any
+    eos_ids: npt.NDArray[np.int64]
+    """tokens that end a sequence"""
+    end_id: int | None
+    """the one token that ends the thinking; None where the end is a text of several tokens"""
+    end_text: str
+    end_first_ids: npt.NDArray[np.int64]
+    """tokens with which the end of the thinking can begin"""
+    end_window: int
+    """tokens to look back for the end text"""
+    exit_ids: tuple[int, ...]
+    probe_ids: tuple[int, ...]
+    hedges: npt.NDArray[np.bool_]
+    """(vocabulary,)"""
+    conclusions: npt.NDArray[np.bool_]
+    """(vocabulary,)"""
+
+    def text(self, ids: Sequence[int] | npt.NDArray[np.int64], *, special: bool = False) -> str:
+        """The text of token ids, with or without special tokens."""
+        return str(
+            self.tokenizer.decode(
+                [int(token) for token in ids],
+                skip_special_tokens=not special,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    def end_length(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        """How many of the last tokens spell the end text; 0 if they do not."""
+        tail = list(ids[-self.end_window :])
+        if self.end_text not in self.text(tail, special=True):
+            return 0
+        return next(
+            n
+            for n in range(1, len(tail) + 1)
+            if self.end_text in self.text(tail[len(tail) - n :], special=True)
+        )
+
+
+def build_vocabulary(
+    tokenizer: Any, profile: Profile, size: int, eos_ids: Sequence[int]
+) -> Vocabulary:
+    """Look a profile up in a tokenizer; ``size`` is the number of logits.
+
+    Raises ``UserError`` when the tokenizer cannot spell the profile's texts or nothing ends a
+    sequence.
+    """
+    exit_ids = _spell(tokenizer, profile, "exit text", profile.exit_text)
+    probe_ids = _spell(tokenizer, profile, "probe cue", profile.probe_cue)
+    end_ids = _spell(tokenizer, profile, "end of thinking", profile.end_of_thinking)
+    if not eos_ids:
+        raise UserError("the model names no end-of-sequence token: set eos_token_id in its config")
+    if len(end_ids) == 1:
+        first = {end_ids[0]}
+    else:
+        spaced = trusted_ids(tokenizer, " " + profile.end_of_thinking)
+        first = {end_ids[0], spaced[0]}
+    pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
+    pieces = [piece or "" for piece in pieces] + [""] * (size - len(pieces))
+    hedges, conclusions = marker_masks(pieces)
+    return Vocabulary(
+        tokenizer=tokenizer,
+        eos_ids=np.array(sorted(set(eos_ids)), dtype=np.int64),
+        end_id=end_ids[0] if len(end_ids) == 1 else None,
+        end_text=profile.end_of_thinking,
+        end_first_ids=np.array(sorted(first), dtype=np.int64),
+        end_window=2 * len(end_ids) + 2,
+        exit_ids=exit_ids,
+        probe_ids=probe_ids,
+        hedges=hedges,
+        conclusions=conclusions,
+    )
+
+
+def _spell(tokenizer: Any, profile: Profile, what: str, text: str) -> tuple[int, ...]:
+    ids = trusted_ids(tokenizer, text)
+    back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if not ids or str(back).strip() != text.strip():
+        raise UserError(
+            f"this model's tokenizer cannot spell the {what} {text!r} of the profile"
+            f" {profile.name!r} (it gives {str(back)!r}); choose another profile"
+        )
+    return tuple(int(token) for token in ids)

@@ -1,0 +1,83 @@
+"""``math-verify``, held so that it neither raises, nor hangs, nor touches signals.
+
+The package bounds its time with SIGALRM, which works in the main thread only and cannot
+interrupt one long multiplication of big integers. Its time-outs are therefore off, and an
+expression is looked at before it is handed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from functools import cache
+from typing import Any
+
+from rlbudget.errors import missing_extra
+
+_LONGEST = 400
+_LARGEST_POWER = 2000
+_MOST_OPERATORS = 60
+_ENDLESS = re.compile(
+    r"\\?(int|sum|prod|lim|binom|gamma|factorial|iint|oint|bmod|pmod)(?![a-z])|[0-9)}\]a-z]\s*!(?!\s*=)",
+    re.IGNORECASE,
+)
+_GROUP = r"\{(?:[^{}^*!]|\{[^{}^*!]*\})*\}|\([^()^*!]*\)"
+_POWER = re.compile(
+    rf"(?:\^|\*\*)\s*({_GROUP}|[+-]?[0-9]{{1,3}}(?![0-9]|,[0-9]|\{{,)|\\?[a-zA-Z]+)"
+    r"(?!\s*(?:\^|\*\*))"
+)
+"""A power whose exponent holds no power itself."""
+_LONG_NUMBER = re.compile(r"[0-9]{41}|[0-9][eE][+-]?[0-9]{3}")
+
+
+def same_mathematics(answer: str, target: str) -> bool:
+    """Whether ``math-verify`` finds answer and target equal; False for what it cannot read.
+
+    Raises ``UserError`` where the package is missing.
+    """
+    parse, verify = _math_verify()
+    if not (is_tame(answer) and is_tame(target)):
+        return False
+    try:
+        left = _read(parse, target)
+        return bool(verify(left, _read(parse, answer), timeout_seconds=None))
+    except Exception:
+        # The parser and sympy raise anything at all on strange text; it is then not equal.
+        return False
+
+
+def is_tame(text: str) -> bool:
+    """Whether working the expressions of a text out is sure to be quick."""
+    if len(text) > _LONGEST or _ENDLESS.search(text) or _LONG_NUMBER.search(text):
+        return False
+    exponents = _POWER.findall(text)
+    if len(exponents) != text.count("^") + text.count("**") or text.count("exp") > 1:
+        return False
+    if sum(map(text.count, "+-*/=<>")) > _MOST_OPERATORS:
+        return False
+    # Nested or not, (a^b)^c is no larger than the product of the exponents allows.
+    digits = ("".join(re.findall("[0-9]", exponent)) for exponent in exponents)
+    sizes = [int(d[:9]) for d in digits if d]
+    return math.prod(max(size, 1) for size in sizes) <= _LARGEST_POWER
+
+
+def _read(parse: Any, text: str) -> Any:
+    """Bare LaTeX is read as LaTeX: without a ``$`` the parser would skip most of it."""
+    marked = "$" in text or "\\boxed" in text or "\\(" in text
+    if not marked and re.search(r"[\\^_{]", text):
+        found = parse(f"${text}$", parsing_timeout=None)
+        if found:
+            return found
+    return parse(text, parsing_timeout=None)
+
+
+@cache
+def _math_verify() -> tuple[Any, Any]:
+    try:
+        from math_verify import parse, verify
+    except ImportError:
+        raise missing_extra("models", "math-verify") from None
+    # It warns that its time-outs are off, which is on purpose here.
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    return parse, verify

@@ -1,0 +1,28 @@
+"""A task: questions with their targets, and the scorer that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and its reference answer."""
+
+    question_id: str
+    question: str
+    target: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    """plain JSON; what the scorer needs beside the target"""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Questions and how an answer to one of them is scored."""
+
+    name: str
+    questions: tuple[Question, ...]
+    score: Callable[[Question, str], int]
+    """``score(question, answer)`` -> 0 or 1; never raises, whatever the answer"""

@@ -1,0 +1,51 @@
+"""From a folder of traces to a run folder: load, split by question, train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rlbudget.observation import Preset
+
+if TYPE_CHECKING:
+    from rlbudget.agents.ppo import TrainResult
+
+
+def train_on(
+    traces: Path,
+    run_dir: Path,
+    *,
+    preset: Preset = "free",
+    token_price: tuple[float, float] | None = None,
+    total_timesteps: int | None = None,
+    advantages: Literal["exact", "sampled"] = "exact",
+    seed: int = 0,
+    split_seed: int = 0,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train on the training questions of a folder of traces, choose on the validation ones.
+
+    The held-out questions are not looked at. Raises ``UserError`` for traces that cannot be
+    trained on and for a run folder that holds another run.
+    """
+    from rlbudget.agents.ppo import PPOConfig, train
+    from rlbudget.store import digest, load_table
+    from rlbudget.table import split_questions
+
+    split = split_questions(load_table(traces), seed=split_seed)
+    config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed)
+    if total_timesteps is not None:
+        config = replace(config, total_timesteps=total_timesteps)
+    return train(
+        split.train,
+        split.validation,
+        config,
+        run_dir,
+        progress=progress,
+        resume=resume,
+        digest=digest(traces),
+        split_seed=split_seed,
+    )

@@ -1,0 +1,111 @@
+"""One generated line of reasoning: a quick attempt, checks by other computations, an end.
+
+The quick attempt takes large steps, so that a small network is honestly unsure of it. A check
+is a *different* computation in small steps. Attempts vote; thinking may end once one value has
+two votes and the lead, and often goes on although it might have ended.
+
+Some attempts slip: one value in them is wrong and what follows is worked out from it. The
+wrong value itself is never trained on, only the noticing and what comes after.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from families import Pen, Problem, problem_of
+
+from rlbudget.tasks.reasoning_gym import Item
+
+SLIP_QUICK = 0.35
+SLIP_CHECK = 0.08
+END_AFTER_QUICK = 0.12
+EXTRA_CHECKS = (0.4, 0.33, 0.19, 0.08)
+MAX_CHECKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Thinking as pieces of text, each with whether it is trained on, and the answer."""
+
+    pieces: tuple[tuple[str, bool], ...]
+    answer: str
+
+
+def think(item: Item, rng: random.Random) -> Thought:
+    """A line of reasoning that ends with the right answer, though not without mistakes."""
+    problem = problem_of(item)
+    while True:
+        pieces, value = _attempts(problem, rng)
+        if value is not None and str(value) == item.target:
+            return Thought(tuple(pieces), item.target)
+
+
+def _attempts(
+    problem: Problem, rng: random.Random
+) -> tuple[list[tuple[str, bool]], int | None]:
+    pieces: list[tuple[str, bool]] = [("Quick look:", True)]
+    quick, value = _write(problem.quick, rng, rng.random() < SLIP_QUICK)
+    pieces += quick
+    votes = Counter({value: 1})
+    leader: int | None = value
+    if value == problem.target and rng.random() < END_AFTER_QUICK:
+        return [*pieces, (" Done.", True)], leader
+    extra = rng.choices(range(len(EXTRA_CHECKS)), EXTRA_CHECKS)[0]
+    used: list[str] = []
+    for number in range(MAX_CHECKS):
+        name = _choose(problem, used, leader, rng)
+        used.append(name)
+        phrase = "let me check" if number == 0 else "once more"
+        pieces.append((f" Wait, {phrase} {name}: ", True))
+        slip = rng.random() < SLIP_CHECK
+        if name in problem.tests and leader is not None:
+            test = problem.tests[name]
+            candidate = leader
+            written, fits = _write(lambda pen: test(pen, candidate), rng, slip)
+            pieces += written
+            if fits:
+                votes[leader] += 1
+                pieces.append((" Same.", True))
+            else:
+                del votes[leader]
+                pieces.append((f" Hmm, not {leader}.", True))
+                leader = votes.most_common(1)[0][0] if votes else None
+        else:
+            written, value = _write(problem.checks[name], rng, slip)
+            pieces += written
+            votes[value] += 1
+            if leader is not None:
+                same = value == leader
+                pieces.append((" Same." if same else f" Hmm, not {leader}.", True))
+            if leader is None or votes[value] >= votes[leader]:
+                leader = value
+        ranked = [count for _, count in votes.most_common(2)]
+        ahead = bool(ranked) and ranked[0] >= 2 and (len(ranked) == 1 or ranked[0] > ranked[1])
+        if ahead and pieces[-1][0] == " Same.":
+            if extra == 0:
+                return [*pieces, (" Done.", True)], leader
+            extra -= 1
+    return pieces, None
+
+
+def _choose(
+    problem: Problem, used: list[str], leader: int | None, rng: random.Random
+) -> str:
+    names = [*problem.checks, *(problem.tests if leader is not None else ())]
+    fresh = [name for name in names if name not in used]
+    return rng.choice(fresh or [name for name in names if name != used[-1]])
+
+
+def _write(
+    method: Callable[[Pen], int], rng: random.Random, slip: bool
+) -> tuple[list[tuple[str, bool]], int]:
+    """Run a method; to slip, run it once to count its values and again to spoil one."""
+    pen = Pen(rng)
+    value = method(pen)
+    if slip and pen.count:
+        pen = Pen(rng, slip_at=rng.randrange(pen.count))
+        value = method(pen)
+    return pen.pieces, value

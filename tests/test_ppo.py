@@ -1,0 +1,301 @@
+"""PPO: both optima, the exact gradient as the yardstick, the same seed twice, resume, the best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlbudget.agents import exact_pg
+from rlbudget.agents.exact import ExactRolloutBuffer, TraceSource, values_of
+from rlbudget.agents.monitor import actor_stop
+from rlbudget.agents.ppo import PPOConfig, make_ppo, train, training_columns
+from rlbudget.agents.snapshot import ACTOR
+from rlbudget.agents.validation import Validation
+from rlbudget.errors import UserError
+from rlbudget.evaluate import outcomes
+from rlbudget.table import TraceTable
+
+TINY = PPOConfig(total_timesteps=24 * 256, n_envs=64, n_steps=4, batch_size=128, evaluate_every=4)
+
+
+def renamed(table: TraceTable, prefix: str) -> TraceTable:
+    """The same traces as other questions."""
+    ids = np.array([prefix + name for name in table.question_ids.tolist()])
+    return replace(table, question_ids=ids)
+
+
+def stops_of(run_dir: Path, table: TraceTable, config: PPOConfig, price: float) -> Any:
+    """Where the kept policy stops: p(stop) > 0.5."""
+    columns = training_columns(table, config)
+    inputs = columns.inputs.copy()
+    assert columns.normaliser is not None
+    inputs[:, -1] = columns.normaliser.price(price)
+    stop = actor_stop(load_file(run_dir / "best.safetensors"), inputs)
+    return outcomes.first_stop(table, stop > 0.5)
+
+
+def never_stops(table: TraceTable, token_price: float) -> Any:
+    return outcomes.full_stops(table)
+
+
+@pytest.mark.parametrize("advantages", ["exact", "sampled"])
+@pytest.mark.parametrize(
+    ("table", "optimum"),
+    [(tabular_table(), tabular_stops), (never_stop_table(), never_stops)],
+    ids=["tabular", "never stop"],
+)
+def test_the_known_optimum_is_found_at_the_lowest_and_the_highest_price(
+    table: TraceTable,
+    optimum: Callable[[TraceTable, float], Any],
+    advantages: Any,
+    tmp_path: Path,
+) -> None:
+    config = PPOConfig(total_timesteps=150_000, n_envs=256, n_steps=8, batch_size=1024)
+    config = replace(config, advantages=advantages, n_epochs=6)
+    train(table, renamed(table, "v"), config, tmp_path)
+    for price in config.price_range(table):
+        stops = stops_of(tmp_path, table, config, price)
+        np.testing.assert_array_equal(stops, optimum(table, price))
+
+
+def test_ppo_is_as_good_as_the_exact_gradient(tmp_path: Path) -> None:
+    whole = make_table(900, seed=1)
+    table, validation = whole.take(range(600)), whole.take(range(600, 900))
+    config = PPOConfig(total_timesteps=400_000)
+    result = train(table, validation, config, tmp_path)
+    yardstick = exact_pg.maximise(
+        table,
+        validation,
+        token_price=config.price_range(table),
+        steps=150,
+        rows=8192,
+        learning_rate=3e-3,
+    )
+    reached = [row["utility"] for row in result.metrics["prices"]]
+    wanted = [row.utility for row in yardstick.score.prices]
+    assert np.all(np.array(reached) > np.array(wanted) - 0.01)
+    assert result.metrics["mean_oracle_gap_closed"] > yardstick.score.mean_oracle_gap_closed - 0.02
+    assert result.metrics["mean_oracle_gap_closed"] > 0.3
+
+
+def test_the_same_seed_gives_the_same_policy_and_another_does_not(tmp_path: Path) -> None:
+    whole = make_table(80, seed=2)
+    table, validation = whole.take(range(60)), whole.take(range(60, 80))
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        np.random.seed(17)  # noqa: NPY002 - training must not depend on what was drawn before
+        torch.manual_seed(len(name))
+        train(table, validation, replace(TINY, seed=seed), tmp_path / name)
+    a, b, c = ((tmp_path / name / "best.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize("advantages", ["exact", "sampled"])
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
+    advantages: Any, tmp_path: Path
+) -> None:
+    whole = make_table(80, seed=2)
+    table, validation = whole.take(range(60)), whole.take(range(60, 80))
+    config = replace(TINY, advantages=advantages)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    train(table, validation, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(table, validation, config, tmp_path / "cut", progress=interrupt)
+    latest = (tmp_path / "cut" / "latest.safetensors").read_bytes()
+    assert latest != (tmp_path / "whole" / "latest.safetensors").read_bytes()
+    train(table, validation, config, tmp_path / "cut", resume=True)
+    for file in ("best.safetensors", "run.json"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    ends = [load_file(tmp_path / name / "latest.safetensors") for name in ("cut", "whole")]
+    for key, value in ends[1].items():
+        assert torch.equal(value, ends[0][key]), key
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    whole = make_table(80, seed=2)
+    table, validation = whole.take(range(60)), whole.take(range(60, 80))
+    first = train(table, validation, TINY, tmp_path)
+    before = (tmp_path / "best.safetensors").read_bytes()
+    again = train(table, validation, TINY, tmp_path, resume=True)
+    assert again.metrics == first.metrics
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+
+
+def scalars(run_dir: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    return events
+
+
+def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
+    whole = make_table(60, seed=5)
+    table, validation = whole.take(range(20)), whole.take(range(20, 60))
+    # A few questions and a large step: the later policies overfit.
+    config = replace(TINY, total_timesteps=200 * 256, learning_rate=1e-2, weight_decay=0.0)
+    result = train(table, validation, config, tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["timesteps"] < config.total_timesteps
+    seen = [e.value for e in scalars(tmp_path).Scalars("eval/oracle_gap_closed")]
+    assert max(seen) > seen[-1] + 0.02
+    columns = training_columns(table, config)
+    assert columns.normaliser is not None
+    judge = Validation(table, validation, columns.features, columns.normaliser)
+    actor = load_file(tmp_path / "best.safetensors")
+    score = judge.measure(lambda inputs: actor_stop(actor, inputs))
+    assert score.as_dict() == run["validation"] == result.metrics
+    assert score.mean_oracle_gap_closed == pytest.approx(max(seen), abs=1e-6)
+
+
+def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look_at(
+    tmp_path: Path,
+) -> None:
+    whole = make_table(80, seed=2)
+    table, validation = whole.take(range(60)), whole.take(range(60, 80))
+    steps: list[tuple[int, int]] = []
+    config = replace(TINY, preset="probe")
+    train(table, validation, config, tmp_path, progress=lambda *now: steps.append(now))
+    assert steps[-1] == (config.total_timesteps, config.total_timesteps)
+    run = json.loads((tmp_path / "run.json").read_text())
+    best = load_file(tmp_path / "best.safetensors")
+    width = len(run["features"])
+    assert set(best) == {"obs_mean", "obs_std", *ACTOR}
+    assert best["obs_mean"].shape == best["obs_std"].shape == (width,)
+    assert best["mlp_extractor.policy_net.0.weight"].shape == (64, width + 1)
+    assert run["preset"] == "probe"
+    assert run["traces"]["n_train_questions"] == 60
+    low, high = run["price_range"]
+    assert low * table.full_tokens.mean() == pytest.approx(0.01)
+    assert high * table.full_tokens.mean() == pytest.approx(1.0)
+    events = scalars(tmp_path)
+    tags = set(events.Tags()["scalars"])
+    for name in ("exact_match", "tokens", "utility", "oracle_gap_closed"):
+        assert {f"eval/{name}", f"eval/{name}@0.02", f"eval/{name}@0.5"} <= tags
+    assert {"rollout/ep_rew_mean", "train/approx_kl", "train/loss", "time/fps"} <= tags
+    assert "eval/frontier" in events.Tags()["images"]
+    assert events.summary_metadata["_hparams_/experiment"] is not None
+    assert torch.get_num_threads() >= 1
+
+
+def test_training_restores_the_number_of_torch_threads(tmp_path: Path) -> None:
+    whole = make_table(40, seed=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(whole.take(range(30)), whole.take(range(30, 40)), TINY, tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_exact_values_are_those_of_enumerating_every_stop() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.array([3, 1, 5, 2])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    stop, exits = rng.random(offsets[-1]), rng.normal(size=offsets[-1])
+    natural = rng.normal(size=4)
+    values = values_of(stop, exits, natural, offsets)
+    for trace, (low, high) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        for at in range(low, high):
+            ends = [
+                stop[end] * exits[end] * np.prod(1 - stop[at + 1 : end])
+                for end in range(at + 1, high)
+            ]
+            go_on = sum(ends) + natural[trace] * np.prod(1 - stop[at + 1 : high])
+            assert values.go_on[at] == pytest.approx(go_on)
+            assert values.value[at] == pytest.approx(stop[at] * exits[at] + (1 - stop[at]) * go_on)
+            assert values.reach[at] == pytest.approx(np.prod(1 - stop[low:at]))
+
+
+def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> None:
+    table = make_table(40, seed=7)
+    config = replace(TINY, n_envs=32, n_steps=4)
+    columns = training_columns(table, config)
+    model = make_ppo(columns, config)
+    with torch.no_grad():  # an undecided policy, so that both actions are the likely one somewhere
+        model.policy.action_net.weight.mul_(300)
+    buffer = model.rollout_buffer
+    assert isinstance(buffer, ExactRolloutBuffer)
+
+    traces = columns.episodes
+    batch = buffer.source.batch(traces, np.full(len(traces), 2e-3))
+    size = len(batch.exits)
+    buffer.buffer_size, buffer.n_envs = size, 1
+
+    class Whole(TraceSource):
+        def draw(self, rows: int) -> Any:
+            return batch
+
+    buffer.source.__class__ = Whole
+    buffer.compute_returns_and_advantage(torch.zeros(1), np.zeros(1))
+    rows = torch.from_numpy(buffer.observations)
+    _, log_prob, _ = model.policy.evaluate_actions(rows, torch.from_numpy(buffer.actions[:, 0]))
+    ratio = torch.exp(log_prob - torch.from_numpy(buffer.log_probs[:, 0]))
+    surrogate = (ratio * torch.from_numpy(buffer.advantages[:, 0])).sum() * buffer.scale
+    parameters = [p for n, p in model.policy.named_parameters() if n in ACTOR]
+    found = torch.autograd.grad(surrogate, parameters)
+
+    stop = torch.softmax(model.policy.action_net(model.policy.mlp_extractor(rows)[0]), 1)[:, 1]
+    assert 0.1 < float((stop > 0.5).double().mean()) < 0.9
+    utility = torch.zeros(())
+    for k in range(len(traces)):
+        reach = torch.ones(())
+        for row in range(batch.offsets[k], batch.offsets[k + 1]):
+            weight = float(batch.weight[row])
+            utility = utility + weight * reach * stop[row] * float(batch.exits[row])
+            reach = reach * (1 - stop[row])
+        utility = utility + float(batch.weight[row]) * reach * float(batch.natural[k])
+    wanted = torch.autograd.grad(utility, parameters)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_what_cannot_be_trained_on_is_refused_in_one_line(tmp_path: Path) -> None:
+    table = make_table(40, seed=2)
+    cases: list[tuple[Callable[[], Any], str]] = [
+        (lambda: PPOConfig(n_envs=0), "n_envs is 0"),
+        (lambda: PPOConfig(token_price=(1e-3, 1e-3)), "0 < lowest < highest"),
+        (lambda: PPOConfig(learning_rate=float("nan")), "learning_rate"),
+        (lambda: train(table, table, TINY, tmp_path), "split by question"),
+        (lambda: train(table, table.take([]), TINY, tmp_path), "record more questions"),
+        (
+            lambda: train(never_stop_table(), table, replace(TINY, preset="probe"), tmp_path),
+            "split by question|record with probes",
+        ),
+    ]
+    for attempt, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            attempt()
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(
+    tmp_path: Path,
+) -> None:
+    whole = make_table(40, seed=2)
+    table, validation = whole.take(range(30)), whole.take(range(30, 40))
+    config = replace(TINY, total_timesteps=512)
+    train(table, validation, config, tmp_path)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(table, validation, config, tmp_path)
+    with pytest.raises(UserError, match="another seed"):
+        train(table, validation, replace(config, seed=9), tmp_path, resume=True)
+    with pytest.raises(UserError, match="another"):
+        train(whole.take(range(29)), validation, config, tmp_path, resume=True)
+    latest = tmp_path / "latest.safetensors"
+    latest.write_bytes(latest.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        train(table, validation, config, tmp_path, resume=True)
