@@ -112,7 +112,8 @@ class Monitor(BaseCallback):
     def _look(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
         score = self.validation.measure(lambda inputs: actor_stop(actor, inputs))
-        if self.state["best"] is None or score.selection > self.state["best"]:
+        # Of equals the later: it has trained longer at the prices that validation does not look at.
+        if self.state["best"] is None or score.selection >= self.state["best"]:
             self._keep(actor, score)
         self._log(score)
         if draw:

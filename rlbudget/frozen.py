@@ -133,7 +133,7 @@ class FrozenPolicy:
         prices = np.asarray(token_price)
         if prices.ndim and prices.shape != (len(rows),):
             raise ValueError(f"token_price: shape {prices.shape}, not () or ({len(rows)},)")
-        feature = np.array([self._price_feature(price) for price in np.atleast_1d(prices)])
+        feature = np.array([self._price_feature(price) for price in np.atleast_1d(prices).tolist()])
         feature = np.broadcast_to(feature, (len(rows),))
         parts = [
             self._chunk(rows[start : start + _ROWS], feature[start : start + _ROWS])

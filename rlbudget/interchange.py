@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
@@ -231,7 +231,7 @@ class _Fields:
         if kind is not float:
             return value
         try:
-            return float(value)
+            return float(cast(float, value))
         except OverflowError:
             raise _BadTraceError(f"{self.path(name)} is not finite: too large") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -208,7 +209,7 @@ def test_the_exact_values_are_those_of_enumerating_every_stop() -> None:
     stop, exits = rng.random(offsets[-1]), rng.normal(size=offsets[-1])
     natural = rng.normal(size=4)
     values = values_of(stop, exits, natural, offsets)
-    for trace, (low, high) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for trace, (low, high) in enumerate(itertools.pairwise(offsets.tolist())):
         for at in range(low, high):
             ends = [
                 stop[end] * exits[end] * np.prod(1 - stop[at + 1 : end])

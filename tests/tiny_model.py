@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlbudget.tasks.task import Question, Task
+
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<think>", "</think>"]
 TEXT = [
     "What is 3 + 4 - 5? so the answer is 2. wait, let me check: 4 - 5 is -1, 3 - 1 is 2.",
@@ -49,10 +51,10 @@ def tiny_network(
     seed: int = 0,
     hidden: int = 32,
     layers: int = 2,
-    end_bias: float = 1.0,
+    loudness: float = 1.5,
     **config: object,
 ) -> LlamaForCausalLM:
-    """A random Llama whose distribution is uneven and likes the two end tokens a little."""
+    """A random Llama whose distribution is uneven and is now and then fond of the end tokens."""
     torch.manual_seed(seed)
     settings: dict[str, object] = {
         "vocab_size": vocabulary,
@@ -69,13 +71,10 @@ def tiny_network(
         "tie_word_embeddings": False,
     }
     network = LlamaForCausalLM(LlamaConfig(**{**settings, **config}))
-    head = network.lm_head.weight
     with torch.no_grad():
-        # One hidden direction is made constant through the last norm's bias-free scale, so
-        # that the end tokens get about exp(end_bias) times the weight of another token.
-        network.model.embed_tokens.weight[:, 0] = 6.0
-        head[:, 0] = 0.0
-        head[[2, 4], 0] = end_bias
+        # Louder rows of the output matrix: in some contexts the end tokens win by far, in most
+        # they are out of the question, so thinking ends at random and greedy answers end too.
+        network.lm_head.weight[[2, 4]] *= loudness
     return network.eval()
 
 
@@ -90,3 +89,14 @@ def save_tiny_model(folder: Path, *, vocabulary: int = 320, **network: object) -
 def tiny_questions(n: int) -> Sequence[str]:
     """``n`` distinct questions of different lengths."""
     return [f"What is {i} + {i * 7 % 13}{' - 2' * (i % 4)}?" for i in range(n)]
+
+
+def score_parity(question: Question, answer: str) -> int:
+    """A scorer that finds about half of all nonsense right: an even number of characters."""
+    return int(len(answer) % 2 == 0)
+
+
+def tiny_task(n: int) -> Task:
+    """The questions of ``tiny_questions`` as a task."""
+    questions = [Question(f"q{i}", text, "2") for i, text in enumerate(tiny_questions(n))]
+    return Task("tiny", tuple(questions), score_parity)

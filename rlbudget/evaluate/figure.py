@@ -20,6 +20,9 @@ LEARNED = ("#0969da", "#1a7f37", "#8250df", "#0b7285")
 RULES = ("#9a6700", "#bc4c00", "#bf3989", "#a40e26", "#57606a", "#7c5a2b")
 COLOURS = {"fixed": "#57606a", "random": "#afb8c1", "oracle": "#24292f"}
 
+CLEAR = 4.0
+"""Pixels between a name and the next line that are enough."""
+
 
 def draw_frontier(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Write ``frontier.png`` and ``frontier.svg`` of an evaluation into ``folder``.
@@ -76,7 +79,7 @@ def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
     axes.set_xlabel("mean tokens a question: thinking, trial answers and answer", color=INK)
     axes.set_title(
         f"Exact match on {evaluation['held_out_questions']:,} held-out questions",
-        loc="left", color=INK, fontsize=12, fontweight="semibold", pad=14,
+        loc="left", color=INK, fontsize=12, fontweight="bold", pad=14,
     )  # fmt: skip
     axes.grid(axis="y", color=RULE_LINE, lw=0.6, alpha=0.7)
     axes.set_axisbelow(True)
@@ -103,7 +106,7 @@ def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any]) ->
         text = axes.text(
             0, 0, name, color=styles[name]["color"], ha="center", va="center", zorder=8,
             fontsize=11 if styles[name]["lw"] >= 2 else 9.5,
-            fontweight="semibold" if styles[name]["lw"] >= 2 else "normal",
+            fontweight="bold" if styles[name]["lw"] >= 2 else "normal",
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
         box = text.get_window_extent(renderer)
@@ -127,8 +130,8 @@ def _dense(line: Floats) -> Floats:
 def _roomiest(
     line: Floats, half: Floats, others: Floats, taken: list[Floats], bounds: Any
 ) -> Floats:
-    """The centre for a box of half size ``half`` beside the line and inside the axes: touching
-    nothing, where the line is far from the others, in the least crowded place."""  # fmt: skip
+    """The centre for a box of half size ``half`` beside the line and inside the axes: it touches
+    nothing, the line is far from the others there, and little else is near."""  # fmt: skip
     gap = half + 5
     offsets: Sequence[tuple[float, float]] = (
         (0, gap[1]), (0, -gap[1]), (gap[0], 0), (-gap[0], 0),
@@ -143,9 +146,14 @@ def _roomiest(
         axis=1
     )
     distance = _distances(centres, np.concatenate([line, others, *taken]), half)
-    clear = np.minimum(distance.min(axis=1), 4.5) - 1e3 * ~inside
+    clear = np.minimum(distance.min(axis=1) / CLEAR, 1)
     crowd = np.exp(-distance / 12).sum(axis=1)
-    best: Floats = centres[int(np.lexsort((crowd, -np.minimum(alone, 2 * gap[1]), -clear))[0])]
+    own = _distances(centres, line, half).min(axis=1)
+    nearest_other = _distances(centres, others, half).min(axis=1, initial=np.inf)
+    plain = np.minimum(nearest_other / (2 * own + 1), 1)
+    apart = np.minimum(alone / (2 * gap[1]), 1)
+    score = 2 * clear + plain + apart - 0.002 * crowd - 1e3 * ~inside
+    best: Floats = centres[int(score.argmax())]
     return best
 
 

@@ -47,6 +47,8 @@ class Finished:
     """False where the thinking was cut at ``max_tokens``"""
     text: str
     """the thinking"""
+    rest: str
+    """everything after it: the end of the thinking, the answer, its end"""
 
 
 class DecodeBatch:
@@ -145,8 +147,9 @@ class DecodeBatch:
 
     def probes_of(self, exits: Sequence[ExitResult], max_new: int) -> list[ProbeResult] | None:
         """The probes that these exits begin with; None where a probe has a cue of its own."""
-        same = self.profile.probe_cue == self.profile.exit_text
-        if not same or self.profile.probe_stop != self.profile.answer_stop:
+        profile = self.profile
+        same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
+        if not same or max_new > profile.max_answer_tokens:
             return None
         return [make_probe(e, max_new, self.vocabulary, self.profile) for e in exits]
 
@@ -302,6 +305,7 @@ class DecodeBatch:
             answer_tokens=self._step - thinking + int(self._unseen[row]),
             natural=bool(self._natural[row]),
             text=self.vocabulary.text(self._history[row, :thinking], special=True),
+            rest=self.vocabulary.text(self._history[row, thinking : self._step], special=True),
         )
 
     def _drop_finished(self) -> None:

@@ -18,11 +18,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 _FIRST_CAPACITY = 128
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values of one attention layer: views of shape (n, heads, length, head_dim)."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._length = 0
         self._key_buffer: torch.Tensor | None = None
         self._value_buffer: torch.Tensor | None = None
@@ -64,14 +64,13 @@ class GrowingLayer(DynamicLayer):
         return other
 
     def _show(self, length: int) -> None:
-        assert self._key_buffer is not None and self._value_buffer is not None
+        assert self._key_buffer is not None
+        assert self._value_buffer is not None
         self._length = length
         self.keys = self._key_buffer[:, :, :length]
         self.values = self._value_buffer[:, :, :length]
 
-    def _with_room(
-        self, buffer: torch.Tensor | None, like: torch.Tensor, end: int
-    ) -> torch.Tensor:
+    def _with_room(self, buffer: torch.Tensor | None, like: torch.Tensor, end: int) -> torch.Tensor:
         if buffer is not None and buffer.shape[2] >= end:
             return buffer
         rows, heads, _, width = like.shape

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as _logging
 
 from rlbudget.errors import UserError
 from rlbudget.models.decode_batch import DecodeBatch
@@ -87,6 +88,10 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
     """See ``rlbudget.models.load_model``."""
     chosen = find_profile(profile) if profile is not None else None
     source = _source(name)
+    logging: Any = _logging
+    network: Any
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         network = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
@@ -96,6 +101,9 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
             f"cannot load the model {name!r}: {reason} (name a folder with a transformers model,"
             " a hub name that can be reached, or 'embedded')"
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     network.requires_grad_(False).eval()
     if torch.cuda.is_available():
         network.to("cuda")

@@ -28,6 +28,8 @@ _POWER = re.compile(
     r"(?!\s*(?:\^|\*\*))"
 )
 """A power whose exponent holds no power itself."""
+_MARKED = re.compile(r"(?<!\\)\$|\\boxed|\\\(")
+_PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _LONG_NUMBER = re.compile(r"[0-9]{41}|[0-9][eE][+-]?[0-9]{3}")
 
 
@@ -40,8 +42,9 @@ def same_mathematics(answer: str, target: str) -> bool:
     if not (is_tame(answer) and is_tame(target)):
         return False
     try:
-        left = _read(parse, target)
-        return bool(verify(left, _read(parse, answer), timeout_seconds=None))
+        wanted = _read(parse, target, formula=True)
+        given = _read(parse, answer, formula=not _PROSE.search(answer))
+        return bool(verify(wanted, given, timeout_seconds=None))
     except Exception:
         # The parser and sympy raise anything at all on strange text; it is then not equal.
         return False
@@ -51,21 +54,25 @@ def is_tame(text: str) -> bool:
     """Whether working the expressions of a text out is sure to be quick."""
     if len(text) > _LONGEST or _ENDLESS.search(text) or _LONG_NUMBER.search(text):
         return False
-    exponents = _POWER.findall(text)
-    if len(exponents) != text.count("^") + text.count("**") or text.count("exp") > 1:
+    powers = list(_POWER.finditer(text))
+    if len(powers) != text.count("^") + text.count("**") or text.count("exp") > 1:
         return False
     if sum(map(text.count, "+-*/=<>")) > _MOST_OPERATORS:
         return False
-    # Nested or not, (a^b)^c is no larger than the product of the exponents allows.
-    digits = ("".join(re.findall("[0-9]", exponent)) for exponent in exponents)
-    sizes = [int(d[:9]) for d in digits if d]
-    return math.prod(max(size, 1) for size in sizes) <= _LARGEST_POWER
+    # Only a power of a bracket can hold another power: those exponents multiply.
+    product, largest = 1, 1
+    for power in powers:
+        size = int("".join(re.findall("[0-9]", power[1]))[:9] or 1)
+        if text[: power.start()].rstrip().endswith((")", "}", "]", "|")):
+            product *= max(size, 1)
+        else:
+            largest = max(largest, size)
+    return product * largest <= _LARGEST_POWER
 
 
-def _read(parse: Any, text: str) -> Any:
-    """Bare LaTeX is read as LaTeX: without a ``$`` the parser would skip most of it."""
-    marked = "$" in text or "\\boxed" in text or "\\(" in text
-    if not marked and re.search(r"[\\^_{]", text):
+def _read(parse: Any, text: str, *, formula: bool) -> Any:
+    """A formula is read as LaTeX: without a ``$`` the parser would skip most of it."""
+    if formula and not _MARKED.search(text):
         found = parse(f"${text}$", parsing_timeout=None)
         if found:
             return found

@@ -49,7 +49,8 @@ def exact_match_math(answer: str, target: str) -> int:
         return 0
     if answer.split() == target.split():
         return 1
-    return int(same_mathematics(_end_of(answer), target))
+    wanted = target if right is None else str(right)
+    return int(same_mathematics(_end_of(answer), wanted))
 
 
 def plain_number(text: str) -> Fraction | None:

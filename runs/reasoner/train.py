@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import re
 import time
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=160_000, help="generated sequences")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--start", type=Path, help="run folder whose weights to start from")
     parser.add_argument("--hidden", type=int, default=160)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -74,6 +76,8 @@ def train(args: argparse.Namespace) -> None:
         pad_token_id=tokenizer.token_to_id(PAD),
     )
     model = LlamaForCausalLM(config)
+    if args.start:
+        model = LlamaForCausalLM.from_pretrained(args.start / "model")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -87,7 +91,14 @@ def train(args: argparse.Namespace) -> None:
     log = args.out / "reasoner.log"
     _say(log, f"parameters={model.num_parameters()} sequences={args.sequences} "
               f"tokens={len(data.tokens)} generated_in={generated:.0f}s from_step={done}")  # fmt: skip
-    run = torch.compile(model, dynamic=False) if args.compile else model
+
+    def mean_loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = model(inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    # The loss is compiled, not the model: compiled graphs keep their outputs alive in cycles,
+    # and a batch's logits that are kept fill any memory within the hour.
+    run = torch.compile(mean_loss, dynamic=False) if args.compile else mean_loss
     feed = batches(data, tokens=args.tokens, widths=WIDTHS, seed=args.seed + done)
     losses: list[torch.Tensor] = []
     seen = 0
@@ -95,8 +106,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * _schedule(step, args.steps)
         inputs, targets = (torch.from_numpy(part) for part in next(feed))
-        logits = run(inputs, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = run(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -104,7 +114,6 @@ def train(args: argparse.Namespace) -> None:
         losses.append(loss.detach())
         seen += inputs.numel()
         if step % 50 == 0:
-            # Compiled graphs leave cycles that hold a batch's logits; 24 GB went before this line.
             gc.collect()
         if step % 100 == 0:
             elapsed = time.time() - started
@@ -166,7 +175,7 @@ def _schedule(step: int, steps: int) -> float:
     warm = min(200, steps // 10)
     if step < warm:
         return step / warm
-    return 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (step - warm) / (steps - warm)))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
 def _say(log: Path, line: str) -> None:

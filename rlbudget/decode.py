@@ -1,0 +1,117 @@
+"""Decoding live under a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from rlbudget.controller import Controller, StopPolicy
+from rlbudget.record import PROBE_TOKENS
+from rlbudget.traces import Probe
+
+if TYPE_CHECKING:
+    from rlbudget.models.transformers_model import TransformersModel
+
+Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An answer, what it cost, and where and why its thinking ended."""
+
+    answer: str
+    text: str
+    """everything after the prompt: thinking, end of thinking, answer"""
+    thinking_tokens: int
+    probe_tokens: int
+    """tokens of all trial answers that were made"""
+    answer_tokens: int
+    """every token after the thinking"""
+    stopped: bool
+    """whether the policy ended the thinking"""
+    stopped_at: int | None
+    """thinking tokens at the stop"""
+    reason: Reason
+    """``natural``: the model ended by itself; ``max_tokens``: the cap; ``policy_failed``: the
+    policy broke down, and the decode went on to its end without it"""
+    stop_probability: float | None
+    """at the last checkpoint; None where there was none"""
+    message: str | None
+    """what went wrong with the policy"""
+
+    @property
+    def total_tokens(self) -> int:
+        """All tokens that were paid for, the prompt's left out."""
+        return self.thinking_tokens + self.probe_tokens + self.answer_tokens
+
+
+def decode(
+    model: TransformersModel,
+    question: str,
+    policy: StopPolicy,
+    *,
+    token_price: float,
+    seed: int = 0,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    stride: int | None = None,
+    probe_tokens: int = PROBE_TOKENS,
+) -> Decoded:
+    """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
+
+    ``token_price`` is reward lost per token and must lie in the policy's range. ``stride`` and
+    ``probe_tokens`` should be those of the traces the policy was trained on; settings left out
+    are the profile's. With the ``row_seed`` of a recorded trace and its settings the decode is
+    that trace's, up to the stop. A policy that raises or says NaN does not cost the answer: the
+    decode goes on to its natural end, and ``reason`` and ``message`` say so. Raises
+    ``UserError`` for a price outside the range and for settings out of range.
+    """
+    controller = Controller(policy, token_price=token_price)
+    batch = model.begin(
+        [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride
+    )
+    charged = 0
+    probability: float | None = None
+    while True:
+        batch.advance()
+        if not len(batch.at_checkpoint):
+            break
+        signals = {name: float(column[0]) for name, column in batch.signals([0]).items()}
+        probe = None
+        if controller.needs_probe:
+            trial = batch.fork_probes([0], probe_tokens)[0]
+            charged += trial.tokens
+            probe = Probe(trial.answer, trial.confidence, trial.tokens)
+        decision = controller.at_checkpoint(signals, batch.thinking_tokens, probe)
+        if controller.failed is None:
+            probability = decision.stop_probability
+        if decision.stop:
+            text = batch.thinking_text(0) + model.profile.exit_text
+            answer = batch.stop([0])[0]
+            return Decoded(
+                answer=answer.answer,
+                text=text + batch.vocabulary.text(answer.ids, special=True),
+                thinking_tokens=batch.thinking_tokens,
+                probe_tokens=charged,
+                answer_tokens=answer.answer_tokens,
+                stopped=True,
+                stopped_at=batch.thinking_tokens,
+                reason="policy",
+                stop_probability=probability,
+                message=None,
+            )
+    end = batch.final[0]
+    assert end is not None
+    reason: Reason = "natural" if end.natural else "max_tokens"
+    return Decoded(
+        answer=end.answer,
+        text=end.text + end.rest,
+        thinking_tokens=end.thinking_tokens,
+        probe_tokens=charged,
+        answer_tokens=end.answer_tokens,
+        stopped=False,
+        stopped_at=None,
+        reason=reason if controller.failed is None else "policy_failed",
+        stop_probability=probability,
+        message=controller.failed and f"the policy failed: {controller.failed}",
+    )

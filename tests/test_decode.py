@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from tiny_model import save_tiny_model, tiny_task
+
+from rlbudget.decode import decode
+from rlbudget.errors import UserError
+from rlbudget.evaluate.outcomes import first_stop, outcome
+from rlbudget.frozen import Decision
+from rlbudget.models import load_model
+from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.observation import Preset, features_of, observe
+from rlbudget.policy import Policy, make_policy
+from rlbudget.record import record
+from rlbudget.store import load_table, load_traces
+from rlbudget.table import TraceTable
+
+torch.set_num_threads(1)
+
+N = 60
+CAP = 48
+PRICE = 1e-3
+PROBE = 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
+    return load_model(str(save_tiny_model(tmp_path_factory.mktemp("model"))), profile="embedded")
+
+
+@pytest.fixture(scope="module")
+def traces(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("traces")
+    record(model, tiny_task(N), out, max_tokens=CAP, batch_size=30, probe_tokens=PROBE)
+    return out
+
+
+def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
+    """A random network on normalised features, its bias set so that it often says both things."""
+    features = features_of(table, preset)
+    observations = observe(table, features)
+    rng = np.random.default_rng(seed)
+    n = len(features)
+    tensors = {
+        "obs_mean": observations.mean(axis=0),
+        "obs_std": observations.std(axis=0) + 1e-3,
+        "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
+        "mlp_extractor.policy_net.0.bias": np.zeros(16),
+        "action_net.weight": rng.normal(0, 1, (2, 16)),
+        "action_net.bias": np.array([1.0, 0.0]),
+    }
+    return make_policy(
+        {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
+        features=features,
+        preset=preset,
+        price_range=(1e-4, 1e-2),
+    )
+
+
+@pytest.mark.parametrize("preset", ["free", "probe"])
+def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Preset) -> None:
+    table = load_table(traces)
+    policy = policy_for(table, preset)
+    stop = policy.stop_probabilities(observe(table, policy.features), PRICE) > policy.threshold
+    stops = first_stop(table, stop)
+    replayed = outcome(table, stops, probes_charged="until_stop" if preset == "probe" else "none")
+    by_id = {trace.trace_id: trace for trace in load_traces(traces)}
+    assert len(table) == N
+    for i, trace_id in enumerate(table.trace_ids.tolist()):
+        trace = by_id[trace_id]
+        live = decode(
+            model,
+            trace.question,
+            policy,
+            token_price=PRICE,
+            seed=trace.meta["row_seed"],
+            max_tokens=CAP,
+            probe_tokens=PROBE,
+        )
+        recorded = trace.checkpoints[stops[i]].exit if stops[i] >= 0 else trace.final
+        assert live.stopped == (stops[i] >= 0)
+        assert live.answer == recorded.answer
+        assert live.answer_tokens == recorded.answer_tokens
+        assert live.thinking_tokens == replayed.thinking[i]
+        assert live.probe_tokens == replayed.probe[i]
+        assert live.total_tokens == replayed.tokens[i]
+        if live.stopped:
+            assert live.reason == "policy"
+            assert live.stopped_at == live.thinking_tokens
+            assert live.stop_probability is not None
+            assert live.stop_probability > policy.threshold
+        else:
+            assert live.reason == ("natural" if trace.meta["natural"] else "max_tokens")
+            assert live.stopped_at is None
+        assert live.message is None
+    assert 5 <= (stops >= 0).sum() <= N - 5
+
+
+@dataclass
+class Broken:
+    """A policy that stops working at a checkpoint."""
+
+    features: tuple[str, ...]
+    says: float | Exception
+    price_range: tuple[float, float] = (1e-5, 1.0)
+    good: int = 1
+
+    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+        if self.good > 0:
+            self.good -= 1
+            return Decision(stop=False, stop_probability=0.25)
+        if isinstance(self.says, Exception):
+            raise self.says
+        return Decision(stop=True, stop_probability=self.says)
+
+
+@pytest.mark.parametrize("says", [RuntimeError("out of order"), float("nan")])
+def test_a_failing_policy_never_costs_the_answer(
+    model: TransformersModel, traces: Path, says: float | Exception
+) -> None:
+    trace = next(t for t in load_traces(traces) if len(t.checkpoints) >= 3)
+    live = decode(
+        model,
+        trace.question,
+        Broken(("thinking_tokens", "entropy_mean"), says),
+        token_price=PRICE,
+        seed=trace.meta["row_seed"],
+        max_tokens=CAP,
+    )
+    assert live.reason == "policy_failed"
+    assert live.message is not None
+    assert ("out of order" if isinstance(says, Exception) else "nan") in live.message
+    assert not live.stopped
+    assert live.stop_probability == 0.25
+    assert live.answer == trace.final.answer
+    assert live.thinking_tokens == trace.final.thinking_tokens
+    assert live.answer_tokens == trace.final.answer_tokens
+
+
+def test_the_text_of_a_stop_holds_the_thinking_the_exit_and_the_answer(
+    model: TransformersModel, traces: Path
+) -> None:
+    trace = next(t for t in load_traces(traces) if t.checkpoints)
+    policy = Broken(("thinking_tokens",), 1.0, good=0)
+    live = decode(model, trace.question, policy, token_price=PRICE, seed=trace.meta["row_seed"])
+    assert live.stopped_at == 8
+    assert "</think>" in live.text
+    # Untrained, the model also writes the end of thinking into its answers; they leave it out.
+    assert live.answer in live.text.replace("</think>", "")
+    assert live.answer == trace.checkpoints[0].exit.answer
+
+
+def test_a_price_outside_the_range_is_refused(model: TransformersModel) -> None:
+    policy = Broken(("thinking_tokens",), 0.0)
+    with pytest.raises(UserError, match="token price 2"):
+        decode(model, "What is 1 + 1?", policy, token_price=2.0)

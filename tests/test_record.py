@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import save_tiny_model, tiny_task
+
+from rlbudget.errors import UserError
+from rlbudget.models import load_model
+from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.record import RecordStats, record, row_seed
+from rlbudget.store import existing_ids, load_traces
+from rlbudget.traces import Trace
+
+torch.set_num_threads(1)
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> TransformersModel:
+    return load_model(str(folder), profile="embedded")
+
+
+def run(model: TransformersModel, out: Path, n: int = 20, **settings: object) -> RecordStats:
+    wanted: dict[str, object] = {"max_tokens": 40, "batch_size": 8, "probe_tokens": 3}
+    return record(model, tiny_task(n), out, **{**wanted, **settings})  # type: ignore[arg-type]
+
+
+def by_id(out: Path) -> dict[str, Trace]:
+    traces = load_traces(out)
+    found = {trace.trace_id: trace for trace in traces}
+    assert len(found) == len(traces)
+    return found
+
+
+def test_every_question_is_recorded_once_with_its_exits(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    stats = run(model, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    traces = by_id(tmp_path)
+    assert set(traces) == {f"q{i}-s0" for i in range(20)}
+    assert seen == [(0, 20), (8, 20), (16, 20), (20, 20)]
+    assert (stats.n, stats.skipped) == (20, 0)
+    tokens = sum(t.final.thinking_tokens + t.final.answer_tokens for t in traces.values())
+    assert stats.tokens == tokens
+    assert stats.exit_tokens == sum(
+        c.exit.answer_tokens for t in traces.values() for c in t.checkpoints
+    )
+    task = tiny_task(20)
+    questions = {question.question_id: question for question in task.questions}
+    assert any(trace.checkpoints for trace in traces.values())
+    for trace in traces.values():
+        question = questions[trace.question_id]
+        assert trace.meta["row_seed"] == row_seed(0, trace.question_id)
+        assert trace.meta["profile"] == "embedded"
+        assert trace.meta["exit_text"] == "</think>"
+        assert trace.meta["natural"] == (trace.final.thinking_tokens < 40)
+        assert "thinking" not in trace.meta
+        assert trace.final.exact_match == task.score(question, trace.final.answer)
+        grid = [c.thinking_tokens for c in trace.checkpoints]
+        assert grid == list(range(8, min(trace.final.thinking_tokens, 39) + 1, 8))
+        for point in trace.checkpoints:
+            assert point.exit.exact_match == task.score(question, point.exit.answer)
+            assert point.probe is not None
+            assert 1 <= point.probe.tokens <= 3
+
+
+def test_text_is_kept_on_demand_with_the_places_of_the_checkpoints(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    run(model, tmp_path, store_text=True)
+    for trace in load_traces(tmp_path):
+        cuts, text = trace.meta["cuts"], trace.meta["thinking"]
+        assert len(cuts) == len(trace.checkpoints)
+        assert cuts == sorted(cuts)
+        assert all(0 <= cut <= len(text) for cut in cuts)
+
+
+def test_probes_can_be_left_out(model: TransformersModel, tmp_path: Path) -> None:
+    run(model, tmp_path, probe_tokens=0)
+    assert all(c.probe is None for trace in load_traces(tmp_path) for c in trace.checkpoints)
+
+
+def test_a_probe_with_a_cue_of_its_own_is_recorded(folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(folder), profile="think")
+    run(model, tmp_path, n=2, max_tokens=20, stride=8)
+    points = [c for trace in load_traces(tmp_path) for c in trace.checkpoints]
+    assert points
+    assert all(c.probe is not None and 1 <= c.probe.tokens <= 3 for c in points)
+
+
+def test_the_same_seed_records_the_same_traces(model: TransformersModel, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(model, tmp_path / name, n=8, seed=seed)
+    first, again = by_id(tmp_path / "a"), by_id(tmp_path / "b")
+    assert first == again
+    other = by_id(tmp_path / "c")
+    assert {t.question_id: t.final for t in other.values()} != {
+        t.question_id: t.final for t in first.values()
+    }
+
+
+def test_resuming_records_only_what_is_missing(model: TransformersModel, tmp_path: Path) -> None:
+    run(model, tmp_path / "whole", n=20)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "part", n=20, progress=_interrupt_at(16))
+    assert len(existing_ids(tmp_path / "part")) == 16
+    stats = run(model, tmp_path / "part", n=20, resume=True)
+    assert (stats.n, stats.skipped) == (4, 16)
+    assert by_id(tmp_path / "part") == by_id(tmp_path / "whole")
+
+
+def _interrupt_at(count: int) -> object:
+    def progress(done: int, total: int) -> None:
+        if done >= count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_folder_with_traces_is_not_written_over(model: TransformersModel, tmp_path: Path) -> None:
+    run(model, tmp_path, n=4)
+    before = by_id(tmp_path)
+    with pytest.raises(UserError, match="already holds traces"):
+        run(model, tmp_path, n=4)
+    assert by_id(tmp_path) == before
+
+
+def test_resuming_with_other_settings_is_refused(model: TransformersModel, tmp_path: Path) -> None:
+    run(model, tmp_path, n=4)
+    with pytest.raises(UserError, match="was recorded with stride 8, not 4"):
+        run(model, tmp_path, n=8, stride=4, resume=True)
+
+
+def test_settings_out_of_range_are_refused(model: TransformersModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size"):
+        run(model, tmp_path / "a", batch_size=0)
+    with pytest.raises(UserError, match="probe_tokens"):
+        run(model, tmp_path / "b", probe_tokens=-1)
+    assert not (tmp_path / "a").exists()
+
+
+RECORDING = """
+    import sys
+    import torch
+    torch.set_num_threads(1)
+    from tiny_model import tiny_task
+    from rlbudget.models import load_model
+    from rlbudget.record import record
+    model = load_model(sys.argv[1], profile="embedded")
+    print("ready", flush=True)
+    record(model, tiny_task(60), sys.argv[2], max_tokens=40, batch_size=6, probe_tokens=3,
+           resume=True)
+"""
+
+
+def test_a_recording_killed_at_any_moment_resumes_to_the_same_traces(
+    model: TransformersModel, folder: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
+    run(model, whole, n=60, batch_size=6)
+    seconds = time.monotonic() - begun
+    command = [sys.executable, "-c", textwrap.dedent(RECORDING), str(folder), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    counts = []
+    for share in (0.25, 0.4):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(share * seconds)
+            process.send_signal(signal.SIGKILL)
+        counts.append(len(existing_ids(out)) if out.exists() else 0)
+    assert counts[0] <= counts[1]
+    run(model, out, n=60, batch_size=6, resume=True)
+    assert by_id(out) == by_id(whole)
