@@ -51,6 +51,8 @@ class PPOConfig:
     """longest gradient"""
     initial_stop_probability: float = 0.05
     """of a fresh policy: a reluctant one reaches the late checkpoints"""
+    exploration: float = 0.05
+    """with exact advantages: least probability with which either action is looked into"""
     evaluate_every: int = 10
     """updates between two looks at the validation questions"""
 
@@ -69,6 +71,8 @@ class PPOConfig:
                 f"initial_stop_probability is {self.initial_stop_probability:g}: it must be"
                 " between 0 and 1"
             )
+        if not 0 <= self.exploration < 0.5:
+            raise UserError(f"exploration is {self.exploration:g}: it must be in 0 to 0.5")
         if self.preset not in ("free", "probe"):
             raise UserError(f"preset {self.preset!r}: choose free or probe")
         if self.advantages not in ("exact", "sampled"):

@@ -15,6 +15,11 @@ A checkpoint takes one row, that of its *less likely* action a, with the advanta
 ``reach * probability(a) * (Q(a) - Q(other))``: summed over both actions the surrogate has the same
 value up to a constant and so the same gradient, at half the cost, and the clip binds on the ratio
 that moves most.
+
+Weighted like that, a checkpoint whose decision is nearly certain has no gradient left: a net that
+went too far for one kind of trace and took another along never turns back. So ``reach`` and
+``probability`` are those of an explorer, who takes either action at least with probability
+``exploration``; the values, and so what is best, stay those of the policy itself.
 """
 
 from __future__ import annotations
@@ -50,12 +55,16 @@ class Values:
     """expected return here"""
 
 
-def values_of(stop: Floats, exits: Floats, natural: Floats, offsets: Ints) -> Values:
+def values_of(
+    stop: Floats, exits: Floats, natural: Floats, offsets: Ints, exploration: float = 0.0
+) -> Values:
     """Solve traces backwards.
 
     ``stop`` and ``exits`` (k,): stop probability and utility of a stop at each checkpoint;
     ``natural`` (n,): utility of each full decode; ``offsets`` (n + 1,) as in ``TraceTable``.
+    ``reach`` is that of an explorer, see the module.
     """
+    explored = np.clip(stop, exploration, 1 - exploration)
     lengths = np.diff(offsets)
     order = np.argsort(-lengths, kind="stable")
     starts, longest = offsets[:-1][order], int(lengths.max(initial=0))
@@ -65,7 +74,7 @@ def values_of(stop: Floats, exits: Floats, natural: Floats, offsets: Ints) -> Va
     for t in range(longest):
         rows = starts[: live[t]] + t
         reach[rows] = chance[: live[t]]
-        chance[: live[t]] *= 1 - stop[rows]
+        chance[: live[t]] *= 1 - explored[rows]
     ahead = natural[order].copy()
     for t in range(longest - 1, -1, -1):
         rows = starts[: live[t]] + t
@@ -161,9 +170,12 @@ class ExactRolloutBuffer(RolloutBuffer):
     source: TraceSource
     evaluate: Evaluate
 
-    def __init__(self, *args: Any, source: TraceSource, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, source: TraceSource, exploration: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.source = source
+        self.exploration = exploration
         self.scale = 0.0
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
@@ -172,11 +184,14 @@ class ExactRolloutBuffer(RolloutBuffer):
         batch = self.source.draw(size)
         log_odds, critic = self.evaluate(batch.inputs)
         stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
-        values = values_of(stop, batch.exits, batch.natural, batch.offsets)
+        values = values_of(stop, batch.exits, batch.natural, batch.offsets, self.exploration)
         takes_stop = log_odds < 0
         log_probability = -np.logaddexp(0, np.abs(log_odds))
         gain = np.where(takes_stop, 1.0, -1.0) * (batch.exits - values.go_on)
-        advantages = batch.weight * values.reach * np.exp(log_probability) * gain
+        probability = np.exp(log_probability)
+        regretted = (gain > 0) & (probability < self.exploration)
+        probability[regretted] = self.exploration
+        advantages = batch.weight * values.reach * probability * gain
         size_now = float(np.sqrt(np.mean(advantages**2)))
         self.scale = size_now if self.scale == 0 else 0.9 * self.scale + 0.1 * size_now
         self.observations = batch.inputs[:size]

@@ -50,12 +50,14 @@ def train(
     progress: Progress | None = None,
     resume: bool = False,
     digest: str | None = None,
+    split_seed: int | None = None,
 ) -> TrainResult:
     """Train a policy and keep the best of validation in ``run_dir``.
 
     The two tables must share no question. ``progress`` is called with the steps done and in all.
     With ``resume`` a run that was interrupted goes on and ends as it would have ended; where
-    there is nothing to resume it starts. ``digest`` names the traces in ``run.json``. Raises
+    there is nothing to resume it starts. ``digest`` and ``split_seed`` say in ``run.json`` which
+    traces these are and how they were split. Raises
     ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
     """
     common = set(train.question_ids.tolist()) & set(validation.question_ids.tolist())
@@ -75,7 +77,7 @@ def train(
         snapshot = read_latest(run_dir)
 
     columns = training_columns(train, config)
-    run = _run(train, columns, config, digest)
+    run = _run(train, columns, config, digest, split_seed)
     if snapshot is not None:
         _check_same(run_dir, run, snapshot[1]["progress"]["run"])
     judge = Validation(train, validation, columns.features, _normaliser(columns))
@@ -127,7 +129,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         )
         buffer = {
             "rollout_buffer_class": ExactRolloutBuffer,
-            "rollout_buffer_kwargs": {"source": source},
+            "rollout_buffer_kwargs": {"source": source, "exploration": config.exploration},
         }
     rows = config.n_envs * config.n_steps
     model = PPO(
@@ -185,7 +187,11 @@ def _normaliser(columns: ReplayColumns) -> Any:
 
 
 def _run(
-    train: TraceTable, columns: ReplayColumns, config: PPOConfig, digest: str | None
+    train: TraceTable,
+    columns: ReplayColumns,
+    config: PPOConfig,
+    digest: str | None,
+    split_seed: int | None,
 ) -> dict[str, Any]:
     normaliser = _normaliser(columns)
     return {
@@ -200,6 +206,7 @@ def _run(
         "seed": config.seed,
         "traces": {
             "digest": digest or _digest(train),
+            "split_seed": split_seed,
             "n_train_questions": len(np.unique(train.question_ids)),
             "n_train_traces": len(train),
             "mean_full_tokens": float(train.full_tokens.mean()),

@@ -16,7 +16,6 @@ import tyro
 from rlbudget.console import err, out, progress
 from rlbudget.errors import UserError
 
-Positional = tyro.conf.Positional
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR")]
@@ -71,7 +70,7 @@ class Record:
 class Import:
     """Import traces of any model from the JSONL interchange."""
 
-    file: Positional[Path]
+    file: tyro.conf.Positional[Path]
     """The JSONL file, one trace a line."""
     out: Path
     """Folder of the traces (Parquet parts)."""
@@ -83,7 +82,7 @@ class Import:
 class Train:
     """Train a PPO stopping policy on recorded traces."""
 
-    traces: Positional[Path]
+    traces: tyro.conf.Positional[Path]
     """Folder of the traces."""
     out: Path
     """Run folder: TensorBoard events, the best weights, run.json."""
@@ -107,7 +106,7 @@ class Train:
 class Freeze:
     """Turn a run's best weights into a policy folder that needs only numpy."""
 
-    run: Positional[Path]
+    run: tyro.conf.Positional[Path]
     """Run folder of `rlbudget train`."""
     out: Path
     """Policy folder."""
@@ -119,7 +118,7 @@ class Freeze:
 class Evaluate:
     """Measure every rule and policy on the same held-out questions, all tokens counted."""
 
-    traces: Positional[Path]
+    traces: tyro.conf.Positional[Path]
     """Folder of the traces."""
     out: Path
     """Folder for evaluation.json, the table and the frontier figure."""
@@ -139,7 +138,7 @@ class Decode:
     """"embedded", a folder of Hugging Face weights, or a hub name."""
     policy: Path
     """Policy folder."""
-    question: Positional[str]
+    question: tyro.conf.Positional[str]
     """The question."""
     profile: OptionalStr = None
     """How the model is prompted and made to answer: embedded, think or plain."""
@@ -190,7 +189,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(  # type: ignore[no-any-return, call-overload]
+            return tyro.cli(
                 Command,
                 prog="rlbudget",
                 description="Learn when a reasoning model may stop thinking.",

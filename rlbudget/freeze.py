@@ -9,6 +9,7 @@ from typing import Any
 
 from rlbudget import frozen
 from rlbudget.errors import UserError
+from rlbudget.observation import OBSERVATION_VERSION
 from rlbudget.policy import Policy, make_policy, save_policy
 
 BEST, RUN = "best.safetensors", "run.json"
@@ -67,6 +68,12 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{run_dir / RUN} is damaged; train again") from None
     if not isinstance(run, dict) or run.get("version") != RUN_VERSION:
         raise UserError(f"{run_dir / RUN} is not that of a run of this rlbudget; train again")
+    made = run.get("observation_version")
+    if made != OBSERVATION_VERSION:
+        raise UserError(
+            f"{run_dir} was trained on observations of version {made}, but this rlbudget makes"
+            f" version {OBSERVATION_VERSION}; train again"
+        )
     if run.get("activation") != "tanh":
         raise UserError(f"{run_dir}: activation {run.get('activation')!r}; only tanh is frozen")
     return run

@@ -210,7 +210,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         other = min(names - ours, default=min(names))
         raise UserError(f"{folder} holds other things ({other}); choose a new folder")
     if not overwrite:
-        raise UserError(f"{folder} already holds a policy; choose a new folder or overwrite it")
+        raise UserError(f"{folder} already holds a policy; choose a new folder or pass --overwrite")
 
 
 def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:

@@ -63,7 +63,8 @@ def random_observations(policy: Policy, n: int, seed: int = 0) -> Float32s:
 def random_prices(n: int, seed: int = 0) -> Any:
     """(n,) log-uniform over ``PRICES``."""
     rng = np.random.default_rng(seed)
-    return np.exp(rng.uniform(*np.log(PRICES), n))
+    low, high = np.log(PRICES)
+    return np.exp(rng.uniform(low, high, n))
 
 
 def write_run(folder: Path, *, seed: int = 0, **changes: Any) -> dict[str, Float32s]:

@@ -1,20 +1,26 @@
 """``math-verify``, held so that it neither raises, nor hangs, nor touches signals.
 
 The package bounds its time with SIGALRM, which works in the main thread only and cannot
-interrupt one long multiplication of big integers. Its time-outs are therefore off, and an
-expression is looked at before it is handed over.
+interrupt one long multiplication of big integers. So its time-outs are off; an expression
+is looked at before it is handed over, and the work is done in a process that is killed when
+it takes too long.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
-import math
+import os
 import re
+import sys
 from functools import cache
 from typing import Any
 
 from rlbudget.errors import missing_extra
+from rlbudget.tasks.worker import Worker
 
+_SECONDS = 5.0
 _LONGEST = 400
 _LARGEST_POWER = 2000
 _MOST_OPERATORS = 60
@@ -38,16 +44,16 @@ def same_mathematics(answer: str, target: str) -> bool:
 
     Raises ``UserError`` where the package is missing.
     """
-    parse, verify = _math_verify()
     if not (is_tame(answer) and is_tame(target)):
         return False
-    try:
-        wanted = _read(parse, target, formula=True)
-        given = _read(parse, answer, formula=not _PROSE.search(answer))
-        return bool(verify(wanted, given, timeout_seconds=None))
-    except Exception:
-        # The parser and sympy raise anything at all on strange text; it is then not equal.
-        return False
+    return _worker().ask(json.dumps([answer, target]), seconds=_SECONDS) == "1"
+
+
+@cache
+def _worker() -> Worker:
+    if importlib.util.find_spec("math_verify") is None:
+        raise missing_extra("models", "math-verify")
+    return Worker([sys.executable, "-m", "rlbudget.tasks.mathematics"])
 
 
 def is_tame(text: str) -> bool:
@@ -79,12 +85,35 @@ def _read(parse: Any, text: str, *, formula: bool) -> Any:
     return parse(text, parsing_timeout=None)
 
 
-@cache
-def _math_verify() -> tuple[Any, Any]:
+def _compare(answer: str, target: str) -> bool:
+    from math_verify import parse, verify
+
     try:
-        from math_verify import parse, verify
-    except ImportError:
-        raise missing_extra("models", "math-verify") from None
-    # It warns that its time-outs are off, which is on purpose here.
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return parse, verify
+        wanted = _read(parse, target, formula=True)
+        given = _read(parse, answer, formula=not _PROSE.search(answer))
+        return bool(verify(wanted, given, timeout_seconds=None))
+    except Exception:
+        # The parser and sympy raise anything at all on strange text; it is then not equal.
+        return False
+
+
+def _serve() -> None:
+    """The worker's side: a line with answer and target in, a line with 0 or 1 out."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not pass for a reply
+    logging.disable(logging.CRITICAL)
+    if sys.platform != "win32":
+        import resource
+
+        gigabytes = 4 * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (gigabytes, gigabytes))
+    _compare("x", "\\frac{1}{2}")
+    replies.write("ready\n")
+    replies.flush()
+    for line in sys.stdin:
+        replies.write(f"{int(_compare(*json.loads(line)))}\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -75,7 +75,9 @@ def train_tokenizer(seed: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, question: str, thought: Thought) -> tuple[list[int], list[int], int, int]:
+def encode(
+    tokenizer: Tokenizer, question: str, thought: Thought
+) -> tuple[list[int], list[int], int, int]:
     """Token ids, trained flags, position of the first thinking and of the end-of-thinking token."""
     prompt = tokenizer.encode(prompt_text(question), add_special_tokens=False).ids
     body = "".join(text for text, _ in thought.pieces)
@@ -95,7 +97,9 @@ def encode(tokenizer: Tokenizer, question: str, thought: Thought) -> tuple[list[
     return ids, trained_flags, len(prompt), len(prompt) + len(thinking.ids)
 
 
-def _chunk(job: tuple[str, int, int]) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+def _chunk(
+    job: tuple[str, int, int],
+) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
     path, seed, size = job
     tokenizer = Tokenizer.from_file(path)
     rng = random.Random(seed)

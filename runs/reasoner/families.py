@@ -55,7 +55,7 @@ class Problem:
     target: int
     quick: Method
     checks: dict[str, Method]
-    tests: dict[str, Callable[[Pen, int], int]] = field(default_factory=dict)
+    tests: dict[str, Callable[..., int]] = field(default_factory=dict)
 
 
 def problem_of(item: Item) -> Problem:
@@ -149,7 +149,7 @@ def _gcd(item: Item) -> Problem:
             divisor = small
             times = big // small
             pen.say(f"{big}-{times}*{small}=")
-            rest = pen.work(big % small, plausible=lambda r: 0 < r < divisor)
+            rest = pen.work(big % small, plausible=lambda r, top=divisor: 0 < r < top)
             if rest == 0:
                 return pen.conclude(small)
             pen.say("; ")
@@ -200,8 +200,7 @@ def _gcd(item: Item) -> Problem:
 
 def _leg_counting(item: Item) -> Problem:
     herd = [
-        (int(count), ANIMALS[animal])
-        for animal, count in item.entry["metadata"]["animals"].items()
+        (int(count), ANIMALS[animal]) for animal, count in item.entry["metadata"]["animals"].items()
     ]
 
     def quick(pen: Pen) -> int:

@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from families import Pen, Problem, problem_of
 
@@ -43,9 +44,7 @@ def think(item: Item, rng: random.Random) -> Thought:
             return Thought(tuple(pieces), item.target)
 
 
-def _attempts(
-    problem: Problem, rng: random.Random
-) -> tuple[list[tuple[str, bool]], int | None]:
+def _attempts(problem: Problem, rng: random.Random) -> tuple[list[tuple[str, bool]], int | None]:
     pieces: list[tuple[str, bool]] = [("Quick look:", True)]
     quick, value = _write(problem.quick, rng, rng.random() < SLIP_QUICK)
     pieces += quick
@@ -62,9 +61,8 @@ def _attempts(
         pieces.append((f" Wait, {phrase} {name}: ", True))
         slip = rng.random() < SLIP_CHECK
         if name in problem.tests and leader is not None:
-            test = problem.tests[name]
-            candidate = leader
-            written, fits = _write(lambda pen: test(pen, candidate), rng, slip)
+            test = partial(problem.tests[name], value=leader)
+            written, fits = _write(test, rng, slip)
             pieces += written
             if fits:
                 votes[leader] += 1
@@ -91,9 +89,7 @@ def _attempts(
     return pieces, None
 
 
-def _choose(
-    problem: Problem, used: list[str], leader: int | None, rng: random.Random
-) -> str:
+def _choose(problem: Problem, used: list[str], leader: int | None, rng: random.Random) -> str:
     names = [*problem.checks, *(problem.tests if leader is not None else ())]
     fresh = [name for name in names if name not in used]
     return rng.choice(fresh or [name for name in names if name != used[-1]])

@@ -1,0 +1,54 @@
+"""Where measured numbers go: ``runs/results/NAME.json``, and the last line of the output."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "torch", "transformers", "stable-baselines3", "gymnasium", "reasoning-gym")
+
+
+def write_result(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
+    """Save ``rows`` ({"row", "wanted", "reached", "met"}) beside versions, machine and command.
+
+    ``extra`` (seeds, details) goes into the same object, which is also printed as one line.
+    """
+    result = {
+        "name": name,
+        "rows": rows,
+        **extra,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "command": f"python runs/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+    }
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result), flush=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), "")
