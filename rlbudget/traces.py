@@ -59,7 +59,7 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One full decode. Checkpoints come in order, all before the natural end."""
+    """One full decode. Checkpoints come in order, none past the natural end."""
 
     trace_id: str
     question_id: str
@@ -77,7 +77,7 @@ def problem_of(trace: Trace) -> str | None:
     """What is wrong with a trace, naming the field by its path, or None.
 
     The laws every stored trace keeps: texts are valid Unicode, ids and target are not empty,
-    checkpoints come in order and before the natural end, counts are not negative, signals are
+    checkpoints come in order and not past the natural end, counts are not negative, signals are
     finite.
     """
     for name in ("trace_id", "question_id", "question", "target"):
@@ -113,6 +113,7 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
         return problem
     if tokens <= before:
         return f"thinking_tokens must increase: {tokens} comes after {before}"
+    # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
     if tokens > end:
         return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
     for name, value in point.signals.items():

@@ -19,7 +19,7 @@ finite = st.floats(-1e6, 1e6)
 @st.composite
 def traces(draw: st.DrawFn, trace_id: str = "t") -> Trace:
     end = draw(st.integers(1, 60))
-    tokens = sorted(draw(st.sets(st.integers(0, end - 1), max_size=5)))
+    tokens = sorted(draw(st.sets(st.integers(0, end), max_size=5)))
     points = [
         Checkpoint(
             thinking_tokens=t,
