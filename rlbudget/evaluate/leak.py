@@ -132,7 +132,8 @@ def _sample(table: TraceTable, seed: int) -> npt.NDArray[np.int64]:
 
 def _past(table: TraceTable) -> Floats:
     """(m, k) the token count and every signal's past: its value, the one before, the running
-    mean, largest, smallest, total and moving average, and how long since it was above 0."""  # fmt: skip
+    mean, largest, smallest, total and moving average, and how long since it was above
+    0."""
     trace = table.trace_of_row
     step = np.arange(len(trace)) - table.offsets[:-1][trace]
     columns = [table.thinking_tokens.astype(np.float64), step.astype(np.float64)]

@@ -1,11 +1,12 @@
 """Train the embedded reasoning model from nothing.
 
-    python runs/reasoner/train.py --out runs/reasoner-run --minutes 45
+    python runs/reasoner/train.py --out runs/reasoner-run
 
-Deterministic by seed up to the clock: the learning rate follows a fixed number of steps, and a
+Deterministic by seed: the learning rate follows a fixed number of steps, and a
 run that is killed goes on from its last saved point when started again with the same ``--out``.
 The log says, at every validation: step, loss, exact match of the first answer and of the natural
-answer per family on questions of the training side that were not trained on.
+answer per family on reserved questions, which are never trained on, drawn with a seed of their
+own: they are validation questions, not the ones that are published.
 """
 
 from __future__ import annotations
@@ -89,13 +90,18 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         done, spent = state["step"], state["seconds"]
     log = args.out / "reasoner.log"
-    _say(log, f"parameters={model.num_parameters()} sequences={args.sequences} "
-              f"tokens={len(data.tokens)} generated_in={generated:.0f}s from_step={done}")  # fmt: skip
+    _say(
+        log,
+        f"parameters={model.num_parameters()} sequences={args.sequences} "
+        f"tokens={len(data.tokens)} generated_in={generated:.0f}s from_step={done}",
+    )
 
     def mean_loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = model(inputs, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
+    # One graph a width, and again for each after a validation: 8, the default, is too few.
+    torch._dynamo.config.recompile_limit = 64
     # The loss is compiled, not the model: compiled graphs keep their outputs alive in cycles,
     # and a batch's logits that are kept fill any memory within the hour.
     run = torch.compile(mean_loss, dynamic=False) if args.compile else mean_loss
@@ -167,8 +173,11 @@ def _validate(model: LlamaForCausalLM, tokenizer: Tokenizer, temperature: float)
         report[family] = f"{first:.2f}>{natural:.2f}"
     lengths = [len(d.thinking) for d in decoded]
     em = np.mean([d.right for d in decoded])
-    return (f"em={em:.3f} thinking={np.mean(lengths):.0f} cv={np.std(lengths) / np.mean(lengths):.2f} "
-            f"first>natural={json.dumps(report)}")  # fmt: skip
+    spread = np.std(lengths) / np.mean(lengths)
+    return (
+        f"em={em:.3f} thinking={np.mean(lengths):.0f} cv={spread:.2f} "
+        f"first>natural={json.dumps(report)}"
+    )
 
 
 def _schedule(step: int, steps: int) -> float:
