@@ -105,11 +105,14 @@ def _decode(
 
 
 def _show(decodes: list[dict[str, Any]]) -> None:
-    table = Table(title="Held-out questions, decoded live", title_justify="left")
-    for name in ("question", "target", "full answer", "its answer"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    table.add_column("full tokens", justify="right")
-    table.add_column("its tokens", justify="right")
+    table = Table(
+        title="Held-out questions, decoded live", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("question", overflow="ellipsis", no_wrap=True, ratio=1)
+    for name in ("target", "full", "policy"):
+        table.add_column(name, overflow="fold", max_width=8)
+    table.add_column("full tokens", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
     for shown in decodes:
         table.add_row(
             " ".join(shown["question"].split())[-44:],
