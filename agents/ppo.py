@@ -20,6 +20,7 @@ from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, TraceSource
 from rlbudget.agents.monitor import Monitor, Progress
 from rlbudget.agents.snapshot import LATEST, read_latest, restore
+from rlbudget.agents.tanh import Tanh
 from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Validation, gap_weight
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
@@ -148,7 +149,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
             "net_arch": {"pi": [64, 64], "vf": [64, 64]},
-            "activation_fn": torch.nn.Tanh,
+            "activation_fn": Tanh,
             "optimizer_class": torch.optim.AdamW,
             "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},
         },

@@ -65,7 +65,7 @@ def test_the_known_optimum_is_found_at_the_lowest_and_the_highest_price(
     advantages: Any,
     tmp_path: Path,
 ) -> None:
-    config = PPOConfig(total_timesteps=500_000, n_envs=256, n_steps=8, batch_size=1024)
+    config = PPOConfig(total_timesteps=150_000, n_envs=256, n_steps=8, batch_size=1024)
     config = replace(config, advantages=advantages, n_epochs=6)
     train(table, renamed(table, "v"), config, tmp_path)
     for price in config.price_range(table):

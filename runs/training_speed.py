@@ -1,0 +1,137 @@
+"""How fast the replay steps and PPO trains.
+
+    python runs/training_speed.py [TRACES]
+
+Three rounds in one process, the ways in turn; medians are reported:
+
+* ``replay``: the Gymnasium vector environment alone, one stop in twenty;
+* ``sampled`` and ``exact``: the whole ``learn()`` of SB3's PPO as ``rlbudget train`` sets it up;
+* ``one by one``: SB3's PPO with its default batch on eight single environments (DummyVecEnv).
+
+TRACES is a folder of recorded traces; without it a synthetic table of 1,200 traces is used.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from results import write_result
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from rlbudget.agents.ppo import PPOConfig, make_ppo, training_columns
+from rlbudget.agents.threads import one_thread
+from rlbudget.envs.replay import ReplayEnv
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.envs.replay_vector import ReplayVectorEnv
+from rlbudget.store import load_table
+from rlbudget.table import TraceTable, split_questions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from synthetic import make_table
+
+ROUNDS = 3
+REPLAYS = 4096
+
+
+def replay(columns: ReplayColumns, token_price: tuple[float, float]) -> float:
+    """Environment steps per second, infos made and episodes restarted."""
+    env = ReplayVectorEnv(REPLAYS, columns, token_price=token_price)
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    actions = (rng.random((64, REPLAYS)) < 0.05).astype(np.int64)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 2:
+        env.step(actions[steps % len(actions)])
+        steps += 1
+    return steps * REPLAYS / (time.perf_counter() - start)
+
+
+def learn(columns: ReplayColumns, config: PPOConfig) -> float:
+    """Environment steps per second of the whole ``learn()``."""
+    model = make_ppo(columns, config)
+    start = time.perf_counter()
+    model.learn(config.total_timesteps)
+    return model.num_timesteps / (time.perf_counter() - start)
+
+
+def one_by_one(columns: ReplayColumns, token_price: tuple[float, float]) -> float:
+    """The same with eight single environments and every default of SB3's."""
+    env = DummyVecEnv([lambda: ReplayEnv(columns, token_price=token_price)] * 8)
+    model = PPO("MlpPolicy", env, seed=0, device="cpu")
+    start = time.perf_counter()
+    model.learn(model.n_steps * 8)
+    return model.num_timesteps / (time.perf_counter() - start)
+
+
+def main() -> None:
+    folder = sys.argv[1] if len(sys.argv) > 1 else None
+    train: TraceTable = (
+        split_questions(load_table(Path(folder))).train if folder else make_table(1200, seed=0)
+    )
+    sampled = PPOConfig(advantages="sampled", total_timesteps=400_000)
+    exact = replace(sampled, advantages="exact")
+    token_price = sampled.price_range(train)
+    raw, inputs = replay_columns(train), training_columns(train, sampled)
+    ways: dict[str, Callable[[], float]] = {
+        "replay": lambda: replay(raw, token_price),
+        "sampled": lambda: learn(inputs, sampled),
+        "exact": lambda: learn(inputs, exact),
+        "one by one": lambda: one_by_one(raw, token_price),
+    }
+    seen: dict[str, list[float]] = {name: [] for name in ways}
+    threads = torch.get_num_threads()
+    with one_thread():
+        for number in range(ROUNDS):
+            for name, way in ways.items():
+                seen[name].append(way())
+                speed = f"{seen[name][-1]:,.0f} steps/s"
+                print(f"round {number + 1}, {name}: {speed}", file=sys.stderr, flush=True)
+    median = {name: statistics.median(values) for name, values in seen.items()}
+    ratio = median["sampled"] / median["one by one"]
+    write_result(
+        "training_speed",
+        [
+            {
+                "row": "training, env steps per second through SB3's PPO, whole learn()",
+                "wanted": 60_000,
+                "reached": round(median["sampled"]),
+                "met": median["sampled"] >= 60_000,
+            },
+            {
+                "row": "the same, times eight one-by-one environments with SB3's default batch",
+                "wanted": 15,
+                "reached": round(ratio, 1),
+                "met": ratio >= 15,
+            },
+            {
+                "row": "replay environment alone, steps per second",
+                "wanted": 1_000_000,
+                "reached": round(median["replay"]),
+                "met": median["replay"] >= 1_000_000,
+            },
+        ],
+        rounds={name: [round(value) for value in values] for name, values in seen.items()},
+        exact_steps_per_second=round(median["exact"]),
+        replays=REPLAYS,
+        config=sampled.as_dict(),
+        torch_threads={"used": 1, "default": threads},
+        traces={
+            "source": "recorded" if folder else "synthetic",
+            "traces": len(train),
+            "checkpoints": len(train.thinking_tokens),
+            "features": len(raw.features),
+        },
+        seed=0,
+    )
+
+
+if __name__ == "__main__":
+    main()
