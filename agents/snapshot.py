@@ -9,7 +9,6 @@ Each file is written beside its place and renamed into it.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from stable_baselines3 import PPO
 from rlbudget.agents.exact import ExactRolloutBuffer
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
+from rlbudget.files import write_bytes
 
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
@@ -38,15 +38,9 @@ ACTOR = (
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The whole content or none of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_bytes(path, content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 

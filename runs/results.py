@@ -29,11 +29,17 @@ def write_result(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "command": f"python runs/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python {_script()} {' '.join(sys.argv[1:])}".strip(),
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)
+
+
+def _script() -> str:
+    """The running script's place below the root of the checkout."""
+    script, root = Path(sys.argv[0]).resolve(), FOLDER.resolve().parents[1]
+    return str(script.relative_to(root)) if script.is_relative_to(root) else script.name
 
 
 def _versions() -> dict[str, str]:
