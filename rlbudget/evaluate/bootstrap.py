@@ -44,6 +44,8 @@ def resample(question_ids: npt.NDArray[np.str_], *, draws: int, seed: int) -> Re
 
 
 def interval(draws: Floats) -> tuple[float, float]:
-    """The central 95% of the draws."""
+    """The central 95% of the draws that are numbers; NaN where none is."""
+    if np.isnan(draws).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)

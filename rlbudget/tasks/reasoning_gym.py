@@ -22,8 +22,8 @@ from typing import Any
 from rlbudget.errors import UserError, missing_extra
 
 EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 3, "max_terms": 8, "min_digits": 1, "max_digits": 1},
-    "gcd": {"min_value": 2, "max_value": 100},
+    "chain_sum": {"min_terms": 3, "max_terms": 7, "min_digits": 1, "max_digits": 1},
+    "gcd": {"min_value": 2, "max_value": 72},
     "leg_counting": {"min_animals": 2, "max_animals": 4, "min_instances": 1, "max_instances": 7},
     "simple_equations": {
         "min_terms": 2,

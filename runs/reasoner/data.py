@@ -58,7 +58,9 @@ def train_tokenizer(seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" Wait,| Hmm,| Same\.| so | Done\.|\n"), "isolated"),
+            pre_tokenizers.Split(
+                Regex(r" Wait,| Hmm,| Same | so | Before | Done\.|\n"), "isolated"
+            ),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]

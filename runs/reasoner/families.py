@@ -92,40 +92,28 @@ def _chain_sum(item: Item) -> Problem:
             position += size
         return pen.conclude(total)
 
-    def run(order: list[int]) -> Method:
-        def method(pen: Pen) -> int:
-            total = order[0]
-            pen.say(f"{total}")
-            for term in order[1:]:
-                pen.say(f"; {term:+}=")
-                total = pen.work(total + term)
-            return pen.conclude(total)
+    def line(part: list[int]) -> str:
+        return str(part[0]) + "".join(f"{term:+}" for term in part[1:])
 
-        return method
+    def forward(pen: Pen) -> int:
+        rest = terms
+        pen.say(line(rest))
+        while len(rest) > 1:
+            pen.say("=")
+            total = pen.work(rest[0] + rest[1])
+            rest = [total, *rest[2:]]
+            pen.say("".join(f"{term:+}" for term in rest[1:]))
+        return pen.conclude(rest[0])
 
-    def apart(pen: Pen) -> int:
-        sums = []
-        for name, part in (
-            ("plus ", [t for t in terms[1:] if t >= 0]),
-            (". minus ", [-t for t in terms[1:] if t < 0]),
-        ):
-            if name == "plus ":
-                part = [terms[0], *part]
-            total = part[0] if part else 0
-            pen.say(f"{name}{total}")
-            for term in part[1:]:
-                pen.say(f"; {term:+}=")
-                total = pen.work(total + term)
-            sums.append(total)
-        pen.say(f". {sums[0]}-{sums[1]}=")
-        return pen.conclude(pen.work(sums[0] - sums[1]))
+    def backward(pen: Pen) -> int:
+        total = 0
+        for left in range(len(terms), 0, -1):
+            pen.say(f"{line(terms[:left])}, ")
+            total = pen.work(total + terms[left - 1])
+            pen.say("; ")
+        return pen.conclude(total)
 
-    checks = {
-        "from the back": run(terms[::-1]),
-        "plus and minus apart": apart,
-        "one by one": run(terms),
-    }
-    return Problem(int(item.target), quick, checks)
+    return Problem(int(item.target), quick, {"one by one": forward, "from the back": backward})
 
 
 def _gcd(item: Item) -> Problem:
@@ -200,51 +188,41 @@ def _gcd(item: Item) -> Problem:
 
 def _leg_counting(item: Item) -> Problem:
     herd = [
-        (int(count), ANIMALS[animal]) for animal, count in item.entry["metadata"]["animals"].items()
+        (int(count), str(animal), ANIMALS[animal])
+        for animal, count in item.entry["metadata"]["animals"].items()
     ]
 
     def quick(pen: Pen) -> int:
         parts = []
-        for position, (count, legs) in enumerate(herd):
+        for position, (count, _, legs) in enumerate(herd):
             pen.say("+" if position else " ")
             parts.append(pen.work(count * legs, plausible=lambda v: v >= 0))
         pen.say("=")
         return pen.conclude(pen.work(sum(parts), plausible=lambda v: v >= 0))
 
-    def run(order: list[tuple[int, int]]) -> Method:
+    def run(order: list[tuple[int, str, int]], unit: int) -> Method:
         def method(pen: Pen) -> int:
             total = 0
-            for position, (count, legs) in enumerate(order):
-                pen.say(f"; {count}*{legs}=" if position else f"{count}*{legs}=")
-                part = pen.work(count * legs, plausible=lambda v: v >= 0)
+            for position, (count, animal, legs) in enumerate(order):
+                pen.say("; " if position else "")
+                pen.say(f"{animal} {count}*{legs // unit}=")
+                part = pen.work(count * legs // unit, plausible=lambda v: v >= 0)
                 if position:
                     pen.say(", ")
                     total = pen.work(total + part, plausible=lambda v: v >= 0)
                 else:
                     total = part
+            if unit > 1:
+                pen.say(f"; {total}*{unit}=")
+                total = pen.work(total * unit, plausible=lambda v: v >= 0)
             return pen.conclude(total)
 
         return method
 
-    def legs_first(pen: Pen) -> int:
-        total = 0
-        for position, legs in enumerate(sorted({legs for _, legs in herd}, reverse=True)):
-            counts = [count for count, own in herd if own == legs]
-            pen.say(("; " if position else "") + f"{legs} legs " + "+".join(map(str, counts)))
-            number = counts[0]
-            if len(counts) > 1:
-                pen.say("=")
-                number = pen.work(sum(counts), plausible=lambda v: v > 0)
-            pen.say(f"; {number}*{legs}=")
-            part = pen.work(number * legs, plausible=lambda v: v >= 0)
-            pen.say(", ")
-            total = pen.work(total + part, plausible=lambda v: v >= 0)
-        return pen.conclude(total)
-
     checks = {
-        "from the back": run(herd[::-1]),
-        "by number of legs": legs_first,
-        "one by one": run(herd),
+        "from the back": run(herd[::-1], 1),
+        "in pairs of legs": run(herd, 2),
+        "one by one": run(herd, 1),
     }
     return Problem(int(item.target), quick, checks)
 
@@ -303,7 +281,7 @@ def _simple_equations(item: Item) -> Problem:
             pen.say(f"; {outcome}{constant:+}=")
             outcome = pen.work(outcome + constant)
         fits = outcome == result
-        pen.say(f", so {value}." if fits else f", not {result}.")
+        pen.say(f", wanted {result}: " + ("fits." if fits else "no."))
         return int(fits)
 
     checks = {"by moving": move, "by multiples": multiples}

@@ -66,23 +66,25 @@ def _attempts(problem: Problem, rng: random.Random) -> tuple[list[tuple[str, boo
             pieces += written
             if fits:
                 votes[leader] += 1
-                pieces.append((" Same.", True))
+                pieces.append((f" Same {leader}.", True))
             else:
                 del votes[leader]
-                pieces.append((f" Hmm, not {leader}.", True))
                 leader = votes.most_common(1)[0][0] if votes else None
+                pieces.append((" Hmm." if leader is None else f" Hmm, back to {leader}.", True))
         else:
             written, value = _write(problem.checks[name], rng, slip)
             pieces += written
             votes[value] += 1
-            if leader is not None:
-                same = value == leader
-                pieces.append((" Same." if same else f" Hmm, not {leader}.", True))
+            before, fits = leader, value == leader
             if leader is None or votes[value] >= votes[leader]:
                 leader = value
+            if before is not None:
+                # Both values side by side, then the verdict, then the value that leads now.
+                verdict = "Same" if fits else "Hmm, now" if leader == value else "Hmm, still"
+                pieces.append((f" Before {before}. {verdict} {leader}.", True))
         ranked = [count for _, count in votes.most_common(2)]
         ahead = bool(ranked) and ranked[0] >= 2 and (len(ranked) == 1 or ranked[0] > ranked[1])
-        if ahead and pieces[-1][0] == " Same.":
+        if ahead and fits:
             if extra == 0:
                 return [*pieces, (" Done.", True)], leader
             extra -= 1

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import BOS, END, EOS, PAD, THINK, Sequences, batches, generate, train_tokenizer
+from muon import Muon
 from sampling import Decoded, sample
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -38,16 +39,25 @@ def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=9500, help="optimiser steps")
     parser.add_argument("--sequences", type=int, default=160_000, help="generated sequences")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a batch")
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate")
     parser.add_argument("--start", type=Path, help="run folder whose weights to start from")
     parser.add_argument("--hidden", type=int, default=160)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1000, help="steps between validations")
     parser.add_argument("--temperature", type=float, default=1.0, help="of validation samples")
+    parser.add_argument(
+        "--muon-rate", type=float, default=1e-2, help="highest rate of the matrices"
+    )
+    parser.add_argument(
+        "--muon",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train the matrices by Muon, not AdamW",
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     train(parser.parse_args())
 
@@ -79,15 +89,21 @@ def train(args: argparse.Namespace) -> None:
     model = LlamaForCausalLM(config)
     if args.start:
         model = LlamaForCausalLM.from_pretrained(args.start / "model")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
-    )
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices} if args.muon else set()
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    ]
+    if args.muon:
+        optimizers.append(Muon(matrices, lr=args.muon_rate))
     done, spent = 0, 0.0
     saved = args.out / "training.pt"
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         done, spent = state["step"], state["seconds"]
     log = args.out / "reasoner.log"
     _say(
@@ -109,14 +125,16 @@ def train(args: argparse.Namespace) -> None:
     losses: list[torch.Tensor] = []
     seen = 0
     for step in range(done + 1, args.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = args.rate * _schedule(step, args.steps)
+        for optimizer, rate in zip(optimizers, (args.rate, args.muon_rate), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _schedule(step, args.steps)
         inputs, targets = (torch.from_numpy(part) for part in next(feed))
         loss = run(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
         seen += inputs.numel()
         if step % 50 == 0:
@@ -131,8 +149,9 @@ def train(args: argparse.Namespace) -> None:
             _say(log, f"step={step} {_validate(model, tokenizer, args.temperature)}")
             model.train()
             export(model, tokenizer_file, args.out / "model")
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                     "step": step, "seconds": spent + time.time() - started}  # fmt: skip
+            state = {"model": model.state_dict(), "step": step,
+                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                     "seconds": spent + time.time() - started}  # fmt: skip
             torch.save(state, saved.with_suffix(".tmp"))
             os.replace(saved.with_suffix(".tmp"), saved)
 

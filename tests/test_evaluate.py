@@ -1,0 +1,251 @@
+"""The evaluation: the contract's file, choices made on training questions, the bootstrap."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from frozen_nets import PRICES, random_policy, write_run
+from synthetic import make_table
+from trace_makers import make_trace
+
+from rlbudget.errors import UserError
+from rlbudget.evaluate import evaluate_folder
+from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.evaluation import (
+    assess,
+    evaluate_split,
+    gap_closed,
+    margin,
+    utilities,
+)
+from rlbudget.evaluate.measure import frontier, measure_rule, never, saving_most
+from rlbudget.evaluate.methods import CONFIDENCE, FIXED, FULL, RULES, STREAK, streaks
+from rlbudget.evaluate.outcomes import (
+    RELATIVE_PRICES,
+    budget_grid,
+    fixed_stops,
+    outcome,
+    token_price_of,
+    utility,
+)
+from rlbudget.evaluate.present import table_text
+from rlbudget.freeze import freeze
+from rlbudget.store import TraceWriter
+from rlbudget.table import TraceTable, table_of
+
+DRAWS = 200
+
+
+def renamed(table: TraceTable, prefix: str) -> TraceTable:
+    ids = np.array([prefix + name for name in table.question_ids.tolist()])
+    return replace(table, question_ids=ids)
+
+
+@pytest.fixture(scope="module")
+def sets() -> tuple[TraceTable, TraceTable]:
+    return renamed(make_table(300, seed=1), "a"), renamed(make_table(200, seed=2), "b")
+
+
+@pytest.fixture(scope="module")
+def evaluation(sets: tuple[TraceTable, TraceTable]) -> dict[str, Any]:
+    return evaluate_split(*sets, {"mine": random_policy()}, draws=DRAWS)
+
+
+def test_the_file_is_the_contract(evaluation: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
+    assert evaluation["version"] == 1
+    assert evaluation["held_out_questions"] == evaluation["held_out_traces"] == 200
+    assert evaluation["train_questions"] == 300
+    methods = [*(rule.name for rule in RULES), "mine", "oracle"]
+    assert [row["method"] for row in evaluation["summary"]] == methods
+    assert len(evaluation["results"]) == len(methods) * len(RELATIVE_PRICES)
+    row = evaluation["results"][0]
+    assert set(row) >= {
+        "method", "kind", "relative_price", "token_price", "exact_match",
+        "exact_match_delta_ci95", "tokens", "token_fraction", "utility", "oracle_gap_closed",
+        "parameters",
+    }  # fmt: skip
+    assert set(row["tokens"]) == {"thinking", "probe", "answer", "total"}
+    assert set(evaluation["summary"][0]["savings_at_em_loss"]) == {"0.005", "0.01"}
+    kinds = {row["method"]: row["kind"] for row in evaluation["summary"]}
+    assert (kinds["fixed"], kinds["mine"], kinds["oracle"]) == ("rule", "learned", "bound")
+
+
+def test_every_row_adds_up(evaluation: dict[str, Any]) -> None:
+    full = evaluation["full"]["tokens"]["total"]
+    for row in evaluation["results"]:
+        tokens = row["tokens"]
+        parts = tokens["thinking"] + tokens["probe"] + tokens["answer"]
+        assert tokens["total"] == pytest.approx(parts)
+        assert row["token_fraction"] == pytest.approx(parts / full)
+        expected = row["exact_match"] - row["token_price"] * parts
+        assert row["utility"] == pytest.approx(expected)
+        low, high = row["utility_ci95"]
+        assert low <= row["utility"] <= high
+
+
+def test_the_bounds_of_the_gap(evaluation: dict[str, Any]) -> None:
+    for row in evaluation["results"]:
+        closed = row["oracle_gap_closed"]
+        if row["method"] == "oracle":
+            assert closed == pytest.approx(1)
+        elif row["method"] == "fixed":
+            assert closed == pytest.approx(0)
+        else:
+            assert closed <= 1
+
+
+def test_probing_rules_pay_for_probes_and_others_do_not(evaluation: dict[str, Any]) -> None:
+    for row in evaluation["results"]:
+        stops = row["token_fraction"] < 1 or row["tokens"]["probe"]
+        pays = row["method"] in ("confidence", "streak") and stops
+        assert (row["tokens"]["probe"] > 0) == bool(pays), row["method"]
+
+
+def test_parameters_come_from_the_training_questions_alone(
+    sets: tuple[TraceTable, TraceTable],
+) -> None:
+    train, held_out = sets
+    other = renamed(make_table(150, seed=9), "c")
+    prices = [token_price_of(r, train) for r in RELATIVE_PRICES]
+    for rule in RULES:
+        first = measure_rule(rule, train, held_out, prices)
+        second = measure_rule(rule, train, other, prices)
+        chosen = [p.parameters for p in first.chosen]
+        assert chosen == [p.parameters for p in second.chosen]
+        assert saving_most(first, 0.01).parameters == saving_most(second, 0.01).parameters
+
+
+def test_the_fixed_rule_is_the_best_constant_budget(sets: tuple[TraceTable, TraceTable]) -> None:
+    train, held_out = sets
+    price = token_price_of(0.3, train)
+    measured = measure_rule(FIXED, train, held_out, [price])
+    budgets = [utility(outcome(train, fixed_stops(train, b)), price).mean()
+               for b in budget_grid(train)]  # fmt: skip
+    assert utility(measured.chosen[0].train, price).mean() == pytest.approx(max(budgets))
+
+
+def test_savings_keep_the_promise_in_training(sets: tuple[TraceTable, TraceTable]) -> None:
+    measured = measure_rule(CONFIDENCE, *sets, [1e-4])
+    full = never(*sets).train.exact_match.mean()
+    for loss in (0.0, 0.005, 0.01, 0.05):
+        spot = saving_most(measured, loss)
+        assert spot.train.exact_match.mean() >= full - loss - 1e-9
+    assert saving_most(measured, 1.0).train.tokens.mean() == min(
+        point.train.tokens.mean() for point in measured.points
+    )
+
+
+def test_the_frontier_rises(sets: tuple[TraceTable, TraceTable]) -> None:
+    points = frontier(measure_rule(CONFIDENCE, *sets, [1e-4]))
+    tokens = [point.train.tokens.mean() for point in points]
+    matches = [point.train.exact_match.mean() for point in points]
+    assert tokens == sorted(tokens)
+    assert all(a < b for a, b in itertools.pairwise(matches))
+
+
+def test_streaks_are_counted_within_a_trace() -> None:
+    table = table_of([make_trace(0, checkpoints=4), make_trace(1, checkpoints=3)])
+    answers = replace(table, probe_answer=np.array([5, 5, 5, 2, 2, 2, 5]))
+    assert streaks(answers).tolist() == [1, 2, 3, 1, 1, 2, 1]
+
+
+def test_rules_without_what_they_need_say_so() -> None:
+    train = renamed(make_table(60, seed=1, probes=False), "a")
+    held_out = renamed(make_table(60, seed=2, probes=False), "b")
+    evaluation = evaluate_split(train, held_out, {}, draws=DRAWS)
+    lacking = {entry["method"] for entry in evaluation["not_applicable"]}
+    assert lacking == {CONFIDENCE.name, STREAK.name}
+    assert not lacking & {row["method"] for row in evaluation["summary"]}
+    assert "not applicable" in table_text(evaluation)
+
+
+def test_a_shared_question_is_refused(sets: tuple[TraceTable, TraceTable]) -> None:
+    with pytest.raises(ValueError, match="both in the training"):
+        assess(sets[0], sets[0], {})
+
+
+def test_a_policy_named_like_a_rule_is_refused(sets: tuple[TraceTable, TraceTable]) -> None:
+    with pytest.raises(UserError, match="rename"):
+        assess(*sets, {"fixed": random_policy()})
+
+
+def test_margins(sets: tuple[TraceTable, TraceTable]) -> None:
+    assessment = assess(*sets, {}, draws=DRAWS)
+    nothing, (low, high) = margin(assessment, ["fixed"], ["fixed"])
+    assert nothing == low == high == 0
+    whole, (low, high) = margin(assessment, ["oracle"], ["fixed"])
+    assert whole == pytest.approx(1)
+    assert low == pytest.approx(1)
+    full = gap_closed(assessment, utilities(assessment, assessment.methods["full"].chosen))
+    ahead, _ = margin(assessment, ["full"], ["fixed"])
+    assert ahead == pytest.approx(full.mean)
+
+
+def test_the_bootstrap_draws_whole_questions() -> None:
+    ids = np.array(["a", "a", "b", "c"])
+    resampling = resample(ids, draws=5000, seed=0)
+    assert (resampling.counts.sum(axis=1) == 3).all()
+    values = np.array([1.0, 3.0, 0.0, 8.0])
+    means = resampling.means(values)
+    a, b, c = resampling.counts.T
+    np.testing.assert_allclose(means, (4 * a + 8 * c) / (2 * a + b + c))
+    np.testing.assert_array_equal(means, resampling.means(np.stack([values] * 2, axis=1))[:, 1])
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
+    values = np.random.default_rng(3).normal(2, 1, 400)
+    resampling = resample(np.array([f"q{i}" for i in range(400)]), draws=4000, seed=1)
+    low, high = interval(resampling.means(values))
+    error = values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.01)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.01)
+
+
+def test_no_draws_no_interval() -> None:
+    assert all(math.isnan(end) for end in interval(np.full(3, np.nan)))
+    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+
+
+def record_made(folder: Path, n: int = 60) -> None:
+    with TraceWriter(folder) as writer:
+        for i in range(n):
+            writer.add(make_trace(i))
+
+
+def test_a_folder_is_evaluated_into_files(tmp_path: Path) -> None:
+    record_made(tmp_path / "traces")
+    write_run(tmp_path / "run")
+    freeze(tmp_path / "run", tmp_path / "policy")
+    out = tmp_path / "evaluation"
+    returned = evaluate_folder(
+        tmp_path / "traces", policies=[tmp_path / "policy"], out=out, draws=DRAWS
+    )
+    assert json.loads((out / "evaluation.json").read_text()) == returned
+    assert returned["notes"][0].startswith("policy: trained on other traces")
+    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (out / "frontier.svg").read_text()
+    table = (out / "table.txt").read_text()
+    assert all(rule.name in table for rule in (FULL, FIXED))
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_no_draws_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        evaluate_folder(tmp_path, out=tmp_path / "out", draws=0)
+
+
+def test_the_told_price_stays_in_the_range_of_the_policy(
+    evaluation: dict[str, Any],
+) -> None:
+    for row in evaluation["results"]:
+        if row["method"] == "mine":
+            told = row["parameters"]["token_price"]
+            assert PRICES[0] <= told <= PRICES[1]
