@@ -7,6 +7,7 @@ A run folder holds ``best.safetensors`` and ``run.json`` (what ``rlbudget freeze
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,14 @@ def train(
     resume: bool = False,
     digest: str | None = None,
     split_seed: int | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a policy and keep the best of validation in ``run_dir``.
 
     The two tables must share no question. ``progress`` is called with the steps done and in all.
     With ``resume`` a run that was interrupted goes on and ends as it would have ended; where
     there is nothing to resume it starts. ``digest`` and ``split_seed`` say in ``run.json`` which
-    traces these are and how they were split. Raises
+    traces these are and how they were split, ``recorded`` how they were made. Raises
     ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
     """
     common = set(train.question_ids.tolist()) & set(validation.question_ids.tolist())
@@ -78,7 +80,7 @@ def train(
         snapshot = read_latest(run_dir)
 
     columns = training_columns(train, config)
-    run = _run(train, columns, config, digest, split_seed)
+    run = _run(train, columns, config, digest, split_seed, recorded)
     if snapshot is not None:
         _check_same(run_dir, run, snapshot[1]["progress"]["run"])
     judge = Validation(train, validation, columns.features, _normaliser(columns))
@@ -193,6 +195,7 @@ def _run(
     config: PPOConfig,
     digest: str | None,
     split_seed: int | None,
+    recorded: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     normaliser = _normaliser(columns)
     return {
@@ -208,6 +211,7 @@ def _run(
         "traces": {
             "digest": digest or _digest(train),
             "split_seed": split_seed,
+            "recorded": dict(recorded or {}),
             "n_train_questions": len(np.unique(train.question_ids)),
             "n_train_traces": len(train),
             "mean_full_tokens": float(train.full_tokens.mean()),

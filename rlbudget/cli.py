@@ -16,10 +16,13 @@ import tyro
 from rlbudget.console import err, out, progress
 from rlbudget.errors import UserError
 
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
-OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR")]
-OptionalRange = Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+OptionalRange = Annotated[
+    tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="")
+]
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,11 @@ class Record:
     """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
     batch_size: int = 128
     """Decodes at once."""
-    store_text: bool = False
+    store_text: Flag = False
     """Keep the text of the thinking in the traces."""
     seed: int = 0
     """Seed of the questions and of the sampling."""
-    resume: bool = False
+    resume: Flag = False
     """Go on with the traces that are in the folder."""
 
 
@@ -74,7 +77,7 @@ class Import:
     """The JSONL file, one trace a line."""
     out: Path
     """Folder of the traces (Parquet parts)."""
-    skip_bad: bool = False
+    skip_bad: Flag = False
     """Leave bad lines out and count them, instead of stopping at the first."""
 
 
@@ -98,7 +101,7 @@ class Train:
     """Seed of the training."""
     split_seed: int = 0
     """Seed of the split into training, validation and held-out questions."""
-    resume: bool = False
+    resume: Flag = False
     """Go on from the run folder's latest snapshot."""
 
 
@@ -110,7 +113,7 @@ class Freeze:
     """Run folder of `rlbudget train`."""
     out: Path
     """Policy folder."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace a policy that is already there."""
 
 
@@ -128,6 +131,8 @@ class Evaluate:
     """Seed of the split, where no policy fixes it, and of the bootstrap."""
     draws: int = 2000
     """Bootstrap draws."""
+    write_cards: Flag = False
+    """Put each policy's measured rows into the README.md of its folder."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +209,14 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def _one_line(boxed: str) -> str:
-    """What tyro's box says, without its frame, its help texts and its pointer to the help."""
-    lines = [line[2:-1].rstrip() for line in boxed.splitlines() if line.startswith("\u2502")]
-    sections = re.split(r"\n?\u2500+\n?", "\n".join(lines))
+    """What tyro's box says, without its frame, its help texts and its pointer to the help.
+
+    Where stdout is no UTF-8 tyro draws the frame with spaces and dashes, the title inside it.
+    """
+    plain = "\u2502" not in boxed
+    rows = boxed.splitlines()[2:] if plain else boxed.splitlines()
+    lines = [row[2:-1].rstrip() for row in rows if row.startswith(" " if plain else "\u2502")]
+    sections = re.split(r"\n?(?:\u2500|-){9,}\n?", "\n".join(lines))
     said = [
         " ".join(line.strip() for line in section.splitlines() if not line.startswith(" " * 6))
         for section in sections
@@ -300,6 +310,7 @@ def _evaluate(command: Evaluate) -> None:
         out=command.out,
         seed=command.seed,
         draws=command.draws,
+        write_cards=command.write_cards,
     )
 
 
@@ -314,7 +325,7 @@ def _decode(command: Decode) -> None:
         load_model(command.model, profile=command.profile),
         command.question,
         policy,
-        token_price=command.token_price or (low * high) ** 0.5,
+        token_price=(low * high) ** 0.5 if command.token_price is None else command.token_price,
         seed=command.seed,
         temperature=command.temperature,
         max_tokens=command.max_tokens,

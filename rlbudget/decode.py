@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -55,18 +56,22 @@ def decode(
     temperature: float | None = None,
     max_tokens: int | None = None,
     stride: int | None = None,
-    probe_tokens: int = PROBE_TOKENS,
+    probe_tokens: int | None = None,
 ) -> Decoded:
     """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
 
     ``token_price`` is reward lost per token and must lie in the policy's range. ``stride`` and
-    ``probe_tokens`` should be those of the traces the policy was trained on; settings left out
-    are the profile's. With the ``row_seed`` of a recorded trace and its settings the decode is
+    ``probe_tokens`` left out are those of the traces the policy was trained on, other settings
+    the profile's. With the ``row_seed`` of a recorded trace and its settings the decode is
     that trace's, up to the stop. A policy that raises or says NaN does not cost the answer: the
     decode goes on to its natural end, and ``reason`` and ``message`` say so. Raises
     ``UserError`` for a price outside the range and for settings out of range.
     """
     controller = Controller(policy, token_price=token_price)
+    recorded: Mapping[str, int] = getattr(policy, "recorded", {})
+    stride = recorded.get("stride") if stride is None else stride
+    if probe_tokens is None:
+        probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(
         [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride
     )

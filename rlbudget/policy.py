@@ -73,6 +73,13 @@ class Policy:
         return self._frozen.threshold
 
     @property
+    def recorded(self) -> dict[str, int]:
+        """``stride`` and ``probe_tokens`` of the traces it was trained on, where known."""
+        trained = self._frozen.config.get("trained") or {}
+        settings = (trained.get("traces") or {}).get("recorded") or {}
+        return {name: value for name, value in settings.items() if isinstance(value, int)}
+
+    @property
     def config(self) -> dict[str, Any]:
         """What ``config.json`` holds, without the digests of the files."""
         return {k: v for k, v in self._frozen.config.items() if k != "digests"}

@@ -23,7 +23,8 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     """Fill ``folder`` with traces, run, policy, evaluation and report.
 
     ``n`` questions are recorded and split by question: 55% to train, 15% to validate, 30% held
-    out. What is already recorded under the same settings is kept.
+    out. What is already recorded and trained under the same settings is kept. Raises
+    ``UserError`` for a folder that was filled with another ``n`` or ``seed``.
     """
     from rlbudget.evaluate import evaluate_folder
     from rlbudget.freeze import freeze
@@ -49,7 +50,7 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
 
     err.print("[bold]2/5[/bold] Training PPO on the training questions")
     with progress("Training") as advance:
-        train_on(traces_folder, run, seed=seed, split_seed=seed, progress=advance)
+        train_on(traces_folder, run, seed=seed, split_seed=seed, resume=True, progress=advance)
 
     err.print(f"[bold]3/5[/bold] Freezing the best weights into {policy_folder}")
     freeze(run, policy_folder, overwrite=True)
@@ -57,7 +58,7 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
 
     err.print("[bold]4/5[/bold] Evaluating every rule and the policy on the held-out questions")
     evaluation = evaluate_folder(
-        traces_folder, policies=[policy_folder], out=evaluation_folder, seed=seed
+        traces_folder, policies=[policy_folder], out=evaluation_folder, seed=seed, write_cards=True
     )
 
     err.print(f"[bold]5/5[/bold] Decoding {SHOWN} held-out questions live under the policy")

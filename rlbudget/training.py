@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rlbudget.agents.ppo import TrainResult
 
 
+RECORDED = ("stride", "probe_tokens")
+"""What a live decode has to do as the recording did, if the policy is to see what it knows."""
+
+
 def train_on(
     traces: Path,
     run_dir: Path,
@@ -32,10 +36,11 @@ def train_on(
     trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
-    from rlbudget.store import digest, load_table
+    from rlbudget.store import digest, iter_traces, load_table
     from rlbudget.table import split_questions
 
     split = split_questions(load_table(traces), seed=split_seed)
+    meta = next(iter_traces(traces)).meta
     config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed)
     if total_timesteps is not None:
         config = replace(config, total_timesteps=total_timesteps)
@@ -48,4 +53,5 @@ def train_on(
         resume=resume,
         digest=digest(traces),
         split_seed=split_seed,
+        recorded={name: meta[name] for name in RECORDED if name in meta},
     )

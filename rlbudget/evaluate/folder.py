@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlbudget import console
+from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import evaluate_split
 from rlbudget.evaluate.figure import draw_frontier
@@ -27,18 +28,21 @@ def evaluate_folder(
     out: Path,
     seed: int = 0,
     draws: int = 2000,
+    write_cards: bool = False,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
     Held out are the questions that were when the policies were trained on these traces; where
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and returns what
-    ``evaluation.json`` holds. Raises ``UserError`` for traces and policies that cannot be
+    ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
+    folder. Raises ``UserError`` for traces and policies that cannot be
     measured together.
     """
     if draws < 1:
         raise UserError(f"draws is {draws}: the bootstrap needs at least 1, better 2000")
-    loaded = {name: load_policy(folder) for name, folder in _named(policies).items()}
+    folders = _named(policies)
+    loaded = {name: load_policy(folder) for name, folder in folders.items()}
     table = load_table(traces)
     split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
     held_out = split_questions(table, seed=split_seed).held_out
@@ -52,6 +56,9 @@ def evaluate_folder(
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "table.txt", table_text(evaluation))
     draw_frontier(evaluation, out)
+    if write_cards:
+        for name, folder in folders.items():
+            write_card(folder, evaluation, method=name)
     _print(evaluation, out)
     return evaluation
 

@@ -1,0 +1,281 @@
+"""The command line: the whole way, help, and one line with exit status 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from frozen_nets import write_run
+from tiny_model import save_tiny_model
+from trace_makers import make_trace
+
+from rlbudget import console
+from rlbudget.cli import main
+from rlbudget.freeze import freeze
+from rlbudget.interchange import write_jsonl
+from rlbudget.store import TraceWriter, load_traces
+
+COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "decode")
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("task") / "questions.jsonl"
+    rows = [{"question": f"What is {i} + 3?", "target": str(i + 3)} for i in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    write_run(folder / "run")
+    freeze(folder / "run", folder / "policy")
+    return folder / "policy"
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "traces"
+    with TraceWriter(folder) as writer:
+        for i in range(60):
+            writer.add(make_trace(i))
+    return folder
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail as a user's mistake; its one line."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    said = [line for line in lines if not re.match(r"\w+: \d+ of \d+$", line)]
+    assert len(said) == 1, said
+    assert said[0].startswith("rlbudget: ")
+    return said[0]
+
+
+def test_the_whole_way(
+    model: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ["record", "--model", model, "--profile", "embedded", "--task", task, "--n", 60,
+              "--max-tokens", 24, "--stride", 4, "--probe-tokens", 2]  # fmt: skip
+    steps: list[list[object]] = [
+        [*record, "--out", tmp_path / "traces"],
+        [*record, "--out", tmp_path / "traces", "--resume"],
+        ["train", tmp_path / "traces", "--out", tmp_path / "run", "--total-timesteps", 20000],
+        ["freeze", tmp_path / "run", "--out", tmp_path / "policy"],
+        ["evaluate", tmp_path / "traces", "--policy", tmp_path / "policy",
+         "--out", tmp_path / "evaluation", "--draws", 50],
+        ["decode", "--model", model, "--profile", "embedded", "--policy", tmp_path / "policy",
+         "--max-tokens", 24, "What is 2 + 3?"],
+    ]  # fmt: skip
+    for step in steps:
+        main([str(argument) for argument in step])
+    said = capsys.readouterr()
+    assert len(load_traces(tmp_path / "traces")) == 60
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+    evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert "policy" in {row["method"] for row in evaluation["summary"]}
+    assert "held-out questions" in said.out
+    assert re.search(r"Tokens: \d+ = \d+ thinking \+ \d+ probe \+ \d+ answer", said.out)
+    assert "Traceback" not in said.err
+
+
+def test_import_counts_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "traces.jsonl"
+    write_jsonl(file, [make_trace(i) for i in range(3)])
+    file.write_text(file.read_text() + "not JSON\n")
+    assert f"{file}:4: " in mistake(capsys, "import", file, "--out", tmp_path / "a")
+    assert not list((tmp_path / "a").glob("*.parquet"))
+    main(["import", str(file), "--out", str(tmp_path / "b"), "--skip-bad"])
+    assert "3 traces imported" in capsys.readouterr().err
+    assert len(load_traces(tmp_path / "b")) == 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_that_explains_every_option(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: rlbudget " + command in shown
+    options = re.findall(r"^.\s(--[a-z-]+)", shown, flags=re.MULTILINE)
+    assert options
+    for option in options:
+        words = shown.split(option, 2)[-1]
+        assert re.search(r"[A-Za-z]{3,}", words), option
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+Arguments = Callable[[Path, Path, Path, Path], list[object]]
+"""(model, traces, policy, a folder to write to) -> a command line"""
+
+MISTAKES: dict[str, tuple[Arguments, str]] = {
+    "no command": (lambda m, t, p, o: [], "see --help"),
+    "unknown command": (lambda m, t, p, o: ["forget"], "forget"),
+    "missing argument": (lambda m, t, p, o: ["train", t], "--out"),
+    "no number": (lambda m, t, p, o: ["train", t, "--out", o, "--seed", "x"], "--seed"),
+    "unknown model": (
+        lambda m, t, p, o: ["record", "--model", o / "none", "--task", "embedded", "--n", 1,
+                            "--out", o],
+        "none",
+    ),
+    "unknown task": (
+        lambda m, t, p, o: ["record", "--model", m, "--task", "chess", "--n", 1, "--out", o],
+        "unknown task 'chess'",
+    ),
+    "unknown profile": (
+        lambda m, t, p, o: ["record", "--model", m, "--profile", "loud", "--task", "embedded",
+                            "--n", 1, "--out", o],
+        "loud",
+    ),
+    "no questions": (
+        lambda m, t, p, o: ["record", "--model", m, "--task", "embedded", "--n", 0, "--out", o],
+        "--n must be at least 1, got 0",
+    ),
+    "quickstart without questions": (
+        lambda m, t, p, o: ["quickstart", "--n", 0, "--out", o], "at least 100",
+    ),
+    "missing traces": (
+        lambda m, t, p, o: ["train", o / "none", "--out", o / "run"], "rlbudget record",
+    ),
+    "missing file": (lambda m, t, p, o: ["import", o / "none.jsonl", "--out", o], "none.jsonl"),
+    "missing run": (lambda m, t, p, o: ["freeze", o / "none", "--out", o / "policy"], "none"),
+    "missing policy": (
+        lambda m, t, p, o: ["evaluate", t, "--policy", o / "none", "--out", o], "none",
+    ),
+    "prices the wrong way round": (
+        lambda m, t, p, o: ["train", t, "--out", o, "--token-price", "0.1", "0.01"], "price",
+    ),
+    "no steps": (
+        lambda m, t, p, o: ["train", t, "--out", o, "--total-timesteps", "0"], "total_timesteps",
+    ),
+    "no draws": (lambda m, t, p, o: ["evaluate", t, "--out", o, "--draws", "0"], "at least 1"),
+    "a negative price": (
+        lambda m, t, p, o: ["decode", "--model", m, "--profile", "embedded", "--policy", p,
+                            "--token-price", "-1", "Why?"],
+        "token price",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(
+    name: str,
+    model: Path,
+    traces: Path,
+    policy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, expected = MISTAKES[name]
+    assert expected in mistake(capsys, *arguments(model, traces, policy, tmp_path / "out"))
+
+
+def test_an_empty_folder_and_a_torn_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "rlbudget record" in mistake(capsys, "train", empty, "--out", tmp_path / "run")
+    torn = tmp_path / "torn"
+    with TraceWriter(torn) as writer:
+        for i in range(30):
+            writer.add(make_trace(i))
+    part = next(torn.glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:200])
+    assert part.name in mistake(capsys, "evaluate", torn, "--out", tmp_path / "evaluation")
+
+
+def test_an_unknown_column_and_an_empty_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    out = ("--n", 1, "--out", tmp_path / "traces")
+    file.write_text('{"question": "Why?", "goal": "so"}\n')
+    assert f"{file}:1: " in mistake(capsys, "record", "--model", "embedded", "--task", file, *out)
+    file.write_text('{"question": "Why?", "target": ""}\n')
+    assert "target" in mistake(capsys, "record", "--model", "embedded", "--task", file, *out)
+
+
+def test_a_damaged_policy(
+    policy: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "policy.safetensors"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in policy.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(bytes(content))
+        evaluate = ("evaluate", traces, "--policy", folder, "--out", tmp_path / "out")
+        assert str(folder) in mistake(capsys, *evaluate)
+        (folder / name).unlink()
+        assert str(folder) in mistake(capsys, *evaluate)
+
+
+def test_traces_that_lack_what_a_policy_looks_at(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bare.jsonl"
+    write_jsonl(file, [make_trace(i) for i in range(30)])
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        for checkpoint in row["checkpoints"]:
+            checkpoint["signals"] = {"something": 1.0}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["import", str(file), "--out", str(tmp_path / "traces")])
+    capsys.readouterr()
+    said = mistake(
+        capsys, "evaluate", tmp_path / "traces", "--policy", policy, "--out", tmp_path / "out"
+    )
+    assert "signal" in said
+
+
+def test_an_interruption_says_that_what_was_written_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlbudget.quickstart.quickstart", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", "--out", str(tmp_path)])
+    assert stopped.value.code == 130
+    assert "what was written is kept" in capsys.readouterr().err
+
+
+def test_progress_off_a_terminal_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("Counting") as advance:
+        for done in range(1001):
+            advance(done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Counting: 0 of 1000"
+    assert lines[-1] == "Counting: 1000 of 1000"
+    assert len(lines) == 11
