@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rlbudget.signals import hedged
 from rlbudget.table import TraceTable
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
@@ -164,6 +165,7 @@ def table_columns(part: pa.Table) -> PartColumns:
             "probe_tokens": _numbers(flat["probe_tokens"].fill_null(0)),
             "probe_confidence": _numbers(flat["probe_confidence"]),
             "probe_answer": _answer_codes(flat["probe_answer"], lengths),
+            "probe_hedged": _hedged(flat["probe_answer"]),
         },
         signals={name: _numbers(flat[_SIGNAL + name]) for name in _signals_of(part)},
     )
@@ -193,6 +195,7 @@ def table_of_parts(parts: Sequence[PartColumns]) -> TraceTable:
         probe_tokens=checkpoints("probe_tokens", np.int64),
         probe_confidence=checkpoints("probe_confidence", np.float64),
         probe_answer=checkpoints("probe_answer", np.int64),
+        probe_hedged=checkpoints("probe_hedged", np.bool_),
         signals={
             name: np.concatenate(
                 [part.signals.get(name, np.full(int(part.lengths.sum()), np.nan)) for part in parts]
@@ -217,6 +220,15 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     """Nulls become NaN."""
     numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _hedged(answers: pa.Array) -> npt.NDArray[np.bool_]:
+    """Whether each answer holds a word of doubt; every different answer is looked at once."""
+    coded = answers.dictionary_encode()
+    found = np.array([hedged(text) for text in coded.dictionary.to_pylist()] + [False])
+    indices = coded.indices.fill_null(len(found) - 1).to_numpy(zero_copy_only=False)
+    marked: npt.NDArray[np.bool_] = found[indices.astype(np.int64)]
+    return marked
 
 
 def _answer_codes(answers: pa.Array, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -90,15 +90,14 @@ class Controller:
     def push(
         self,
         token_signals: npt.ArrayLike,
-        hedge: bool,
-        conclusion: bool,
+        token_markers: npt.ArrayLike,
         *,
         probe: Callable[[], Probe] | None = None,
     ) -> Decision | None:
         """Take one thinking token: a decision at a checkpoint, None between two.
 
-        ``token_signals`` has shape (4,), in the order of ``signals.TOKEN_SIGNALS``; ``hedge``
-        and ``conclusion`` are ``signals.marker`` of the token's text. ``probe`` makes a trial
+        ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
+        ``token_markers`` are ``signals.markers`` of the token's text. ``probe`` makes a trial
         answer and is called only at a checkpoint where the policy needs one.
         """
         if self._stride is None:
@@ -107,7 +106,7 @@ class Controller:
         at_checkpoint = self.thinking_tokens % self._stride == 0
         if self.failed is None:
             try:
-                self._take(token_signals, hedge, conclusion)
+                self._take(token_signals, token_markers)
                 if at_checkpoint:
                     signals = {name: float(v[0]) for name, v in self._window.read().items()}
                     answer = probe() if probe is not None and self.needs_probe else None
@@ -132,13 +131,15 @@ class Controller:
                 self._fail(error)
         return CONTINUE
 
-    def _take(self, token_signals: npt.ArrayLike, hedge: bool, conclusion: bool) -> None:
+    def _take(self, token_signals: npt.ArrayLike, token_markers: npt.ArrayLike) -> None:
         values = np.asarray(token_signals, dtype=np.float64)
         if values.shape != (len(TOKEN_SIGNALS),):
-            raise ValueError(f"token signals have shape {values.shape}, not (4,)")
+            raise ValueError(
+                f"token signals have shape {values.shape}, not ({len(TOKEN_SIGNALS)},)"
+            )
         for name, value in zip(TOKEN_SIGNALS, values.tolist(), strict=True):
             _check_finite(name, value)
-        self._window.push(values[None, :], hedge, conclusion)
+        self._window.push(values[None, :], np.asarray(token_markers, dtype=bool)[None, :])
 
     def _decide(
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
+from rlbudget.signals import EXIT_SIGNALS
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
@@ -58,6 +59,8 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "p_end_last": ("",),
     "hedges": ("", "sum", "age"),
     "conclusions": ("", "sum", "age"),
+    "topk_mean": ("", "ema"),
+    "end_gap_min": ("", "min"),
     "probe_confidence": ("", "ema", "max"),
     "probe_streak": ("", "log"),
     "probe_distinct": ("",),
@@ -73,7 +76,10 @@ def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
     tokens are charged.
     """
     names = ["thinking_tokens.log", "thinking_tokens"]
-    present = [*sorted(signals), *(PROBE_SIGNALS if preset == "probe" else ())]
+    present = [
+        *sorted(set(signals) - set(EXIT_SIGNALS)),
+        *(PROBE_SIGNALS if preset == "probe" else ()),
+    ]
     for signal in present:
         names += [
             f"{signal}.{transform}" if transform else signal

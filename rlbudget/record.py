@@ -195,7 +195,10 @@ def _record_batch(
             checkpoints[row].append(
                 Checkpoint(
                     thinking_tokens=batch.thinking_tokens,
-                    signals={name: float(column[place]) for name, column in signals.items()},
+                    signals={
+                        **{name: float(column[place]) for name, column in signals.items()},
+                        "exit_entropy": answer.entropy,
+                    },
                     exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
                     probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
                 )

@@ -1,7 +1,7 @@
 """Signals: numbers that are free while decoding, and how a checkpoint sums them up.
 
-A backend computes four numbers for each thinking token from the logits it already has,
-and two flags from the token's text. Between two checkpoints they are folded into a small
+A backend computes six numbers for each thinking token from the logits it already has,
+and three flags from the token's text. Between two checkpoints they are folded into a small
 *window*; what the window holds at a checkpoint is what the trace records as ``signals``.
 All of it works on ``n`` decodes in lockstep, so that the recorder (hundreds of rows) and
 a live request (one row) run the same lines.
@@ -9,6 +9,7 @@ a live request (one row) run the same lines.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,10 +17,20 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-TOKEN_SIGNALS = ("logprob", "entropy", "margin", "p_end")
+TOKEN_SIGNALS = ("logprob", "entropy", "margin", "p_end", "topk", "end_gap")
 """Per token, from the raw logits (temperature 1): log-probability of the sampled token
 (nats), entropy of the distribution (nats), log-probability of the first minus the second
-choice (nats), probability of the first end-of-thinking token."""
+choice (nats), probability of the first end-of-thinking token, mean log-probability of the
+``TOP_K`` likeliest tokens (nats), log-probability of the likeliest token minus that of the first
+end-of-thinking token (nats)."""
+
+TOP_K = 20
+
+MARKERS = ("hedge", "conclusion", "sentence_end")
+"""Per token, from its text: a word of doubt, a concluding word, the end of a sentence."""
+
+NO_SENTENCE_END = 100.0
+"""``end_gap_min`` where no sentence ended; no gap is counted as larger."""
 
 SIGNALS = (
     "logprob_mean",
@@ -34,53 +45,72 @@ SIGNALS = (
     "p_end_last",
     "hedges",
     "conclusions",
+    "topk_mean",
+    "end_gap_min",
 )
-"""Per checkpoint, over the tokens since the checkpoint before it."""
+"""Per checkpoint, over the tokens since the checkpoint before it. ``end_gap_min`` counts only the
+places right after the end of a sentence, where ending the thinking is an option."""
+
+EXIT_SIGNALS = ("exit_entropy",)
+"""Recorded beside them, but not free: each needs a forward pass over the exit text. Entropy
+(nats) of the first token of the answer."""
 
 HEDGES = frozenset({"wait", "but", "hmm", "alternatively", "however", "maybe", "no", "hold"})
+ANSWER_HEDGES = re.compile(r"\b(wait|hold|but|okay|no|hmm)\b", re.IGNORECASE)
 CONCLUSIONS = frozenset({"so", "therefore", "thus", "answer", "hence", "same", "ok", "yes"})
 
 
-def marker(text: str) -> tuple[bool, bool]:
-    """Whether a token's text is a hedge word, and whether it is a concluding word."""
-    word = text.strip().strip(".,:;!?\u0120\u2581").lower()
-    return word in HEDGES, word in CONCLUSIONS
+def hedged(answer: str) -> bool:
+    """Whether a trial answer holds a word of doubt, as Dynasor asks."""
+    return ANSWER_HEDGES.search(answer) is not None
 
 
-def marker_masks(
-    tokens: Iterable[str],
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """``marker`` for a whole vocabulary: two masks of shape (vocabulary,)."""
-    pairs = np.array([marker(token) for token in tokens], dtype=bool).reshape(-1, 2)
-    return pairs[:, 0].copy(), pairs[:, 1].copy()
+def markers(text: str) -> tuple[bool, bool, bool]:
+    """The ``MARKERS`` of a token's text, which may be spelled as byte-level or SentencePiece."""
+    plain = text.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
+    word = plain.strip().strip(".,:;!?").lower()
+    ends = "\n" in plain or plain.rstrip().endswith((".", "!", "?"))
+    return word in HEDGES, word in CONCLUSIONS, ends
+
+
+def marker_table(tokens: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """``markers`` of a whole vocabulary: (vocabulary, 3)."""
+    return np.array([markers(token) for token in tokens], dtype=bool).reshape(-1, len(MARKERS))
 
 
 class Window:
     """The running sums of ``n`` decodes since their last checkpoint."""
 
-    __slots__ = ("_count", "_last", "_markers", "_max", "_min", "_sum")
+    __slots__ = ("_after_sentence", "_count", "_end_gap", "_last", "_markers", "_max", "_min",
+                 "_sum")  # fmt: skip
 
     def __init__(self, n: int) -> None:
         self._count = np.zeros(n)
-        self._sum = np.zeros((n, 4))
-        self._min = np.full((n, 4), np.inf)
-        self._max = np.full((n, 4), -np.inf)
-        self._last = np.zeros((n, 4))
+        width = len(TOKEN_SIGNALS)
+        self._sum = np.zeros((n, width))
+        self._min = np.full((n, width), np.inf)
+        self._max = np.full((n, width), -np.inf)
+        self._last = np.zeros((n, width))
         self._markers = np.zeros((n, 2))
+        self._after_sentence = np.zeros(n, dtype=bool)
+        self._end_gap = np.full(n, NO_SENTENCE_END)
 
-    def push(self, token_signals: Floats, hedge: npt.ArrayLike, conclusion: npt.ArrayLike) -> None:
+    def push(self, token_signals: Floats, token_markers: npt.ArrayLike) -> None:
         """Add one token to every decode.
 
-        ``token_signals`` has shape (n, 4), columns as in ``TOKEN_SIGNALS``; ``hedge`` and
-        ``conclusion`` have shape (n,).
+        ``token_signals`` has shape (n, 6), columns as in ``TOKEN_SIGNALS``; ``token_markers``
+        has shape (n, 3), columns as in ``MARKERS``.
         """
+        flags = np.asarray(token_markers, dtype=bool)
         self._count += 1
         self._sum += token_signals
         np.minimum(self._min, token_signals, out=self._min)
         np.maximum(self._max, token_signals, out=self._max)
         self._last[:] = token_signals
-        self._markers[:, 0] += np.asarray(hedge, dtype=np.float64)
-        self._markers[:, 1] += np.asarray(conclusion, dtype=np.float64)
+        self._markers += flags[:, :2]
+        gap = np.where(self._after_sentence, token_signals[:, 5], NO_SENTENCE_END)
+        np.minimum(self._end_gap, gap, out=self._end_gap)
+        self._after_sentence[:] = flags[:, 2]
 
     def read(self) -> dict[str, Floats]:
         """The signals of the window, each of shape (n,), and a fresh window after it."""
@@ -98,12 +128,15 @@ class Window:
             "p_end_last": self._last[:, 3].copy(),
             "hedges": self._markers[:, 0].copy(),
             "conclusions": self._markers[:, 1].copy(),
+            "topk_mean": mean[:, 4],
+            "end_gap_min": self._end_gap.copy(),
         }
         self._count[:] = 0
         self._sum[:] = 0
         self._min[:] = np.inf
         self._max[:] = -np.inf
         self._markers[:] = 0
+        self._end_gap[:] = NO_SENTENCE_END
         return signals
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
+from rlbudget.signals import hedged
 from rlbudget.traces import Trace
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class TraceTable:
     probe_answer: Ints
     """(m,) the trial answer as a code that is equal for equal answers of one trace, -1 where
     there was no probe"""
+    probe_hedged: Bools
+    """(m,) whether the trial answer holds a word of doubt"""
     signals: dict[str, Floats]
     """name -> (m,), NaN where missing"""
     final_exact_match: Floats
@@ -91,6 +95,7 @@ class TraceTable:
             probe_tokens=self.probe_tokens[flat],
             probe_confidence=self.probe_confidence[flat],
             probe_answer=self.probe_answer[flat],
+            probe_hedged=self.probe_hedged[flat],
             signals={name: column[flat] for name, column in self.signals.items()},
             final_exact_match=self.final_exact_match[index],
             final_thinking_tokens=self.final_thinking_tokens[index],
@@ -122,6 +127,7 @@ def table_of(traces: Sequence[Trace]) -> TraceTable:
             dtype=np.float64,
         ),
         probe_answer=np.array(answers, dtype=np.int64),
+        probe_hedged=np.array([bool(c.probe and hedged(c.probe.answer)) for c in points], bool),
         signals={
             name: np.array([c.signals.get(name, np.nan) for c in points], dtype=np.float64)
             for name in names

@@ -25,8 +25,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rlbudget.agents.rules import RULES, Rule
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, margin
-from rlbudget.evaluate.methods import RULES, Rule
 from rlbudget.evaluate.outcomes import budget_grid, fixed_stops
 from rlbudget.freeze import freeze
 from rlbudget.models import load_model

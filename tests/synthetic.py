@@ -81,6 +81,7 @@ def make_table(
         probe_tokens=rng.integers(3, 6, len(trace)) if probes else np.zeros(len(trace), np.int64),
         probe_confidence=confidence if probes else np.full(len(trace), np.nan),
         probe_answer=answer if probes else np.full(len(trace), -1, dtype=np.int64),
+        probe_hedged=np.zeros(len(trace), dtype=bool),
         signals=signals,
         final_exact_match=final_right.astype(np.float64),
         final_thinking_tokens=final_thinking,
@@ -114,6 +115,8 @@ def _signals(
         "p_end_last": np.minimum(1.0, p_end * np.exp(noise(0.9))),
         "hedges": rng.poisson(0.25 + 0.3 * difficulty).astype(np.float64),
         "conclusions": rng.poisson(0.15 + 0.4 * np.clip(right, 0, None)).astype(np.float64),
+        "topk_mean": -6.0 - entropy + noise(0.4),
+        "end_gap_min": np.maximum(0.0, -np.log(p_end) + noise(0.8)),
     }
     return {name: columns[name] for name in SIGNALS}
 
@@ -183,6 +186,7 @@ def _grid_table(exits: Floats, final: Floats, signals: dict[str, Floats]) -> Tra
         probe_tokens=np.zeros(n * length, dtype=np.int64),
         probe_confidence=np.full(n * length, np.nan),
         probe_answer=np.full(n * length, -1, dtype=np.int64),
+        probe_hedged=np.zeros(n * length, dtype=bool),
         signals=signals,
         final_exact_match=final,
         final_thinking_tokens=np.full(n, 10 * (length + 1), dtype=np.int64),

@@ -24,6 +24,7 @@ from rlbudget.table import table_of
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
 PROBE = feature_names(SIGNALS, "probe")
+NONE = (False, False, False)
 PRICE = 1e-3
 
 
@@ -41,18 +42,16 @@ class Says:
         return Decision(stop=True, stop_probability=self.answer)
 
 
-def tokens(n: int, seed: int = 0) -> list[tuple[Any, bool, bool]]:
+def tokens(n: int, seed: int = 0) -> list[tuple[Any, Any]]:
     rng = np.random.default_rng(seed)
-    return [
-        (rng.normal(size=4), bool(rng.random() < 0.2), bool(rng.random() < 0.2)) for _ in range(n)
-    ]
+    return [(rng.normal(size=6), rng.random(3) < 0.2) for _ in range(n)]
 
 
-def recorded(stream: Sequence[tuple[Any, bool, bool]], stride: int, probes: bool) -> Trace:
+def recorded(stream: Sequence[tuple[Any, Any]], stride: int, probes: bool) -> Trace:
     """The trace a recorder would write of this stream of tokens."""
     window, checkpoints = Window(1), []
-    for count, (values, hedge, conclusion) in enumerate(stream, start=1):
-        window.push(values[None], hedge, conclusion)
+    for count, (values, flags) in enumerate(stream, start=1):
+        window.push(values[None], flags[None])
         if count % stride == 0:
             signals = {name: float(value[0]) for name, value in window.read().items()}
             probe = probe_at(count) if probes else None
@@ -127,7 +126,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "rlbudget"]
 
 
-@pytest.mark.parametrize("name", range(4))
+@pytest.mark.parametrize("name", range(6))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_token_signal_that_is_no_number_switches_it_off_once_and_for_all(
     name: int, value: float, caplog: pytest.LogCaptureFixture
@@ -135,9 +134,9 @@ def test_a_token_signal_that_is_no_number_switches_it_off_once_and_for_all(
     controller = Controller(Says(0.9), token_price=PRICE, stride=2)
     stream = tokens(20)
     assert [controller.push(*token) for token in stream[:2]] == [None, Decision(True, 0.9)]
-    bad = np.zeros(4)
+    bad = np.zeros(6)
     bad[name] = value
-    assert controller.push(bad, False, False) is None
+    assert controller.push(bad, NONE) is None
     assert controller.failed is not None
     assert f"is {value}" in controller.failed
     assert [controller.push(*token) for token in stream[:7]] == [CONTINUE, None] * 3 + [CONTINUE]
@@ -195,7 +194,7 @@ def test_signals_that_make_no_sense_switch_it_off(signals: Any, said: str) -> No
 def test_token_signals_of_another_shape_switch_it_off() -> None:
     for bad in (np.zeros(3), np.zeros((1, 4)), "four", None, [0, 0, 0, [1]]):
         controller = Controller(random_policy(), token_price=PRICE, stride=1)
-        assert controller.push(bad, False, False) == CONTINUE  # type: ignore[arg-type]
+        assert controller.push(bad, NONE) == CONTINUE  # type: ignore[arg-type]
         assert controller.failed
 
 
@@ -241,7 +240,7 @@ def test_mistakes_of_the_caller_are_told_before_the_decode() -> None:
     with pytest.raises(UserError, match="not made from tokens: temperature"):
         Controller(random_policy((*FREE, "temperature")), token_price=PRICE, stride=8)
     with pytest.raises(ValueError, match="made without a stride"):
-        Controller(policy, token_price=PRICE).push(np.zeros(4), False, False)
+        Controller(policy, token_price=PRICE).push(np.zeros(6), NONE)
 
 
 def test_requests_do_not_share_memory() -> None:

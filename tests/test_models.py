@@ -18,7 +18,7 @@ from rlbudget.models.decode_batch import DecodeBatch, Finished
 from rlbudget.models.profiles import PROFILES, Profile
 from rlbudget.models.sampling import Uniforms, sample
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.signals import Window
+from rlbudget.signals import TOP_K, Window
 
 torch.set_num_threads(1)
 
@@ -207,6 +207,9 @@ def test_signals_are_those_of_one_forward_pass_over_the_text(model: Transformers
         with torch.no_grad():
             logits = model.network(torch.tensor([[*prompt, *thinking]])).logits[0].double()
         window = Window(1)
+        before = np.full((1, 6), 1e3)  # the window knows of the sentence that ended before it
+        window.push(before, model.vocabulary.markers[thinking[STRIDE - 1]][None])
+        window.read()
         for i in range(STRIDE, 2 * STRIDE):
             p = logits[len(prompt) + i - 1].softmax(-1).numpy()
             top = np.sort(p)[-2:]
@@ -215,9 +218,10 @@ def test_signals_are_those_of_one_forward_pass_over_the_text(model: Transformers
                 -(p * np.log(p)).sum(),
                 np.log(top[1] / top[0]),
                 p[model.vocabulary.exit_ids[0]],
+                np.log(np.sort(p)[-TOP_K:]).mean(),
+                np.log(top[1] / p[model.vocabulary.exit_ids[0]]),
             ]
-            hedge = model.vocabulary.hedges[thinking[i]]
-            window.push(np.array([signals]), hedge, model.vocabulary.conclusions[thinking[i]])
+            window.push(np.array([signals]), model.vocabulary.markers[thinking[i]][None])
         for name, value in window.read().items():
             assert found[name][place] == pytest.approx(value[0], rel=2e-4, abs=2e-5), name
 

@@ -10,7 +10,7 @@ from trace_makers import make_trace, trace_lists
 
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer, feature_names, features_of, observe
-from rlbudget.signals import SIGNALS, Window, marker, marker_masks
+from rlbudget.signals import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
 from rlbudget.table import TraceTable, table_of
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
@@ -143,11 +143,12 @@ def test_features_the_traces_cannot_give_are_user_errors() -> None:
 def test_a_window_sums_up_the_tokens_since_the_last_read(n: int, tokens: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     window = Window(n)
+    ended = np.zeros(n, dtype=bool)
     for _ in range(2):
-        x = rng.normal(size=(tokens, n, 4))
-        flags = rng.random((tokens, n, 2)) < 0.5
+        x = rng.normal(size=(tokens, n, 6))
+        flags = rng.random((tokens, n, 3)) < 0.5
         for t in range(tokens):
-            window.push(x[t], flags[t, :, 0], flags[t, :, 1])
+            window.push(x[t], flags[t])
         read = window.read()
         assert tuple(read) == SIGNALS
         np.testing.assert_allclose(read["logprob_mean"], x[:, :, 0].mean(0))
@@ -157,31 +158,45 @@ def test_a_window_sums_up_the_tokens_since_the_last_read(n: int, tokens: int, se
         np.testing.assert_allclose(read["p_end_mean"], x[:, :, 3].mean(0))
         np.testing.assert_array_equal(read["hedges"], flags[:, :, 0].sum(0))
         np.testing.assert_array_equal(read["conclusions"], flags[:, :, 1].sum(0))
+        np.testing.assert_allclose(read["topk_mean"], x[:, :, 4].mean(0))
+        ended = np.concatenate([ended[None], flags[:, :, 2]])
+        gaps = np.where(ended[:-1], x[:, :, 5], NO_SENTENCE_END)
+        np.testing.assert_array_equal(read["end_gap_min"], gaps.min(0))
+        ended = ended[-1]
 
 
 def test_what_is_read_does_not_change_afterwards() -> None:
     window = Window(2)
-    window.push(np.ones((2, 4)), [1, 0], [0, 1])
+    window.push(np.ones((2, 6)), [[1, 0, 1], [0, 1, 0]])
     kept = window.read()
     read = {name: column.copy() for name, column in kept.items()}
-    window.push(np.full((2, 4), 9.0), [1, 1], [1, 1])
+    window.push(np.full((2, 6), 9.0), np.ones((2, 3)))
     for name, column in read.items():
         np.testing.assert_array_equal(kept[name], column)
 
 
 def test_a_window_keeps_the_rows_it_is_told_to() -> None:
     window = Window(3)
-    window.push(np.arange(12.0).reshape(3, 4), [0, 1, 0], [0, 0, 1])
+    window.push(np.arange(18.0).reshape(3, 6), [[0, 0, 0], [1, 0, 0], [0, 1, 0]])
     window.keep(np.array([2, 1]))
     read = window.read()
-    assert read["logprob_mean"].tolist() == [8, 4]
+    assert read["logprob_mean"].tolist() == [12, 6]
     assert read["hedges"].tolist() == [0, 1]
 
 
 def test_markers_are_words_whatever_their_case_and_spacing() -> None:
-    assert marker(" Wait,") == (True, False)
-    assert marker("\u0120So") == (False, True)
-    assert marker("waiting") == (False, False)
-    hedges, conclusions = marker_masks(["wait", "so", "x"])
-    assert hedges.tolist() == [True, False, False]
-    assert conclusions.tolist() == [False, True, False]
+    assert markers(" Wait,") == (True, False, False)
+    assert markers("\u0120So") == (False, True, False)
+    assert markers("waiting") == (False, False, False)
+    assert marker_table(["wait", "so", "x."]).tolist() == [
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
+    ]
+
+
+def test_sentences_end_at_stops_and_line_breaks() -> None:
+    for text in (".", " done.", '?"'.rstrip('"'), "!\u0120", "\u010a", "\n\n", ".\n"):
+        assert markers(text)[2], text
+    for text in ("3", ",", ".5", "e.g", ""):
+        assert not markers(text)[2], text

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.rules import PROBE, RULES, Rule
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, interval, resample
@@ -25,7 +26,6 @@ from rlbudget.evaluate.measure import (
     measure_rule,
     saving_most,
 )
-from rlbudget.evaluate.methods import PROBE, RULES, Rule
 from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
     Floats,

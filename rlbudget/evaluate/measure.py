@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlbudget.evaluate.methods import Kind, Parameters, Rule
+from rlbudget.agents.rules import Kind, Parameters, Rule
 from rlbudget.evaluate.outcomes import (
     Outcome,
     Probing,

@@ -22,9 +22,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Choice = Ints | Floats
-Probing = Literal["none", "until_stop"] | Bools
-"""Whose trial answers are charged: nobody's, all up to the stop (it included), or those of the
-checkpoints in a mask (m,) up to the stop."""
+Probing = Literal["none", "until_stop"] | Bools | Floats
+"""Whose trial answers are charged: nobody's, all up to the stop (it included), those of the
+checkpoints in a mask (m,) up to the stop; or tokens (m,) that a look at each checkpoint costs."""
 
 NATURAL_END = -1
 RELATIVE_PRICES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -113,7 +113,9 @@ def _charges(table: TraceTable, probes_charged: Probing) -> Floats:
     """(m,) tokens charged for looking at each checkpoint."""
     if isinstance(probes_charged, str):
         return (probes_charged == "until_stop") * table.probe_tokens.astype(np.float64)
-    return np.where(probes_charged, table.probe_tokens, 0).astype(np.float64)
+    if probes_charged.dtype == bool:
+        return np.where(probes_charged, table.probe_tokens, 0).astype(np.float64)
+    return probes_charged.astype(np.float64)
 
 
 def _expected(table: TraceTable, stop_probability: Floats, charges: Floats) -> Outcome:

@@ -25,6 +25,8 @@ class ExitResult:
     """the generated tokens, without the exit text"""
     logprobs: tuple[float, ...]
     """their log-probabilities in nats, temperature 1"""
+    entropy: float
+    """of the distribution of the first of them, in nats"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Continuation:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    entropy: float
+    """of the distribution of the first token, in nats"""
 
 
 def read_answer(
@@ -104,6 +108,7 @@ def continue_greedily(
     ids = np.zeros((n, cap), dtype=np.int64)
     logprobs = np.zeros((n, cap))
     counts = np.zeros(n, dtype=np.int64)
+    entropy = _entropy(rows.logits)
     active = wanted.copy()
     place = np.arange(n)  # the row each sequence belongs to
     for step in range(cap):
@@ -129,6 +134,13 @@ def continue_greedily(
         int(row): Continuation(
             tuple(ids[row, : counts[row]].tolist()),
             tuple(logprobs[row, : counts[row]].tolist()),
+            float(entropy[row]),
         )
         for row in np.flatnonzero(wanted)
     }
+
+
+def _entropy(logits: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Of each row's distribution, in nats: (n, vocabulary) -> (n,)."""
+    entropy = torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
+    return entropy.double().numpy(force=True)

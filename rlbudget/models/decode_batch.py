@@ -133,6 +133,7 @@ class DecodeBatch:
                 answer_tokens=len(exit_ids) + len(c.ids),
                 ids=c.ids,
                 logprobs=c.logprobs,
+                entropy=c.entropy,
             )
             for c in self._ahead(np.asarray(rows, dtype=np.int64), exit_ids, cap, stops)
         ]
@@ -216,8 +217,7 @@ class DecodeBatch:
             tokens[rows == row] = queue[0]
         if thinking.any():
             measured = token_signals(logits, chosen, self._end_ids).double().numpy(force=True)
-            hedges, conclusions = self.vocabulary.hedges, self.vocabulary.conclusions
-            self._window.push(measured, hedges[tokens], conclusions[tokens])
+            self._window.push(measured, self.vocabulary.markers[tokens])
         if self._step == self._history.shape[1]:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
         self._history[rows, self._step] = tokens

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rlbudget.signals import NO_SENTENCE_END, TOP_K
+
 _BLOCK = 256
 
 
@@ -44,7 +46,7 @@ def sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> 
 def token_signals(
     logits: torch.Tensor, tokens: torch.Tensor, end_ids: torch.Tensor
 ) -> torch.Tensor:
-    """The signals of ``rlbudget.signals.TOKEN_SIGNALS``, shape (n, 4), float32.
+    """The signals of ``rlbudget.signals.TOKEN_SIGNALS``, shape (n, 6), float32.
 
     ``logits`` (n, vocabulary) float32 are raw: temperature 1 whatever the sampling was.
     ``tokens`` (n,) were sampled from them; ``end_ids`` are the tokens that begin the end of
@@ -54,13 +56,16 @@ def token_signals(
     probabilities = logprobs.exp()
     # entr(p) = -p log p is 0 at p = 0, where p * log p would be NaN.
     entropy = torch.special.entr(probabilities).sum(dim=-1)
-    first = logprobs.topk(2, dim=-1).values
+    top = logprobs.topk(min(TOP_K, logprobs.shape[-1]), dim=-1).values
+    p_end = probabilities[:, end_ids].sum(dim=-1)
     return torch.stack(
         [
             logprobs.gather(1, tokens[:, None])[:, 0],
             entropy,
-            first[:, 0] - first[:, 1],
-            probabilities[:, end_ids].sum(dim=-1),
+            top[:, 0] - top[:, 1],
+            p_end,
+            top.mean(dim=-1),
+            (top[:, 0] - p_end.log()).clamp(max=NO_SENTENCE_END),
         ],
         dim=-1,
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, trusted_ids
-from rlbudget.signals import marker_masks
+from rlbudget.signals import marker_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,8 @@ class Vocabulary:
     """tokens to look back for the end text"""
     exit_ids: tuple[int, ...]
     probe_ids: tuple[int, ...]
-    hedges: npt.NDArray[np.bool_]
-    """(vocabulary,)"""
-    conclusions: npt.NDArray[np.bool_]
-    """(vocabulary,)"""
+    markers: npt.NDArray[np.bool_]
+    """(vocabulary, 3), columns as in ``rlbudget.signals.MARKERS``"""
 
     def text(self, ids: Sequence[int] | npt.NDArray[np.int64], *, special: bool = False) -> str:
         """The text of token ids, with or without special tokens."""
@@ -77,7 +75,6 @@ def build_vocabulary(
         first = {end_ids[0], spaced[0]}
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
     pieces = [piece or "" for piece in pieces] + [""] * (size - len(pieces))
-    hedges, conclusions = marker_masks(pieces)
     return Vocabulary(
         tokenizer=tokenizer,
         eos_ids=np.array(sorted(set(eos_ids)), dtype=np.int64),
@@ -87,8 +84,7 @@ def build_vocabulary(
         end_window=2 * len(end_ids) + 2,
         exit_ids=exit_ids,
         probe_ids=probe_ids,
-        hedges=hedges,
-        conclusions=conclusions,
+        markers=marker_table(pieces),
     )
 
 

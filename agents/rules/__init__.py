@@ -1,0 +1,69 @@
+"""Stop rules: the catalogue of methods that need no training, each a value with functions.
+
+=========== ==================================================== ==================
+rule        stops at the first checkpoint where                  looks at
+=========== ==================================================== ==================
+full        never                                                nothing
+fixed       ``budget`` thinking tokens are reached               nothing
+random      a coin with probability ``probability`` says so      nothing
+p_end       an end of thinking was likely                        ``p_end_max``
+certain     the moving average of the entropy is low             ``entropy_mean``
+entropy     the entropy has been low for long (CUSUM)            ``entropy_mean``
+thinkbrake  ending was about as likely as going on               ``end_gap_min``
+deepconf    the group confidence leaves a threshold              ``topk_mean``
+confidence  the trial answer's confidence is high                a probe
+deer        the same, at turns of thought only                   some probes
+streak      the last ``window`` trial answers are equal          a probe
+convergence two trial answers in a row are equal                 a probe
+dynasor     trial answers agree and do not doubt themselves      some probes
+eat         the entropy of the answer's first token settles      ``exit_entropy``
+halt        the answer's distribution has low entropy            ``answer_entropy``
+=========== ==================================================== ==================
+
+A rule that looks at probes pays for every one up to its stop, and for no other. To add a rule,
+write a ``Rule`` and put it in ``RULES``: the evaluation chooses its parameters on the training
+questions.
+"""
+
+from __future__ import annotations
+
+from rlbudget.agents.rules.probing import (
+    CONFIDENCE,
+    CONVERGENCE,
+    DEER,
+    DYNASOR,
+    EAT,
+    HALT,
+    STREAK,
+)
+from rlbudget.agents.rules.rule import PROBE, Kind, Parameters, Rule
+from rlbudget.agents.rules.unprobed import (
+    CERTAIN,
+    DEEPCONF,
+    ENTROPY,
+    FIXED,
+    FULL,
+    P_END,
+    RANDOM,
+    THINKBRAKE,
+)
+
+__all__ = ["PROBE", "RULES", "Kind", "Parameters", "Rule"]
+
+RULES = (
+    FULL,
+    FIXED,
+    RANDOM,
+    P_END,
+    CERTAIN,
+    ENTROPY,
+    THINKBRAKE,
+    DEEPCONF,
+    CONFIDENCE,
+    DEER,
+    STREAK,
+    CONVERGENCE,
+    DYNASOR,
+    EAT,
+    HALT,
+)
