@@ -86,12 +86,28 @@ length, NaN, a price outside the range.
 
 {_measured(trained, evaluation, method)}
 
+## Certified
+
+{_certified(config.get("calibration"))}
+
 ## Made from
 
 {_facts(trained)}
 It knows the model, the task and the settings of those traces; on others, evaluate it before it
 decides anything.
 """
+
+
+def _certified(certificate: Mapping[str, Any] | None) -> str:
+    if not certificate:
+        return "Nothing: `rlbudget calibrate` certifies a bound on lost answers."
+    what = "answers lost minus answers gained" if certificate["mode"] == "loss" else "answers lost"
+    return (
+        f"At token prices up to {certificate['token_price']:.3g}, {what} are at most"
+        f" {certificate['max_em_loss']:.2%} of the questions, with confidence"
+        f" {certificate['confidence']:g} over the draw of the {certificate['questions']}"
+        " calibration questions, for questions and decodes of the same kind."
+    )
 
 
 def _measured(trained: Mapping[str, Any], evaluation: Mapping[str, Any] | None, method: str) -> str:

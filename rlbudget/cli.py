@@ -9,12 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from rlbudget.console import err, out, progress
 from rlbudget.errors import UserError
+
+if TYPE_CHECKING:
+    from rlbudget.policy import Policy
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
@@ -136,6 +139,28 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Certify the highest price at which a policy keeps a bound on lost answers."""
+
+    policy: tyro.conf.Positional[Path]
+    """Policy folder."""
+    traces: tyro.conf.Positional[Path]
+    """Folder of traces; questions the policy has seen are left out."""
+    out: Path
+    """Policy folder with the certificate."""
+    max_em_loss: float = 0.01
+    """Exact match that may be lost, as a share of all questions."""
+    confidence: float = 0.9
+    """Chance, over the calibration questions, that the bound holds."""
+    mode: Literal["loss", "harm"] = "loss"
+    """loss: answers lost minus answers gained; harm: answers lost, stricter."""
+    seed: int = 0
+    """Seed of the order of the questions."""
+    overwrite: Flag = False
+    """Replace a policy that is already there."""
+
+
+@dataclass(frozen=True)
 class Decode:
     """Answer one question live under a policy."""
 
@@ -148,7 +173,7 @@ class Decode:
     profile: OptionalStr = None
     """How the model is prompted and made to answer: embedded, think or plain."""
     token_price: OptionalFloat = None
-    """Reward lost per token; by default the middle of the policy's range."""
+    """Reward lost per token; by default the certified one, else the middle of the range."""
     max_tokens: OptionalInt = None
     """Hard cap on thinking tokens; by default the profile's."""
     temperature: OptionalFloat = None
@@ -164,6 +189,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Freeze, tyro.conf.subcommand("freeze")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
 )
 
@@ -244,6 +270,8 @@ def _run(command: Command) -> None:
             err.print(f"Policy written to {command.out}")
         case Evaluate():
             _evaluate(command)
+        case Calibrate():
+            _calibrate(command)
         case Decode():
             _decode(command)
 
@@ -314,18 +342,44 @@ def _evaluate(command: Evaluate) -> None:
     )
 
 
+def _calibrate(command: Calibrate) -> None:
+    from rlbudget.calibrate import calibrate
+
+    policy = calibrate(
+        command.policy,
+        command.traces,
+        command.out,
+        max_em_loss=command.max_em_loss,
+        confidence=command.confidence,
+        mode=command.mode,
+        seed=command.seed,
+        overwrite=command.overwrite,
+    )
+    found = policy.config["calibration"]
+    what = "answers lost minus gained" if command.mode == "loss" else "answers lost"
+    out.print(
+        f"Certified on {found['questions']} questions: at token prices up to"
+        f" {found['token_price']:.3g}, {what} are at most {found['max_em_loss']:.2%} of the"
+        f" questions, with confidence {found['confidence']:g}."
+    )
+    out.print(
+        f"There it saves {found['savings']:.1%} of all tokens and changes exact match by"
+        f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
+    )
+    err.print(f"Policy written to {command.out}")
+
+
 def _decode(command: Decode) -> None:
     from rlbudget.decode import decode
     from rlbudget.models import load_model
     from rlbudget.policy import load_policy
 
     policy = load_policy(command.policy)
-    low, high = policy.price_range
     decoded = decode(
         load_model(command.model, profile=command.profile),
         command.question,
         policy,
-        token_price=(low * high) ** 0.5 if command.token_price is None else command.token_price,
+        token_price=_price(policy, command.token_price),
         seed=command.seed,
         temperature=command.temperature,
         max_tokens=command.max_tokens,
@@ -340,6 +394,21 @@ def _decode(command: Decode) -> None:
     )
     if decoded.message:
         err.print(f"rlbudget: {decoded.message}", markup=False)
+
+
+def _price(policy: Policy, asked: float | None) -> float:
+    """The price to decode at; a price above the certified one is served, but said to be."""
+    certificate = policy.config["calibration"]
+    if certificate is None:
+        low, high = policy.price_range
+        return (low * high) ** 0.5 if asked is None else asked
+    certified = float(certificate["token_price"])
+    if asked is not None and asked > certified:
+        err.print(
+            f"rlbudget: token price {asked:g} is above the certified {certified:.3g}: the bound on"
+            " lost answers does not cover it"
+        )
+    return certified if asked is None else asked
 
 
 if __name__ == "__main__":

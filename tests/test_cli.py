@@ -18,7 +18,7 @@ from rlbudget.freeze import freeze
 from rlbudget.interchange import write_jsonl
 from rlbudget.store import TraceWriter, load_traces
 
-COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "decode")
+COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "decode")
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +176,12 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         lambda m, t, p, o: ["train", t, "--out", o, "--total-timesteps", "0"], "total_timesteps",
     ),
     "no draws": (lambda m, t, p, o: ["evaluate", t, "--out", o, "--draws", "0"], "at least 1"),
+    "too few questions to certify": (
+        lambda m, t, p, o: ["calibrate", p, t, "--out", o], "needs at least 318",
+    ),
+    "a bound that is none": (
+        lambda m, t, p, o: ["calibrate", p, t, "--out", o, "--max-em-loss", "1.5"], "max_em_loss",
+    ),
     "a negative price": (
         lambda m, t, p, o: ["decode", "--model", m, "--profile", "embedded", "--policy", p,
                             "--token-price", "-1", "Why?"],

@@ -82,7 +82,7 @@ def test_the_config_says_what_it_was_made_of(run: Path, tmp_path: Path) -> None:
     assert config["version"] == 1
     assert config["features"] == list(FREE)
     assert config["observation_version"] == 1
-    assert config["layers"] == [35, 64, 64, 2]
+    assert config["layers"] == [len(FREE) + 1, 64, 64, 2]
     assert config["price_range"] == list(PRICES)
     assert config["threshold"] == 0.5
     assert config["calibration"] is None
