@@ -17,7 +17,8 @@ from rlbudget.agents.exact import TraceSource, values_of
 from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Floats, Score, Validation, gap_weight
 from rlbudget.envs.replay_core import replay_columns
-from rlbudget.envs.replay_normaliser import fit_normaliser
+from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
+from rlbudget.evaluate import outcomes
 from rlbudget.observation import Preset, features_of, observe
 from rlbudget.table import TraceTable
 
@@ -28,6 +29,16 @@ class ExactGradientResult:
 
     score: Score
     network: nn.Sequential
+    features: tuple[str, ...]
+    normaliser: Normaliser
+    charged: outcomes.Probing
+
+    def stops(self, table: TraceTable, token_price: float) -> outcomes.Ints:
+        """(n,) the first checkpoint at which the chance to stop is above a half."""
+        seen = self.normaliser.features(observe(table, self.features))
+        price = np.full((len(seen), 1), self.normaliser.price(token_price), dtype=np.float32)
+        says = _stop(self.network, np.concatenate([seen, price], axis=1)) > 0.5
+        return outcomes.first_stop(table, says)
 
 
 def maximise(
@@ -87,7 +98,8 @@ def maximise(
             schedule.step()
         network.load_state_dict(kept)
     assert best is not None
-    return ExactGradientResult(best, network)
+    charged: outcomes.Probing = "until_stop" if preset == "probe" else "none"
+    return ExactGradientResult(best, network, features, normaliser, charged)
 
 
 def _network(width: int, initial_stop_probability: float) -> nn.Sequential:

@@ -134,6 +134,8 @@ class Evaluate:
     """Seed of the split, where no policy fixes it, and of the bootstrap."""
     draws: int = 2000
     """Bootstrap draws."""
+    learners: Flag = False
+    """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
     """Put each policy's measured rows into the README.md of its folder."""
 
@@ -339,6 +341,7 @@ def _evaluate(command: Evaluate) -> None:
         seed=command.seed,
         draws=command.draws,
         write_cards=command.write_cards,
+        learners=command.learners,
     )
 
 

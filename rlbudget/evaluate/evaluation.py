@@ -18,9 +18,11 @@ from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, interval, resample
 from rlbudget.evaluate.measure import (
+    Learned,
     Measured,
     Point,
     frontier,
+    measure_learned,
     measure_oracle,
     measure_policy,
     measure_rule,
@@ -71,23 +73,28 @@ def assess(
     policies: Mapping[str, StopPolicy],
     *,
     rules: Sequence[Rule] = RULES,
+    learners: Mapping[str, Learned] | None = None,
     seed: int = 0,
     draws: int = 2000,
     progress: Advance | None = None,
 ) -> Assessment:
-    """Measure rules, policies and the oracle. Tables must have no question in common."""
+    """Measure rules, policies, learners and the oracle.
+
+    Tables must have no question in common.
+    """
+    learned = dict(learners or {})
     if not len(train) or not len(held_out):
         raise UserError("an evaluation needs training and held-out traces; one of them is empty")
     if np.intersect1d(train.question_ids, held_out.question_ids).size:
         raise ValueError("a question is both in the training and in the held-out traces")
-    if taken := {rule.name for rule in rules} & {*policies} | {"oracle"} & {*policies}:
+    if taken := {rule.name for rule in rules} & {*policies} | {"oracle", *learned} & {*policies}:
         raise UserError(
             f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
         )
     prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
     methods: dict[str, Measured] = {}
     not_applicable: dict[str, tuple[str, ...]] = {}
-    total = len(rules) + len(policies) + 1
+    total = len(rules) + len(policies) + len(learned) + 1
 
     def advance() -> None:
         if progress:
@@ -103,6 +110,9 @@ def assess(
         advance()
     for name, policy in policies.items():
         methods[name] = measure_policy(name, policy, train, held_out, prices)
+        advance()
+    for name, learner in learned.items():
+        methods[name] = measure_learned(name, learner, train, held_out, prices)
         advance()
     methods["oracle"] = measure_oracle(train, held_out, prices)
     advance()
@@ -158,12 +168,18 @@ def evaluate_split(
     held_out: TraceTable,
     policies: Mapping[str, StopPolicy],
     *,
+    rules: Sequence[Rule] = RULES,
+    learners: Mapping[str, Learned] | None = None,
     seed: int = 0,
     draws: int = 2000,
     progress: Advance | None = None,
 ) -> dict[str, Any]:
     """The object of ``evaluation.json`` (version 1): JSON-ready, NaN as null."""
-    return as_json(assess(train, held_out, policies, seed=seed, draws=draws, progress=progress))
+    assessment = assess(
+        train, held_out, policies, rules=rules, learners=learners, seed=seed, draws=draws,
+        progress=progress,
+    )  # fmt: skip
+    return as_json(assessment)
 
 
 def as_json(assessment: Assessment) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from rlbudget import console
+from rlbudget.agents.logistic import logistic_rule
+from rlbudget.agents.rules import RULES
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import evaluate_split
@@ -29,6 +31,7 @@ def evaluate_folder(
     seed: int = 0,
     draws: int = 2000,
     write_cards: bool = False,
+    learners: bool = False,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
@@ -36,7 +39,8 @@ def evaluate_folder(
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and returns what
     ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
-    folder. Raises ``UserError`` for traces and policies that cannot be
+    folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
+    the exact policy gradient. Raises ``UserError`` for traces and policies that cannot be
     measured together.
     """
     if draws < 1:
@@ -45,12 +49,22 @@ def evaluate_folder(
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
     table = load_table(traces)
     split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
-    held_out = split_questions(table, seed=split_seed).held_out
+    split = split_questions(table, seed=split_seed)
+    held_out = split.held_out
     train = table.take(np.flatnonzero(~np.isin(table.question_ids, held_out.question_ids)))
+    rules, fitted = list(RULES), {}
+    if learners:
+        from rlbudget.agents.learners import fit_learners
+
+        presets = {policy.preset for policy in loaded.values()} or {"free"}
+        with console.progress("Fitting learners") as advance:
+            fitted = fit_learners(split, sorted(presets), seed=seed, progress=advance)
+        rules.append(logistic_rule(train))
     with console.progress("Evaluating") as advance:
         evaluation = evaluate_split(
-            train, held_out, loaded, seed=seed, draws=draws, progress=advance
-        )
+            train, held_out, loaded, rules=rules, learners=fitted, seed=seed, draws=draws,
+            progress=advance,
+        )  # fmt: skip
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from rlbudget.agents.rules import Kind, Parameters, Rule
 from rlbudget.evaluate.outcomes import (
+    Choice,
     Outcome,
     Probing,
     StopPolicy,
@@ -102,6 +104,36 @@ def measure_policy(
         tuple(under(price) for price in token_prices),
         (never(train, held_out), *(under(float(price)) for price in grid)),
     )
+
+
+class Learned(Protocol):
+    """A learner that is no policy folder: it stops as it has learned for each price."""
+
+    @property
+    def charged(self) -> Probing:
+        """Whose trial answers it pays."""
+
+    def stops(self, table: TraceTable, token_price: float) -> Choice:
+        """The choice under a token price."""
+
+
+def measure_learned(
+    name: str,
+    learned: Learned,
+    train: TraceTable,
+    held_out: TraceTable,
+    token_prices: Sequence[float],
+) -> Measured:
+    """A learner at each token price; these are its operating points as well."""
+
+    def under(price: float) -> Point:
+        def replay(table: TraceTable) -> Outcome:
+            return outcome(table, learned.stops(table, price), probes_charged=learned.charged)
+
+        return Point({"token_price": price}, replay(train), replay(held_out))
+
+    chosen = tuple(under(price) for price in token_prices)
+    return Measured(name, "learned", chosen, (never(train, held_out), *chosen))
 
 
 def measure_oracle(

@@ -142,5 +142,6 @@ def continue_greedily(
 
 def _entropy(logits: torch.Tensor) -> npt.NDArray[np.float64]:
     """Of each row's distribution, in nats: (n, vocabulary) -> (n,)."""
-    entropy = torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
-    return entropy.double().numpy(force=True)
+    summed = torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
+    entropy: npt.NDArray[np.float64] = summed.double().numpy(force=True)
+    return entropy

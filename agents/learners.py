@@ -1,0 +1,48 @@
+"""The learners PPO is held to, fitted on the same traces, observations and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlbudget.agents import exact_pg
+from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.fitted_q import fit_q
+from rlbudget.console import Advance
+from rlbudget.evaluate.measure import Learned
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of
+from rlbudget.observation import Preset
+from rlbudget.table import Split
+
+
+def fit_learners(
+    split: Split,
+    presets: Sequence[Preset] = ("free",),
+    *,
+    seed: int = 0,
+    progress: Advance | None = None,
+) -> dict[str, Learned]:
+    """``fitted-q`` and ``exact-pg`` for each preset; with ``-probe`` at the end for that one.
+
+    The held-out traces of the split are not looked at.
+    """
+    fitted: dict[str, Learned] = {}
+    prices = [token_price_of(relative, split.train) for relative in RELATIVE_PRICES]
+    for preset in presets:
+        end = "" if preset == "free" else f"-{preset}"
+        if progress is not None:
+            progress(len(fitted), 2 * len(presets))
+        fitted[f"fitted-q{end}"] = fit_q(
+            split.train, split.validation, prices, preset=preset, seed=seed
+        )
+        if progress is not None:
+            progress(len(fitted), 2 * len(presets))
+        fitted[f"exact-pg{end}"] = exact_pg.maximise(
+            split.train,
+            split.validation,
+            token_price=PPOConfig(preset=preset).price_range(split.train),
+            preset=preset,
+            seed=seed,
+        )
+    if progress is not None:
+        progress(len(fitted), len(fitted))
+    return fitted

@@ -1,0 +1,60 @@
+"""A logistic head that says how likely a stop here is right, and a threshold on it.
+
+After LearnStop (arXiv 2606.30852): features are the trial answer's confidence, the entropy, the
+vote share, the stability of the answer and the density of words of doubt. The threshold is a
+parameter like any other rule's, chosen by the evaluation on the training questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, threshold_rule
+from rlbudget.errors import missing_extra
+from rlbudget.evaluate.outcomes import Floats
+from rlbudget.observation import observe
+from rlbudget.table import TraceTable
+
+FEATURES = (
+    "probe_confidence",
+    "entropy_mean",
+    "entropy_mean.ema",
+    "probe_share",
+    "probe_streak.log",
+    "probe_distinct",
+    "hedges.mean",
+    "conclusions.mean",
+)
+
+
+def logistic_rule(train: TraceTable) -> Rule:
+    """Fit the head on the training traces; a rule whose threshold is still to be chosen.
+
+    Needs scikit-learn (``UserError`` without it).
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as missing:
+        raise missing_extra("train", "scikit-learn") from missing
+    head = None
+    if not LACKING.lacking(train) and len(np.unique(train.exit_exact_match)) > 1:
+        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        head.fit(observe(train, FEATURES), train.exit_exact_match)
+
+    def score(table: TraceTable) -> Floats:
+        if head is None:  # every stop is right, or none: there is nothing to tell apart
+            return np.zeros(len(table.thinking_tokens))
+        chance: Floats = head.predict_proba(observe(table, FEATURES))[:, 1]
+        return chance
+
+    return threshold_rule("logistic", LACKING.needs, score, probes_charged=every_probe)
+
+
+LACKING = threshold_rule(
+    "logistic",
+    (PROBE, "entropy_mean", "hedges", "conclusions"),
+    lambda table: table.probe_confidence,
+)
+"""What the head needs, as a rule."""
