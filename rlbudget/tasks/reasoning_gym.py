@@ -37,6 +37,9 @@ EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
 
 RESERVED_ONE_IN = 8
 
+CHUNK = 512
+"""Questions made at once; part of what a seed means."""
+
 ALLOWED = frozenset(
     [
         "ab",
@@ -165,27 +168,49 @@ def draw(
 ) -> list[Item]:
     """Draw ``n`` distinct questions, the families in turn; the same seed, the same questions.
 
-    ``reserved`` chooses the side of the reservation the questions come from. Raises
-    ``UserError`` for a refused family, ``n < 1``, or more questions than a family holds.
+    ``reserved`` chooses the side of the reservation the questions come from. A family that holds
+    too few leaves its place to the others. Raises ``UserError`` for a refused family, ``n < 1``,
+    or more questions than the families hold.
     """
     if n < 1:
         raise UserError(f"the number of questions must be at least 1, got {n}")
     if not families:
         raise UserError("name at least one reasoning-gym family")
-    counts = [n // len(families) + (i < n % len(families)) for i in range(len(families))]
-    columns = [
-        [] if not count else _distinct(family, config, count, seed, reserved)
-        for (family, config), count in zip(families.items(), counts, strict=True)
-    ]
-    rounds = itertools.zip_longest(*columns)
+    columns: dict[str, list[Item]] = {family: [] for family in families}
+    growing = list(families)
+    while missing := n - sum(map(len, columns.values())):
+        if not growing:
+            raise UserError(
+                f"reasoning-gym families {', '.join(families)} gave only {n - missing} distinct"
+                f" questions of {n} wanted: ask for fewer or widen their configuration"
+            )
+        shares = [
+            missing // len(growing) + (i < missing % len(growing)) for i in range(len(growing))
+        ]
+        for family, more in zip(tuple(growing), shares, strict=True):
+            wanted = len(columns[family]) + more
+            if more:
+                columns[family] = _distinct(family, families[family], wanted, seed, reserved)
+            if len(columns[family]) < wanted:
+                growing.remove(family)
+    rounds = itertools.zip_longest(*columns.values())
     return [item for row in rounds for item in row if item is not None]
 
 
 def family_items(family: str, config: Mapping[str, Any], n: int, seed: int) -> list[Item]:
-    """``n`` distinct questions of any allowed family, both sides of the reservation."""
+    """``n`` distinct questions of any allowed family, both sides of the reservation.
+
+    Raises ``UserError`` for a refused family, ``n < 1``, or more questions than it holds.
+    """
     if n < 1:
         raise UserError(f"the number of questions must be at least 1, got {n}")
-    return _distinct(family, config, n, seed, None)
+    found = _distinct(family, config, n, seed, None)
+    if len(found) < n:
+        raise UserError(
+            f"reasoning-gym family {family} gave only {len(found)} distinct questions of {n}"
+            " wanted: ask for fewer or widen its configuration"
+        )
+    return found
 
 
 def score(family: str, entry: Mapping[str, Any], answer: str) -> int:
@@ -204,26 +229,26 @@ def score(family: str, entry: Mapping[str, Any], answer: str) -> int:
 def _distinct(
     family: str, config: Mapping[str, Any], n: int, seed: int, side: bool | None
 ) -> list[Item]:
+    """The first ``n`` distinct questions of the stream; fewer where no new one comes any more."""
     found: dict[str, Item] = {}
-    patience = 40 * RESERVED_ONE_IN * n + 2000
-    for item in itertools.islice(_stream(family, config, seed, n), patience):
+    dry = 0
+    for item in _stream(family, config, seed):
+        dry += 1
         if item.question not in found and side in (None, reserved(item.question)):
             found[item.question] = item
-            if len(found) == n:
-                return list(found.values())
-    raise UserError(
-        f"reasoning-gym family {family} gave only {len(found)} distinct questions of {n} wanted:"
-        " ask for fewer or widen its configuration"
-    )
+            dry = 0
+        if len(found) == n or dry > RESERVED_ONE_IN * (4 * len(found) + 250):
+            break
+    return list(found.values())
 
 
-def _stream(family: str, config: Mapping[str, Any], seed: int, n: int) -> Iterator[Item]:
+def _stream(family: str, config: Mapping[str, Any], seed: int) -> Iterator[Item]:
     """Questions without end. Datasets seed row ``i`` with ``seed + i``: chunks lie far apart."""
-    size = max(64, n)
     for chunk in itertools.count():
         key = hashlib.sha256(f"{family}/{seed}/{chunk}".encode()).digest()
-        dataset = _dataset(family, {**config, "seed": int.from_bytes(key[:6], "big"), "size": size})
-        for index in range(size):
+        chunk_seed = int.from_bytes(key[:6], "big")
+        dataset = _dataset(family, {**config, "seed": chunk_seed, "size": CHUNK})
+        for index in range(CHUNK):
             entry = dataset[index]
             question = str(entry["question"]).rstrip()
             kept = {"answer": entry["answer"], "metadata": entry["metadata"]}
