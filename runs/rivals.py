@@ -1,0 +1,193 @@
+"""Every rival in one table: PPO against all rules and learners, both presets, held-out questions.
+
+    python runs/rivals.py [--traces FOLDER] [--n 3600]
+
+Records the embedded model (or takes a recorded folder). For each preset, PPO, fitted-Q and the
+exact gradient are trained with three seeds on the same training questions; every rule's
+parameters are chosen on the training questions. Writes ``runs/results/rivals.json``.
+
+A *scalar rule* looks at one number or counts one thing; *rivals* are all methods that are neither
+PPO nor the oracle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.agents.learners import fit_learners
+from rlbudget.agents.logistic import logistic_rule
+from rlbudget.agents.rules import RULES
+from rlbudget.evaluate.evaluation import Assessment, as_json, assess, margin, utilities
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES
+from rlbudget.freeze import freeze
+from rlbudget.models import load_model
+from rlbudget.observation import Preset
+from rlbudget.policy import load_policy
+from rlbudget.record import record
+from rlbudget.store import digest, load_table
+from rlbudget.table import split_questions
+from rlbudget.tasks import load_task
+from rlbudget.training import train_on
+
+sys.path.insert(0, str(Path(__file__).parent))
+from results import write_result
+
+SEEDS = (0, 1, 2)
+PRESETS: tuple[Preset, ...] = ("free", "probe")
+
+
+def main() -> None:
+    """Record, train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
+    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser.add_argument("--seed", type=int, default=0, help="of recording, split and bootstrap")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        traces = args.traces or scratch / "traces"
+        if args.traces is None:
+            task = load_task("embedded", n=args.n, seed=args.seed)
+            record(load_model("embedded"), task, traces, seed=args.seed)
+        table = load_table(traces)
+        split = split_questions(table, seed=args.seed)
+        train = table.take(
+            np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids))
+        )
+        policies, learners = {}, {}
+        for seed in SEEDS:
+            for preset in PRESETS:
+                name = f"ppo-{preset}-{seed}"
+                train_on(traces, scratch / name, preset=preset, seed=seed, split_seed=args.seed)
+                freeze(scratch / name, scratch / f"{name}-policy")
+                policies[name] = load_policy(scratch / f"{name}-policy")
+                print(name, flush=True)
+            for name, learner in fit_learners(split, PRESETS, seed=seed).items():
+                kind = name if name.endswith("-probe") else f"{name}-free"
+                learners[f"{kind}-{seed}"] = learner
+                print(f"{kind}-{seed}", flush=True)
+    rules = (*RULES, logistic_rule(train))
+    assessment = assess(
+        train, split.held_out, policies, rules=rules, learners=learners, seed=args.seed
+    )
+    rows, details = rows_of(assessment)
+    write_result(
+        "rivals", rows,
+        reproduce="python runs/rivals.py", seeds=list(SEEDS), recording_seed=args.seed,
+        traces_digest=digest(traces) if args.traces else "recorded anew",
+        held_out_questions=len(np.unique(split.held_out.question_ids)), **details,
+    )  # fmt: skip
+
+
+def rows_of(assessment: Assessment) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of the requirement, and numbers beside them."""
+    summary = {row["method"]: row for row in as_json(assessment)["summary"]}
+    gap = {name: row["mean_oracle_gap_closed"] for name, row in summary.items()}
+    scalar = [name for name, row in summary.items() if row["kind"] == "rule" and name != "logistic"]
+    best_rule = max(scalar, key=lambda name: gap[name])
+    groups = {
+        f"{method}-{preset}": [f"{method}-{preset}-{seed}" for seed in SEEDS]
+        for method in ("ppo", "fitted-q", "exact-pg")
+        for preset in PRESETS
+    }
+    mean = {group: float(np.mean([gap[name] for name in names])) for group, names in groups.items()}
+    rows: list[dict[str, Any]] = []
+    for preset in PRESETS:
+        own = groups[f"ppo-{preset}"]
+        value = mean[f"ppo-{preset}"]
+        over, (low, high) = margin(assessment, own, [best_rule])
+        rows += [
+            row(f"{preset}: PPO against the best rule ({best_rule})",
+                f">= {gap[best_rule]:.3f}, 95% interval of the margin above 0",
+                f"{value:.3f}; margin {over:.3f} [{low:.3f}, {high:.3f}]",
+                value >= gap[best_rule] and low > 0),
+            row(f"{preset}: PPO against the logistic head", f">= {gap['logistic']:.3f}",
+                f"{value:.3f}", value >= gap["logistic"]),
+            *(against(assessment, groups, mean, preset, rival)
+              for rival in ("fitted-q", "exact-pg")),
+            never_below_full(assessment, preset, own),
+        ]  # fmt: skip
+    rows.append(savings_row(summary, groups))
+    details = {
+        "mean_oracle_gap_closed": {
+            **mean,
+            **{n: v for n, v in gap.items() if not any(n in names for names in groups.values())},
+        },
+        "savings_at_em_loss_0.01": {
+            name: {"saved": entry["savings_at_em_loss"]["0.01"],
+                   "held_out_em_loss": entry["held_out_em_loss"]["0.01"]}
+            for name, entry in summary.items()
+        },
+        "not_applicable": {name: list(needs) for name, needs in assessment.not_applicable.items()},
+    }  # fmt: skip
+    return rows, details
+
+
+def against(
+    assessment: Assessment,
+    groups: dict[str, list[str]],
+    mean: dict[str, float],
+    preset: str,
+    rival: str,
+) -> dict[str, Any]:
+    """PPO may be at most 0.01 below a learner on the same observations."""
+    own, other = f"ppo-{preset}", f"{rival}-{preset}"
+    over, (low, high) = margin(assessment, groups[own], groups[other])
+    return row(
+        f"{preset}: PPO against {rival}, mean of 3 seeds each",
+        f">= {mean[other] - 0.01:.3f} ({mean[other]:.3f} - 0.01)",
+        f"{mean[own]:.3f}; margin {over:.3f} [{low:.3f}, {high:.3f}]",
+        mean[own] >= mean[other] - 0.01,
+    )
+
+
+def never_below_full(assessment: Assessment, preset: str, own: list[str]) -> dict[str, Any]:
+    """At every relative price, mean utility against never stopping."""
+    full = utilities(assessment, assessment.methods["full"].chosen).mean(axis=0)
+    each = [utilities(assessment, assessment.methods[name].chosen).mean(axis=0) for name in own]
+    ahead = np.mean(each, axis=0) - full
+    shown = ", ".join(f"{p:g}: {v:+.4f}" for p, v in zip(RELATIVE_PRICES, ahead, strict=True))
+    return row(
+        f"{preset}: PPO's utility minus that of never stopping, at every relative price",
+        ">= 0 at each", shown, bool((ahead >= 0).all()),
+    )  # fmt: skip
+
+
+def savings_row(summary: dict[str, Any], groups: dict[str, list[str]]) -> dict[str, Any]:
+    """The better preset of PPO against the best rival that keeps the bound as well."""
+
+    def spot(names: list[str]) -> tuple[float, float]:
+        saved = np.mean([summary[n]["savings_at_em_loss"]["0.01"] for n in names])
+        lost = np.mean([summary[n]["held_out_em_loss"]["0.01"] for n in names])
+        return float(saved), float(lost)
+
+    learned = {name for names in groups.values() for name in names}
+    rivals = {n: spot([n]) for n, r in summary.items() if n not in learned and r["kind"] != "bound"}
+    rivals |= {g: spot(names) for g, names in groups.items() if not g.startswith("ppo")}
+    kept = {name: found for name, found in rivals.items() if found[1] <= 0.01}
+    best = max(kept, key=lambda name: kept[name][0])
+    own = {group: spot(groups[group]) for group in ("ppo-free", "ppo-probe")}
+    group = max(own, key=lambda name: (own[name][1] <= 0.01, own[name][0]))
+    saved, lost = own[group]
+    ratio = saved / kept[best][0] if kept[best][0] > 0 else float("inf")
+    return row(
+        "savings at <= 1 point of EM loss, against the best rival that keeps it when held out",
+        f">= 1.2 times {kept[best][0]:.1%} ({best})",
+        f"{ratio:.2f} times: {saved:.1%} ({group}), {100 * lost:.1f} points lost when held out",
+        ratio >= 1.2 and lost <= 0.01,
+    )
+
+
+def row(name: str, wanted: str, reached: str, met: bool) -> dict[str, Any]:
+    """One row of the table."""
+    return {"row": name, "wanted": wanted, "reached": reached, "met": bool(met)}
+
+
+if __name__ == "__main__":
+    main()
