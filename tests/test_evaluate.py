@@ -20,7 +20,7 @@ from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
-from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.bootstrap import holm, interval, p_value, resample
 from rlbudget.evaluate.evaluation import (
     assess,
     evaluate_split,
@@ -186,6 +186,37 @@ def test_a_shared_question_is_refused(sets: tuple[TraceTable, TraceTable]) -> No
 def test_a_policy_named_like_a_rule_is_refused(sets: tuple[TraceTable, TraceTable]) -> None:
     with pytest.raises(UserError, match="rename"):
         assess(*sets, {"fixed": random_policy()})
+
+
+def test_verdicts_follow_the_corrected_p_values(evaluation: dict[str, Any]) -> None:
+    verdicts = {"better", "worse", "cannot tell"}
+    for row in evaluation["summary"]:
+        if row["method"] == "oracle":
+            assert row["versus"] == {}
+            continue
+        assert set(row["versus"]) == {"full", "mine"} - {row["method"]}
+        for found in row["versus"].values():
+            assert found["verdict"] in verdicts
+            low, high = found["margin_ci95"]
+            if found["verdict"] == "better":
+                assert 0 < low <= found["margin"]
+            if found["verdict"] == "worse":
+                assert found["margin"] <= high < 0
+    assert "vs mine" in table_text(evaluation)
+
+
+def test_holm_is_the_textbook_correction() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_bootstrap_p_value_is_small_only_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    assert p_value(rng.normal(0, 1, 2000)) > 0.9
+    assert p_value(rng.normal(5, 1, 2000)) == pytest.approx(2 / 2001)
+    assert p_value(np.zeros(100)) == 1
+    assert p_value(np.full(5, np.nan)) == 1
 
 
 def test_margins(sets: tuple[TraceTable, TraceTable]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,26 @@ def resample(question_ids: npt.NDArray[np.str_], *, draws: int, seed: int) -> Re
     drawn += n * np.arange(draws)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
     return Resampling(question.astype(np.int64), counts.astype(np.float64))
+
+
+def p_value(draws: Floats) -> float:
+    """Two-sided, of the hypothesis that what the draws are of is 0; never 0 itself."""
+    known = draws[~np.isnan(draws)]
+    if not len(known):
+        return 1.0
+    below, above = (known <= 0).sum(), (known >= 0).sum()
+    return float(min(1.0, 2 * (min(below, above) + 1) / (len(known) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values adjusted so that the chance of any false verdict among all of
+    them stays below the level they are compared with."""  # fmt: skip
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def interval(draws: Floats) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from rlbudget.agents.rules import PROBE, RULES, Rule
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Resampling, interval, resample
+from rlbudget.evaluate.bootstrap import Resampling, holm, interval, p_value, resample
 from rlbudget.evaluate.measure import (
     Learned,
     Measured,
@@ -56,6 +56,8 @@ class Assessment:
     """rule -> the needs that the traces do not meet"""
     resampling: Resampling
     seed: int
+    policies: tuple[str, ...] = ()
+    """the methods that are policies, which the others are compared with"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ def assess(
     methods["oracle"] = measure_oracle(train, held_out, prices)
     advance()
     resampling = resample(held_out.question_ids, draws=draws, seed=seed)
-    return Assessment(train, held_out, prices, methods, not_applicable, resampling, seed)
+    return Assessment(
+        train, held_out, prices, methods, not_applicable, resampling, seed, tuple(policies)
+    )
 
 
 def utilities(assessment: Assessment, points: Sequence[Point]) -> Floats:
@@ -195,7 +199,7 @@ def as_json(assessment: Assessment) -> dict[str, Any]:
         "seed": assessment.seed,
         "full": {"exact_match": float(full.exact_match.mean()), "tokens": _tokens(full)},
         "results": [row for measured in methods for row in _results(assessment, measured)],
-        "summary": [_summary(assessment, measured) for measured in methods],
+        "summary": _summaries(assessment),
         "not_applicable": [
             {"method": name, "needs": [_need(need) for need in needs]}
             for name, needs in assessment.not_applicable.items()
@@ -236,9 +240,47 @@ def _results(assessment: Assessment, measured: Measured) -> list[dict[str, Any]]
     ]
 
 
-def _summary(assessment: Assessment, measured: Measured) -> dict[str, Any]:
+def _summaries(assessment: Assessment) -> list[dict[str, Any]]:
+    gaps = {
+        name: gap_closed(assessment, utilities(assessment, measured.chosen))
+        for name, measured in assessment.methods.items()
+    }
+    versus = {reference: _verdicts(gaps, reference) for reference in ("full", *assessment.policies)}
+    return [
+        _summary(assessment, measured, gaps[name])
+        | {"versus": {r: verdicts[name] for r, verdicts in versus.items() if name in verdicts}}
+        for name, measured in assessment.methods.items()
+    ]
+
+
+def _verdicts(gaps: Mapping[str, GapClosed], reference: str) -> dict[str, dict[str, Any]]:
+    """Every method but the bound against one of them, by mean oracle gap closed.
+
+    The verdict says what the method is: ``better`` or ``worse`` than the reference where Holm's
+    correction over these comparisons leaves a p-value of at most 0.05, else ``cannot tell``.
+    """
+    names = [name for name in gaps if name not in (reference, "oracle")]
+    differences = [gaps[name].draws - gaps[reference].draws for name in names]
+    adjusted = holm([p_value(draws) for draws in differences])
+    return {
+        name: {
+            "margin": gaps[name].mean - gaps[reference].mean,
+            "margin_ci95": interval(draws),
+            "p_holm": p,
+            "verdict": _verdict(gaps[name].mean - gaps[reference].mean, p),
+        }
+        for name, draws, p in zip(names, differences, adjusted, strict=True)
+    }
+
+
+def _verdict(margin: float, p: float) -> str:
+    if not p <= 0.05:
+        return "cannot tell"
+    return "better" if margin > 0 else "worse"
+
+
+def _summary(assessment: Assessment, measured: Measured, gap: GapClosed) -> dict[str, Any]:
     full = assessment.methods["full"].chosen[0].held_out
-    gap = gap_closed(assessment, utilities(assessment, measured.chosen))
     spots = {f"{loss:g}": saving_most(measured, loss) for loss in EM_LOSSES}
     return {
         "method": measured.name,

@@ -47,6 +47,9 @@ def _table(evaluation: Mapping[str, Any]) -> Table:
         if summary["kind"] != "bound" and summary["mean_oracle_gap_closed"] is not None
     }
     best = max(gaps, key=gaps.__getitem__) if gaps else None
+    reference = _reference(evaluation)
+    if reference is not None:
+        table.add_column(f"vs {reference}", no_wrap=True)
     for name, row in rows.items():
         summary = summaries[name]
         style = "bold" if name == best else "dim" if row["kind"] == "bound" else ""
@@ -60,9 +63,21 @@ def _table(evaluation: Mapping[str, Any]) -> Table:
             _share(summary["mean_oracle_gap_closed"]),
             f"{summary['savings_at_em_loss']['0.01']:.1%}"
             f" ({_points(-summary['held_out_em_loss']['0.01'])})",
+            *([] if reference is None else [_verdict(summary, reference)]),
             style=style,
         )
     return table
+
+
+def _reference(evaluation: Mapping[str, Any]) -> str | None:
+    """The policy that the others are compared with: the first one."""
+    compared = {r for row in evaluation["summary"] for r in row["versus"]} - {"full"}
+    return next((r["method"] for r in evaluation["summary"] if r["method"] in compared), None)
+
+
+def _verdict(summary: Mapping[str, Any], reference: str) -> str:
+    found = summary["versus"].get(reference)
+    return "" if found is None else str(found["verdict"])
 
 
 def table_text(evaluation: Mapping[str, Any]) -> str:
