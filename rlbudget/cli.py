@@ -134,6 +134,8 @@ class Evaluate:
     """Seed of the split, where no policy fixes it, and of the bootstrap."""
     draws: int = 2000
     """Bootstrap draws."""
+    folds: int = 1
+    """Cross-validate by question: policies are trained anew in each of so many folds."""
     learners: Flag = False
     """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
@@ -342,6 +344,7 @@ def _evaluate(command: Evaluate) -> None:
         draws=command.draws,
         write_cards=command.write_cards,
         learners=command.learners,
+        folds=command.folds,
     )
 
 

@@ -156,18 +156,40 @@ def split_questions(
     question does not depend on the order of the traces. ``validation`` and ``held_out`` are
     fractions of the questions. Raises ``UserError`` when a part would be empty.
     """
+    rank, n = _ranks(table, seed)
+    return _cut(table, rank, n, round(held_out * n), round(validation * n))
+
+
+def split_fold(
+    table: TraceTable, fold: int, folds: int, *, validation: float = 0.15, seed: int = 0
+) -> Split:
+    """The same for cross-validation: fold ``fold`` of ``folds`` is held out.
+
+    Every question is held out in exactly one fold. ``validation`` is a fraction of the others.
+    """
+    if folds < 2:
+        raise UserError(f"folds is {folds}: cross-validation needs at least 2")
+    rank, n = _ranks(table, seed)
+    first, last = n * fold // folds, n * (fold + 1) // folds
+    turned = (rank - first) % n  # the fold comes first
+    return _cut(table, turned, n, last - first, round(validation * (n - (last - first))))
+
+
+def _ranks(table: TraceTable, seed: int) -> tuple[Ints, int]:
+    """(n,) the place of each trace's question in an order by hash, and how many there are."""
     questions, of_trace = np.unique(table.question_ids, return_inverse=True)
     keys = [hashlib.sha256(f"{seed}:{question}".encode()).digest() for question in questions]
     place = np.empty(len(questions), dtype=np.int64)
     place[sorted(range(len(questions)), key=keys.__getitem__)] = np.arange(len(questions))
-    n_held_out = round(held_out * len(questions))
-    n_validation = round(validation * len(questions))
-    if min(n_held_out, n_validation, len(questions) - n_held_out - n_validation) < 1:
+    return place[of_trace], len(questions)
+
+
+def _cut(table: TraceTable, rank: Ints, n: int, n_held_out: int, n_validation: int) -> Split:
+    if min(n_held_out, n_validation, n - n_held_out - n_validation) < 1:
         raise UserError(
-            f"{len(questions)} questions are too few to split into training, validation and"
-            " held-out questions; record or import more"
+            f"{n} questions are too few to split into training, validation and held-out"
+            " questions; record or import more"
         )
-    rank = place[of_trace]
     return Split(
         train=table.take(np.flatnonzero(rank >= n_held_out + n_validation)),
         validation=table.take(

@@ -116,7 +116,7 @@ def rows_of(assessment: Assessment) -> tuple[list[dict[str, Any]], dict[str, Any
     beats = {name: margin(assessment, exact, [name]) for name in rules}
     savings = [summary[name]["savings_at_em_loss"]["0.01"] for name in exact]
     losses = [summary[name]["held_out_em_loss"]["0.01"] for name in exact]
-    questions = len(np.unique(assessment.held_out.question_ids))
+    questions = len(np.unique(assessment.question_ids))
     saved, lost = float(np.mean(savings)), float(np.mean(losses))
     rows = [
         {

@@ -28,7 +28,7 @@ from rlbudget.evaluate.evaluation import (
     margin,
     utilities,
 )
-from rlbudget.evaluate.measure import frontier, measure_rule, never, saving_most
+from rlbudget.evaluate.measure import measure_rule, never
 from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
     budget_grid,
@@ -131,7 +131,7 @@ def test_parameters_come_from_the_training_questions_alone(
         second = measure_rule(rule, train, other, prices)
         chosen = [p.parameters for p in first.chosen]
         assert chosen == [p.parameters for p in second.chosen]
-        assert saving_most(first, 0.01).parameters == saving_most(second, 0.01).parameters
+        assert first.saving_most(0.01).parameters == second.saving_most(0.01).parameters
 
 
 def test_the_fixed_rule_is_the_best_constant_budget(sets: tuple[TraceTable, TraceTable]) -> None:
@@ -147,15 +147,15 @@ def test_savings_keep_the_promise_in_training(sets: tuple[TraceTable, TraceTable
     measured = measure_rule(CONFIDENCE, *sets, [1e-4])
     full = never(*sets).train.exact_match.mean()
     for loss in (0.0, 0.005, 0.01, 0.05):
-        spot = saving_most(measured, loss)
+        spot = measured.saving_most(loss)
         assert spot.train.exact_match.mean() >= full - loss - 1e-9
-    assert saving_most(measured, 1.0).train.tokens.mean() == min(
+    assert measured.saving_most(1.0).train.tokens.mean() == min(
         point.train.tokens.mean() for point in measured.points
     )
 
 
 def test_the_frontier_rises(sets: tuple[TraceTable, TraceTable]) -> None:
-    points = frontier(measure_rule(CONFIDENCE, *sets, [1e-4]))
+    points = measure_rule(CONFIDENCE, *sets, [1e-4]).frontier()
     tokens = [point.train.tokens.mean() for point in points]
     matches = [point.train.exact_match.mean() for point in points]
     assert tokens == sorted(tokens)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rlbudget.agents.rules import PROBE, RULES, Rule
 from rlbudget.console import Advance
@@ -19,14 +20,12 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, holm, interval, p_value, resample
 from rlbudget.evaluate.measure import (
     Learned,
-    Measured,
+    MeasuredMethod,
     Point,
-    frontier,
     measure_learned,
     measure_oracle,
     measure_policy,
     measure_rule,
-    saving_most,
 )
 from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
@@ -47,17 +46,20 @@ EM_LOSSES = (0.005, 0.01)
 class Assessment:
     """Every method measured, and the bootstrap's draws of the held-out questions."""
 
-    train: TraceTable
-    held_out: TraceTable
-    token_prices: tuple[float, ...]
-    """of ``RELATIVE_PRICES``, on the training traces"""
-    methods: Mapping[str, Measured]
+    question_ids: npt.NDArray[np.str_]
+    """(n,) of the held-out traces"""
+    train_questions: int
+    """in training and validation; the mean over the folds where there are several"""
+    token_prices: tuple[Floats, ...]
+    """of ``RELATIVE_PRICES``, on the training traces of each held-out trace's fold: (n,) each"""
+    methods: Mapping[str, MeasuredMethod]
     not_applicable: Mapping[str, tuple[str, ...]]
     """rule -> the needs that the traces do not meet"""
     resampling: Resampling
     seed: int
     policies: tuple[str, ...] = ()
     """the methods that are policies, which the others are compared with"""
+    folds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def assess(
             f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
         )
     prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
-    methods: dict[str, Measured] = {}
+    methods: dict[str, MeasuredMethod] = {}
     not_applicable: dict[str, tuple[str, ...]] = {}
     total = len(rules) + len(policies) + len(learned) + 1
 
@@ -120,7 +122,14 @@ def assess(
     advance()
     resampling = resample(held_out.question_ids, draws=draws, seed=seed)
     return Assessment(
-        train, held_out, prices, methods, not_applicable, resampling, seed, tuple(policies)
+        question_ids=held_out.question_ids,
+        train_questions=len(np.unique(train.question_ids)),
+        token_prices=tuple(np.full(len(held_out), price) for price in prices),
+        methods=methods,
+        not_applicable=not_applicable,
+        resampling=resampling,
+        seed=seed,
+        policies=tuple(policies),
     )
 
 
@@ -192,10 +201,10 @@ def as_json(assessment: Assessment) -> dict[str, Any]:
     methods = assessment.methods.values()
     content = {
         "version": VERSION,
-        "held_out_questions": len(np.unique(assessment.held_out.question_ids)),
-        "held_out_traces": len(assessment.held_out),
-        "train_questions": len(np.unique(assessment.train.question_ids)),
-        "folds": 1,
+        "held_out_questions": len(np.unique(assessment.question_ids)),
+        "held_out_traces": len(assessment.question_ids),
+        "train_questions": assessment.train_questions,
+        "folds": assessment.folds,
         "seed": assessment.seed,
         "full": {"exact_match": float(full.exact_match.mean()), "tokens": _tokens(full)},
         "results": [row for measured in methods for row in _results(assessment, measured)],
@@ -210,7 +219,7 @@ def as_json(assessment: Assessment) -> dict[str, Any]:
     return plain
 
 
-def _results(assessment: Assessment, measured: Measured) -> list[dict[str, Any]]:
+def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str, Any]]:
     full = assessment.methods["full"].chosen[0].held_out
     points = measured.chosen
     utility_of = utilities(assessment, points)
@@ -224,7 +233,7 @@ def _results(assessment: Assessment, measured: Measured) -> list[dict[str, Any]]
             "method": measured.name,
             "kind": measured.kind,
             "relative_price": relative,
-            "token_price": assessment.token_prices[k],
+            "token_price": float(assessment.token_prices[k].mean()),
             "exact_match": float(point.held_out.exact_match.mean()),
             "exact_match_delta_ci95": interval(drawn[:, k]),
             "tokens": _tokens(point.held_out),
@@ -279,9 +288,9 @@ def _verdict(margin: float, p: float) -> str:
     return "better" if margin > 0 else "worse"
 
 
-def _summary(assessment: Assessment, measured: Measured, gap: GapClosed) -> dict[str, Any]:
+def _summary(assessment: Assessment, measured: MeasuredMethod, gap: GapClosed) -> dict[str, Any]:
     full = assessment.methods["full"].chosen[0].held_out
-    spots = {f"{loss:g}": saving_most(measured, loss) for loss in EM_LOSSES}
+    spots = {f"{loss:g}": measured.saving_most(loss) for loss in EM_LOSSES}
     return {
         "method": measured.name,
         "kind": measured.kind,
@@ -299,7 +308,7 @@ def _summary(assessment: Assessment, measured: Measured, gap: GapClosed) -> dict
     }
 
 
-def _frontier(measured: Measured) -> dict[str, Any]:
+def _frontier(measured: MeasuredMethod) -> dict[str, Any]:
     """The operating points that the training traces would have one consider."""
     return {
         "method": measured.name,
@@ -310,7 +319,7 @@ def _frontier(measured: Measured) -> dict[str, Any]:
                 "tokens": float(point.held_out.tokens.mean()),
                 "parameters": dict(point.parameters),
             }
-            for point in frontier(measured)
+            for point in measured.frontier()
         ],
     }
 

@@ -11,13 +11,16 @@ import numpy as np
 
 from rlbudget import console
 from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.rules import RULES
+from rlbudget.agents.rules import RULES, Rule
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
-from rlbudget.evaluate.evaluation import evaluate_split
+from rlbudget.evaluate.evaluation import as_json, evaluate_split
 from rlbudget.evaluate.figure import draw_frontier
+from rlbudget.evaluate.folds import assess_folds
+from rlbudget.evaluate.measure import Learned
 from rlbudget.evaluate.present import shown, table_text
 from rlbudget.files import write_text
+from rlbudget.observation import Preset
 from rlbudget.policy import Policy, load_policy
 from rlbudget.store import digest, load_table
 from rlbudget.table import split_questions
@@ -32,6 +35,7 @@ def evaluate_folder(
     draws: int = 2000,
     write_cards: bool = False,
     learners: bool = False,
+    folds: int = 1,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
@@ -40,31 +44,30 @@ def evaluate_folder(
     ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and returns what
     ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
     folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
-    the exact policy gradient. Raises ``UserError`` for traces and policies that cannot be
-    measured together.
+    the exact policy gradient. With ``folds`` above 1 every question is held out once and the
+    policies are trained anew in each fold, with the settings of the ones given. Raises
+    ``UserError`` for traces and policies that cannot be measured together.
     """
     if draws < 1:
         raise UserError(f"draws is {draws}: the bootstrap needs at least 1, better 2000")
+    if folds < 1 or (folds > 1 and write_cards):
+        raise UserError(
+            f"folds is {folds}: it must be at least 1, and a card is written with 1 only, because"
+            " folds measure other policies than the one in the folder"
+        )
     folders = _named(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
-    table = load_table(traces)
-    split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
-    split = split_questions(table, seed=split_seed)
-    held_out = split.held_out
-    train = table.take(np.flatnonzero(~np.isin(table.question_ids, held_out.question_ids)))
-    rules, fitted = list(RULES), {}
-    if learners:
-        from rlbudget.agents.learners import fit_learners
-
-        presets = {policy.preset for policy in loaded.values()} or {"free"}
-        with console.progress("Fitting learners") as advance:
-            fitted = fit_learners(split, sorted(presets), seed=seed, progress=advance)
-        rules.append(logistic_rule(train))
-    with console.progress("Evaluating") as advance:
-        evaluation = evaluate_split(
-            train, held_out, loaded, rules=rules, learners=fitted, seed=seed, draws=draws,
-            progress=advance,
-        )  # fmt: skip
+    if folds > 1:
+        with console.progress("Evaluating folds") as advance:
+            assessment = assess_folds(
+                traces, loaded, folds=folds, learners=learners, seed=seed, draws=draws,
+                progress=advance,
+            )  # fmt: skip
+        evaluation = as_json(assessment)
+        split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
+    else:
+        split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
+        evaluation = _evaluate_split(traces, loaded, split_seed, learners, seed, draws)
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
@@ -75,6 +78,33 @@ def evaluate_folder(
             write_card(folder, evaluation, method=name)
     _print(evaluation, out)
     return evaluation
+
+
+def _evaluate_split(
+    traces: Path,
+    policies: dict[str, Policy],
+    split_seed: int,
+    learners: bool,
+    seed: int,
+    draws: int,
+) -> dict[str, Any]:
+    table = load_table(traces)
+    split = split_questions(table, seed=split_seed)
+    train = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
+    rules: list[Rule] = list(RULES)
+    fitted: dict[str, Learned] = {}
+    if learners:
+        from rlbudget.agents.learners import fit_learners
+
+        presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
+        with console.progress("Fitting learners") as advance:
+            fitted = fit_learners(split, presets or ["free"], seed=seed, progress=advance)
+        rules.append(logistic_rule(train))
+    with console.progress("Evaluating") as advance:
+        return evaluate_split(
+            train, split.held_out, policies, rules=rules, learners=fitted, seed=seed, draws=draws,
+            progress=advance,
+        )  # fmt: skip
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:

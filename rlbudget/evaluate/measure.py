@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from rlbudget.agents.rules import Kind, Parameters, Rule
+from rlbudget.agents.rules import Kind, Rule
 from rlbudget.evaluate.outcomes import (
     Choice,
     Outcome,
@@ -33,7 +33,7 @@ NEVER: Mapping[str, float] = {"never_stop": True}
 class Point:
     """One setting of a method, replayed on both sets of traces."""
 
-    parameters: Parameters
+    parameters: Mapping[str, Any]
     train: Outcome
     held_out: Outcome
 
@@ -47,7 +47,54 @@ class Measured:
     chosen: tuple[Point, ...]
     """what it does at each token price asked for"""
     points: tuple[Point, ...]
-    """its operating points, never stopping among them"""
+    """its operating points, never stopping first"""
+
+    def saving_most(self, max_em_loss: float) -> Point:
+        """The operating point that saves most on the training traces while it loses at most
+        ``max_em_loss`` of exact match there, against the full decode."""  # fmt: skip
+        full = self.points[0].train.exact_match.mean()
+        allowed = [
+            point
+            for point in self.points
+            if point.train.exact_match.mean() >= full - max_em_loss - 1e-12
+        ]
+        return min(allowed, key=lambda point: float(point.train.tokens.mean()))
+
+    def frontier(self) -> list[Point]:
+        """The operating points that no other one beats on the training traces, cheapest first."""
+        kept: list[Point] = []
+        best = -1.0
+        by_cost = sorted(
+            self.points, key=lambda p: (p.train.tokens.mean(), -p.train.exact_match.mean())
+        )
+        for point in by_cost:
+            exact_match = float(point.train.exact_match.mean())
+            if exact_match > best:
+                kept.append(point)
+                best = exact_match
+        return kept
+
+
+class MeasuredMethod(Protocol):
+    """What the evaluation needs of a method, measured in one piece or in folds."""
+
+    @property
+    def name(self) -> str:
+        """The method."""
+
+    @property
+    def kind(self) -> Kind:
+        """rule, learned or bound."""
+
+    @property
+    def chosen(self) -> tuple[Point, ...]:
+        """What it does at each relative price."""
+
+    def saving_most(self, max_em_loss: float) -> Point:
+        """Its cheapest point by training that loses at most this much there."""
+
+    def frontier(self) -> list[Point]:
+        """The points worth drawing."""
 
 
 def never(train: TraceTable, held_out: TraceTable) -> Point:
@@ -155,30 +202,3 @@ def measure_oracle(
             *(under(float(price)) for price in np.geomspace(low, high, POLICY_POINTS)),
         ),
     )
-
-
-def saving_most(measured: Measured, max_em_loss: float) -> Point:
-    """The operating point that saves most on the training traces while it loses at most
-    ``max_em_loss`` of exact match there, against the full decode."""  # fmt: skip
-    full = measured.points[0].train.exact_match.mean()
-    allowed = [
-        point
-        for point in measured.points
-        if point.train.exact_match.mean() >= full - max_em_loss - 1e-12
-    ]
-    return min(allowed, key=lambda point: float(point.train.tokens.mean()))
-
-
-def frontier(measured: Measured) -> list[Point]:
-    """The operating points that no other one beats on the training traces, cheapest first."""
-    kept: list[Point] = []
-    best = -1.0
-    by_cost = sorted(
-        measured.points, key=lambda p: (p.train.tokens.mean(), -p.train.exact_match.mean())
-    )
-    for point in by_cost:
-        exact_match = float(point.train.exact_match.mean())
-        if exact_match > best:
-            kept.append(point)
-            best = exact_match
-    return kept

@@ -148,8 +148,9 @@ def full_stops(table: TraceTable) -> Ints:
     return np.full(len(table), NATURAL_END, dtype=np.int64)
 
 
-def utility(result: Outcome, token_price: float) -> Floats:
-    """(n,) exact match minus ``token_price`` times all tokens: the return of the episode."""
+def utility(result: Outcome, token_price: float | Floats) -> Floats:
+    """(n,) exact match minus ``token_price`` (one, or one a trace) times all tokens: the return
+    of the episode."""  # fmt: skip
     return result.exact_match - token_price * result.tokens
 
 

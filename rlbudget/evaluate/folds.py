@@ -1,0 +1,171 @@
+"""Cross-validation by question: every question is held out once, policies are trained anew.
+
+In each fold the rules choose their parameters, and the policies are trained with the settings of
+the ones given, on the other questions only. What the folds held out is pooled question by
+question; a token price is that of its own fold.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.agents.logistic import logistic_rule
+from rlbudget.agents.rules import RULES, Kind
+from rlbudget.console import Advance
+from rlbudget.errors import UserError
+from rlbudget.evaluate.bootstrap import resample
+from rlbudget.evaluate.evaluation import EM_LOSSES, Assessment, assess
+from rlbudget.evaluate.measure import Point
+from rlbudget.evaluate.outcomes import Outcome
+from rlbudget.observation import Preset
+from rlbudget.policy import Policy
+from rlbudget.store import load_table
+from rlbudget.table import split_fold
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A method over all folds, each fold's choices made on its own training questions."""
+
+    name: str
+    kind: Kind
+    chosen: tuple[Point, ...]
+    spots: Mapping[float, Point]
+    """EM loss -> the points that save most in each fold"""
+
+    def saving_most(self, max_em_loss: float) -> Point:
+        """The pooled points that save most in training; for the losses of the evaluation only."""
+        return self.spots[max_em_loss]
+
+    def frontier(self) -> list[Point]:
+        """What it does at each price, cheapest first."""
+        return sorted(self.chosen, key=lambda point: float(point.held_out.tokens.mean()))
+
+
+def assess_folds(
+    traces: Path,
+    policies: Mapping[str, Policy],
+    *,
+    folds: int,
+    learners: bool = False,
+    seed: int = 0,
+    draws: int = 2000,
+    processes: int | None = None,
+    progress: Advance | None = None,
+) -> Assessment:
+    """Assess on every fold, in parallel processes of one thread each, and pool.
+
+    Raises ``UserError`` for fewer than two folds, too few questions, and a policy that does not
+    say how it was trained.
+    """
+    settings = {name: _settings(name, policy) for name, policy in policies.items()}
+    split_fold(load_table(traces), 0, folds, seed=seed)
+    jobs = [(traces, fold, folds, settings, learners, seed, draws) for fold in range(folds)]
+    parts: list[Assessment] = []
+    workers = min(folds, processes or os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        if progress is not None:
+            progress(0, folds)
+        for part in pool.map(_assess_fold, jobs):
+            parts.append(part)
+            if progress is not None:
+                progress(len(parts), folds)
+    return pool_assessments(parts, seed=seed, draws=draws)
+
+
+def _settings(name: str, policy: Policy) -> dict[str, Any]:
+    config = (policy.config.get("trained") or {}).get("config")
+    if not config:
+        raise UserError(f"policy {name} does not say how it was trained: it has no folds")
+    return dict(config)
+
+
+def _assess_fold(
+    job: tuple[Path, int, int, Mapping[str, dict[str, Any]], bool, int, int],
+) -> Assessment:
+    traces, fold, folds, settings, learners, seed, draws = job
+    table = load_table(traces)
+    split = split_fold(table, fold, folds, seed=seed)
+    train = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
+    policies = {}
+    if settings:
+        from rlbudget.agents.config import PPOConfig
+        from rlbudget.agents.ppo import train as train_ppo
+        from rlbudget.freeze import policy_of_run
+
+        known = {field.name for field in fields(PPOConfig)}
+        for name, stored in settings.items():
+            given = {key: value for key, value in stored.items() if key in known}
+            if given.get("token_price") is not None:
+                given["token_price"] = tuple(given["token_price"])
+            with tempfile.TemporaryDirectory() as run:
+                train_ppo(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
+                policies[name] = policy_of_run(Path(run) / "run")
+    rules, fitted = list(RULES), {}
+    if learners:
+        from rlbudget.agents.learners import fit_learners
+
+        presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
+        fitted = fit_learners(split, presets or ["free"], seed=seed)
+        rules.append(logistic_rule(train))
+    return assess(
+        train, split.held_out, policies, rules=rules, learners=fitted, seed=seed, draws=draws
+    )
+
+
+def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> Assessment:
+    """One assessment of all that the folds held out."""
+    question_ids = np.concatenate([part.question_ids for part in parts])
+    lacking: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        lacking |= part.not_applicable
+    names = [name for name in parts[0].methods if name not in lacking]
+    methods = {name: _pooled([part.methods[name] for part in parts]) for name in names}
+    return replace(
+        parts[0],
+        question_ids=question_ids,
+        train_questions=round(float(np.mean([part.train_questions for part in parts]))),
+        token_prices=tuple(
+            np.concatenate(prices)
+            for prices in zip(*(part.token_prices for part in parts), strict=True)
+        ),
+        methods=methods,
+        not_applicable=lacking,
+        resampling=resample(question_ids, draws=draws, seed=seed),
+        folds=len(parts),
+    )
+
+
+def _pooled(parts: Sequence[Any]) -> Pooled:
+    return Pooled(
+        name=parts[0].name,
+        kind=parts[0].kind,
+        chosen=tuple(
+            _joined(points) for points in zip(*(part.chosen for part in parts), strict=True)
+        ),
+        spots={loss: _joined([part.saving_most(loss) for part in parts]) for loss in EM_LOSSES},
+    )
+
+
+def _joined(points: Sequence[Point]) -> Point:
+    parameters = [dict(point.parameters) for point in points]
+    same = all(other == parameters[0] for other in parameters)
+    return Point(
+        parameters[0] if same else {"folds": parameters},
+        _together([point.train for point in points]),
+        _together([point.held_out for point in points]),
+    )
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    columns = ("exact_match", "thinking", "probe", "answer")
+    return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))
