@@ -14,15 +14,17 @@ from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES, Rule
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
+from rlbudget.evaluate.cases import Cases, cases_of
 from rlbudget.evaluate.evaluation import as_json, evaluate_split
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds
 from rlbudget.evaluate.measure import Learned
-from rlbudget.evaluate.present import shown, table_text
+from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
+from rlbudget.evaluate.report import write_report
 from rlbudget.files import write_text
 from rlbudget.observation import Preset
 from rlbudget.policy import Policy, load_policy
-from rlbudget.store import digest, load_table
+from rlbudget.store import digest, iter_traces, load_table
 from rlbudget.table import split_questions
 
 
@@ -41,8 +43,8 @@ def evaluate_folder(
 
     Held out are the questions that were when the policies were trained on these traces; where
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
-    ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and returns what
-    ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
+    ``report.html``, ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and
+    returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
     folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
     the exact policy gradient. With ``folds`` above 1 every question is held out once and the
     policies are trained anew in each fold, with the settings of the ones given. Raises
@@ -73,6 +75,8 @@ def evaluate_folder(
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "table.txt", table_text(evaluation))
     draw_frontier(evaluation, out)
+    cases = {} if folds > 1 else _cases(traces, loaded, split_seed, evaluation)
+    write_report(out / "report.html", evaluation, cases, SHOWN_RELATIVE_PRICE)
     if write_cards:
         for name, folder in folders.items():
             write_card(folder, evaluation, method=name)
@@ -105,6 +109,22 @@ def _evaluate_split(
             train, split.held_out, policies, rules=rules, learners=fitted, seed=seed, draws=draws,
             progress=advance,
         )  # fmt: skip
+
+
+def _cases(
+    traces: Path, policies: dict[str, Policy], split_seed: int, evaluation: dict[str, Any]
+) -> dict[str, Cases]:
+    """What each policy did on the held-out traces at the price that is shown."""
+    if not policies:
+        return {}
+    held_out = set(split_questions(load_table(traces), seed=split_seed).held_out.trace_ids.tolist())
+    shown = [trace for trace in iter_traces(traces) if trace.trace_id in held_out]
+    price = next(
+        float(row["token_price"])
+        for row in evaluation["results"]
+        if row["relative_price"] == SHOWN_RELATIVE_PRICE
+    )
+    return {name: cases_of(policy, shown, price) for name, policy in policies.items()}
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -150,5 +170,5 @@ def _split_of(policies: dict[str, Policy], these: str, seed: int) -> tuple[int, 
 def _print(evaluation: dict[str, Any], folder: Path) -> None:
     console.out.print(shown(evaluation))
     console.err.print(
-        f"Written to {folder}: evaluation.json, table.txt, frontier.png, frontier.svg"
+        f"Written to {folder}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
     )

@@ -1,0 +1,114 @@
+"""What a policy did, decode by decode: answers lost and gained, where and how surely it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlbudget.evaluate.outcomes import (
+    NATURAL_END,
+    StopPolicy,
+    first_stop,
+    full_stops,
+    outcome,
+)
+from rlbudget.observation import observe
+from rlbudget.table import table_of
+from rlbudget.traces import Trace
+
+MOST_CASES = 40
+BINS = 10
+CONTEXT = 700
+"""Characters of thinking shown on each side of a cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """One policy at one token price, JSON-ready."""
+
+    lost: list[dict[str, Any]]
+    """decodes whose full answer is right and whose early one is wrong, at most ``MOST_CASES``"""
+    gained: list[dict[str, Any]]
+    n_lost: int
+    n_gained: int
+    calibration: list[dict[str, float]]
+    """by bins of the stop probability: how often stopping there was no worse than going on"""
+    stops: list[dict[str, float]]
+    """by tenths of the full thinking: the share of decodes stopped there"""
+    natural: float
+    """share of decodes that were never stopped"""
+
+
+def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) -> Cases:
+    """Replay a policy on traces. Text is shown where the recording kept it."""
+    table = table_of(traces)
+    low, high = policy.price_range
+    told = min(max(token_price, low), high)
+    chance = np.zeros(len(table.thinking_tokens))
+    if len(chance):
+        chance = policy.stop_probabilities(observe(table, policy.features), told)
+    stops = first_stop(table, chance > policy.threshold)
+    full, stopped = outcome(table, full_stops(table)), outcome(table, stops)
+    change = stopped.exact_match - full.exact_match
+    lost, gained = np.flatnonzero(change < 0), np.flatnonzero(change > 0)
+    return Cases(
+        lost=[_case(traces[i], int(stops[i])) for i in lost[:MOST_CASES]],
+        gained=[_case(traces[i], int(stops[i])) for i in gained[:MOST_CASES]],
+        n_lost=len(lost),
+        n_gained=len(gained),
+        calibration=_calibration(
+            chance, table.exit_exact_match, table.final_exact_match[table.trace_of_row]
+        ),
+        stops=_places(table.final_thinking_tokens, stopped.thinking, stops),
+        natural=float((stops == NATURAL_END).mean()),
+    )
+
+
+def _case(trace: Trace, stop: int) -> dict[str, Any]:
+    point = trace.checkpoints[stop]
+    shown: dict[str, Any] = {
+        "question": trace.question,
+        "target": trace.target,
+        "full_answer": trace.final.answer,
+        "early_answer": point.exit.answer,
+        "full_tokens": trace.final.thinking_tokens + trace.final.answer_tokens,
+        "early_tokens": point.thinking_tokens + point.exit.answer_tokens,
+    }
+    thinking, cuts = trace.meta.get("thinking"), trace.meta.get("cuts")
+    if isinstance(thinking, str) and isinstance(cuts, list) and stop < len(cuts):
+        cut = int(cuts[stop])
+        shown["before"] = ("…" if cut > CONTEXT else "") + thinking[max(0, cut - CONTEXT) : cut]
+        shown["after"] = thinking[cut : cut + CONTEXT] + (
+            "…" if len(thinking) > cut + CONTEXT else ""
+        )
+    return shown
+
+
+def _calibration(chance: Any, exits: Any, natural: Any) -> list[dict[str, float]]:
+    place = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
+    found = []
+    for k in range(BINS):
+        inside = place == k
+        if inside.any():
+            found.append(
+                {
+                    "chance": float(chance[inside].mean()),
+                    "no_worse": float((exits[inside] >= natural[inside]).mean()),
+                    "right": float(exits[inside].mean()),
+                    "checkpoints": int(inside.sum()),
+                }
+            )
+    return found
+
+
+def _places(full: Any, thinking: Any, stops: Any) -> list[dict[str, float]]:
+    stopped = stops != NATURAL_END
+    share = thinking[stopped] / np.maximum(full[stopped], 1)
+    counts, edges = np.histogram(share, bins=BINS, range=(0, 1))
+    return [
+        {"from": float(a), "to": float(b), "share": float(count / max(len(full), 1))}
+        for a, b, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]

@@ -1,0 +1,135 @@
+"""The report in a real browser: it renders, hovering works, nothing leaves the file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from frozen_nets import random_policy
+from synthetic import make_table
+from trace_makers import make_trace
+
+from rlbudget.evaluate.cases import MOST_CASES, Cases, cases_of
+from rlbudget.evaluate.evaluation import evaluate_split
+from rlbudget.evaluate.outcomes import NATURAL_END, policy_stops
+from rlbudget.evaluate.report import write_report
+from rlbudget.table import TraceTable, table_of
+from rlbudget.traces import Trace
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+STRANGE = '</script><script>alert(1)</script> <b>&amp; "quoted" \u2028 ∑'
+
+
+def told_traces(n: int = 60) -> list[Trace]:
+    """Traces with text; the full answer of every other one is right, the exits of the rest."""
+    made = []
+    for i in range(n):
+        trace = make_trace(i, checkpoints=5)
+        exits = tuple(
+            replace(c, exit=replace(c.exit, exact_match=i % 2)) for c in trace.checkpoints
+        )
+        thinking = f"Quick look {STRANGE}" + " and on" * 20
+        meta = {**trace.meta, "thinking": thinking, "cuts": [10, 20, 30, 40, 50]}
+        final = replace(trace.final, exact_match=1 - i % 2)
+        made.append(replace(trace, checkpoints=exits, meta=meta, final=final, question=STRANGE))
+    return made
+
+
+def renamed(table: TraceTable, prefix: str) -> TraceTable:
+    ids = np.array([prefix + name for name in table.question_ids.tolist()])
+    return replace(table, question_ids=ids)
+
+
+@pytest.fixture(scope="module")
+def cases() -> Cases:
+    return cases_of(random_policy(), told_traces(), 1e-2)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
+    train, held_out = renamed(make_table(150, seed=1), "a"), renamed(make_table(80, seed=2), "b")
+    evaluation = evaluate_split(train, held_out, {"mine": random_policy()}, draws=50)
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(file, {**evaluation, "notes": [STRANGE]}, {"mine": cases}, 0.1)
+    return file
+
+
+def test_cases_are_the_answers_that_change(cases: Cases) -> None:
+    traces = told_traces()
+    stops = policy_stops(random_policy(), table_of(traces), 1e-2)
+    changed = [i for i, stop in enumerate(stops) if stop != NATURAL_END]
+    assert cases.n_lost == sum(i % 2 == 0 for i in changed)
+    assert cases.n_gained == sum(i % 2 == 1 for i in changed)
+    assert len(cases.lost) == min(cases.n_lost, MOST_CASES)
+    assert cases.natural == pytest.approx(1 - len(changed) / len(traces))
+    assert sum(bin_["share"] for bin_ in cases.stops) == pytest.approx(len(changed) / len(traces))
+    assert sum(bin_["checkpoints"] for bin_ in cases.calibration) == 5 * len(traces)
+    shown = (cases.lost + cases.gained)[0]
+    assert shown["before"] + shown["after"] == traces[0].meta["thinking"]
+
+
+def test_the_file_is_small_and_names_no_other(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert len(text.encode()) < 5 * 2**20
+    assert text.count("</script>") == 1
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", text)
+    data = re.search(r"const report = (\{.*\});\n", text)
+    assert data is not None
+    assert json.loads(data.group(1))["evaluation"]["notes"] == [STRANGE]
+
+
+@pytest.fixture
+def page(report: Path) -> Iterator[tuple[Any, list[str], list[str]]]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium: install Debian's package")
+    said: list[str] = []
+    asked: list[str] = []
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(report.as_uri())
+        yield page, said, asked
+        browser.close()
+
+
+def test_it_renders_and_hovers_in_a_browser(page: tuple[Any, list[str], list[str]]) -> None:
+    shown, said, asked = page
+    dot = shown.locator("#frontier circle[data-method=mine]").first
+    dot.scroll_into_view_if_needed()
+    dot.hover(force=True)
+    tip = shown.locator("#tip")
+    tip.wait_for(state="visible")
+    assert tip.inner_text().splitlines()[0] == "mine"
+    assert "token_price" in tip.inner_text()
+    rows = shown.locator("#table tbody tr")
+    assert rows.count() == len({*shown.evaluate("evaluation.summary.map((r) => r.method)")})
+    before = shown.locator("#table").inner_text()
+    shown.locator("#price").select_option("0.5")
+    assert shown.locator("#table").inner_text() != before
+    shown.locator("details summary").first.click()
+    assert "stopped here" in shown.locator("details pre").first.inner_text()
+    assert STRANGE.split("<")[0] in shown.locator("details pre").first.inner_text()
+    assert said == []
+    assert len(asked) == 1
+    assert asked[0].startswith("file:")
+
+
+def test_a_name_in_the_legend_hides_its_line(page: tuple[Any, list[str], list[str]]) -> None:
+    shown, said, _ = page
+    dots = shown.locator("#frontier circle[data-method=fixed]")
+    assert dots.count() > 0
+    shown.locator("#legend button", has_text="fixed").click()
+    assert dots.count() == 0
+    assert said == []
