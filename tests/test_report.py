@@ -49,13 +49,13 @@ def renamed(table: TraceTable, prefix: str) -> TraceTable:
 
 @pytest.fixture(scope="module")
 def cases() -> Cases:
-    return cases_of(random_policy(), told_traces(), 1e-2)
+    return cases_of(random_policy(seed=3), told_traces(), 1e-2)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
     train, held_out = renamed(make_table(150, seed=1), "a"), renamed(make_table(80, seed=2), "b")
-    evaluation = evaluate_split(train, held_out, {"mine": random_policy()}, draws=50)
+    evaluation = evaluate_split(train, held_out, {"mine": random_policy(seed=3)}, draws=50)
     file = tmp_path_factory.mktemp("report") / "report.html"
     write_report(file, {**evaluation, "notes": [STRANGE]}, {"mine": cases}, 0.1)
     return file
@@ -63,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
 
 def test_cases_are_the_answers_that_change(cases: Cases) -> None:
     traces = told_traces()
-    stops = policy_stops(random_policy(), table_of(traces), 1e-2)
+    stops = policy_stops(random_policy(seed=3), table_of(traces), 1e-2)
     changed = [i for i, stop in enumerate(stops) if stop != NATURAL_END]
     assert cases.n_lost == sum(i % 2 == 0 for i in changed)
     assert cases.n_gained == sum(i % 2 == 1 for i in changed)

@@ -44,8 +44,8 @@ def evaluate_folder(
     Held out are the questions that were when the policies were trained on these traces; where
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``report.html``, ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and
-    returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card of its
-    folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
+    returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card
+    of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
     the exact policy gradient. With ``folds`` above 1 every question is held out once and the
     policies are trained anew in each fold, with the settings of the ones given. Raises
     ``UserError`` for traces and policies that cannot be measured together.
