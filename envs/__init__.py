@@ -2,6 +2,7 @@
 
 ``rlbudget/Replay-v0`` replays recorded traces (one at a time, or hundreds in one numpy
 operation with ``gymnasium.make_vec(..., vectorization_mode="vector_entry_point")``).
+``rlbudget/Sampling-v0`` draws one more recorded sample each step; the answer is the majority.
 ``rlbudget/Decoding-v0`` decodes with a live model.
 """
 
@@ -21,6 +22,11 @@ if "rlbudget/Replay-v0" not in gymnasium.registry:
     gymnasium.register(
         "rlbudget/Replay-v0",
         entry_point="rlbudget.envs.replay:ReplayEnv",
+        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
+    )
+    gymnasium.register(
+        "rlbudget/Sampling-v0",
+        entry_point="rlbudget.envs.sampling:SamplingEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
     )
     gymnasium.register("rlbudget/Decoding-v0", entry_point="rlbudget.envs.decoding:DecodingEnv")

@@ -60,6 +60,8 @@ class Record:
     """Hard cap on thinking tokens; by default the profile's."""
     temperature: OptionalFloat = None
     """Sampling temperature, 0 for greedy; by default the profile's."""
+    samples: OptionalInt = None
+    """Draw so many samples of each question instead, to learn when to stop drawing."""
     probe_tokens: int = 8
     """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
     batch_size: int = 128
@@ -282,11 +284,20 @@ def _run(command: Command) -> None:
 
 def _record(command: Record) -> None:
     from rlbudget.models import load_model
-    from rlbudget.record import record
+    from rlbudget.record import record, record_samples
     from rlbudget.tasks import load_task
 
     task = load_task(command.task, n=command.n, seed=command.seed)
     model = load_model(command.model, profile=command.profile)
+    if command.samples is not None:
+        with progress("Sampling") as advance:
+            stats = record_samples(
+                model, task, command.out, samples=command.samples, max_tokens=command.max_tokens,
+                temperature=command.temperature, seed=command.seed,
+                batch_size=command.batch_size, resume=command.resume, progress=advance,
+            )  # fmt: skip
+        err.print(f"{stats.n} questions sampled to {command.out}")
+        return
     with progress("Recording") as advance:
         stats = record(
             model,

@@ -1,4 +1,8 @@
-"""The JSONL interchange: traces of anybody's model, one a line, checked to the last field."""
+"""The JSONL interchange: traces of anybody's model, one a line, checked to the last field.
+
+A line may instead hold a question with ``samples`` (see ``rlbudget.samples``); all lines of a
+file are of one kind.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import Any, cast
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
+from rlbudget.samples import ORDERS, Sample, Sampled, traces_of_samples
 from rlbudget.tasks.scorers import exact_match_text
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace, problem_of
 
@@ -170,6 +175,7 @@ def _read(
 ) -> Iterator[tuple[Trace, int]]:
     """Traces, each with the bytes read so far."""
     seen: set[str] = set()
+    kind: bool | None = None
     position = 0
     try:
         source = path.open("rb")
@@ -181,9 +187,15 @@ def _read(
             if not line.strip():
                 continue
             try:
-                trace = _trace(_json(line, number == 1), score)
-                if trace.trace_id in seen:
-                    raise _BadTraceError(f"trace_id {trace.trace_id!r} came before in this file")
+                record = _json(line, number == 1)
+                sampled = isinstance(record, dict) and "samples" in record
+                if kind not in (None, sampled):
+                    raise _BadTraceError("samples and traces may not stand in one file")
+                traces = _samples(record, score) if sampled else [_trace(record, score)]
+                if traces[0].trace_id in seen:
+                    name = "question_id" if sampled else "trace_id"
+                    value = getattr(traces[0], name)
+                    raise _BadTraceError(f"{name} {value!r} came before in this file")
             except _BadTraceError as problem:
                 message = f"{path}:{number}: {problem}"
                 if not skip_bad:
@@ -191,8 +203,10 @@ def _read(
                 if on_bad:
                     on_bad(message)
                 continue
-            seen.add(trace.trace_id)
-            yield trace, position
+            kind = sampled
+            seen.add(traces[0].trace_id)
+            for trace in traces:
+                yield trace, position
 
 
 def _json(line: bytes, first: bool) -> Any:
@@ -274,6 +288,42 @@ def _trace(record: Any, score: Score) -> Trace:
     if problem := problem_of(trace):
         raise _BadTraceError(problem)
     return trace
+
+
+def _samples(record: Any, score: Score) -> list[Trace]:
+    """The traces of a question with samples, one for each order."""
+    fields = _Fields(record, "")
+    version = fields.take("version", int)
+    if version != VERSION:
+        raise _BadTraceError(f"unsupported version {version}; this rlbudget reads {VERSION}")
+    target = fields.take("target", str)
+    if not target.strip():
+        raise _BadTraceError("target is empty")
+    samples = []
+    for i, given in enumerate(fields.take("samples", list)):
+        sample = _Fields(given, f"samples[{i}]")
+        answer = sample.take("answer", str)
+        match = _exact_match(sample, answer, target, score)
+        samples.append(Sample(answer, match, sample.take("tokens", int)))
+        sample.done()
+        if match not in (0, 1):
+            raise _BadTraceError(f"samples[{i}].exact_match must be 0 or 1, got {match}")
+    sampled = Sampled(
+        question_id=fields.take("question_id", str),
+        task=fields.take("task", str),
+        question=fields.take("question", str),
+        target=target,
+        model=fields.take("model", str),
+        samples=tuple(samples),
+    )
+    fields.done()
+    try:
+        traces = traces_of_samples(sampled, orders=ORDERS)
+    except UserError as error:
+        raise _BadTraceError(str(error)) from None
+    if problem := next(filter(None, map(problem_of, traces)), None):
+        raise _BadTraceError(problem)
+    return traces
 
 
 def _final(fields: _Fields, target: str, score: Score) -> Final:

@@ -20,6 +20,15 @@ eat         the entropy of the answer's first token settles      ``exit_entropy`
 halt        the answer's distribution has low entropy            ``answer_entropy``
 =========== ==================================================== ==================
 
+On traces made of samples (``rlbudget.samples``) other rules apply:
+
+============ =================================================== ==================
+fixed-n      ``n`` samples are drawn                             ``samples``
+ac-beta      the first answer leads the second, surely enough    votes
+ac-dirichlet the same over the five first answers                votes
+esc          a whole window of samples agrees                    ``vote_streak``
+============ =================================================== ==================
+
 A rule that looks at probes pays for every one up to its stop, and for no other. To add a rule,
 write a ``Rule`` and put it in ``RULES``: the evaluation chooses its parameters on the training
 questions.
@@ -37,6 +46,7 @@ from rlbudget.agents.rules.probing import (
     STREAK,
 )
 from rlbudget.agents.rules.rule import PROBE, Kind, Parameters, Rule
+from rlbudget.agents.rules.sampling import AC_BETA, AC_DIRICHLET, ESC, FIXED_N
 from rlbudget.agents.rules.unprobed import (
     CERTAIN,
     DEEPCONF,
@@ -47,8 +57,9 @@ from rlbudget.agents.rules.unprobed import (
     RANDOM,
     THINKBRAKE,
 )
+from rlbudget.table import TraceTable
 
-__all__ = ["PROBE", "RULES", "Kind", "Parameters", "Rule"]
+__all__ = ["PROBE", "RULES", "SAMPLING_RULES", "Kind", "Parameters", "Rule", "rules_for"]
 
 RULES = (
     FULL,
@@ -67,3 +78,10 @@ RULES = (
     EAT,
     HALT,
 )
+
+SAMPLING_RULES = (FULL, FIXED, RANDOM, FIXED_N, AC_BETA, AC_DIRICHLET, ESC)
+
+
+def rules_for(table: TraceTable) -> tuple[Rule, ...]:
+    """The rules of the table's kind: those of samples, where it was made of samples."""
+    return SAMPLING_RULES if "vote_share" in table.signals else RULES

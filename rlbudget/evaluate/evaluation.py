@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.agents.rules import PROBE, RULES, Rule
+from rlbudget.agents.rules import PROBE, Rule, rules_for
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, holm, interval, p_value, resample
@@ -76,7 +76,7 @@ def assess(
     held_out: TraceTable,
     policies: Mapping[str, StopPolicy],
     *,
-    rules: Sequence[Rule] = RULES,
+    rules: Sequence[Rule] | None = None,
     learners: Mapping[str, Learned] | None = None,
     seed: int = 0,
     draws: int = 2000,
@@ -84,8 +84,9 @@ def assess(
 ) -> Assessment:
     """Measure rules, policies, learners and the oracle.
 
-    Tables must have no question in common.
+    Tables must have no question in common. ``rules`` left out are those of the tables' kind.
     """
+    rules = rules_for(train) if rules is None else rules
     learned = dict(learners or {})
     if not len(train) or not len(held_out):
         raise UserError("an evaluation needs training and held-out traces; one of them is empty")
@@ -181,7 +182,7 @@ def evaluate_split(
     held_out: TraceTable,
     policies: Mapping[str, StopPolicy],
     *,
-    rules: Sequence[Rule] = RULES,
+    rules: Sequence[Rule] | None = None,
     learners: Mapping[str, Learned] | None = None,
     seed: int = 0,
     draws: int = 2000,

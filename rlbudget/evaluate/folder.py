@@ -11,7 +11,7 @@ import numpy as np
 
 from rlbudget import console
 from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.rules import RULES, Rule
+from rlbudget.agents.rules import Rule, rules_for
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.evaluate.cases import Cases, cases_of
@@ -45,10 +45,10 @@ def evaluate_folder(
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``report.html``, ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and
     returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card
-    of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head, fitted-Q and
-    the exact policy gradient. With ``folds`` above 1 every question is held out once and the
-    policies are trained anew in each fold, with the settings of the ones given. Raises
-    ``UserError`` for traces and policies that cannot be measured together.
+    of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head,
+    fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
+    once and the policies are trained anew in each fold, with the settings of the ones given.
+    Raises ``UserError`` for traces and policies that cannot be measured together.
     """
     if draws < 1:
         raise UserError(f"draws is {draws}: the bootstrap needs at least 1, better 2000")
@@ -95,7 +95,7 @@ def _evaluate_split(
     table = load_table(traces)
     split = split_questions(table, seed=split_seed)
     train = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
-    rules: list[Rule] = list(RULES)
+    rules: list[Rule] = list(rules_for(table))
     fitted: dict[str, Learned] = {}
     if learners:
         from rlbudget.agents.learners import fit_learners

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.rules import RULES, Kind
+from rlbudget.agents.rules import Kind, rules_for
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import resample
@@ -110,7 +110,7 @@ def _assess_fold(
             with tempfile.TemporaryDirectory() as run:
                 train_ppo(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
                 policies[name] = policy_of_run(Path(run) / "run")
-    rules, fitted = list(RULES), {}
+    rules, fitted = list(rules_for(table)), {}
     if learners:
         from rlbudget.agents.learners import fit_learners
 
