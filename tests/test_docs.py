@@ -1,0 +1,54 @@
+"""What the documents show is run: blocks of code, tables, lines of the interchange."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlbudget.interchange import import_jsonl, trace_from_dict
+from rlbudget.store import load_traces
+
+TRACES = (Path(__file__).parent.parent / "docs" / "traces.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TRACES, flags=re.DOTALL)
+
+
+def test_the_worked_example_turns_the_table_into_traces(tmp_path: Path) -> None:
+    (table,), (code,) = blocks("csv"), blocks("python")
+    (tmp_path / "log.csv").write_text(table)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert import_jsonl(tmp_path / "traces.jsonl", tmp_path / "traces").n == 1
+    (trace,) = load_traces(tmp_path / "traces")
+    assert [c.thinking_tokens for c in trace.checkpoints] == [64, 128]
+    assert [c.exit.exact_match for c in trace.checkpoints] == [0, 1]
+    assert trace.final.exact_match == 1
+    assert trace.final.thinking_tokens == 171
+
+
+def test_the_line_shown_is_a_trace() -> None:
+    line = json.loads(blocks("json")[0])
+    trace = trace_from_dict(line)
+    assert trace.checkpoints[0].probe is not None
+
+
+def test_the_samples_shown_are_samples(tmp_path: Path) -> None:
+    line = " ".join(blocks("json")[1].split("\n"))
+    (tmp_path / "samples.jsonl").write_text(line + "\n")
+    assert import_jsonl(tmp_path / "samples.jsonl", tmp_path / "traces").n == 20
+
+
+@pytest.mark.parametrize("field", ["trace_id", "final", "checkpoints"])
+def test_what_may_not_be_left_out_may_not(field: str) -> None:
+    from rlbudget.errors import UserError
+
+    line = json.loads(blocks("json")[0])
+    del line[field]
+    with pytest.raises(UserError, match=f"missing field {field}"):
+        trace_from_dict(line)
