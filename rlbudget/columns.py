@@ -51,40 +51,45 @@ _CHECKPOINT_TYPES = {
 
 def part_of(traces: Sequence[Trace]) -> pa.Table:
     """The rows of a part."""
-    signals = sorted({name for t in traces for c in t.checkpoints for name in c.signals})
+    points = [point for trace in traces for point in trace.checkpoints]
+    signals = sorted({name for point in points for name in point.signals})
+    probes = [point.probe for point in points]
+    per_trace: dict[str, list[Any]] = {
+        "trace_id": [t.trace_id for t in traces],
+        "question_id": [t.question_id for t in traces],
+        "task": [t.task for t in traces],
+        "question": [t.question for t in traces],
+        "target": [t.target for t in traces],
+        "model": [t.model for t in traces],
+        "seed": [t.seed for t in traces],
+        "meta": [json.dumps(t.meta, allow_nan=False) for t in traces],
+        "final_answer": [t.final.answer for t in traces],
+        "final_exact_match": [t.final.exact_match for t in traces],
+        "final_thinking_tokens": [t.final.thinking_tokens for t in traces],
+        "final_answer_tokens": [t.final.answer_tokens for t in traces],
+    }
+    per_checkpoint: dict[str, list[Any]] = {
+        "thinking_tokens": [p.thinking_tokens for p in points],
+        "exit_answer": [p.exit.answer for p in points],
+        "exit_exact_match": [p.exit.exact_match for p in points],
+        "exit_answer_tokens": [p.exit.answer_tokens for p in points],
+        "probe_answer": [p and p.answer for p in probes],
+        "probe_confidence": [p and p.confidence for p in probes],
+        "probe_tokens": [p and p.tokens for p in probes],
+    }
+    for name in signals:
+        per_checkpoint[_SIGNAL + name] = [p.signals.get(name) for p in points]
+    offsets = pa.array(np.cumsum([0, *(len(t.checkpoints) for t in traces)]), pa.int32())
     types = _CHECKPOINT_TYPES | {_SIGNAL + name: pa.float64() for name in signals}
     fields = [pa.field(name, kind, nullable=False) for name, kind in _TRACE_TYPES.items()]
     fields += [pa.field(name, pa.list_(kind), nullable=False) for name, kind in types.items()]
+    arrays = [pa.array(per_trace[name], kind) for name, kind in _TRACE_TYPES.items()]
+    arrays += [
+        pa.ListArray.from_arrays(offsets, pa.array(per_checkpoint[name], kind))
+        for name, kind in types.items()
+    ]
     schema = pa.schema(fields, metadata={FORMAT_KEY: FORMAT_VERSION})
-    return pa.Table.from_pylist([_row(trace, signals) for trace in traces], schema=schema)
-
-
-def _row(trace: Trace, signals: Sequence[str]) -> dict[str, Any]:
-    points = trace.checkpoints
-    row = {
-        "trace_id": trace.trace_id,
-        "question_id": trace.question_id,
-        "task": trace.task,
-        "question": trace.question,
-        "target": trace.target,
-        "model": trace.model,
-        "seed": trace.seed,
-        "meta": json.dumps(trace.meta, allow_nan=False),
-        "final_answer": trace.final.answer,
-        "final_exact_match": trace.final.exact_match,
-        "final_thinking_tokens": trace.final.thinking_tokens,
-        "final_answer_tokens": trace.final.answer_tokens,
-        "thinking_tokens": [c.thinking_tokens for c in points],
-        "exit_answer": [c.exit.answer for c in points],
-        "exit_exact_match": [c.exit.exact_match for c in points],
-        "exit_answer_tokens": [c.exit.answer_tokens for c in points],
-        "probe_answer": [c.probe.answer if c.probe else None for c in points],
-        "probe_confidence": [c.probe.confidence if c.probe else None for c in points],
-        "probe_tokens": [c.probe.tokens if c.probe else None for c in points],
-    }
-    for name in signals:
-        row[_SIGNAL + name] = [c.signals.get(name) for c in points]
-    return row
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def traces_of(part: pa.Table) -> list[Trace]:
