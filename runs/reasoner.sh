@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Trains the embedded reasoning model from nothing and measures it: about 50 minutes on 2 cores.
-# Killed, it goes on where it was when started again. Arguments go to the training.
+# Trains the embedded reasoning model from nothing and measures it: about 55 minutes on 2 cores.
+# Two stages: small questions until they are mastered, then the whole range for a short while, so
+# that a first attempt is often wrong and the checks still find out. Killed, it goes on where it
+# was when started again. The package's copy is rlbudget/models/embedded.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-out=runs/reasoner-run
-python runs/reasoner/train.py --out "$out" "$@"
-python runs/reasoner/measure.py --model "$out/model"
-cp "$out/reasoner.log" runs/results/reasoner.log
+first=runs/reasoner-run/easy out=runs/reasoner-run/full
+python runs/reasoner/train.py --out "$first" --stage easy
+python runs/reasoner/train.py --out "$out" --stage full --start "$first" \
+  --steps 1600 --sequences 60000 --rate 2e-3 --muon-rate 5e-3 --every 400 --seed 1
+cp "$out"/model/* rlbudget/models/embedded/
+chmod 644 rlbudget/models/embedded/*
+cat "$first/reasoner.log" "$out/reasoner.log" >runs/results/reasoner.log
+python runs/reasoner/measure.py

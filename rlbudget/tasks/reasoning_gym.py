@@ -22,14 +22,14 @@ from typing import Any
 from rlbudget.errors import UserError, missing_extra
 
 EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 3, "max_terms": 7, "min_digits": 1, "max_digits": 1},
-    "gcd": {"min_value": 2, "max_value": 72},
-    "leg_counting": {"min_animals": 2, "max_animals": 4, "min_instances": 1, "max_instances": 7},
+    "chain_sum": {"min_terms": 3, "max_terms": 9, "min_digits": 1, "max_digits": 1},
+    "gcd": {"min_value": 2, "max_value": 99},
+    "leg_counting": {"min_animals": 2, "max_animals": 5, "min_instances": 1, "max_instances": 9},
     "simple_equations": {
         "min_terms": 2,
         "max_terms": 3,
         "min_value": 1,
-        "max_value": 12,
+        "max_value": 16,
         "operators_weights": [0.5, 0.5, 0.0],
     },
 }

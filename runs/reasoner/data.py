@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,16 @@ SPECIAL = [PAD, BOS, EOS, THINK, END]
 VOCABULARY = 768
 CHUNK = 2000
 CUT_SHARE = 0.35
+
+EASY: dict[str, dict[str, Any]] = {
+    "chain_sum": {"min_terms": 3, "max_terms": 7, "min_digits": 1, "max_digits": 1},
+    "gcd": {"min_value": 2, "max_value": 72},
+    "leg_counting": {"min_animals": 2, "max_animals": 4, "min_instances": 1, "max_instances": 7},
+    "simple_equations": {**EMBEDDED_FAMILIES["simple_equations"], "max_value": 12},
+}
+"""The first stage's questions: the same families, smaller."""
+
+STAGES = {"easy": EASY, "full": EMBEDDED_FAMILIES}
 
 Rows = npt.NDArray[np.uint16]
 
@@ -52,7 +63,7 @@ def train_tokenizer(seed: int) -> Tokenizer:
     """
     texts = []
     rng = random.Random(seed)
-    for item in draw(EMBEDDED_FAMILIES, 8000, seed, reserved=False):
+    for item in draw(EASY, 8000, seed, reserved=False):
         thought = think(item, rng)
         texts += [item.question + "\n", "".join(text for text, _ in thought.pieces), thought.answer]
     tokenizer = Tokenizer(models.BPE())
@@ -100,9 +111,9 @@ def encode(
 
 
 def _chunk(
-    job: tuple[str, int, int],
+    job: tuple[str, str, int, int],
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-    path, seed, size = job
+    path, stage, seed, size = job
     tokenizer = Tokenizer.from_file(path)
     rng = random.Random(seed)
     tokens: list[int] = []
@@ -110,7 +121,7 @@ def _chunk(
     lengths: list[int] = []
     opens: list[int] = []
     closes: list[int] = []
-    for item in draw(EMBEDDED_FAMILIES, size, seed, reserved=False):
+    for item in draw(STAGES[stage], size, seed, reserved=False):
         ids, trained, opened, closed = encode(tokenizer, item.question, think(item, rng))
         tokens += ids
         flags += trained
@@ -120,10 +131,12 @@ def _chunk(
     return tokens, flags, lengths, opens, closes
 
 
-def generate(tokenizer_file: Path, n: int, seed: int, workers: int = 2) -> Sequences:
+def generate(
+    tokenizer_file: Path, n: int, seed: int, *, stage: str = "full", workers: int = 2
+) -> Sequences:
     """``n`` sequences about questions that are not reserved; the same seed, the same sequences."""
     jobs = [
-        (str(tokenizer_file), seed * 1_000_003 + 1 + i, min(CHUNK, n - i * CHUNK))
+        (str(tokenizer_file), stage, seed * 1_000_003 + 1 + i, min(CHUNK, n - i * CHUNK))
         for i in range((n + CHUNK - 1) // CHUNK)
     ]
     parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(5)]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import BOS, END, EOS, PAD, THINK, Sequences, batches, generate, train_tokenizer
+from data import BOS, END, EOS, PAD, STAGES, THINK, Sequences, batches, generate, train_tokenizer
 from muon import Muon
 from sampling import Decoded, sample
 from tokenizers import Tokenizer
@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlbudget.tasks.reasoning_gym import EMBEDDED_FAMILIES, draw, score
 
-WIDTHS = (64, 96, 128, 160, 192, 256, 320)
+WIDTHS = (64, 96, 128, 160, 192, 256, 320, 448)
 FIRST = re.compile(r" so (-?\d+)\.")
 VALIDATION_SEED = 77_001
 
@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=160_000, help="generated sequences")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a batch")
     parser.add_argument("--rate", type=float, default=4e-3, help="highest learning rate")
-    parser.add_argument("--start", type=Path, help="run folder whose weights to start from")
+    parser.add_argument("--start", type=Path, help="run folder to take weights and tokens from")
+    parser.add_argument("--stage", choices=sorted(STAGES), default="full", help="questions")
     parser.add_argument("--hidden", type=int, default=160)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -68,6 +69,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer_file = args.out / "tokenizer.json"
+    if args.start and not tokenizer_file.exists():
+        tokenizer_file.write_bytes((args.start / "tokenizer.json").read_bytes())
     if not tokenizer_file.exists():
         train_tokenizer(args.seed).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -146,7 +149,7 @@ def train(args: argparse.Namespace) -> None:
                       f"cpu={time.process_time() - cpu_started:.0f}s")  # fmt: skip
         if step % args.every == 0 or step == args.steps:
             model.eval()
-            _say(log, f"step={step} {_validate(model, tokenizer, args.temperature)}")
+            _say(log, f"step={step} {_validate(model, tokenizer, args.temperature, args.stage)}")
             model.train()
             export(model, tokenizer_file, args.out / "model")
             state = {"model": model.state_dict(), "step": step,
@@ -158,7 +161,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _cached(file: Path, tokenizer_file: Path, args: argparse.Namespace) -> Sequences:
     if not file.exists():
-        data = generate(tokenizer_file, args.sequences, args.seed)
+        data = generate(tokenizer_file, args.sequences, args.seed, stage=args.stage)
         part = file.with_suffix(".part.npz")
         np.savez(part, **{name: getattr(data, name) for name in Sequences.__slots__})
         os.replace(part, file)
@@ -181,8 +184,8 @@ def first_answer(tokenizer: Tokenizer, decoded: Decoded) -> str:
     return found.group(1) if found else ""
 
 
-def _validate(model: LlamaForCausalLM, tokenizer: Tokenizer, temperature: float) -> str:
-    items = draw(EMBEDDED_FAMILIES, 200, VALIDATION_SEED, reserved=True)
+def _validate(model: LlamaForCausalLM, tokenizer: Tokenizer, temperature: float, stage: str) -> str:
+    items = draw(STAGES[stage], 200, VALIDATION_SEED, reserved=True)
     decoded = sample(model, tokenizer, items, seed=0, temperature=temperature)
     report = {}
     for family in EMBEDDED_FAMILIES:
