@@ -16,7 +16,7 @@ RELATIVE_PRICE_RANGE = (0.01, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class PPOConfig:
-    """PPO on recorded traces. The defaults take about twenty seconds on two cores."""
+    """PPO on recorded traces. The defaults take about ten seconds on one core."""
 
     preset: Preset = "free"
     """observation: free costs no tokens, probe charges a trial answer at every checkpoint"""
@@ -25,7 +25,7 @@ class PPOConfig:
     token_price: tuple[float, float] | None = None
     """lowest and highest price (reward per token) to train for; by default the relative prices
     0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
-    total_timesteps: int = 1_000_000
+    total_timesteps: int = 500_000
     """environment steps in all"""
     seed: int = 0
     """of everything that is drawn; the same seed gives the same policy"""

@@ -64,7 +64,8 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     err.print(f"[bold]5/5[/bold] Decoding {SHOWN} held-out questions live under the policy")
     traces = load_traces(traces_folder)
     held_out = set(split_questions(table_of(traces), seed=seed).held_out.trace_ids.tolist())
-    chosen = [trace for trace in traces if trace.trace_id in held_out][:SHOWN]
+    unseen = [trace for trace in traces if trace.trace_id in held_out]
+    chosen = unseen[:: max(1, len(unseen) // SHOWN)][:SHOWN]
     price = DECODE_RELATIVE_PRICE / float(evaluation["full"]["tokens"]["total"])
     decodes = _decode(model, chosen, policy, price)
     _show(decodes)

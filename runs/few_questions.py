@@ -112,7 +112,13 @@ def measure(
         policies["ppo" if preset == "free" else "ppo-probe"] = policy_of_run(run)
     learners = fit_learners(Split(train_set, validation, held_out), PRESETS, seed=seed)
     assessment = assess(
-        both, held_out, policies, rules=[*RULES, logistic_rule(both)], learners=learners, draws=2
+        both,
+        held_out,
+        policies,
+        rules=[*RULES, logistic_rule(both)],
+        learners=learners,
+        validation=validation,
+        draws=2,
     )
     gap = {r["method"]: r for r in as_json(assessment)["summary"]}
     value = {name: row["mean_oracle_gap_closed"] for name, row in gap.items()}

@@ -8,8 +8,8 @@ questions, keeps the best by validation, and measures on the held-out ones. Writ
 
 - *every fixed budget*: each budget of the grid at every price, and the best one for each price
   by the training questions; the margin reported is the one over the strongest of them.
-- *savings*: of the operating point that saves most on the training questions while it loses at
-  most a point there, mean of the seeds; met only if the held-out loss is at most a point too.
+- *savings*: of the operating point that saves most on the validation questions while it loses
+  at most a point there, mean of the seeds; met only if the held-out loss is at most a point too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def main() -> None:
 def measure(traces: Path, scratch: Path, seed: int) -> None:
     """Train every seed both ways on a folder of traces and write the result."""
     table = load_table(traces)
-    held_out = split_questions(table, seed=seed).held_out
+    split = split_questions(table, seed=seed)
+    held_out = split.held_out
     train = table.take(np.flatnonzero(~np.isin(table.question_ids, held_out.question_ids)))
     policies, curves = {}, {}
     for advantages in ADVANTAGES:
@@ -74,7 +75,14 @@ def measure(traces: Path, scratch: Path, seed: int) -> None:
             policies[name] = load_policy(scratch / f"{name}-policy")
             curves[name] = curve(run)
             print(name, f"{curves[name][-1][1]:.3f} of the gap on validation", flush=True)
-    assessment = assess(train, held_out, policies, rules=(*RULES, *budget_rules(train)), seed=seed)
+    assessment = assess(
+        train,
+        held_out,
+        policies,
+        rules=(*RULES, *budget_rules(train)),
+        validation=split.validation,
+        seed=seed,
+    )
     figure = FOLDER / "advantages.svg"
     draw(curves, figure)
     rows, details = rows_of(assessment)

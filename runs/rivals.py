@@ -74,7 +74,13 @@ def main() -> None:
                 print(f"{kind}-{seed}", flush=True)
     rules = (*RULES, logistic_rule(train))
     assessment = assess(
-        train, split.held_out, policies, rules=rules, learners=learners, seed=args.seed
+        train,
+        split.held_out,
+        policies,
+        rules=rules,
+        learners=learners,
+        validation=split.validation,
+        seed=args.seed,
     )
     rows, details = rows_of(assessment)
     write_result(

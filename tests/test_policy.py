@@ -149,21 +149,22 @@ def test_a_single_price_is_a_range_too() -> None:
     assert 0 <= policy(random_observations(policy, 1)[0], token_price=1e-3).stop_probability <= 1
 
 
+N = len(FREE)
 GOOD = random_observations(POLICY, 1)[0]
 
 
 @pytest.mark.parametrize(
     ("observation", "said"),
     [
-        (GOOD[:-1], "shape (33,), but this policy was trained on 34 features"),
-        (GOOD[None], "shape (1, 34)"),
+        (GOOD[:-1], f"shape ({N - 1},), but this policy was trained on {N} features"),
+        (GOOD[None], f"shape (1, {N})"),
         (np.float32(1), "shape ()"),
         (GOOD.astype(np.int64), "int64 instead of float32"),
         (GOOD.astype(np.complex64), "complex64 instead of float32"),
         (GOOD.astype(object), "object instead of float32"),
         ("entropy", "shape ()"),
         ([[1.0], [1.0, 2.0]], "rows of different lengths"),
-        (np.full(34, 1e300), "thinking_tokens.log is inf, not finite"),
+        (np.full(N, 1e300), "thinking_tokens.log is inf, not finite"),
     ],
 )
 def test_it_refuses_an_observation_it_was_not_trained_on(observation: Any, said: str) -> None:
@@ -367,7 +368,7 @@ def reseal(folder: Path, **changes: Any) -> None:
         ({"threshold": None}, "threshold must be a number"),
         ({"activation": "relu"}, "activation tanh"),
         ({"clip": 0}, "positive clip"),
-        ({"layers": [35, 64, 2]}, "layers"),
+        ({"layers": [N + 1, 64, 2]}, "layers"),
         ({"observation_version": 99}, "observations of version 99"),
     ],
 )
@@ -381,8 +382,8 @@ def test_a_config_that_does_not_fit_is_one_clear_line(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"obs_std": np.zeros(34, np.float32)}, "positive std"),
-        ({"obs_mean": np.full(34, np.nan, np.float32)}, "obs_mean holds a number that is not"),
+        ({"obs_std": np.zeros(N, np.float32)}, "positive std"),
+        ({"obs_mean": np.full(N, np.nan, np.float32)}, "obs_mean holds a number that is not"),
         ({"value_net.bias": np.zeros(1, np.float32)}, "missing or unknown: value_net.bias"),
         ({"action_net.bias": None}, "missing or unknown: action_net.bias"),
         ({"action_net.weight": np.zeros((2, 63), np.float32)}, "does not fit 64 inputs"),
@@ -390,7 +391,7 @@ def test_a_config_that_does_not_fit_is_one_clear_line(
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: dict[str, Any], said: str) -> None:
-    tensors = {k: v for k, v in (random_tensors(34) | change).items() if v is not None}
+    tensors = {k: v for k, v in (random_tensors(N) | change).items() if v is not None}
     with pytest.raises(UserError, match=said):
         make_policy(tensors, features=FREE, preset="free", price_range=PRICES)
 

@@ -1,7 +1,8 @@
 """The evaluation: every method on the same held-out traces, as the JSON object of the contract.
 
 All tokens count: thinking, trial answers, answers. Every parameter is chosen on the training
-traces. Intervals come from a paired bootstrap over the held-out questions.
+questions; those of a policy on the ones among them that only validated it. Intervals come from a
+paired bootstrap over the held-out questions.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def assess(
     *,
     rules: Sequence[Rule] | None = None,
     learners: Mapping[str, Learned] | None = None,
+    validation: TraceTable | None = None,
     seed: int = 0,
     draws: int = 2000,
     progress: Advance | None = None,
@@ -85,7 +87,10 @@ def assess(
     """Measure rules, policies, learners and the oracle.
 
     Tables must have no question in common. ``rules`` left out are those of the tables' kind.
+    ``validation`` is the part of ``train`` that policies and learners were not fitted to: their
+    operating points are chosen on it alone.
     """
+    unfitted = train if validation is None else validation
     rules = rules_for(train) if rules is None else rules
     learned = dict(learners or {})
     if not len(train) or not len(held_out):
@@ -114,10 +119,10 @@ def assess(
             methods[rule.name] = measure_rule(rule, train, held_out, prices)
         advance()
     for name, policy in policies.items():
-        methods[name] = measure_policy(name, policy, train, held_out, prices)
+        methods[name] = measure_policy(name, policy, unfitted, held_out, prices)
         advance()
     for name, learner in learned.items():
-        methods[name] = measure_learned(name, learner, train, held_out, prices)
+        methods[name] = measure_learned(name, learner, unfitted, held_out, prices)
         advance()
     methods["oracle"] = measure_oracle(train, held_out, prices)
     advance()
@@ -184,14 +189,15 @@ def evaluate_split(
     *,
     rules: Sequence[Rule] | None = None,
     learners: Mapping[str, Learned] | None = None,
+    validation: TraceTable | None = None,
     seed: int = 0,
     draws: int = 2000,
     progress: Advance | None = None,
 ) -> dict[str, Any]:
     """The object of ``evaluation.json`` (version 1): JSON-ready, NaN as null."""
     assessment = assess(
-        train, held_out, policies, rules=rules, learners=learners, seed=seed, draws=draws,
-        progress=progress,
+        train, held_out, policies, rules=rules, learners=learners, validation=validation,
+        seed=seed, draws=draws, progress=progress,
     )  # fmt: skip
     return as_json(assessment)
 

@@ -106,8 +106,8 @@ def _evaluate_split(
         rules.append(logistic_rule(train))
     with console.progress("Evaluating") as advance:
         return evaluate_split(
-            train, split.held_out, policies, rules=rules, learners=fitted, seed=seed, draws=draws,
-            progress=advance,
+            train, split.held_out, policies, rules=rules, learners=fitted,
+            validation=split.validation, seed=seed, draws=draws, progress=advance,
         )  # fmt: skip
 
 

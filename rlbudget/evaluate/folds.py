@@ -118,8 +118,9 @@ def _assess_fold(
         fitted = fit_learners(split, presets or ["free"], seed=seed)
         rules.append(logistic_rule(train))
     return assess(
-        train, split.held_out, policies, rules=rules, learners=fitted, seed=seed, draws=draws
-    )
+        train, split.held_out, policies, rules=rules, learners=fitted,
+        validation=split.validation, seed=seed, draws=draws,
+    )  # fmt: skip
 
 
 def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> Assessment:

@@ -35,6 +35,8 @@ class Point:
 
     parameters: Mapping[str, Any]
     train: Outcome
+    """on the traces that operating points are chosen on: the training traces; for what was fitted
+    to most of them, the validation traces alone, because on its own it looks too good"""
     held_out: Outcome
 
 
@@ -129,7 +131,8 @@ def measure_policy(
 ) -> Measured:
     """A policy is told the price; a price outside its range it is told as the nearest it knows.
 
-    Its operating points are ``POLICY_POINTS`` prices, log-spaced over its range.
+    ``train`` are traces that it was not fitted to, if possible. Its operating points are
+    ``POLICY_POINTS`` prices, log-spaced over its range.
     """
     low, high = policy.price_range
     charged: Probing = "until_stop" if policy.preset == "probe" else "none"
