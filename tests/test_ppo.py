@@ -232,6 +232,7 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> Non
     model = make_ppo(columns, config)
     with torch.no_grad():  # an undecided policy, so that both actions are the likely one somewhere
         model.policy.action_net.weight.mul_(300)
+        model.policy.action_net.bias.zero_()
     buffer = model.rollout_buffer
     assert isinstance(buffer, ExactRolloutBuffer)
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from rlbudget.errors import UserError
 from rlbudget.quickstart import SHOWN, quickstart
@@ -18,7 +17,6 @@ N = 100
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("quickstart") / "out"
     quickstart(out, n=N)
     return out
