@@ -2,7 +2,7 @@
 
     python runs/optimum.py
 
-Writes runs/results/optimum.json; runs/policy_quality.py takes its row from ``measure``.
+Writes runs/results/optimum.json; runs/policy_quality.py repeats the row.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from rlbudget.tasks import load_task
 from rlbudget.training import train_on
 
 sys.path.insert(0, str(Path(__file__).parent))
+import optimum
 from results import FOLDER, write_result
 
 SEEDS = (0, 1, 2)
@@ -86,8 +87,10 @@ def measure(traces: Path, scratch: Path, seed: int) -> None:
     figure = FOLDER / "advantages.svg"
     draw(curves, figure)
     rows, details = rows_of(assessment)
+    optima = optimum.measure(lambda line: print(line, flush=True))
+    details["optima_found_by_seeds"] = optima.pop("details")
     write_result(
-        "policy_quality", rows,
+        "policy_quality", [optima, *rows],
         reproduce="python runs/policy_quality.py",
         seeds=list(SEEDS), recording_seed=seed, traces_digest=digest(traces),
         figure=figure.name, **details,
