@@ -71,7 +71,7 @@ def main() -> None:
                     "wanted": f">= {other - 0.01:.3f} (the better of fitted-Q and exact gradient"
                     " - 0.01)",
                     "reached": f"{own:.3f}",
-                    "met": own >= other - 0.01,
+                    "met": bool(own >= other - 0.01),
                 }
             )
     write_result(

@@ -81,7 +81,7 @@ def measure(policy: Policy, table: TraceTable) -> tuple[list[dict[str, Any]], di
                     "row": f"violation rate, {mode} <= {bound:g}, confidence {confidence:g}",
                     "wanted": f"<= {limit:.3f} ({delta:g} + 2 standard errors)",
                     "reached": f"{found['population']:.3f} (test half: {found['test_half']:.3f})",
-                    "met": found["population"] <= limit,
+                    "met": bool(found["population"] <= limit),
                 }
             )
             savings = 1 - tokens / full.tokens.mean()

@@ -52,3 +52,19 @@ def test_what_may_not_be_left_out_may_not(field: str) -> None:
     del line[field]
     with pytest.raises(UserError, match=f"missing field {field}"):
         trace_from_dict(line)
+
+
+def test_the_readme_shows_the_kept_results() -> None:
+    script = Path(__file__).parent.parent / "runs" / "readme.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=60)
+
+
+def test_every_kept_result_says_how_it_was_made() -> None:
+    for file in (Path(__file__).parent.parent / "runs" / "results").glob("*.json"):
+        result = json.loads(file.read_text())
+        assert result["name"] == file.stem
+        assert result["command"].startswith("python runs/")
+        assert {"versions", "machine"} <= set(result)
+        for row in result["rows"]:
+            assert set(row) >= {"row", "wanted", "reached", "met"}
+            assert isinstance(row["met"], bool)
