@@ -53,7 +53,7 @@ class PPOConfig:
     """of a fresh policy: a reluctant one reaches the late checkpoints"""
     exploration: float = 0.1
     """with exact advantages: least probability with which either action is looked into"""
-    evaluate_every: int = 10
+    evaluate_every: int = 4
     """updates between two looks at the validation questions"""
 
     def __post_init__(self) -> None:
