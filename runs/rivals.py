@@ -119,7 +119,7 @@ def rows_of(assessment: Assessment) -> tuple[list[dict[str, Any]], dict[str, Any
               for rival in ("fitted-q", "exact-pg")),
             never_below_full(assessment, preset, own),
         ]  # fmt: skip
-    rows.append(savings_row(summary, groups))
+    rows += savings_rows(summary, groups)
     details = {
         "mean_oracle_gap_closed": {
             **mean,
@@ -165,8 +165,10 @@ def never_below_full(assessment: Assessment, preset: str, own: list[str]) -> dic
     )  # fmt: skip
 
 
-def savings_row(summary: dict[str, Any], groups: dict[str, list[str]]) -> dict[str, Any]:
-    """The better preset of PPO against the best rival that keeps the bound as well."""
+def savings_rows(summary: dict[str, Any], groups: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """PPO against the best rival that keeps the bound as well: of all of them, learners on the
+    same observations among them, and of the rules alone. The preset of PPO that saves more on the
+    held-out questions within the bound."""  # fmt: skip
 
     def spot(names: list[str]) -> tuple[float, float]:
         saved = np.mean([summary[n]["savings_at_em_loss"]["0.01"] for n in names])
@@ -175,19 +177,26 @@ def savings_row(summary: dict[str, Any], groups: dict[str, list[str]]) -> dict[s
 
     learned = {name for names in groups.values() for name in names}
     rivals = {n: spot([n]) for n, r in summary.items() if n not in learned and r["kind"] != "bound"}
-    rivals |= {g: spot(names) for g, names in groups.items() if not g.startswith("ppo")}
-    kept = {name: found for name, found in rivals.items() if found[1] <= 0.01}
-    best = max(kept, key=lambda name: kept[name][0])
+    learners = {g: spot(names) for g, names in groups.items() if not g.startswith("ppo")}
     own = {group: spot(groups[group]) for group in ("ppo-free", "ppo-probe")}
     group = max(own, key=lambda name: (own[name][1] <= 0.01, own[name][0]))
     saved, lost = own[group]
-    ratio = saved / kept[best][0] if kept[best][0] > 0 else float("inf")
-    return row(
-        "savings at <= 1 point of EM loss, against the best rival that keeps it when held out",
-        f">= 1.2 times {kept[best][0]:.1%} ({best})",
-        f"{ratio:.2f} times: {saved:.1%} ({group}), {100 * lost:.1f} points lost when held out",
-        ratio >= 1.2 and lost <= 0.01,
-    )
+    rows = []
+    for what, against_whom in (("rival", rivals | learners), ("rule", rivals)):
+        kept = {name: found for name, found in against_whom.items() if found[1] <= 0.01}
+        best = max(kept, key=lambda name: kept[name][0])
+        ratio = saved / kept[best][0] if kept[best][0] > 0 else float("inf")
+        rows.append(
+            row(
+                f"savings at <= 1 point of EM loss, against the best {what} that keeps it when"
+                " held out",
+                f">= 1.2 times {kept[best][0]:.1%} ({best})",
+                f"{ratio:.2f} times: {saved:.1%} ({group}), {100 * lost:.1f} points lost when"
+                " held out",
+                ratio >= 1.2 and lost <= 0.01,
+            )
+        )
+    return rows
 
 
 def row(name: str, wanted: str, reached: str, met: bool) -> dict[str, Any]:
