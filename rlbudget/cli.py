@@ -284,7 +284,8 @@ def _run(command: Command) -> None:
 
 def _record(command: Record) -> None:
     from rlbudget.models import load_model
-    from rlbudget.record import record, record_samples
+    from rlbudget.record import record
+    from rlbudget.record_samples import record_samples
     from rlbudget.tasks import load_task
 
     task = load_task(command.task, n=command.n, seed=command.seed)
@@ -377,11 +378,13 @@ def _calibrate(command: Calibrate) -> None:
     out.print(
         f"Certified on {found['questions']} questions: at token prices up to"
         f" {found['token_price']:.3g}, {what} are at most {found['max_em_loss']:.2%} of the"
-        f" questions, with confidence {found['confidence']:g}."
+        f" questions, with confidence {found['confidence']:g}.",
+        soft_wrap=True,
     )
     out.print(
         f"There it saves {found['savings']:.1%} of all tokens and changes exact match by"
-        f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
+        f" {-100 * found['em_loss']:+.2f} points on the calibration questions.",
+        soft_wrap=True,
     )
     err.print(f"Policy written to {command.out}")
 
@@ -410,7 +413,7 @@ def _decode(command: Decode) -> None:
         f" Stopped {where} ({decoded.reason})."
     )
     if decoded.message:
-        err.print(f"rlbudget: {decoded.message}", markup=False)
+        err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
 
 
 def _price(policy: Policy, asked: float | None) -> float:
@@ -423,7 +426,8 @@ def _price(policy: Policy, asked: float | None) -> float:
     if asked is not None and asked > certified:
         err.print(
             f"rlbudget: token price {asked:g} is above the certified {certified:.3g}: the bound on"
-            " lost answers does not cover it"
+            " lost answers does not cover it",
+            soft_wrap=True,
         )
     return certified if asked is None else asked
 

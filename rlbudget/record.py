@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.errors import UserError
-from rlbudget.samples import Sample, Sampled, traces_of_samples
-from rlbudget.store import TraceWriter, existing_ids, iter_traces, load_traces
+from rlbudget.store import TraceWriter, existing_ids, load_traces
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
@@ -177,7 +176,7 @@ def _record_batch(
         max_tokens=settings.max_tokens,
         stride=settings.stride,
     )
-    score = _remembering(task, questions)
+    score = remembering(task, questions)
     checkpoints: list[list[Checkpoint]] = [[] for _ in questions]
     while True:
         batch.advance()
@@ -234,7 +233,7 @@ def _record_batch(
         )
 
 
-def _remembering(task: Task, questions: Sequence[Question]) -> Callable[[int, str], int]:
+def remembering(task: Task, questions: Sequence[Question]) -> Callable[[int, str], int]:
     """The task's scorer by row: neighbouring exits often give one and the same answer."""
     known: dict[tuple[int, str], int] = {}
 
@@ -264,94 +263,3 @@ def _common(prefix: str, text: str) -> int:
     if text.startswith(prefix):
         return len(prefix)
     return next(i for i, (a, b) in enumerate(zip(prefix, text + "\0", strict=False)) if a != b)
-
-
-def record_samples(
-    model: TransformersModel,
-    task: Task,
-    folder: Path | str,
-    *,
-    samples: int,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    resume: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> RecordStats:
-    """Decode every question ``samples`` times and write its traces of samples to ``folder``.
-
-    Like ``record``, but without exits: a question's samples become the traces of
-    ``rlbudget.samples``, written together. ``progress(done, total)`` counts questions. Raises
-    ``UserError`` as ``record`` does, and for fewer than two samples.
-    """
-    begun = time.monotonic()
-    if samples < 2:
-        raise UserError(f"--samples {samples}: a majority needs at least 2")
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}")
-    n = tokens = skipped = 0
-    with TraceWriter(folder, append=resume) as writer:
-        there = existing_ids(folder)
-        if there:
-            _check_samples(folder, samples, model)
-        at_once = max(1, batch_size // samples)
-        for start in range(0, len(task.questions), at_once):
-            chosen = task.questions[start : start + at_once]
-            missing = [q for q in chosen if f"{q.question_id}-o0" not in there]
-            skipped += len(chosen) - len(missing)
-            if missing:
-                for sampled in _sample(model, task, missing, samples, seed, temperature,
-                                       max_tokens):  # fmt: skip
-                    tokens += sum(sample.tokens for sample in sampled.samples)
-                    n += 1
-                    for trace in traces_of_samples(sampled, seed=seed):
-                        writer.add(trace)
-                writer.flush()
-            if progress is not None:
-                progress(start + len(chosen), len(task.questions))
-    seconds = time.monotonic() - begun
-    return RecordStats(n=n, skipped=skipped, tokens=tokens, exit_tokens=0, seconds=seconds)
-
-
-def _sample(
-    model: TransformersModel,
-    task: Task,
-    questions: Sequence[Question],
-    samples: int,
-    seed: int,
-    temperature: float | None,
-    max_tokens: int | None,
-) -> Iterator[Sampled]:
-    rows = [(question, number) for question in questions for number in range(samples)]
-    batch = model.begin(
-        [question.question for question, _ in rows],
-        [row_seed(seed, f"{question.question_id}#{number}") for question, number in rows],
-        temperature=temperature,
-        max_tokens=max_tokens,
-        stride=model.profile.max_tokens + 1 if max_tokens is None else max_tokens + 1,
-    )
-    while not batch.done:
-        batch.advance()
-    drawn: dict[str, list[Sample]] = {}
-    score = _remembering(task, [question for question, _ in rows])
-    for row, ((question, _), end) in enumerate(zip(rows, batch.final, strict=True)):
-        assert end is not None
-        drawn.setdefault(question.question_id, []).append(
-            Sample(end.answer, score(row, end.answer), end.thinking_tokens + end.answer_tokens)
-        )
-    for question in questions:
-        yield Sampled(
-            question.question_id, task.name, question.question, question.target, model.name,
-            tuple(drawn[question.question_id]),
-        )  # fmt: skip
-
-
-def _check_samples(folder: Path | str, samples: int, model: TransformersModel) -> None:
-    trace = next(iter_traces(folder))
-    found = (trace.meta.get("kind"), trace.meta.get("samples"), trace.model)
-    if found != ("samples", samples, model.name):
-        raise UserError(
-            f"{folder} holds other traces than {samples} samples of {model.name}: choose another"
-            " folder"
-        )

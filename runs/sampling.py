@@ -33,7 +33,7 @@ from rlbudget.evaluate.outcomes import (
 from rlbudget.freeze import freeze
 from rlbudget.models import load_model
 from rlbudget.policy import load_policy
-from rlbudget.record import record_samples
+from rlbudget.record_samples import record_samples
 from rlbudget.store import load_table
 from rlbudget.table import TraceTable, split_questions
 from rlbudget.tasks import load_task

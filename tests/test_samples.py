@@ -26,7 +26,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.interchange import import_jsonl
 from rlbudget.models import load_model
-from rlbudget.record import record_samples
+from rlbudget.record_samples import record_samples
 from rlbudget.samples import ORDERS, VOTE_SIGNALS, Sample, Sampled, traces_of_samples
 from rlbudget.store import load_table, load_traces
 from rlbudget.table import TraceTable, table_of
