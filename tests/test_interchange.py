@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trace_makers import make_trace, trace_lists
+from trace_makers import make_trace, trace_lists, traces
 
 from rlbudget.errors import UserError
 from rlbudget.interchange import (
@@ -20,6 +20,7 @@ from rlbudget.interchange import (
     trace_to_dict,
     write_jsonl,
 )
+from rlbudget.interchange_quick import quick_trace
 from rlbudget.observation import PROBE_SIGNALS
 from rlbudget.store import load_traces
 from rlbudget.traces import RESERVED_SIGNALS, Trace
@@ -193,3 +194,41 @@ def test_progress_counts_bytes_to_the_end(tmp_path: Path) -> None:
 
 def test_no_recorded_signal_can_take_a_name_the_observation_makes() -> None:
     assert {*PROBE_SIGNALS, "thinking_tokens"} == RESERVED_SIGNALS
+
+
+@given(traces())
+def test_the_quick_way_reads_what_the_careful_way_reads(trace: Trace) -> None:
+    line = json.dumps(trace_to_dict(trace), ensure_ascii=False).encode()
+    quick = quick_trace(line, 1)
+    assert quick is None or quick == trace_from_dict(json.loads(line)) == trace
+
+
+def test_plain_lines_take_the_quick_way() -> None:
+    line = json.dumps(trace_to_dict(make_trace(3))).encode()
+    assert quick_trace(line, 1) == make_trace(3)
+
+
+@given(st.data())
+def test_a_line_that_is_changed_anywhere_is_read_alike_or_left_to_the_careful_way(
+    data: st.DataObject,
+) -> None:
+    record = trace_to_dict(make_trace(1))
+    place: Any = data.draw(
+        st.sampled_from(
+            [record, record["final"], record["checkpoints"][1], record["checkpoints"][0]["exit"],
+             record["checkpoints"][2]["probe"], record["checkpoints"][1]["signals"]]
+        )
+    )  # fmt: skip
+    name = data.draw(st.sampled_from([*place, "more"]))
+    if data.draw(st.booleans()) and name in place:
+        del place[name]
+    else:
+        place[name] = data.draw(
+            st.sampled_from(
+                [None, True, -1, 0, 1, 2, 10**18, 0.5, 1e308, "", "x", [], {}, "\ud800"]
+            )
+        )
+    line = json.dumps(record).encode()
+    quick = quick_trace(line, 1)
+    if quick is not None:
+        assert quick == trace_from_dict(json.loads(line))
