@@ -68,7 +68,7 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
         "final_thinking_tokens": [t.final.thinking_tokens for t in traces],
         "final_answer_tokens": [t.final.answer_tokens for t in traces],
     }
-    per_checkpoint: dict[str, list[Any]] = {
+    per_checkpoint: dict[str, Any] = {
         "thinking_tokens": [p.thinking_tokens for p in points],
         "exit_answer": [p.exit.answer for p in points],
         "exit_exact_match": [p.exit.exact_match for p in points],
@@ -77,8 +77,13 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
         "probe_confidence": [p and p.confidence for p in probes],
         "probe_tokens": [p and p.tokens for p in probes],
     }
-    for name in signals:
-        per_checkpoint[_SIGNAL + name] = [p.signals.get(name) for p in points]
+    if len({tuple(p.signals) for p in points}) == 1:  # the same ones everywhere: one array
+        grid = np.array([tuple(p.signals.values()) for p in points], dtype=np.float64)
+        for column, name in enumerate(points[0].signals):
+            per_checkpoint[_SIGNAL + name] = np.ascontiguousarray(grid[:, column])
+    else:
+        for name in signals:
+            per_checkpoint[_SIGNAL + name] = [p.signals.get(name) for p in points]
     offsets = pa.array(np.cumsum([0, *(len(t.checkpoints) for t in traces)]), pa.int32())
     types = _CHECKPOINT_TYPES | {_SIGNAL + name: pa.float64() for name in signals}
     fields = [pa.field(name, kind, nullable=False) for name, kind in _TRACE_TYPES.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 RESERVED_SIGNALS = frozenset(
@@ -116,13 +117,13 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
     # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
     if tokens > end:
         return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
-    for name, value in point.signals.items():
-        if not name or "." in name or name in RESERVED_SIGNALS:
-            return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
-        if problem := _text_problem("signals", name):
-            return problem
-        if not math.isfinite(value):
-            return f"signals.{name} is not finite: {value} (leave a missing signal out)"
+    if problem := _names_problem(tuple(point.signals)):
+        return problem
+    # A finite sum has finite terms; a sum that is not is looked into.
+    if not math.isfinite(sum(point.signals.values())):
+        for name, value in point.signals.items():
+            if not math.isfinite(value):
+                return f"signals.{name} is not finite: {value} (leave a missing signal out)"
     if problem := (
         _text_problem("exit.answer", point.exit.answer)
         or _match_problem("exit.exact_match", point.exit.exact_match)
@@ -138,6 +139,17 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
     )
 
 
+@lru_cache(maxsize=1024)
+def _names_problem(names: tuple[str, ...]) -> str | None:
+    """Of the names of a checkpoint's signals; the same few sets come again and again."""
+    for name in names:
+        if not name or "." in name or name in RESERVED_SIGNALS:
+            return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
+        if problem := _text_problem("signals", name):
+            return problem
+    return None
+
+
 def _count_problem(name: str, value: int) -> str | None:
     if 0 <= value <= _LARGEST_COUNT:
         return None
@@ -149,6 +161,8 @@ def _match_problem(name: str, value: int) -> str | None:
 
 
 def _text_problem(name: str, text: str) -> str | None:
+    if text.isascii():
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:
