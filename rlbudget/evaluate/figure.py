@@ -62,7 +62,7 @@ def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
         colour = COLOURS.get(name) or next(learned if entry["kind"] == "learned" else rules)
         styles[name] = {
             "learned": {"color": colour, "lw": 2.6, "zorder": 5, "marker": "o", "ms": 4},
-            "rule": {"color": colour, "lw": 1.4, "zorder": 3, "marker": "o", "ms": 2},
+            "rule": {"color": colour, "lw": 1.0, "zorder": 3, "marker": "o", "ms": 1.6},
             "bound": {"color": colour, "lw": 1.3, "zorder": 2, "ls": (0, (5, 3))},
         }[entry["kind"]]
     for name, line in lines.items():
