@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 # The report is tested in a real browser where there is one or where it can be had.
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  timeout 150 sh -c "apt-get update && apt-get install -y --no-install-recommends chromium" \
+  timeout 90 sh -c "apt-get update && apt-get install -y --no-install-recommends chromium" \
     >/dev/null 2>&1 ||
     echo "no chromium: the report's tests are skipped" >&2
 fi
