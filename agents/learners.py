@@ -19,11 +19,12 @@ def fit_learners(
     presets: Sequence[Preset] = ("free",),
     *,
     seed: int = 0,
+    steps: int = 1000,
     progress: Advance | None = None,
 ) -> dict[str, Learned]:
     """``fitted-q`` and ``exact-pg`` for each preset; with ``-probe`` at the end for that one.
 
-    The held-out traces of the split are not looked at.
+    ``steps`` are those of the exact gradient. The held-out traces of the split are not looked at.
     """
     fitted: dict[str, Learned] = {}
     prices = [token_price_of(relative, split.train) for relative in RELATIVE_PRICES]
@@ -41,6 +42,7 @@ def fit_learners(
             split.validation,
             token_price=PPOConfig(preset=preset).price_range(split.train),
             preset=preset,
+            steps=steps,
             seed=seed,
         )
     if progress is not None:

@@ -46,13 +46,13 @@ def test_fitted_q_does_not_stop_where_stopping_is_never_right() -> None:
 
 def test_all_of_them_beat_the_best_budget_where_the_signals_tell() -> None:
     split = Split(
-        train=renamed(make_table(500, seed=1, informative=2.0), "a"),
-        validation=renamed(make_table(150, seed=2, informative=2.0), "b"),
-        held_out=renamed(make_table(500, seed=3, informative=2.0), "c"),
+        train=renamed(make_table(300, seed=1, informative=2.0), "a"),
+        validation=renamed(make_table(100, seed=2, informative=2.0), "b"),
+        held_out=renamed(make_table(300, seed=3, informative=2.0), "c"),
     )
     seen: list[tuple[int, int]] = []
     learners = fit_learners(
-        split, ["free", "probe"], progress=lambda done, total: seen.append((done, total))
+        split, ["free", "probe"], steps=250, progress=lambda done, total: seen.append((done, total))
     )
     assert seen[-1] == (4, 4)
     assert set(learners) == {"fitted-q", "exact-pg", "fitted-q-probe", "exact-pg-probe"}
