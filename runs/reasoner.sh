@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the embedded reasoning model from nothing and measures it: about 55 minutes on 2 cores.
+# Trains the embedded reasoning model from nothing and measures it: about 65 minutes on 2 cores.
 # Two stages: small questions until they are mastered, then the whole range for a short while, so
 # that a first attempt is often wrong and the checks still find out. Killed, it goes on where it
 # was when started again. The package's copy is rlbudget/models/embedded.
