@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, threshold_rule
+from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, lacking, threshold_rule
 from rlbudget.errors import missing_extra
 from rlbudget.evaluate.outcomes import Floats
 from rlbudget.observation import observe
@@ -25,6 +25,7 @@ FEATURES = (
     "hedges.mean",
     "conclusions.mean",
 )
+NEEDS = (PROBE, "entropy_mean", "hedges", "conclusions")
 
 
 def logistic_rule(train: TraceTable) -> Rule:
@@ -39,22 +40,14 @@ def logistic_rule(train: TraceTable) -> Rule:
     except ImportError as missing:
         raise missing_extra("train", "scikit-learn") from missing
     head = None
-    if not LACKING.lacking(train) and len(np.unique(train.exit_exact_match)) > 1:
+    if not lacking(train, NEEDS) and len(np.unique(train.exit_exact_match)) > 1:
         head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         head.fit(observe(train, FEATURES), train.exit_exact_match)
 
     def score(table: TraceTable) -> Floats:
-        if head is None:  # every stop is right, or none: there is nothing to tell apart
+        if head is None:  # needs not met, or every stop alike: there is nothing to tell apart
             return np.zeros(len(table.thinking_tokens))
         chance: Floats = head.predict_proba(observe(table, FEATURES))[:, 1]
         return chance
 
-    return threshold_rule("logistic", LACKING.needs, score, probes_charged=every_probe)
-
-
-LACKING = threshold_rule(
-    "logistic",
-    (PROBE, "entropy_mean", "hedges", "conclusions"),
-    lambda table: table.probe_confidence,
-)
-"""What the head needs, as a rule."""
+    return threshold_rule("logistic", NEEDS, score, probes_charged=every_probe)

@@ -268,14 +268,20 @@ class _Fields:
             )
 
 
-def _trace(record: Any, score: Score) -> Trace:
-    fields = _Fields(record, "")
+def _target(fields: _Fields) -> str:
+    """The target of a line of the version that is read."""
     version = fields.take("version", int)
     if version != VERSION:
         raise _BadTraceError(f"unsupported version {version}; this rlbudget reads {VERSION}")
     target = fields.take("target", str)
     if not target.strip():
         raise _BadTraceError("target is empty")
+    return str(target)
+
+
+def _trace(record: Any, score: Score) -> Trace:
+    fields = _Fields(record, "")
+    target = _target(fields)
     trace = Trace(
         trace_id=fields.take("trace_id", str),
         question_id=fields.take("question_id", str),
@@ -300,12 +306,7 @@ def _trace(record: Any, score: Score) -> Trace:
 def _samples(record: Any, score: Score) -> list[Trace]:
     """The traces of a question with samples, one for each order."""
     fields = _Fields(record, "")
-    version = fields.take("version", int)
-    if version != VERSION:
-        raise _BadTraceError(f"unsupported version {version}; this rlbudget reads {VERSION}")
-    target = fields.take("target", str)
-    if not target.strip():
-        raise _BadTraceError("target is empty")
+    target = _target(fields)
     samples = []
     for i, given in enumerate(fields.take("samples", list)):
         sample = _Fields(given, f"samples[{i}]")

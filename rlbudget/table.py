@@ -160,6 +160,11 @@ def split_questions(
     return _cut(table, rank, n, round(held_out * n), round(validation * n))
 
 
+def without(table: TraceTable, others: TraceTable) -> TraceTable:
+    """The traces of the questions that are not among those of ``others``, in their order."""
+    return table.take(np.flatnonzero(~np.isin(table.question_ids, others.question_ids)))
+
+
 def split_fold(
     table: TraceTable, fold: int, folds: int, *, validation: float = 0.15, seed: int = 0
 ) -> Split:

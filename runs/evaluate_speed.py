@@ -16,15 +16,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from recorded import recorded
 from results import write_result
 
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.models import load_model
-from rlbudget.record import record
 from rlbudget.store import load_table
-from rlbudget.tasks import load_task
 
 N = 2000
 DRAWS = 2000
@@ -37,9 +35,7 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, help="a recorded folder of 2,000 traces")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        traces = args.traces or Path(scratch) / "traces"
-        if args.traces is None:
-            record(load_model("embedded"), load_task("embedded", n=N, seed=0), traces, seed=0)
+        traces = recorded(args.traces, Path(scratch), N)
         seconds = []
         for run in range(RUNS):
             begun = time.perf_counter()

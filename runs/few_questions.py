@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from recorded import recorded
 from results import FOLDER, write_result
 
 from rlbudget.agents.learners import fit_learners
@@ -23,12 +24,9 @@ from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import as_json, assess
 from rlbudget.freeze import policy_of_run
-from rlbudget.models import load_model
 from rlbudget.observation import Preset
-from rlbudget.record import record
 from rlbudget.store import load_table
-from rlbudget.table import Split, TraceTable, split_questions
-from rlbudget.tasks import load_task
+from rlbudget.table import Split, TraceTable, split_questions, without
 
 SIZES = (60, 250, 1000)
 PRESETS: tuple[Preset, ...] = ("free", "probe")
@@ -45,12 +43,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        traces = args.traces or scratch / "traces"
-        if args.traces is None:
-            record(load_model("embedded"), load_task("embedded", n=args.n, seed=0), traces, seed=0)
-        table = load_table(traces)
+        table = load_table(recorded(args.traces, scratch, args.n))
         held_out = split_questions(table, seed=0).held_out
-        pool = table.take(np.flatnonzero(~np.isin(table.question_ids, held_out.question_ids)))
+        pool = without(table, held_out)
         gaps: dict[str, dict[int, list[float]]] = {}
         for size in SIZES:
             for seed in range(args.seeds):

@@ -1,6 +1,6 @@
 """Measure what a policy is worth: three seeds of PPO, exact and sampled, held-out questions.
 
-    python runs/policy_quality.py [--traces FOLDER] [--n 3000]
+    python runs/policy_quality.py [--traces FOLDER] [--n 3600]
 
 Records the embedded model (or takes a recorded folder), trains each seed on the training
 questions, keeps the best by validation, and measures on the held-out ones. Writes
@@ -28,17 +28,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlbudget.agents.rules import RULES, Rule
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, margin
 from rlbudget.evaluate.outcomes import budget_grid, fixed_stops
-from rlbudget.freeze import freeze
-from rlbudget.models import load_model
-from rlbudget.policy import load_policy
-from rlbudget.record import record
+from rlbudget.freeze import policy_of_run
 from rlbudget.store import digest, load_table
-from rlbudget.table import TraceTable, split_questions
-from rlbudget.tasks import load_task
+from rlbudget.table import TraceTable, split_questions, without
 from rlbudget.training import train_on
 
 sys.path.insert(0, str(Path(__file__).parent))
 import optimum
+from recorded import recorded
 from results import FOLDER, write_result
 
 SEEDS = (0, 1, 2)
@@ -49,14 +46,11 @@ def main() -> None:
     """Record, train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3000, help="questions to record")
+    parser.add_argument("--n", type=int, default=3600, help="questions to record")
     parser.add_argument("--seed", type=int, default=0, help="of recording, split and bootstrap")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        traces = args.traces or Path(scratch) / "traces"
-        if args.traces is None:
-            task = load_task("embedded", n=args.n, seed=args.seed)
-            record(load_model("embedded"), task, traces, seed=args.seed)
+        traces = recorded(args.traces, Path(scratch), args.n, args.seed)
         measure(traces, Path(scratch), args.seed)
 
 
@@ -65,15 +59,14 @@ def measure(traces: Path, scratch: Path, seed: int) -> None:
     table = load_table(traces)
     split = split_questions(table, seed=seed)
     held_out = split.held_out
-    train = table.take(np.flatnonzero(~np.isin(table.question_ids, held_out.question_ids)))
+    train = without(table, held_out)
     policies, curves = {}, {}
     for advantages in ADVANTAGES:
         for agent in SEEDS:
             name = f"ppo-{advantages}-{agent}"
             run = scratch / name
             train_on(traces, run, advantages=advantages, seed=agent, split_seed=seed)
-            freeze(run, scratch / f"{name}-policy")
-            policies[name] = load_policy(scratch / f"{name}-policy")
+            policies[name] = policy_of_run(run)
             curves[name] = curve(run)
             print(name, f"{curves[name][-1][1]:.3f} of the gap on validation", flush=True)
     assessment = assess(

@@ -29,11 +29,16 @@ def write_result(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "command": f"python {_script()} {' '.join(sys.argv[1:])}".strip(),
+        "command": " ".join(["python", _script(), *map(_shown, sys.argv[1:])]),
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)
+
+
+def _shown(argument: str) -> str:
+    """An argument, places on this machine left out: what matters of a folder is its contents."""
+    return "FOLDER" if argument.startswith(("/", "~")) else argument
 
 
 def _script() -> str:

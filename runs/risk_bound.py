@@ -22,19 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import recorded
 from results import write_result
 from scipy.stats import binom
 
 from rlbudget.evaluate.outcomes import Floats, full_stops, outcome, policy_stops
 from rlbudget.evaluate.risk import certify, losses_of
-from rlbudget.freeze import freeze
-from rlbudget.models import load_model
+from rlbudget.freeze import policy_of_run
 from rlbudget.observation import observe
-from rlbudget.policy import Policy, load_policy
-from rlbudget.record import record
+from rlbudget.policy import Policy
 from rlbudget.store import load_table
 from rlbudget.table import TraceTable, split_questions
-from rlbudget.tasks import load_task
 from rlbudget.training import train_on
 
 SPLITS = 1000
@@ -49,14 +47,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=3600, help="questions to record")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        traces = args.traces or Path(scratch) / "traces"
-        if args.traces is None:
-            task = load_task("embedded", n=args.n, seed=0)
-            record(load_model("embedded"), task, traces, seed=0)
-        run, folder = Path(scratch) / "run", Path(scratch) / "policy"
+        traces = recorded(args.traces, Path(scratch), args.n)
+        run = Path(scratch) / "run"
         train_on(traces, run, seed=0, split_seed=0)
-        freeze(run, folder)
-        policy = load_policy(folder)
+        policy = policy_of_run(run)
         held_out = split_questions(load_table(traces), seed=0).held_out
     rows, details = measure(policy, held_out)
     write_result("risk_bound", rows, seed=0, splits=SPLITS, questions=len(held_out), **details)

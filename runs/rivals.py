@@ -25,17 +25,14 @@ from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, margin, utilities
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES
-from rlbudget.freeze import freeze
-from rlbudget.models import load_model
+from rlbudget.freeze import policy_of_run
 from rlbudget.observation import Preset
-from rlbudget.policy import load_policy
-from rlbudget.record import record
 from rlbudget.store import digest, load_table
-from rlbudget.table import split_questions
-from rlbudget.tasks import load_task
+from rlbudget.table import split_questions, without
 from rlbudget.training import train_on
 
 sys.path.insert(0, str(Path(__file__).parent))
+from recorded import recorded
 from results import write_result
 
 SEEDS = (0, 1, 2)
@@ -51,22 +48,16 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        traces = args.traces or scratch / "traces"
-        if args.traces is None:
-            task = load_task("embedded", n=args.n, seed=args.seed)
-            record(load_model("embedded"), task, traces, seed=args.seed)
-        table = load_table(traces)
+        traces = recorded(args.traces, scratch, args.n, args.seed)
+        table, contents = load_table(traces), digest(traces)
         split = split_questions(table, seed=args.seed)
-        train = table.take(
-            np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids))
-        )
+        train = without(table, split.held_out)
         policies, learners = {}, {}
         for seed in SEEDS:
             for preset in PRESETS:
                 name = f"ppo-{preset}-{seed}"
                 train_on(traces, scratch / name, preset=preset, seed=seed, split_seed=args.seed)
-                freeze(scratch / name, scratch / f"{name}-policy")
-                policies[name] = load_policy(scratch / f"{name}-policy")
+                policies[name] = policy_of_run(scratch / name)
                 print(name, flush=True)
             for name, learner in fit_learners(split, PRESETS, seed=seed).items():
                 kind = name if name.endswith("-probe") else f"{name}-free"
@@ -86,7 +77,7 @@ def main() -> None:
     write_result(
         "rivals", rows,
         reproduce="python runs/rivals.py", seeds=list(SEEDS), recording_seed=args.seed,
-        traces_digest=digest(traces) if args.traces else "recorded anew",
+        traces_digest=contents,
         held_out_questions=len(np.unique(split.held_out.question_ids)), **details,
     )  # fmt: skip
 

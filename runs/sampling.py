@@ -30,12 +30,11 @@ from rlbudget.evaluate.outcomes import (
     policy_stops,
     token_price_of,
 )
-from rlbudget.freeze import freeze
+from rlbudget.freeze import policy_of_run
 from rlbudget.models import load_model
-from rlbudget.policy import load_policy
 from rlbudget.record_samples import record_samples
 from rlbudget.store import load_table
-from rlbudget.table import TraceTable, split_questions
+from rlbudget.table import TraceTable, split_questions, without
 from rlbudget.tasks import load_task
 from rlbudget.training import train_on
 
@@ -60,9 +59,7 @@ def main() -> None:
                            batch_size=160)  # fmt: skip
         table = load_table(traces)
         split = split_questions(table, seed=0)
-        train = table.take(
-            np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids))
-        )
+        train = without(table, split.held_out)
         found = {rule.name: tuned_rule(rule, train, split.held_out) for rule in SAMPLING_RULES}
         found |= {
             f"{rule.name}, published": at(
@@ -73,8 +70,7 @@ def main() -> None:
         }
         for seed in SEEDS:
             train_on(traces, scratch / f"run{seed}", seed=seed)
-            freeze(scratch / f"run{seed}", scratch / f"policy{seed}")
-            policy = load_policy(scratch / f"policy{seed}")
+            policy = policy_of_run(scratch / f"run{seed}")
             found[f"ppo-{seed}"] = tuned_policy(policy, train, split.held_out)
             print(f"ppo-{seed}", found[f"ppo-{seed}"], flush=True)
     full = at(split.held_out, full_stops(split.held_out))

@@ -20,7 +20,7 @@ from rlbudget.evaluate.evaluation import as_json, assess, utilities
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
 from rlbudget.freeze import freeze
 from rlbudget.store import TraceWriter
-from rlbudget.table import split_fold, table_of
+from rlbudget.table import split_fold, table_of, without
 
 
 @given(st.integers(2, 9), st.integers(20, 60), st.integers(0, 5))
@@ -40,9 +40,7 @@ def test_a_pool_is_the_folds_side_by_side() -> None:
     parts = []
     for fold in range(3):
         split = split_fold(table, fold, 3)
-        train = table.take(
-            np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids))
-        )
+        train = without(table, split.held_out)
         parts.append(assess(train, split.held_out, {"mine": random_policy()}, draws=50))
     pooled = pool_assessments(parts, seed=0, draws=50)
     assert sorted(pooled.question_ids) == sorted(table.question_ids)

@@ -59,7 +59,12 @@ class Rule:
 
     def lacking(self, table: TraceTable) -> tuple[str, ...]:
         """The needs that the traces do not meet."""
-        return tuple(need for need in self.needs if not _holds(table, need))
+        return lacking(table, self.needs)
+
+
+def lacking(table: TraceTable, needs: Sequence[str]) -> tuple[str, ...]:
+    """Those of the needs that the traces do not meet."""
+    return tuple(need for need in needs if not _holds(table, need))
 
 
 def _holds(table: TraceTable, need: str) -> bool:

@@ -7,25 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlbudget import console
-from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.rules import Rule, rules_for
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.evaluate.cases import Cases, cases_of
-from rlbudget.evaluate.evaluation import as_json, evaluate_split
+from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
-from rlbudget.evaluate.folds import assess_folds
-from rlbudget.evaluate.measure import Learned
+from rlbudget.evaluate.folds import assess_folds, assess_split
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
 from rlbudget.files import write_text
-from rlbudget.observation import Preset
 from rlbudget.policy import Policy, load_policy
 from rlbudget.store import digest, iter_traces, load_table
-from rlbudget.table import split_questions
+from rlbudget.table import TraceTable, split_questions, without
 
 
 def evaluate_folder(
@@ -59,6 +53,7 @@ def evaluate_folder(
         )
     folders = _named(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
+    cases: dict[str, Cases] = {}
     if folds > 1:
         with console.progress("Evaluating folds") as advance:
             assessment = assess_folds(
@@ -69,13 +64,19 @@ def evaluate_folder(
         split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
     else:
         split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
-        evaluation = _evaluate_split(traces, loaded, split_seed, learners, seed, draws)
+        table = load_table(traces)
+        split = split_questions(table, seed=split_seed)
+        assessment = assess_split(
+            split, without(table, split.held_out), loaded, learners=learners, seed=seed,
+            draws=draws, progress=console.progress,
+        )  # fmt: skip
+        evaluation = as_json(assessment)
+        cases = _cases(traces, split.held_out, loaded, evaluation)
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "table.txt", table_text(evaluation))
     draw_frontier(evaluation, out)
-    cases = {} if folds > 1 else _cases(traces, loaded, split_seed, evaluation)
     write_report(out / "report.html", evaluation, cases, SHOWN_RELATIVE_PRICE)
     if write_cards:
         for name, folder in folders.items():
@@ -84,41 +85,14 @@ def evaluate_folder(
     return evaluation
 
 
-def _evaluate_split(
-    traces: Path,
-    policies: dict[str, Policy],
-    split_seed: int,
-    learners: bool,
-    seed: int,
-    draws: int,
-) -> dict[str, Any]:
-    table = load_table(traces)
-    split = split_questions(table, seed=split_seed)
-    train = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
-    rules: list[Rule] = list(rules_for(table))
-    fitted: dict[str, Learned] = {}
-    if learners:
-        from rlbudget.agents.learners import fit_learners
-
-        presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
-        with console.progress("Fitting learners") as advance:
-            fitted = fit_learners(split, presets or ["free"], seed=seed, progress=advance)
-        rules.append(logistic_rule(train))
-    with console.progress("Evaluating") as advance:
-        return evaluate_split(
-            train, split.held_out, policies, rules=rules, learners=fitted,
-            validation=split.validation, seed=seed, draws=draws, progress=advance,
-        )  # fmt: skip
-
-
 def _cases(
-    traces: Path, policies: dict[str, Policy], split_seed: int, evaluation: dict[str, Any]
+    traces: Path, held_out: TraceTable, policies: dict[str, Policy], evaluation: dict[str, Any]
 ) -> dict[str, Cases]:
     """What each policy did on the held-out traces at the price that is shown."""
     if not policies:
         return {}
-    held_out = set(split_questions(load_table(traces), seed=split_seed).held_out.trace_ids.tolist())
-    shown = [trace for trace in iter_traces(traces) if trace.trace_id in held_out]
+    unseen = set(held_out.trace_ids.tolist())
+    shown = [trace for trace in iter_traces(traces) if trace.trace_id in unseen]
     price = next(
         float(row["token_price"])
         for row in evaluation["results"]

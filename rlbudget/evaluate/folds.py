@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +30,7 @@ from rlbudget.evaluate.outcomes import Outcome
 from rlbudget.observation import Preset
 from rlbudget.policy import Policy
 from rlbudget.store import load_table
-from rlbudget.table import split_fold
+from rlbudget.table import Split, TraceTable, split_fold, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,48 @@ def _settings(name: str, policy: Policy) -> dict[str, Any]:
     return dict(config)
 
 
+def assess_split(
+    split: Split,
+    train: TraceTable,
+    policies: Mapping[str, Policy],
+    *,
+    learners: bool,
+    seed: int,
+    draws: int,
+    progress: Callable[[str], AbstractContextManager[Advance]] | None = None,
+) -> Assessment:
+    """Assess the rules of the traces' kind, policies and, if asked for, fitted learners.
+
+    ``train`` are training and validation traces together. ``progress`` opens a bar by its title.
+    """
+    show = progress or _silent
+    rules, fitted = list(rules_for(train)), {}
+    if learners:
+        from rlbudget.agents.learners import fit_learners
+
+        presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
+        with show("Fitting learners") as advance:
+            fitted = fit_learners(split, presets or ["free"], seed=seed, progress=advance)
+        rules.append(logistic_rule(train))
+    with show("Evaluating") as advance:
+        return assess(
+            train, split.held_out, policies, rules=rules, learners=fitted,
+            validation=split.validation, seed=seed, draws=draws, progress=advance,
+        )  # fmt: skip
+
+
+@contextmanager
+def _silent(title: str) -> Iterator[Advance]:
+    yield lambda done, total: None
+
+
 def _assess_fold(
     job: tuple[Path, int, int, Mapping[str, dict[str, Any]], bool, int, int],
 ) -> Assessment:
     traces, fold, folds, settings, learners, seed, draws = job
     table = load_table(traces)
     split = split_fold(table, fold, folds, seed=seed)
-    train = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
+    train = without(table, split.held_out)
     policies = {}
     if settings:
         from rlbudget.agents.config import PPOConfig
@@ -110,17 +146,7 @@ def _assess_fold(
             with tempfile.TemporaryDirectory() as run:
                 train_ppo(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
                 policies[name] = policy_of_run(Path(run) / "run")
-    rules, fitted = list(rules_for(table)), {}
-    if learners:
-        from rlbudget.agents.learners import fit_learners
-
-        presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
-        fitted = fit_learners(split, presets or ["free"], seed=seed)
-        rules.append(logistic_rule(train))
-    return assess(
-        train, split.held_out, policies, rules=rules, learners=fitted,
-        validation=split.validation, seed=seed, draws=draws,
-    )  # fmt: skip
+    return assess_split(split, train, policies, learners=learners, seed=seed, draws=draws)
 
 
 def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> Assessment:
