@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rlbudget.envs.replay_normaliser import check_price_range
 from rlbudget.errors import UserError
-from rlbudget.observation import Preset
+from rlbudget.observation import PRESETS, Preset
 from rlbudget.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)
@@ -19,7 +19,8 @@ class PPOConfig:
     """PPO on recorded traces. The defaults take about ten seconds on one core."""
 
     preset: Preset = "free"
-    """observation: free costs no tokens, probe charges a trial answer at every checkpoint"""
+    """observation: free costs no tokens, probe charges a trial answer at every checkpoint, look
+    lets the policy ask for those it finds worth their tokens"""
     advantages: Literal["exact", "sampled"] = "exact"
     """exact: every checkpoint with the advantage the record implies; sampled: plain PPO"""
     token_price: tuple[float, float] | None = None
@@ -73,8 +74,8 @@ class PPOConfig:
             )
         if not 0 <= self.exploration < 0.5:
             raise UserError(f"exploration is {self.exploration:g}: it must be in 0 to 0.5")
-        if self.preset not in ("free", "probe"):
-            raise UserError(f"preset {self.preset!r}: choose free or probe")
+        if self.preset not in PRESETS:
+            raise UserError(f"preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
         if self.advantages not in ("exact", "sampled"):
             raise UserError(f"advantages {self.advantages!r}: choose exact or sampled")
         if self.token_price is not None:

@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
 Evaluate = Callable[[Float32s], tuple[Floats, Floats]]
-"""inputs (k, F + 1) -> log odds of stopping (k,), values (k,)"""
+"""inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +124,15 @@ class TraceSource:
 
     def draw(self, rows: int) -> Batch:
         """As many whole traces as are needed for at least ``rows`` checkpoints."""
+        return self.batch(*self.draw_traces(rows))
+
+    def draw_traces(self, rows: int) -> tuple[Ints, Floats]:
+        """The traces of such a batch and their prices, (n,) each."""
         traces = self._next(rows)
         k = len(traces)
         low, high = np.log(self.token_price)
         place = (self.rng.permutation(k) + self.rng.random(k)) / k
-        return self.batch(traces, np.exp(low + place * (high - low)))
+        return traces, np.exp(low + place * (high - low))
 
     def _next(self, rows: int) -> Ints:
         lengths, taken = self.columns.table.lengths, np.zeros(0, dtype=np.int64)
@@ -180,9 +184,12 @@ class ExactRolloutBuffer(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
         """Fill the buffer with checkpoints; what was sampled is dropped."""
-        size = self.buffer_size * self.n_envs
+        self._fill(self.buffer_size * self.n_envs)
+
+    def _fill(self, size: int) -> None:
         batch = self.source.draw(size)
-        log_odds, critic = self.evaluate(batch.inputs)
+        logits, critic = self.evaluate(batch.inputs)
+        log_odds = logits[:, 1] - logits[:, 0]
         stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
         values = values_of(stop, batch.exits, batch.natural, batch.offsets, self.exploration)
         takes_stop = log_odds < 0
@@ -192,12 +199,27 @@ class ExactRolloutBuffer(RolloutBuffer):
         regretted = (gain > 0) & (probability < self.exploration)
         probability[regretted] = self.exploration
         advantages = batch.weight * values.reach * probability * gain
+        self._keep(
+            size, batch.inputs, takes_stop, critic, values.value, log_probability, advantages
+        )
+
+    def _keep(
+        self,
+        size: int,
+        inputs: Float32s,
+        actions: npt.NDArray[Any],
+        critic: Floats,
+        returns: Floats,
+        log_probability: Floats,
+        advantages: Floats,
+    ) -> None:
+        """The first ``size`` rows of a batch become the buffer's."""
         size_now = float(np.sqrt(np.mean(advantages**2)))
         self.scale = size_now if self.scale == 0 else 0.9 * self.scale + 0.1 * size_now
-        self.observations = batch.inputs[:size]
-        self.actions = takes_stop[:size, None].astype(np.int64)
+        self.observations = inputs[:size]
+        self.actions = actions[:size, None].astype(np.int64)
         self.values = critic[:size, None].astype(np.float32)
-        self.returns = values.value[:size, None].astype(np.float32)
+        self.returns = returns[:size, None].astype(np.float32)
         self.log_probs = log_probability[:size, None].astype(np.float32)
         self.advantages = (advantages[:size, None] / (self.scale + 1e-12)).astype(np.float32)
         self.generator_ready = True

@@ -74,7 +74,9 @@ def maximise(
         kept = {name: value.clone() for name, value in network.state_dict().items()}
         for step in range(steps + 1):
             if step % evaluate_every == 0:
-                score = judge.measure(lambda inputs: _stop(network, inputs))
+                score = judge.measure(
+                    lambda inputs: (_stop(network, inputs), np.zeros(len(inputs)))
+                )
                 if best is None or score.selection > best.selection:
                     best = score
                     kept = {name: value.clone() for name, value in network.state_dict().items()}

@@ -25,15 +25,18 @@ FIGURES = 4
 """frontier figures in a run, beside the one at the end"""
 
 
-def actor_stop(actor: dict[str, torch.Tensor], inputs: Float32s) -> Floats:
-    """Stop probabilities of an actor's weights: (k, F + 1) -> (k,)."""
+def actor_chances(actor: dict[str, torch.Tensor], inputs: Float32s) -> tuple[Floats, Floats]:
+    """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
     with torch.no_grad():
         x = torch.from_numpy(inputs)
         for layer in ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"):
             x = torch.tanh(x @ actor[f"{layer}.weight"].T + actor[f"{layer}.bias"])
         logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
-        stop: Floats = torch.softmax(logits, dim=1)[:, 1].numpy().astype(np.float64)
-    return stop
+        stop: Floats = torch.softmax(logits[:, :2], dim=1)[:, 1].numpy().astype(np.float64)
+        if logits.shape[1] == 2:
+            return stop, np.zeros(len(stop))
+        look: Floats = torch.softmax(logits, dim=1)[:, 2].numpy().astype(np.float64)
+    return stop, look
 
 
 class Monitor(BaseCallback):
@@ -111,9 +114,16 @@ class Monitor(BaseCallback):
 
     def _look(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
-        score = self.validation.measure(lambda inputs: actor_stop(actor, inputs))
+        score = self.validation.measure(lambda inputs: actor_chances(actor, inputs))
+        utilities = [result.utility for result in score.prices]
+        if self.run["preset"] == "look":
+            # It started blind. What is worse than that at any price is not kept.
+            floor = self.state.setdefault("floor", utilities)
+            held = all(u >= least for u, least in zip(utilities, floor, strict=True))
+        else:
+            held = True
         # Of equals the later: it has trained longer at the prices that validation does not look at.
-        if self.state["best"] is None or score.selection >= self.state["best"]:
+        if self.state["best"] is None or (held and score.selection >= self.state["best"]):
             self._keep(actor, score)
         self._log(score)
         if draw:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, TraceSource
+from rlbudget.agents.exact_looks import LookRolloutBuffer
 from rlbudget.agents.monitor import Monitor, Progress
-from rlbudget.agents.snapshot import LATEST, read_latest, restore
+from rlbudget.agents.snapshot import BEST, LATEST, read_latest, restore
 from rlbudget.agents.tanh import Tanh
 from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Validation, gap_weight
@@ -28,8 +30,14 @@ from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
+from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
 from rlbudget.table import TraceTable
+
+_FIRST_LOOKS = 0.2
+"""chance to look of a policy that begins to learn it"""
+_LOOK_RATE = 2.5
+"""its learning rate, in the others': it has few weights to learn"""
 
 __all__ = ["PPOConfig", "TrainResult", "make_ppo", "train"]
 
@@ -80,12 +88,17 @@ def train(
         snapshot = read_latest(run_dir)
 
     columns = training_columns(train, config)
+    start = None
+    if config.preset == "look":
+        start = _blind_start(train, validation, config, run_dir)
     run = _run(train, columns, config, digest, split_seed, recorded)
     if snapshot is not None:
         _check_same(run_dir, run, snapshot[1]["progress"]["run"])
     judge = Validation(train, validation, columns.features, _normaliser(columns))
     with one_thread():
         model = make_ppo(columns, config)
+        if start is not None:
+            _adopt(model, start)
         env = model.get_env()
         assert isinstance(env, ReplaySB3VecEnv)
         state = None
@@ -110,10 +123,55 @@ def train(
     return TrainResult(run_dir, monitor.best)
 
 
+def _blind_start(
+    train_on: TraceTable, validation: TraceTable, config: PPOConfig, run_dir: Path
+) -> dict[str, torch.Tensor]:
+    """A policy that never looks, which one that may look starts from: the best actor of its own
+    run in ``run_dir/free``."""  # fmt: skip
+    folder = run_dir / "free"
+    train(train_on, validation, replace(config, preset="free"), folder, resume=True)
+    return load_file(folder / BEST)
+
+
+def _adopt(model: PPO, actor: dict[str, torch.Tensor]) -> None:
+    """Start from an actor that knows no looks, and learn what they add and nothing else.
+
+    Trained are the weights of what is remembered of looks, 0 before the first, and the logit of
+    PROBE: a decode that does not look is stopped as the old actor would.
+    """
+    first = "mlp_extractor.policy_net.0.weight"
+    own, n = model.policy.state_dict(), actor[first].shape[1] - 1
+    odds = float(np.log(_FIRST_LOOKS / (1 - _FIRST_LOOKS)))
+    probe = {"weight": actor["action_net.weight"][:1], "bias": actor["action_net.bias"][:1] + odds}
+    learned = {name: torch.zeros_like(own[name]) for name in actor if name in own}
+    own.update({name: actor[name] for name in learned})
+    own[first] = torch.cat(
+        [
+            actor[first][:, :n],
+            torch.zeros(len(actor[first]), len(LOOK_SIGNALS)),
+            actor[first][:, n:],
+        ],
+        dim=1,
+    )
+    learned[first][:, n:-1] = 1
+    for name, row in probe.items():
+        own[f"action_net.{name}"] = torch.cat([actor[f"action_net.{name}"], row])
+        learned[f"action_net.{name}"][2] = 1
+    model.policy.load_state_dict(own)
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.0  # it would move what stays
+    for name, parameter in model.policy.named_parameters():
+        if name in learned:
+            parameter.register_hook(learned[name].mul)  # type: ignore[no-untyped-call]
+
+
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
     """The training traces as the network's inputs."""
     features = features_of(train, config.preset)
-    normaliser = fit_normaliser(observe(train, features), config.price_range(train))
+    # What is remembered of looks varies only with looking: as a coin would.
+    looked = np.random.default_rng(config.seed).random(len(train.thinking_tokens)) < 0.5
+    normaliser = fit_normaliser(observe(train, features, looked), config.price_range(train))
+    if config.preset == "look":
+        normaliser.mean[-len(LOOK_SIGNALS) :] = 0  # no look yet is 0
     return replay_columns(train, features=features, normaliser=normaliser)
 
 
@@ -131,14 +189,15 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
             np.random.default_rng([config.seed, 1]),
         )
         buffer = {
-            "rollout_buffer_class": ExactRolloutBuffer,
+            "rollout_buffer_class": LookRolloutBuffer if columns.looks else ExactRolloutBuffer,
             "rollout_buffer_kwargs": {"source": source, "exploration": config.exploration},
         }
     rows = config.n_envs * config.n_steps
+    rate = config.learning_rate * (_LOOK_RATE if columns.looks else 1)
     model = PPO(
         "MlpPolicy",
         env,
-        learning_rate=lambda remaining: config.learning_rate * remaining,
+        learning_rate=lambda remaining: rate * remaining,
         n_steps=config.n_steps,
         batch_size=min(config.batch_size, rows),
         n_epochs=config.n_epochs,
@@ -161,7 +220,8 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     )
     odds = config.initial_stop_probability / (1 - config.initial_stop_probability)
     with torch.no_grad():
-        model.policy.action_net.get_parameter("bias")[1] = float(np.log(odds))
+        bias = model.policy.action_net.get_parameter("bias")
+        bias[1] = float(np.log(odds))
     if isinstance(model.rollout_buffer, ExactRolloutBuffer):
         model.rollout_buffer.evaluate = _evaluate(model)
     return model
@@ -171,15 +231,14 @@ def _evaluate(model: PPO) -> Evaluate:
     """The current policy and critic, in slices that stay in the cache."""
 
     def evaluate(inputs: Float32s) -> tuple[Any, Any]:
-        log_odds, value = [], []
+        logits, value = [], []
         policy = model.policy
         with torch.no_grad():
             for part in torch.split(torch.from_numpy(inputs), 4096):
                 actor, critic = policy.mlp_extractor(part)
-                logits = policy.action_net(actor)
-                log_odds.append(logits[:, 1] - logits[:, 0])
+                logits.append(policy.action_net(actor))
                 value.append(policy.value_net(critic)[:, 0])
-        return torch.cat(log_odds).numpy().astype(np.float64), torch.cat(value).numpy()
+        return torch.cat(logits).numpy().astype(np.float64), torch.cat(value).numpy()
 
     return evaluate
 

@@ -71,8 +71,8 @@ def save_latest(folder: Path, model: PPO, env: ReplaySB3VecEnv, progress: dict[s
     tensors["torch_rng"] = torch.get_rng_state()
     tensors["numpy_rng"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
     core = env.core
-    for array in ("trace", "row", "price"):
-        tensors[f"episodes.{array}"] = torch.from_numpy(getattr(core, array).copy())
+    for array, values in core.open_episodes().items():
+        tensors[f"episodes.{array}"] = torch.from_numpy(values)
     assert model._last_episode_starts is not None
     starts = np.asarray(model._last_episode_starts)
     tensors["episodes.starts"] = torch.from_numpy(starts.astype(np.uint8))
@@ -108,9 +108,8 @@ def restore(
     model: PPO, env: ReplaySB3VecEnv, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> None:
     """Put a fresh PPO of the same configuration where the snapshot was taken."""
-    prefix = "policy."
     model.policy.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
     )
     optimiser = model.policy.optimizer.state_dict()
     moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -123,13 +122,11 @@ def restore(
     model.num_timesteps = int(rest["timesteps"])
     model._n_updates = int(rest["updates"])
     core = env.core
-    core.begin(
-        np.arange(core.n),
+    prefix = "episodes."
+    core.resume(
+        {k.removeprefix(prefix): v.numpy() for k, v in tensors.items() if k.startswith(prefix)},
         env.rng,
-        tensors["episodes.trace"].numpy(),
-        tensors["episodes.price"].numpy(),
     )
-    core.row[:] = tensors["episodes.row"].numpy()
     model._last_obs = core.observations()
     model._last_episode_starts = tensors["episodes.starts"].numpy().astype(bool)
     if isinstance(model.rollout_buffer, ExactRolloutBuffer):

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.evaluate import outcomes
+from rlbudget.evaluate.replay import Chances, Replay, replay_looking
+from rlbudget.observation import observe
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
@@ -20,9 +22,6 @@ Float32s = npt.NDArray[np.float32]
 SMALLEST_GAP = 0.01
 """A gap between the oracle and the best constant budget below this counts as this, so that a
 set without a gap still has a score."""
-
-StopProbabilities = Callable[[Float32s], Floats]
-"""network inputs (k, F + 1) -> (k,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,7 @@ class Validation:
         self._probing: outcomes.Probing = (
             "until_stop" if self.columns.probe_tokens.any() else "none"
         )
+        self._raw = observe(validation, features) if self.columns.looks else None
         self.relative_prices = relative_prices
         self.token_prices = tuple(outcomes.token_price_of(r, train) for r in relative_prices)
         self._fixed: list[float] = []
@@ -92,15 +92,20 @@ class Validation:
                 result = outcomes.outcome(validation, stops)
                 into.append(float(outcomes.utility(result, price).mean()))
 
-    def measure(self, stop_probabilities: StopProbabilities) -> Score:
-        """Replay a policy at every price."""
-        table, inputs = self.columns.table, self.columns.inputs
-        assert self.columns.normaliser is not None
+    def _replay(self, chances: Chances, price: float) -> Replay:
+        table, inputs, normaliser = self.columns.table, self.columns.inputs, self.columns.normaliser
+        assert normaliser is not None
+        if self._raw is not None:
+            return replay_looking(table, self._raw, lambda x: chances(normaliser.inputs(x, price)))
+        inputs[:, -1] = normaliser.price(price)
+        stop = chances(inputs)[0]
+        return Replay(table, outcomes.first_stop(table, stop > 0.5), self._probing, stop)
+
+    def measure(self, chances: Chances) -> Score:
+        """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""
         results, chosen = [], []
         for k, price in enumerate(self.token_prices):
-            inputs[:, -1] = self.columns.normaliser.price(price)
-            stops = outcomes.first_stop(table, stop_probabilities(inputs) > 0.5)
-            result = outcomes.outcome(table, stops, probes_charged=self._probing)
+            result = self._replay(chances, price).outcome
             utility = float(outcomes.utility(result, price).mean())
             fixed, oracle = self._fixed[k], self._oracle[k]
             results.append(

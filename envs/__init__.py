@@ -2,6 +2,7 @@
 
 ``rlbudget/Replay-v0`` replays recorded traces (one at a time, or hundreds in one numpy
 operation with ``gymnasium.make_vec(..., vectorization_mode="vector_entry_point")``).
+``rlbudget/ReplayProbe-v0`` has a third action: pay for a trial answer and decide knowing it.
 ``rlbudget/Sampling-v0`` draws one more recorded sample each step; the answer is the majority.
 ``rlbudget/Decoding-v0`` decodes with a live model.
 """
@@ -17,12 +18,18 @@ except ImportError as error:
 
 CONTINUE = 0
 STOP = 1
+PROBE = 2
 
 if "rlbudget/Replay-v0" not in gymnasium.registry:
     gymnasium.register(
         "rlbudget/Replay-v0",
         entry_point="rlbudget.envs.replay:ReplayEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
+    )
+    gymnasium.register(
+        "rlbudget/ReplayProbe-v0",
+        entry_point="rlbudget.envs.replay_probe:ReplayProbeEnv",
+        vector_entry_point="rlbudget.envs.replay_probe:ReplayProbeVectorEnv",
     )
     gymnasium.register(
         "rlbudget/Sampling-v0",

@@ -13,10 +13,10 @@ from gymnasium import spaces
 from rlbudget.envs.replay_core import (
     Float32s,
     ReplayColumns,
-    ReplayCore,
     begin_from_options,
     replay_columns,
 )
+from rlbudget.envs.replay_looks import core_of
 from rlbudget.observation import Preset
 from rlbudget.table import TraceTable
 
@@ -77,7 +77,8 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
 
     ## Arguments
     ``traces``: a ``TraceTable``, prepared ``ReplayColumns``, or the folder of a Parquet store;
-    ``token_price``: (lowest, highest), reward per token; ``preset``: ``free`` or ``probe``;
+    ``token_price``: (lowest, highest), reward per token; ``preset``: ``free`` or ``probe``
+    (``look`` is ``rlbudget/ReplayProbe-v0``);
     ``features``: names instead of all of the preset; ``max_tokens``: budget of thinking tokens.
 
     ## Version history
@@ -97,9 +98,9 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
     ) -> None:
         columns = replay_columns(traces, preset=preset, features=features, max_tokens=max_tokens)
         self.features = columns.features
-        self.action_space = spaces.Discrete(2)
         self.observation_space = observation_space(columns)
-        self._core = ReplayCore(columns, 1, token_price)
+        self._core = core_of(columns, 1, token_price)
+        self.action_space = spaces.Discrete(self._core.n_actions)
         self._over = True
 
     def reset(

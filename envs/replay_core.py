@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
-from rlbudget.observation import PROBE_SIGNALS, Preset, features_of, observe
+from rlbudget.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
 from rlbudget.table import TraceTable
 
 Ints = npt.NDArray[np.int64]
@@ -47,6 +47,11 @@ class ReplayColumns:
     """(m,) all tokens of a stop here"""
     full_tokens: Ints
     """(n,) all tokens of the full decode under observation: thinking, probes charged, answer"""
+
+    @property
+    def looks(self) -> bool:
+        """Whether an episode may ask for trial answers."""
+        return looks(self.features)
 
 
 def replay_columns(
@@ -124,6 +129,8 @@ class ReplayCore:
     equal bounds fix it.
     """
 
+    n_actions = 2
+
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         low, high = (float(price) for price in token_price)
         if not 0 < low <= high < np.inf:
@@ -167,6 +174,15 @@ class ReplayCore:
         normaliser = columns.normaliser
         self._price_input[envs] = np.log10(price) if normaliser is None else normaliser.price(price)
 
+    def open_episodes(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs to go on with these episodes."""
+        return {"trace": self.trace.copy(), "row": self.row.copy(), "price": self.price.copy()}
+
+    def resume(self, episodes: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:
+        """Go on with the episodes of ``open_episodes``; numbers are drawn from ``rng`` and lost."""
+        self.begin(np.arange(self.n), rng, episodes["trace"], episodes["price"])
+        self.row[:] = episodes["row"]
+
     def observations(self) -> Float32s:
         """(n, F + 1) float32, a new array."""
         out = self.columns.inputs.take(self.row, axis=0)
@@ -184,18 +200,37 @@ class ReplayCore:
 
         Episodes that ended stay where they are until ``begin``.
         """
+        stopped = self._checked(actions) == 1
+        done = stopped | (self.row == self.columns.last_row[self.trace])
+        return self._pay(stopped, done, ~done), done
+
+    def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
         chosen = np.asarray(actions)
         if chosen.shape != (self.n,):
             raise ValueError(f"actions have shape {chosen.shape}, there are {self.n} episodes")
-        stopped = chosen == 1
-        if not (stopped | (chosen == 0)).all():
-            raise ValueError("an action is 0 (continue) or 1 (stop)")
-        done = stopped | (self.row == self.columns.last_row[self.trace])
+        known = (chosen == 1) | (chosen == 0)
+        if self.n_actions == 3:
+            known |= chosen == 2
+        if not known.all():
+            third = ", 2 (probe)" if self.n_actions == 3 else ""
+            raise ValueError(f"an action is 0 (continue), 1 (stop){third}")
+        return chosen
+
+    def _pay(self, stopped: Bools, done: Bools, moving: Bools) -> Floats:
+        """(n,) rewards; episodes that are ``moving`` go to their next checkpoint."""
         rewards = np.zeros(self.n)
         ends = np.flatnonzero(done)
         rewards[ends] = self._utility(ends, stopped[ends])
-        self.row += ~done
-        return rewards, done
+        self.row += moving
+        return rewards
+
+    def steps(self, envs: Ints) -> Ints:
+        """(k,) the steps of these episodes if they end now."""
+        return self.row[envs] - self.columns.table.offsets[self.trace[envs]] + 1
+
+    def looks_charged(self, envs: Ints) -> Ints | int:
+        """(k,) tokens of the looks that these episodes asked for so far."""
+        return 0
 
     def _utility(self, envs: Ints, stopped: Bools) -> Floats:
         columns, trace, row = self.columns, self.trace[envs], self.row[envs]
@@ -204,6 +239,7 @@ class ReplayCore:
             exits, columns.table.exit_exact_match[row], columns.table.final_exact_match[trace]
         )
         tokens = np.where(exits, columns.exit_tokens[row], columns.full_tokens[trace])
+        tokens += self.looks_charged(envs)
         utility: Floats = exact_match - self.price[envs] * tokens
         return utility
 
@@ -221,7 +257,7 @@ class ReplayCore:
             "thinking_tokens": np.where(
                 exits, table.thinking_tokens[row], table.final_thinking_tokens[trace]
             ),
-            "probe_tokens": self.columns.probe_tokens[row],
+            "probe_tokens": self.columns.probe_tokens[row] + self.looks_charged(envs),
             "answer_tokens": np.where(
                 exits, table.exit_answer_tokens[row], table.final_answer_tokens[trace]
             ),

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from rlbudget.envs.replay import observation_space
 from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns, ReplayCore
+from rlbudget.envs.replay_looks import core_of
 
 
 class ReplaySB3VecEnv(VecEnv):
@@ -31,10 +32,11 @@ class ReplaySB3VecEnv(VecEnv):
         token_price: tuple[float, float],
         seed: int = 0,
     ) -> None:
-        self._core = ReplayCore(columns, num_envs, token_price)
+        self._core = core_of(columns, num_envs, token_price)
         self.rng = np.random.default_rng(seed)
         self.render_mode: str | None = None
-        super().__init__(num_envs, observation_space(columns), spaces.Discrete(2))
+        actions = spaces.Discrete(self._core.n_actions)
+        super().__init__(num_envs, observation_space(columns), actions)
         self._actions: npt.NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
 
     @property
@@ -69,7 +71,7 @@ class ReplaySB3VecEnv(VecEnv):
     def _write_endings(self, infos: list[dict[str, Any]], ends: Ints, rewards: Floats) -> None:
         core = self._core
         ledger = {name: col.tolist() for name, col in core.endings(ends, self._actions).items()}
-        lengths = core.row[ends] - core.columns.table.offsets[core.trace[ends]] + 1
+        lengths = core.steps(ends)
         rows = zip(
             ends.tolist(),
             core.observations_of(ends),

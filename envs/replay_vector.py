@@ -1,4 +1,4 @@
-"""``rlbudget/Replay-v0`` as a Gymnasium vector environment: hundreds of decodes a step."""
+"""Replays as a Gymnasium vector environment: hundreds of decodes a step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rlbudget.envs.replay_core import (
     Floats,
     Ints,
     ReplayColumns,
-    ReplayCore,
     begin_from_options,
     replay_columns,
 )
+from rlbudget.envs.replay_looks import core_of
 from rlbudget.observation import Preset
 from rlbudget.table import TraceTable
 
@@ -30,7 +30,8 @@ from rlbudget.table import TraceTable
 class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
     """``num_envs`` replays in lockstep, stepped in one numpy operation.
 
-    Spaces, rewards and the episode's end are those of ``rlbudget.envs.replay.ReplayEnv``.
+    Spaces, rewards and the episode's end are those of ``rlbudget.envs.replay.ReplayEnv``, in the
+    ``look`` preset those of ``rlbudget.envs.replay_probe.ReplayProbeEnv``.
     Episodes reset in the same step (``AutoresetMode.SAME_STEP``): the observation after an end
     is the first of the next episode, the last of the old one is in ``infos["final_obs"]`` and
     its ledger in ``infos["final_info"]``, arrays of shape (num_envs,) with their masks
@@ -55,11 +56,11 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
         columns = replay_columns(traces, preset=preset, features=features, max_tokens=max_tokens)
         self.num_envs = num_envs
         self.features = columns.features
-        self.single_action_space = spaces.Discrete(2)
         self.single_observation_space = observation_space(columns)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._core = ReplayCore(columns, num_envs, token_price)
+        self._core = core_of(columns, num_envs, token_price)
+        self.single_action_space = spaces.Discrete(self._core.n_actions)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self._all = np.arange(num_envs)
 
     def reset(

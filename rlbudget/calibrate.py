@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import full_stops, outcome, policy_stops
+from rlbudget.evaluate.outcomes import full_stops, outcome
+from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.risk import Mode, certify, losses_of
 from rlbudget.observation import observe
 from rlbudget.policy import Policy, load_policy, make_policy, save_policy
@@ -86,12 +87,10 @@ def certificate_of(
     """The certificate, JSON-ready, with ``token_price``, the highest price certified."""
     prices = np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range)
     observations = observe(table, policy.features)
-    charged = "until_stop" if policy.preset == "probe" else "none"
     full = outcome(table, full_stops(table))
     losses, tokens = [], []
     for price in prices:
-        stops = policy_stops(policy, table, float(price), observations)
-        stopped = outcome(table, stops, probes_charged=charged)  # type: ignore[arg-type]
+        stopped = replay(policy, table, float(price), observations).outcome
         losses.append(losses_of(table, full, stopped, mode))
         tokens.append(float(stopped.tokens.mean()))
     found = certify(losses, max_em_loss=max_em_loss, confidence=confidence, mode=mode, seed=seed)

@@ -50,11 +50,11 @@ def model_card(
     trained = config["trained"]
     low, high = config["price_range"]
     hidden = " and ".join(str(n) for n in config["layers"][1:-1]) or "no"
-    probes = (
-        "It looks at a trial answer at every checkpoint, whose tokens are charged."
-        if config["preset"] == "probe"
-        else "It needs nothing but numbers that are free while decoding."
-    )
+    probes = {
+        "free": "It needs nothing but numbers that are free while decoding.",
+        "probe": "It looks at a trial answer at every checkpoint, whose tokens are charged.",
+        "look": "It asks for a trial answer, whose tokens are charged, where that is worth it.",
+    }[config["preset"]]
     return f"""---
 library_name: rlbudget
 tags: [early-exit, reasoning, token-budget]

@@ -15,6 +15,7 @@ import tyro
 
 from rlbudget.console import err, out, progress
 from rlbudget.errors import UserError
+from rlbudget.observation import Preset
 
 if TYPE_CHECKING:
     from rlbudget.policy import Policy
@@ -94,8 +95,9 @@ class Train:
     """Folder of the traces."""
     out: Path
     """Run folder: TensorBoard events, the best weights, run.json."""
-    preset: Literal["free", "probe"] = "free"
-    """free: signals only, no extra token; probe: trial answers too, charged."""
+    preset: Preset = "free"
+    """free: signals only, no extra token; probe: trial answers too, charged; look: trial answers
+    where the policy asks for one."""
     token_price: OptionalRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalInt = None

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision
+from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import PROBE_SIGNALS, Observer
 from rlbudget.signals import SIGNALS, TOKEN_SIGNALS, Window
 from rlbudget.traces import Probe
@@ -63,7 +64,7 @@ class Controller:
                 f"token price {token_price:g}: this policy serves prices from {low:g} to {high:g}"
             )
         signals = {feature.partition(".")[0] for feature in policy.features}
-        self._needed = signals - {"thinking_tokens", *PROBE_SIGNALS}
+        self._needed = signals - {"thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS}
         unknown = sorted(self._needed - set(SIGNALS))
         if stride is not None and stride < 1:
             raise UserError(f"stride {stride}: it must be at least 1 token")
@@ -84,7 +85,8 @@ class Controller:
 
     @property
     def needs_probe(self) -> bool:
-        """Whether the next checkpoint needs a trial answer; never after a fault."""
+        """Whether the next checkpoint needs a trial answer whatever the policy says; never after
+        a fault."""  # fmt: skip
         return self._observer.uses_probe and self.failed is None
 
     def push(
@@ -98,7 +100,7 @@ class Controller:
 
         ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
         ``token_markers`` are ``signals.markers`` of the token's text. ``probe`` makes a trial
-        answer and is called only at a checkpoint where the policy needs one.
+        answer and is called only at a checkpoint where the policy needs one or asks for one.
         """
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
@@ -110,7 +112,10 @@ class Controller:
                 if at_checkpoint:
                     signals = {name: float(v[0]) for name, v in self._window.read().items()}
                     answer = probe() if probe is not None and self.needs_probe else None
-                    return self._decide(signals, self.thinking_tokens, answer)
+                    decision = self._decide(signals, self.thinking_tokens, answer)
+                    if decision.probe and probe is not None:
+                        decision = self._look(probe())
+                    return decision
             except Exception as error:  # whatever it is, the decode must go on
                 self._fail(error)
         return CONTINUE if at_checkpoint else None
@@ -122,11 +127,21 @@ class Controller:
 
         ``signals`` are those of ``signals.SIGNALS`` or of the traces the policy was trained on;
         one that is left out keeps its last value. ``thinking_tokens`` counts from the start.
+        Where the decision asks for a ``probe``, call ``looked`` with one, or go on without.
         """
         self.thinking_tokens = thinking_tokens
         if self.failed is None:
             try:
                 return self._decide(signals, thinking_tokens, probe)
+            except Exception as error:  # whatever it is, the decode must go on
+                self._fail(error)
+        return CONTINUE
+
+    def looked(self, probe: Probe) -> Decision:
+        """Decide again at the same checkpoint, knowing the trial answer that was asked for."""
+        if self.failed is None:
+            try:
+                return self._look(probe)
             except Exception as error:  # whatever it is, the decode must go on
                 self._fail(error)
         return CONTINUE
@@ -153,9 +168,7 @@ class Controller:
         if self._observer.uses_probe:
             if probe is None:
                 raise ValueError("the policy needs a trial answer at every checkpoint")
-            _check_finite("probe_confidence", probe.confidence)
-            answer = [self._answers.setdefault(probe.answer, len(self._answers))]
-            confidence = [probe.confidence]
+            answer, confidence = self._read(probe)
         observation = self._observer.update(
             _ROW,
             [thinking_tokens],
@@ -163,6 +176,18 @@ class Controller:
             answer,
             confidence,
         )[0]
+        return self._ask(observation)
+
+    def _look(self, probe: Probe) -> Decision:
+        observation = self._observer.look(_ROW, *self._read(probe))[0]
+        return self._ask(observation)._replace(probe=False)
+
+    def _read(self, probe: Probe) -> tuple[list[int], list[float]]:
+        """The trial answer's code and its confidence."""
+        _check_finite("probe_confidence", probe.confidence)
+        return [self._answers.setdefault(probe.answer, len(self._answers))], [probe.confidence]
+
+    def _ask(self, observation: npt.NDArray[np.float32]) -> Decision:
         decision = self._policy(observation, token_price=self._token_price)
         _check_finite("stop_probability", decision.stop_probability)
         return decision

@@ -77,17 +77,22 @@ def decode(
     )
     charged = 0
     probability: float | None = None
+
+    def trial_answer() -> Probe:
+        nonlocal charged
+        trial = batch.fork_probes([0], probe_tokens)[0]
+        charged += trial.tokens
+        return Probe(trial.answer, trial.confidence, trial.tokens)
+
     while True:
         batch.advance()
         if not len(batch.at_checkpoint):
             break
         signals = {name: float(column[0]) for name, column in batch.signals([0]).items()}
-        probe = None
-        if controller.needs_probe:
-            trial = batch.fork_probes([0], probe_tokens)[0]
-            charged += trial.tokens
-            probe = Probe(trial.answer, trial.confidence, trial.tokens)
+        probe = trial_answer() if controller.needs_probe else None
         decision = controller.at_checkpoint(signals, batch.thinking_tokens, probe)
+        if decision.probe:
+            decision = controller.looked(trial_answer())
         if controller.failed is None:
             probability = decision.stop_probability
         if decision.stop:

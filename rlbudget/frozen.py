@@ -45,10 +45,15 @@ class Decision(NamedTuple):
 
     stop: bool
     stop_probability: float
+    probe: bool = False
+    """whether it would rather have a trial answer here first and be asked again with that; where
+    none can be made, or one was made here already, the other two fields hold"""
 
 
 class FrozenPolicy:
     """A tanh network from a normalised observation and a token price to a chance to stop.
+
+    With three logits instead of two it may also ask for a trial answer.
 
     Calls share no changing state between threads. A batch gives the same numbers, bit for bit,
     as its rows one by one, so a replay decides as the live decode does.
@@ -79,6 +84,7 @@ class FrozenPolicy:
         self._lower = -self._upper
         *self._hidden, last = weights
         self._last = (last[1] - last[0]).astype(np.float32)
+        self._look = (last[2] - last[0]).astype(np.float32) if len(last) == 3 else None
         low, high = self.price_range
         self._low, self._high = low * (1 - _SLACK), high * (1 + _SLACK)
         self._log_low = math.log(low)
@@ -117,14 +123,27 @@ class FrozenPolicy:
         for weight, source, out in steps:
             np.dot(weight, source, out)
             np.tanh(out, out)
-        probability = 0.5 + 0.5 * math.tanh(0.5 * float(end.dot(self._last)))
-        return Decision(probability > self.threshold, probability)
+        odds = float(end.dot(self._last))
+        if self._look is None:
+            probability = 0.5 + 0.5 * math.tanh(0.5 * odds)
+            return Decision(probability > self.threshold, probability)
+        probability, look = _of_three(odds, float(end.dot(self._look)))
+        return Decision(probability > self.threshold, probability, look > 0.5)
 
     def stop_probabilities(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
         """The chance to stop for each of n observations: float64, shape (n,).
 
         ``observations`` has shape (n, n_features), float32; ``token_price`` is one number or
         has shape (n,). Raises ``ValueError`` as ``decide`` does, naming the row.
+        """
+        return self.chances(observations, token_price)[0]
+
+    def chances(
+        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
+    ) -> tuple[Floats, Floats]:
+        """The chance to stop without a look, and that to look at a trial answer: (n,) each.
+
+        As ``stop_probabilities``; the second is 0 for a policy that does not ask.
         """
         rows = np.asarray(observations)
         rows = self._accept(rows, (len(rows) if rows.ndim else 0, *self._shape))
@@ -139,9 +158,10 @@ class FrozenPolicy:
             self._chunk(rows[start : start + _ROWS], feature[start : start + _ROWS])
             for start in range(0, len(rows), _ROWS)
         ]
-        return np.array([p for part in parts for p in part], dtype=np.float64)
+        both = np.array([pair for part in parts for pair in part], dtype=np.float64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
 
-    def _chunk(self, rows: Float32s, price_feature: Floats) -> list[float]:
+    def _chunk(self, rows: Float32s, price_feature: Floats) -> list[tuple[float, float]]:
         x = np.ones((len(rows), len(self.features) + 2), dtype=np.float32)
         seen = np.maximum(rows - self._mean, self._lower)
         x[:, :-2] = np.minimum(seen, self._upper) / self._std
@@ -152,8 +172,11 @@ class FrozenPolicy:
             out = np.ones((len(rows), len(weight) + 1), dtype=np.float32)
             out[:, :-1] = np.tanh(np.matmul(weight, x[:, :, None])[:, :, 0])
             x = out
-        logits = np.matmul(x[:, None, :], self._last[:, None])[:, 0, 0]
-        return [0.5 + 0.5 * math.tanh(0.5 * logit) for logit in logits.tolist()]
+        odds = np.matmul(x[:, None, :], self._last[:, None])[:, 0, 0].tolist()
+        if self._look is None:
+            return [(0.5 + 0.5 * math.tanh(0.5 * logit), 0.0) for logit in odds]
+        looks = np.matmul(x[:, None, :], self._look[:, None])[:, 0, 0].tolist()
+        return [_of_three(*pair) for pair in zip(odds, looks, strict=True)]
 
     def _buffers(self) -> tuple[Any, ...]:
         """One thread's working memory; the ones that stay at the ends multiply the biases."""
@@ -204,6 +227,13 @@ class FrozenPolicy:
         raise ValueError(f"observation: {self.features[column]} is {value}{where}, not finite")
 
 
+def _of_three(stop: float, look: float) -> tuple[float, float]:
+    """Logits of STOP and PROBE less that of CONTINUE -> the chance to stop if it does not look,
+    and that to look."""  # fmt: skip
+    rest = max(stop, 0.0) + math.log1p(math.exp(-abs(stop)))
+    return 0.5 + 0.5 * math.tanh(0.5 * stop), 0.5 + 0.5 * math.tanh(0.5 * (look - rest))
+
+
 def _layers(tensors: Mapping[str, Float32s], n_features: int) -> list[Float32s]:
     """Mean, std, then each layer as (outputs, inputs + 1), its bias in the last column."""
     net = "mlp_extractor.policy_net"
@@ -222,7 +252,9 @@ def _layers(tensors: Mapping[str, Float32s], n_features: int) -> list[Float32s]:
     inputs = n_features + 1
     for name in names:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        outputs = 2 if name == "action_net" else len(bias)
+        outputs = len(bias)
+        if name == "action_net" and outputs != 3:
+            outputs = 2
         if bias.shape != (outputs,) or weight.shape != (outputs, inputs) or not outputs:
             raise ValueError(f"{WEIGHTS}: {name} has shape {weight.shape}, {bias.shape}, which"
                              f" does not fit {inputs} inputs")  # fmt: skip

@@ -17,7 +17,8 @@ log      log(1 + value)
 Besides the recorded signals there are ``thinking_tokens`` and, in the ``probe`` preset,
 four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
 ``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
-far that equal this one).
+far that equal this one). In the ``look`` preset the policy asks for trial answers itself;
+``rlbudget.looks`` lists what it remembers of them.
 
 A signal that is missing at a checkpoint keeps its last value, 0 before its first.
 ``Observer`` steps ``n`` decodes in lockstep; a live request is ``n = 1``, a replay is all
@@ -33,13 +34,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
+from rlbudget.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals import EXIT_SIGNALS
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Preset = Literal["free", "probe"]
+Preset = Literal["free", "probe", "look"]
+PRESETS: tuple[Preset, ...] = ("free", "probe", "look")
 
 OBSERVATION_VERSION = 1
 EMA_WEIGHT = 0.3
@@ -72,8 +75,8 @@ _OTHER = ("", "ema")
 def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
     """The features of a preset for traces that hold these signals.
 
-    ``free`` needs no token beyond the decode's own; ``probe`` adds the trial answers, whose
-    tokens are charged.
+    ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
+    checkpoint, ``look`` those that the policy asks for. Their tokens are charged.
     """
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
@@ -85,13 +88,15 @@ def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
             f"{signal}.{transform}" if transform else signal
             for transform in _TRANSFORMS_OF.get(signal, _OTHER)
         ]
+    if preset == "look":
+        names += LOOK_SIGNALS
     return tuple(names)
 
 
 def features_of(table: TraceTable, preset: Preset) -> tuple[str, ...]:
     """The features of a preset for a table; ``UserError`` if it holds no trial answers."""
-    if preset == "probe" and not table.has_probes:
-        raise UserError("the probe preset needs a trial answer at every checkpoint: record with"
+    if preset != "free" and not table.has_probes:
+        raise UserError(f"the {preset} preset needs a trial answer at every checkpoint: record with"
                         " probes or use the free preset")  # fmt: skip
     return feature_names(table.signals, preset)
 
@@ -102,11 +107,16 @@ class Observer:
     def __init__(self, features: Sequence[str], n: int = 1) -> None:
         self.features = tuple(features)
         self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
+        self.may_look = looks(self.features)
+        self._memory = LookMemory(n) if self.may_look else None
+        own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
+        self._last = np.zeros((n, len(self.features)), dtype=np.float32)
+        self._tokens = np.zeros(n)
         self._columns: list[tuple[str, Callable[[Ints, Floats, Floats], Floats]]] = []
-        signals = dict.fromkeys(f.partition(".")[0] for f in self.features)
+        signals = dict.fromkeys(f.partition(".")[0] for f in own)
         self._held = {signal: np.zeros(n) for signal in signals}
         self._seen = np.zeros(n)
-        for feature in self.features:
+        for feature in own:
             signal, _, transform = feature.partition(".")
             self._columns.append((signal, self._transform(feature, transform, n)))
         self._answer = np.full(n, -1, dtype=np.int64)
@@ -143,6 +153,22 @@ class Observer:
         out = np.empty((len(rows), len(self.features)), dtype=np.float32)
         for column, (signal, transform) in enumerate(self._columns):
             out[:, column] = transform(rows, self._held[signal][rows], tokens)
+        if self._memory is not None:
+            self._memory.here[rows] = False
+            out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
+            self._last[rows], self._tokens[rows] = out, tokens
+        return out
+
+    def look(self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike) -> Float32s:
+        """Take the trial answers that the decodes ``rows`` asked for at their present checkpoint.
+
+        Returns their observations anew, as ``update`` does.
+        """
+        if self._memory is None:
+            raise ValueError("these features remember no looks")
+        out, tokens = self._last[rows], self._tokens[rows]
+        self._memory.look(rows, answer, confidence, tokens)
+        out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
         return out
 
     def _transform(
@@ -214,20 +240,32 @@ class Observer:
         }
 
 
-def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
+def looks(features: Sequence[str]) -> bool:
+    """Whether these are features of the ``look`` preset; ``ValueError`` for a part of them."""
+    own = [f for f in features if f in LOOK_SIGNALS]
+    if own and tuple(features[-len(LOOK_SIGNALS) :]) != LOOK_SIGNALS:
+        raise ValueError(f"features of looks come all together and last: {', '.join(LOOK_SIGNALS)}")
+    return bool(own)
+
+
+def observe(
+    table: TraceTable, features: Sequence[str], looked: npt.NDArray[np.bool_] | None = None
+) -> Float32s:
     """The observation at every checkpoint of a table: float32, shape (m, n_features).
 
-    Raises ``UserError`` for features the traces cannot give.
+    ``looked`` (m,) says at which checkpoints a decode has looked, nowhere if left out; it
+    matters to features of the ``look`` preset only. Raises ``UserError`` for features the
+    traces cannot give.
     """
-    missing = sorted({f.partition(".")[0] for f in features} - {*table.signals, *PROBE_SIGNALS,
-                                                                 "thinking_tokens"})  # fmt: skip
+    known = {*table.signals, *PROBE_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
+    missing = sorted({f.partition(".")[0] for f in features} - known)
     if missing:
         raise UserError(
             f"the traces hold no signal {', '.join(missing)}, which the observation needs;"
             f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
         )
     observer = Observer(features, len(table))
-    if observer.uses_probe and not table.has_probes:
+    if (observer.uses_probe or observer.may_look) and not table.has_probes:
         raise UserError("the observation needs a trial answer at every checkpoint; these traces"
                         " hold none: record with probes or use a free policy")  # fmt: skip
     lengths = table.lengths
@@ -243,4 +281,7 @@ def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
             table.probe_answer[flat],
             table.probe_confidence[flat],
         )
+        if looked is not None and observer.may_look and looked[flat].any():
+            rows, flat = rows[looked[flat]], flat[looked[flat]]
+            out[flat] = observer.look(rows, table.probe_answer[flat], table.probe_confidence[flat])
     return out

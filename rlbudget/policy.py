@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rlbudget import frozen
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision, Float32s, Floats, FrozenPolicy
-from rlbudget.observation import OBSERVATION_VERSION, Preset
+from rlbudget.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 
 __all__ = ["Decision", "Policy", "load_policy", "make_policy", "save_policy"]
 
@@ -52,10 +52,20 @@ class Policy:
         """
         return self._frozen.stop_probabilities(observations, token_price)
 
+    def chances(
+        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
+    ) -> tuple[Floats, Floats]:
+        """The chance to stop without one, and that to ask for a trial answer: (n,) each.
+
+        As ``stop_probabilities``; the second is 0 unless the preset is ``look``.
+        """
+        return self._frozen.chances(observations, token_price)
+
     @property
     def preset(self) -> Preset:
-        """``free``, or ``probe`` if it looks at trial answers."""
-        return "probe" if self._frozen.config.get("preset") == "probe" else "free"
+        """``free``; ``probe`` if it looks at a trial answer at every checkpoint; ``look`` if it
+        asks for one where it finds it worth its tokens."""  # fmt: skip
+        return next((p for p in PRESETS if p == self._frozen.config.get("preset")), "free")
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -132,12 +142,13 @@ def make_policy(
     """A policy from a trained actor.
 
     ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
-    a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP, under SB3's
-    names. ``trained`` is what it came from, JSON-ready. Raises ``UserError`` if the parts do
-    not fit together.
+    a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
+    the ``look`` preset), under SB3's names. ``trained`` is what it came from, JSON-ready. Raises
+    ``UserError`` if the parts do not fit together.
     """
-    if preset not in ("free", "probe"):
-        raise UserError(f"preset {preset!r}: it is free or probe")
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
+    layers = _layer_sizes(tensors, len(features))
     config = {
         "format": frozen.FORMAT,
         "version": frozen.VERSION,
@@ -146,13 +157,15 @@ def make_policy(
         "features": list(features),
         "clip": float(clip),
         "activation": "tanh",
-        "layers": _layer_sizes(tensors, len(features)),
+        "layers": layers,
         "price_range": [float(price) for price in price_range],
         "threshold": float(threshold),
         "trained": dict(trained or {}),
         "calibration": None if calibration is None else dict(calibration),
     }
     try:
+        if not (layers[-1] == 3) == looks(features) == (preset == "look"):
+            raise ValueError("the look preset, features of looks and three logits go together")
         return Policy(FrozenPolicy(config, dict(tensors)))
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -251,7 +264,8 @@ def _layer_sizes(tensors: Mapping[str, Float32s], n_features: int) -> list[int]:
         for name, tensor in tensors.items()
         if name.startswith("mlp_extractor.policy_net.") and name.endswith(".weight")
     )
-    return [n_features + 1, *(outputs for _, outputs in hidden), 2]
+    logits = tensors.get("action_net.bias", ())
+    return [n_features + 1, *(outputs for _, outputs in hidden), 3 if len(logits) == 3 else 2]
 
 
 def _weights(policy: Policy) -> tuple[tuple[str, bytes], ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from results import write_result
 from safetensors.torch import load_file
 
-from rlbudget.agents.monitor import actor_stop
+from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.evaluate import outcomes
 from rlbudget.table import TraceTable
@@ -63,7 +63,7 @@ def _finds(table: TraceTable, optimum: Callable[[TraceTable, float], Any], seed:
     inputs = columns.inputs.copy()
     for price in config.price_range(table):
         inputs[:, -1] = columns.normaliser.price(price)
-        stops = outcomes.first_stop(table, actor_stop(actor, inputs) > 0.5)
+        stops = outcomes.first_stop(table, actor_chances(actor, inputs)[0] > 0.5)
         if not np.array_equal(stops, optimum(table, price)):
             return False
     return True

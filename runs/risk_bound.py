@@ -26,7 +26,8 @@ from recorded import recorded
 from results import write_result
 from scipy.stats import binom
 
-from rlbudget.evaluate.outcomes import Floats, full_stops, outcome, policy_stops
+from rlbudget.evaluate.outcomes import Floats, full_stops, outcome
+from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.risk import certify, losses_of
 from rlbudget.freeze import policy_of_run
 from rlbudget.observation import observe
@@ -61,7 +62,7 @@ def measure(policy: Policy, table: TraceTable) -> tuple[list[dict[str, Any]], di
     full = outcome(table, full_stops(table))
     seen = observe(table, policy.features)
     prices = np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range)
-    stopped = [outcome(table, policy_stops(policy, table, float(p), seen)) for p in prices]
+    stopped = [replay(policy, table, float(p), seen).outcome for p in prices]
     tokens = np.array([result.tokens.mean() for result in stopped])
     rows, details = [], []
     for mode in ("loss", "harm"):

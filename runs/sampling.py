@@ -27,9 +27,9 @@ from rlbudget.evaluate.outcomes import (
     Choice,
     full_stops,
     outcome,
-    policy_stops,
     token_price_of,
 )
+from rlbudget.evaluate.replay import replay
 from rlbudget.freeze import policy_of_run
 from rlbudget.models import load_model
 from rlbudget.record_samples import record_samples
@@ -128,7 +128,7 @@ def tuned_policy(policy: Any, train: TraceTable, held_out: TraceTable) -> dict[s
     spot = measure_policy("ppo", policy, train, held_out, prices).saving_most(0.0)
     if "never_stop" in spot.parameters:
         return {**at(held_out, full_stops(held_out)), "parameters": dict(spot.parameters)}
-    stops = policy_stops(policy, held_out, float(spot.parameters["token_price"]))
+    stops = replay(policy, held_out, float(spot.parameters["token_price"])).stops
     return {**at(held_out, stops), "parameters": dict(spot.parameters)}
 
 

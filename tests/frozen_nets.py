@@ -20,7 +20,7 @@ FREE = feature_names(SIGNALS, "free")
 
 
 def random_tensors(
-    n_features: int, seed: int = 0, hidden: Sequence[int] = (64, 64)
+    n_features: int, seed: int = 0, hidden: Sequence[int] = (64, 64), actions: int = 2
 ) -> dict[str, Float32s]:
     """A normaliser and an actor that is undecided enough to say both things."""
     rng = np.random.default_rng(seed)
@@ -29,7 +29,7 @@ def random_tensors(
         "obs_std": np.exp(rng.normal(0, 1, n_features)),
     }
     inputs = n_features + 1
-    for layer, outputs in enumerate([*hidden, 2]):
+    for layer, outputs in enumerate([*hidden, actions]):
         last = layer == len(hidden)
         name = "action_net" if last else f"mlp_extractor.policy_net.{2 * layer}"
         tensors[f"{name}.weight"] = rng.normal(0, 1 / np.sqrt(inputs), (outputs, inputs))
@@ -43,7 +43,7 @@ def random_policy(
 ) -> Policy:
     """A policy that nobody trained."""
     return make_policy(
-        random_tensors(len(features), seed),
+        random_tensors(len(features), seed, actions=3 if preset == "look" else 2),
         features=features,
         preset=preset,
         price_range=rest.pop("price_range", PRICES),

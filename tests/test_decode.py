@@ -11,7 +11,7 @@ from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.decode import decode
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import first_stop, outcome
+from rlbudget.evaluate.replay import replay
 from rlbudget.frozen import Decision
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
@@ -52,8 +52,8 @@ def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
         "obs_std": observations.std(axis=0) + 1e-3,
         "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
         "mlp_extractor.policy_net.0.bias": np.zeros(16),
-        "action_net.weight": rng.normal(0, 1, (2, 16)),
-        "action_net.bias": np.array([1.0, 0.0]),
+        "action_net.weight": rng.normal(0, 1, (2 + (preset == "look"), 16)),
+        "action_net.bias": np.array([1.0, 0.0, 0.5][: 2 + (preset == "look")]),
     }
     return make_policy(
         {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
@@ -63,13 +63,13 @@ def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
     )
 
 
-@pytest.mark.parametrize("preset", ["free", "probe"])
+@pytest.mark.parametrize("preset", ["free", "probe", "look"])
 def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Preset) -> None:
     table = load_table(traces)
     policy = policy_for(table, preset)
-    stop = policy.stop_probabilities(observe(table, policy.features), PRICE) > policy.threshold
-    stops = first_stop(table, stop)
-    replayed = outcome(table, stops, probes_charged="until_stop" if preset == "probe" else "none")
+    played = replay(policy, table, PRICE)
+    stops, replayed = played.stops, played.outcome
+    assert (replayed.probe > 0).any() == (preset != "free")
     by_id = {trace.trace_id: trace for trace in load_traces(traces)}
     assert len(table) == N
     for i, trace_id in enumerate(table.trace_ids.tolist()):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from synthetic import make_table
 
 from rlbudget import frozen
-from rlbudget.agents.monitor import actor_stop
+from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
@@ -266,5 +266,5 @@ def test_what_ppo_trained_and_what_is_frozen_agree_on_10000_observations(
                     / np.log(PRICES[1] / PRICES[0]))  # fmt: skip
     observations = random_observations(policy, 10_000)
     actor = load_file(tmp_path / "run" / "best.safetensors")
-    trained = actor_stop(actor, normaliser.inputs(observations, prices))
+    trained, _ = actor_chances(actor, normaliser.inputs(observations, prices))
     assert np.abs(policy.stop_probabilities(observations, prices) - trained).max() <= 1e-5

@@ -21,10 +21,10 @@ from rlbudget.evaluate.outcomes import (
     oracle_gap_closed,
     oracle_stops,
     outcome,
-    policy_stops,
     token_price_of,
     utility,
 )
+from rlbudget.evaluate.replay import replay
 from rlbudget.table import TraceTable, table_of
 from rlbudget.traces import Trace
 
@@ -155,7 +155,7 @@ def test_a_policy_stops_where_it_first_says_so() -> None:
     table = make_table(30, seed=4)
     policy = random_policy()
     price = policy.price_range[1]
-    stops = policy_stops(policy, table, price)
+    stops = replay(policy, table, price).stops
     assert (stops >= 0).any()
     from rlbudget.observation import observe
 

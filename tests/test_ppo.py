@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlbudget.agents import exact_pg
 from rlbudget.agents.exact import ExactRolloutBuffer, TraceSource, values_of
-from rlbudget.agents.monitor import actor_stop
+from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, make_ppo, train, training_columns
 from rlbudget.agents.snapshot import ACTOR
 from rlbudget.agents.validation import Validation
@@ -41,7 +41,7 @@ def stops_of(run_dir: Path, table: TraceTable, config: PPOConfig, price: float) 
     inputs = columns.inputs.copy()
     assert columns.normaliser is not None
     inputs[:, -1] = columns.normaliser.price(price)
-    stop = actor_stop(load_file(run_dir / "best.safetensors"), inputs)
+    stop, _ = actor_chances(load_file(run_dir / "best.safetensors"), inputs)
     return outcomes.first_stop(table, stop > 0.5)
 
 
@@ -105,13 +105,16 @@ def test_the_same_seed_gives_the_same_policy_and_another_does_not(tmp_path: Path
     assert a != c
 
 
-@pytest.mark.parametrize("advantages", ["exact", "sampled"])
+@pytest.mark.parametrize(
+    ("advantages", "preset"),
+    [("exact", "free"), ("sampled", "free"), ("exact", "look"), ("sampled", "look")],
+)
 def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
-    advantages: Any, tmp_path: Path
+    advantages: Any, preset: Any, tmp_path: Path
 ) -> None:
     whole = make_table(80, seed=2)
     table, validation = whole.take(range(60)), whole.take(range(60, 80))
-    config = replace(TINY, advantages=advantages)
+    config = replace(TINY, advantages=advantages, preset=preset)
 
     def interrupt(done: int, total: int) -> None:
         if done > total // 2:
@@ -160,7 +163,7 @@ def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
     assert columns.normaliser is not None
     judge = Validation(table, validation, columns.features, columns.normaliser)
     actor = load_file(tmp_path / "best.safetensors")
-    score = judge.measure(lambda inputs: actor_stop(actor, inputs))
+    score = judge.measure(lambda inputs: actor_chances(actor, inputs))
     assert score.as_dict() == run["validation"] == result.metrics
     assert score.mean_oracle_gap_closed == pytest.approx(max(seen), abs=1e-6)
 

@@ -18,7 +18,8 @@ from trace_makers import make_trace
 
 from rlbudget.evaluate.cases import MOST_CASES, Cases, cases_of
 from rlbudget.evaluate.evaluation import evaluate_split
-from rlbudget.evaluate.outcomes import NATURAL_END, policy_stops
+from rlbudget.evaluate.outcomes import NATURAL_END
+from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.report import write_report
 from rlbudget.table import TraceTable, table_of
 from rlbudget.traces import Trace
@@ -63,7 +64,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
 
 def test_cases_are_the_answers_that_change(cases: Cases) -> None:
     traces = told_traces()
-    stops = policy_stops(random_policy(seed=3), table_of(traces), 1e-2)
+    stops = replay(random_policy(seed=3), table_of(traces), 1e-2).stops
     changed = [i for i, stop in enumerate(stops) if stop != NATURAL_END]
     assert cases.n_lost == sum(i % 2 == 0 for i in changed)
     assert cases.n_gained == sum(i % 2 == 1 for i in changed)

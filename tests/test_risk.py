@@ -17,7 +17,8 @@ from trace_makers import make_trace
 from rlbudget.calibrate import calibrate, certificate_of
 from rlbudget.cli import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Outcome, full_stops, outcome, policy_stops
+from rlbudget.evaluate.outcomes import Outcome, full_stops, outcome
+from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.risk import (
     betting_p_value,
     certify,
@@ -116,7 +117,7 @@ def test_the_certified_price_is_the_highest_that_keeps_the_bound() -> None:
     loose = certificate_of(policy, table, max_em_loss=0.9, confidence=0.9)
     assert loose["token_price"] == policy.price_range[1]
     full = outcome(table, full_stops(table))
-    stopped = outcome(table, policy_stops(policy, table, loose["token_price"]))
+    stopped = replay(policy, table, loose["token_price"]).outcome
     assert loose["em_loss"] == pytest.approx((full.exact_match - stopped.exact_match).mean())
     assert loose["savings"] == pytest.approx(1 - stopped.tokens.mean() / full.tokens.mean())
 
@@ -165,7 +166,7 @@ def test_a_policy_that_loses_too_much_gets_no_certificate(tmp_path: Path) -> Non
     from rlbudget.calibrate import calibration_traces
 
     table = calibration_traces(policy, tmp_path / "traces")
-    stops = policy_stops(policy, table, policy.price_range[0])
+    stops = replay(policy, table, policy.price_range[0]).stops
     assert (stops >= 0).any()
     with pytest.raises(UserError, match="cannot certify: even at its lowest price"):
         calibrate(tmp_path / "policy", tmp_path / "traces", tmp_path / "certified")

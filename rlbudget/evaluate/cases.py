@@ -8,14 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.evaluate.outcomes import (
-    NATURAL_END,
-    StopPolicy,
-    first_stop,
-    full_stops,
-    outcome,
-)
-from rlbudget.observation import observe
+from rlbudget.evaluate.outcomes import NATURAL_END, full_stops, outcome
+from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.table import table_of
 from rlbudget.traces import Trace
 
@@ -47,11 +41,9 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
     table = table_of(traces)
     low, high = policy.price_range
     told = min(max(token_price, low), high)
-    chance = np.zeros(len(table.thinking_tokens))
-    if len(chance):
-        chance = policy.stop_probabilities(observe(table, policy.features), told)
-    stops = first_stop(table, chance > policy.threshold)
-    full, stopped = outcome(table, full_stops(table)), outcome(table, stops)
+    replayed = replay(policy, table, told)
+    stops, chance = replayed.stops, replayed.chance
+    full, stopped = outcome(table, full_stops(table)), replayed.outcome
     change = stopped.exact_match - full.exact_match
     lost, gained = np.flatnonzero(change < 0), np.flatnonzero(change > 0)
     return Cases(
@@ -60,7 +52,14 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
         n_lost=len(lost),
         n_gained=len(gained),
         calibration=_calibration(
-            chance, table.exit_exact_match, table.final_exact_match[table.trace_of_row]
+            *(
+                column[~np.isnan(chance)]
+                for column in (
+                    chance,
+                    table.exit_exact_match,
+                    table.final_exact_match[table.trace_of_row],
+                )
+            )
         ),
         stops=_places(table.final_thinking_tokens, stopped.thinking, stops),
         natural=float((stops == NATURAL_END).mean()),

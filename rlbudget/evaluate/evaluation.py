@@ -32,11 +32,11 @@ from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
     Floats,
     Outcome,
-    StopPolicy,
     oracle_gap_closed,
     token_price_of,
     utility,
 )
+from rlbudget.evaluate.replay import StopPolicy
 from rlbudget.table import TraceTable
 
 VERSION = 1

@@ -13,14 +13,13 @@ from rlbudget.evaluate.outcomes import (
     Choice,
     Outcome,
     Probing,
-    StopPolicy,
     full_stops,
     oracle_stops,
     outcome,
-    policy_stops,
     token_price_of,
     utility,
 )
+from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.observation import observe
 from rlbudget.table import TraceTable
 
@@ -135,17 +134,12 @@ def measure_policy(
     ``POLICY_POINTS`` prices, log-spaced over its range.
     """
     low, high = policy.price_range
-    charged: Probing = "until_stop" if policy.preset == "probe" else "none"
     seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
 
     def under(price: float) -> Point:
         told = min(max(price, low), high)
-
-        def replay(table: TraceTable) -> Outcome:
-            stops = policy_stops(policy, table, told, seen[id(table)])
-            return outcome(table, stops, probes_charged=charged)
-
-        return Point({"token_price": told}, replay(train), replay(held_out))
+        replays = [replay(policy, table, told, seen[id(table)]) for table in (train, held_out)]
+        return Point({"token_price": told}, *(each.outcome for each in replays))
 
     grid = np.geomspace(low, high, POLICY_POINTS).clip(low, high)
     return Measured(

@@ -9,13 +9,12 @@ Everything works on all traces at once, and a trace without a checkpoint always 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.observation import Float32s, observe
 from rlbudget.table import TraceTable
 
 Ints = npt.NDArray[np.int64]
@@ -50,29 +49,6 @@ class Outcome:
     def tokens(self) -> Floats:
         """(n,) all tokens: thinking, probe and answer."""
         return self.thinking + self.probe + self.answer
-
-
-class StopPolicy(Protocol):
-    """What is needed of a policy here (``rlbudget.policy.Policy`` has it)."""
-
-    @property
-    def preset(self) -> str:
-        """``free`` or ``probe``."""
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The observation it was trained on."""
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it knows."""
-
-    @property
-    def threshold(self) -> float:
-        """Stop where the stop probability is above it."""
-
-    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
-        """(n, n_features) -> (n,)."""
 
 
 def first_stop(table: TraceTable, says_stop: Bools) -> Ints:
@@ -208,21 +184,3 @@ def oracle_gap_closed(utility: float, fixed: float, oracle: float) -> float:
     """
     gap = oracle - fixed
     return (utility - fixed) / gap if gap > 1e-12 else float("nan")
-
-
-def says_stop(
-    policy: StopPolicy, table: TraceTable, token_price: float, observations: Float32s | None = None
-) -> Bools:
-    """(m,) where a policy would stop. ``observations`` spares observing the table again."""
-    if not len(table.thinking_tokens):
-        return np.zeros(0, dtype=bool)
-    if observations is None:
-        observations = observe(table, policy.features)
-    return np.asarray(policy.stop_probabilities(observations, token_price)) > policy.threshold
-
-
-def policy_stops(
-    policy: StopPolicy, table: TraceTable, token_price: float, observations: Float32s | None = None
-) -> Ints:
-    """(n,) the first checkpoint at which a policy stops under this token price."""
-    return first_stop(table, says_stop(policy, table, token_price, observations))

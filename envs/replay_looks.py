@@ -1,0 +1,91 @@
+"""Episodes that may look: the replay's core with memory of trial answers that were paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
+from rlbudget.looks import LOOK_SIGNALS, LookMemory
+
+
+class LookCore(ReplayCore):
+    """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay_probe``."""
+
+    n_actions = 3
+
+    def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
+        super().__init__(columns, n, token_price)
+        self.memory = LookMemory(n)
+        self._charged = np.zeros(n, dtype=np.int64)
+
+    def begin(
+        self,
+        envs: Ints,
+        rng: np.random.Generator,
+        trace: npt.ArrayLike | None = None,
+        token_price: npt.ArrayLike | None = None,
+    ) -> None:
+        """Start new episodes in ``envs``, drawing what is not given."""
+        super().begin(envs, rng, trace, token_price)
+        self.memory.forget(envs)
+        self._charged[envs] = 0
+
+    def open_episodes(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs to go on with these episodes."""
+        looks = {f"looks.{name}": column for name, column in self.memory.state().items()}
+        return super().open_episodes() | looks | {"charged": self._charged.copy()}
+
+    def resume(self, episodes: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:
+        """Go on with the episodes of ``open_episodes``; numbers are drawn from ``rng`` and lost."""
+        super().resume(episodes, rng)
+        looks = {k.removeprefix("looks."): v for k, v in episodes.items() if k.startswith("looks.")}
+        self.memory = LookMemory.of(looks)
+        self._charged[:] = episodes["charged"]
+
+    def observations(self) -> Float32s:
+        """(n, F + 1) float32, a new array."""
+        return self.observations_of(np.arange(self.n))
+
+    def observations_of(self, envs: Ints) -> Float32s:
+        """Those of some episodes: (k, F + 1) float32, a new array."""
+        out = super().observations_of(envs)
+        remembered = self.memory.features(envs, self.columns.table.thinking_tokens[self.row[envs]])
+        if self.columns.normaliser is not None:
+            last = slice(-len(LOOK_SIGNALS), None)
+            remembered = self.columns.normaliser.features(remembered, last)
+        out[:, -1 - len(LOOK_SIGNALS) : -1] = remembered
+        return out
+
+    def step(self, actions: npt.ArrayLike) -> tuple[Floats, Bools]:
+        """Apply one action to every episode: rewards (n,) float64, ended (n,) bool."""
+        chosen = self._checked(actions)
+        looking = (chosen == 2) & ~self.memory.here
+        stopped = chosen == 1
+        done = stopped | ((self.row == self.columns.last_row[self.trace]) & ~looking)
+        moving = ~(done | looking)
+        rewards = self._pay(stopped, done, moving)
+        self.memory.here[moving] = False
+        looks, table = np.flatnonzero(looking), self.columns.table
+        if len(looks):
+            rows = self.row[looks]
+            answer, confidence = table.probe_answer[rows], table.probe_confidence[rows]
+            self.memory.look(looks, answer, confidence, table.thinking_tokens[rows])
+            self._charged[looks] += table.probe_tokens[rows]
+        return rewards, done
+
+    def steps(self, envs: Ints) -> Ints:
+        """(k,) the steps of these episodes if they end now."""
+        return super().steps(envs) + self.memory.count[envs].astype(np.int64)
+
+    def looks_charged(self, envs: Ints) -> Ints:
+        """(k,) tokens of the looks so far."""
+        return self._charged[envs]
+
+
+def core_of(columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> ReplayCore:
+    """``n`` episodes of the kind that these features ask for."""
+    return (LookCore if columns.looks else ReplayCore)(columns, n, token_price)

@@ -1,0 +1,120 @@
+"""What a decode remembers of the trial answers it asked for.
+
+In the ``look`` preset a policy decides at each checkpoint whether to pay for a trial answer. What
+it has seen so far is part of its observation, as features that stand last:
+
+===============  ============================================================
+look_here        1 if it has looked at this checkpoint
+look_count       log(1 + looks so far)
+look_confidence  confidence of the last trial answer, 0 before the first
+look_best        highest confidence so far
+look_streak      log(1 + equal answers in a row), looks at other checkpoints left out
+look_distinct    log(1 + different answers so far)
+look_share       share of the looks so far whose answer is the last one's
+look_age         log(1 + tokens since the last look), 0 before the first
+===============  ============================================================
+
+Before the first look all of them are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+LOOK_SIGNALS = (
+    "look_here",
+    "look_count",
+    "look_confidence",
+    "look_best",
+    "look_streak",
+    "look_distinct",
+    "look_share",
+    "look_age",
+)
+
+
+class LookMemory:
+    """The looks of ``n`` decodes in lockstep."""
+
+    def __init__(self, n: int) -> None:
+        self.here = np.zeros(n, dtype=bool)
+        """(n,) whether the decode has looked at its present checkpoint"""
+        self.count = np.zeros(n)
+        """(n,) looks so far"""
+        self._confidence = np.zeros(n)
+        self._best = np.zeros(n)
+        self._answer = np.full(n, -1, dtype=np.int64)
+        self._streak = np.zeros(n)
+        self._at = np.zeros(n)
+        self._votes = np.zeros((n, 4))
+
+    def forget(self, rows: Ints) -> None:
+        """These decodes begin anew."""
+        for column in (self.count, self._confidence, self._best, self._streak, self._at):
+            column[rows] = 0
+        self.here[rows] = False
+        self._answer[rows] = -1
+        self._votes[rows] = 0
+
+    @classmethod
+    def of(cls, state: Mapping[str, npt.NDArray[Any]]) -> LookMemory:
+        """The memory that ``state`` was taken of."""
+        memory = cls(0)
+        for name in vars(memory):
+            setattr(memory, name, np.array(state[name]))
+        return memory
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """A copy of all that is remembered, by name, n first."""
+        return {name: column.copy() for name, column in vars(self).items()}
+
+    def take(self, rows: Ints) -> LookMemory:
+        """A copy of what these decodes remember."""
+        return LookMemory.of({name: column[rows] for name, column in vars(self).items()})
+
+    def look(
+        self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike, tokens: npt.ArrayLike
+    ) -> None:
+        """Take the trial answers of these decodes at ``tokens`` thinking tokens: (len(rows),) each.
+
+        Equal answers of a decode are equal numbers from 0; a confidence is in [0, 1].
+        """
+        answers = np.asarray(answer, dtype=np.int64)
+        if answers.max(initial=0) >= self._votes.shape[1]:
+            wider = np.zeros((len(self._votes), 2 * int(answers.max()) + 2))
+            wider[:, : self._votes.shape[1]] = self._votes
+            self._votes = wider
+        sure = np.asarray(confidence, dtype=np.float64)
+        self.here[rows] = True
+        self.count[rows] += 1
+        self._confidence[rows] = sure
+        self._best[rows] = np.maximum(self._best[rows], sure)
+        self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
+        self._answer[rows] = answers
+        self._votes[rows, answers] += 1
+        self._at[rows] = np.asarray(tokens, dtype=np.float64)
+
+    def features(self, rows: Ints, tokens: npt.ArrayLike) -> Float32s:
+        """The features of ``LOOK_SIGNALS`` at ``tokens`` thinking tokens: float32,
+        (len(rows), 8)."""  # fmt: skip
+        votes = self._votes[rows]
+        own = self._votes[rows, np.maximum(self._answer[rows], 0)]
+        out = np.empty((len(rows), len(LOOK_SIGNALS)), dtype=np.float32)
+        out[:, 0] = self.here[rows]
+        out[:, 1] = np.log1p(self.count[rows])
+        out[:, 2] = self._confidence[rows]
+        out[:, 3] = self._best[rows]
+        out[:, 4] = np.log1p(self._streak[rows])
+        out[:, 5] = np.log1p((votes > 0).sum(axis=1))
+        out[:, 6] = own / np.maximum(self.count[rows], 1)
+        since = np.log1p(np.asarray(tokens, dtype=np.float64) - self._at[rows])
+        out[:, 7] = np.where(self.count[rows] > 0, since, 0)
+        return out

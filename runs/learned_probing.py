@@ -1,0 +1,132 @@
+"""Paying for a look only where it is worth it, against always and never looking.
+
+    python runs/learned_probing.py [--traces FOLDER] [--n 3600]
+
+For three seeds, PPO in the presets ``free`` (never looks), ``probe`` (looks at every checkpoint)
+and ``look`` (chooses), on the same training questions, at every relative price on the same
+held-out ones. Then the same on made-up traces whose best policy is known: there only a trial
+answer tells right from wrong, and only some checkpoints are worth one. Writes
+``runs/results/learned_probing.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.agents.ppo import PPOConfig, train
+from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.evaluate.replay import replay
+from rlbudget.freeze import policy_of_run
+from rlbudget.observation import Preset
+from rlbudget.policy import Policy
+from rlbudget.store import digest, load_table
+from rlbudget.table import Split, split_questions, table_of
+from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded import recorded
+from results import write_result
+
+SEEDS = (0, 1, 2)
+WAYS: dict[str, Preset] = {"never": "free", "always": "probe", "learned": "look"}
+
+
+def main() -> None:
+    """Record, train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
+    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        traces = recorded(args.traces, scratch, args.n)
+        real, contents = (
+            measure(split_questions(load_table(traces), seed=0), scratch),
+            digest(traces),
+        )
+        made_up = split_questions(table_of([puzzle(k) for k in range(1200)]), seed=0)
+        known = measure(made_up, scratch / "made-up")
+    rows = [
+        row("embedded model: utility of learned probing less the better of always and never", real),
+        row("made-up traces where looks pay: the same", known),
+    ]
+    write_result(
+        "learned_probing", rows, reproduce="python runs/learned_probing.py", seeds=list(SEEDS),
+        traces_digest=contents, relative_prices=list(RELATIVE_PRICES), embedded=real,
+        made_up=known,
+    )  # fmt: skip
+
+
+def measure(split: Split, scratch: Path) -> dict[str, Any]:
+    """Utilities and looks by way and relative price, means of the seeds."""
+    policies: dict[str, list[Policy]] = {way: [] for way in WAYS}
+    for seed in SEEDS:
+        for way, preset in WAYS.items():
+            run = scratch / f"{way}-{seed}"
+            train(split.train, split.validation, PPOConfig(preset=preset, seed=seed), run)
+            policies[way].append(policy_of_run(run))
+            print(run.name, flush=True)
+    table = split.held_out
+    resampling = resample(table.question_ids, draws=2000, seed=0)
+    means: dict[str, list[float]] = {way: [] for way in WAYS}
+    looks: dict[str, list[float]] = {way: [] for way in WAYS}
+    margins, intervals = [], []
+    for relative in RELATIVE_PRICES:
+        price = token_price_of(relative, split.train)
+        each: dict[str, Floats] = {}
+        for way, of in policies.items():
+            outcomes = [replay(policy, table, price).outcome for policy in of]
+            each[way] = np.mean([utility(o, price) for o in outcomes], axis=0)
+            means[way].append(float(each[way].mean()))
+            looks[way].append(float(np.mean([o.probe.mean() for o in outcomes])))
+        better = max(("always", "never"), key=lambda way: means[way][-1])
+        margins.append(means["learned"][-1] - means[better][-1])
+        drawn = resampling.means((each["learned"] - each[better])[:, None])[:, 0]
+        intervals.append(interval(drawn))
+    return {"utility": means, "look_tokens": looks, "margin": margins, "margin_ci95": intervals,
+            "held_out_questions": len(np.unique(table.question_ids))}  # fmt: skip
+
+
+def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table."""
+    each = zip(RELATIVE_PRICES, found["margin"], found["margin_ci95"], strict=True)
+    shown = ", ".join(f"{p:g}: {m:+.4f} [{low:+.4f}, {high:+.4f}]" for p, m, (low, high) in each)
+    met = all(margin >= 0 for margin in found["margin"])
+    return {"row": name, "wanted": ">= 0 at every relative price", "reached": shown, "met": met}
+
+
+def puzzle(k: int) -> Trace:
+    """A trace of 12 checkpoints that is right from a hidden one on; a trial answer shows it.
+
+    ``entropy_mean`` is low at every third checkpoint, and only there the answer may turn right.
+    """
+    rng = np.random.default_rng([7, k])
+    right_from = 3 * int(rng.integers(1, 5)) - 1
+    points = []
+    for step in range(12):
+        right = step >= right_from
+        points.append(
+            Checkpoint(
+                thinking_tokens=10 * (step + 1),
+                signals={"entropy_mean": float((step % 3 != 2) + 0.1 * rng.standard_normal())},
+                probe=Probe(
+                    "7" if right else str(rng.integers(100, 10**6)), 0.95 if right else 0.3, 4
+                ),
+                exit=Exit("7" if right else "0", int(right), 3),
+            )
+        )
+    return Trace(
+        trace_id=f"t{k}", question_id=f"q{k}", task="made-up", question="?", target="7",
+        model="none", seed=k, meta={}, final=Final("7", 1, 130, 3), checkpoints=tuple(points),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
