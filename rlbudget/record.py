@@ -192,12 +192,15 @@ def _record_batch(
                 probes = batch.fork_probes(rows, settings.probe_tokens)
         for place, row in enumerate(rows.tolist()):
             answer, probe = exits[place], probes[place] if probes else None
+            looks = {"exit_entropy": answer.entropy}
+            if probe:
+                looks["probe_tail"] = probe.tail
             checkpoints[row].append(
                 Checkpoint(
                     thinking_tokens=batch.thinking_tokens,
                     signals={
                         **{name: float(column[place]) for name, column in signals.items()},
-                        "exit_entropy": answer.entropy,
+                        **looks,
                     },
                     exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
                     probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,

@@ -191,6 +191,9 @@ def test_a_probe_is_the_beginning_of_the_exit(model: TransformersModel) -> None:
         for a, b, exit_ in zip(shared, probes, exits, strict=True):
             assert (a.answer, a.tokens) == (b.answer, b.tokens)
             assert a.confidence == pytest.approx(b.confidence, rel=1e-5)
+            later = np.exp(exit_.logprobs[1:k])
+            assert a.tail == pytest.approx(later.mean() if len(later) else 0, rel=1e-9)
+            assert a.tail == pytest.approx(b.tail, rel=1e-5)
             assert a.tokens == min(k, len(exit_.ids))
             assert 0 < a.confidence <= 1
 

@@ -77,6 +77,8 @@ def test_every_question_is_recorded_once_with_its_exits(
             assert point.exit.exact_match == task.score(question, point.exit.answer)
             assert point.probe is not None
             assert 1 <= point.probe.tokens <= 3
+            tail = point.signals["probe_tail"]
+            assert 0 < tail < 1 if point.probe.tokens > 1 else tail == 0
 
 
 def test_text_is_kept_on_demand_with_the_places_of_the_checkpoints(
@@ -92,7 +94,9 @@ def test_text_is_kept_on_demand_with_the_places_of_the_checkpoints(
 
 def test_probes_can_be_left_out(model: TransformersModel, tmp_path: Path) -> None:
     run(model, tmp_path, probe_tokens=0)
-    assert all(c.probe is None for trace in load_traces(tmp_path) for c in trace.checkpoints)
+    points = [c for trace in load_traces(tmp_path) for c in trace.checkpoints]
+    assert points
+    assert all(c.probe is None and "probe_tail" not in c.signals for c in points)
 
 
 def test_a_probe_with_a_cue_of_its_own_is_recorded(folder: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def rich_table(n: int = 40, seed: int = 0) -> TraceTable:
         **table.signals,
         "exit_entropy": rng.gamma(0.4, 0.6, m),
         "answer_entropy": rng.gamma(0.4, 0.6, m),
+        "probe_tail": rng.random(m) ** 0.1,
     }
     return replace(table, signals=signals, probe_hedged=rng.random(m) < 0.15)
 
@@ -98,11 +99,30 @@ def test_deer(parameters: dict[str, float]) -> None:
             look = TABLE.signals["hedges"][row] > 0 and judged < parameters["most_probes"]
             judged += look
             tokens += int(TABLE.probe_tokens[row]) if look else 0
-            says.append(look and TABLE.probe_confidence[row] > parameters["threshold"])
+            tail = TABLE.signals["probe_tail"][row]
+            sure = tail if parameters["tail"] else TABLE.probe_confidence[row]
+            says.append(look and sure > parameters["threshold"])
             if says[-1]:
                 break
         assert stops[i] == first(says)
         assert paid.probe[i] == tokens
+
+
+def test_deer_without_the_tail_takes_the_confidence_of_every_trace() -> None:
+    signals = {n: v for n, v in TABLE.signals.items() if n != "probe_tail"}
+    foreign = replace(TABLE, signals=signals)
+    assert {p["tail"] for p in DEER.grid(TABLE)} == {0, 1}
+    assert {p["tail"] for p in DEER.grid(foreign)} == {0}
+    missing = replace(foreign, signals={**signals, "probe_tail": np.full(len(TABLE.probe_answer),
+                                                                         np.nan)})  # fmt: skip
+    assert DEER.grid(missing) == DEER.grid(foreign)
+    differ = 0
+    for parameters in DEER.grid(TABLE):
+        plain = DEER.stops(TABLE, {**parameters, "tail": 0.0})
+        for table in (foreign, missing):
+            np.testing.assert_array_equal(DEER.stops(table, parameters), plain)
+        differ += (DEER.stops(TABLE, parameters) != plain).any()
+    assert differ
 
 
 @pytest.mark.parametrize("parameters", cases(DYNASOR))

@@ -10,6 +10,7 @@ from rlbudget.agents.rules.rule import (
     Rule,
     counted,
     every_probe,
+    lacking,
     run_length,
     scan,
     step_of_row,
@@ -49,22 +50,40 @@ def _judged(table: TraceTable, parameters: Parameters) -> Bools:
     return judged
 
 
+def _confidence(table: TraceTable, parameters: Parameters) -> Floats:
+    """(m,) the mean probability of the trial answer's tokens after the first where that is asked
+    for and recorded, else its confidence."""  # fmt: skip
+    if not parameters["tail"] or "probe_tail" not in table.signals:
+        return table.probe_confidence
+    tail = table.signals["probe_tail"]
+    return np.where(np.isnan(tail), table.probe_confidence, tail)
+
+
+def _deer_grid(table: TraceTable) -> list[Parameters]:
+    tails = (0.0,) if lacking(table, ("probe_tail",)) else (0.0, 1.0)
+    return [
+        {"threshold": t, "most_probes": m, "tail": tail}
+        for t in (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995, 0.999)
+        for m in (10.0, 50.0)
+        for tail in tails
+    ]
+
+
 DEER = Rule(
     name="deer",
     needs=(PROBE, "hedges"),
-    grid=lambda table: [
-        {"threshold": t, "most_probes": m}
-        for t in (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995, 0.999)
-        for m in (10.0, 50.0)
-    ],
+    grid=_deer_grid,
     stops=lambda table, parameters: first_stop(
         table,
-        _judged(table, parameters) & (table.probe_confidence > parameters["threshold"]),
+        _judged(table, parameters) & (_confidence(table, parameters) > parameters["threshold"]),
     ),
     probes_charged=_judged,
 )
 """Confident in the trial answer at a turn of thought (a word like "wait" since the checkpoint
-before); the confidence is the one recorded, a geometric mean over the trial answer's tokens."""
+before). With ``tail`` 1 the confidence is DEER's own, the mean probability of the trial answer's
+tokens after the first (0 for a single one); with ``tail`` 0 it is the one every trace with trial
+answers holds, the geometric mean over all of them. It is the only one, and taken for the other,
+where the signal ``probe_tail`` is missing, as in traces of another recorder."""
 
 
 # Dynasor (arXiv 2412.20993): the last trial answers agree and none of them doubts itself.

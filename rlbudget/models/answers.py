@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class ProbeResult:
     answer: str
     confidence: float
     """geometric mean of the probabilities of its tokens, in [0, 1]"""
+    tail: float
+    """mean of the probabilities of its tokens after the first, 0 where there is only one"""
     tokens: int
     """tokens generated for it"""
 
@@ -81,9 +84,11 @@ def make_probe(
 ) -> ProbeResult:
     """The first ``max_new`` tokens of a continuation as a trial answer."""
     ids, logprobs = continuation.ids[:max_new], continuation.logprobs[:max_new]
+    tail = [math.exp(logprob) for logprob in logprobs[1:]]
     return ProbeResult(
         answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
         confidence=float(np.exp(np.mean(logprobs))),
+        tail=sum(tail) / len(tail) if tail else 0.0,
         tokens=len(ids),
     )
 
