@@ -173,6 +173,14 @@ EAT = Rule(
 
 # HALT-CoT: the answer distribution over the task's options has low entropy for a while.
 
+
+def _option_tokens(table: TraceTable, parameters: Parameters) -> Floats:
+    """(m,) what a look costs; nothing where there are no options to look at."""
+    looked = ~np.isnan(table.signals["answer_entropy"])
+    tokens = table.signals.get("option_tokens", np.ones(len(looked)))
+    return np.where(looked, np.where(np.isnan(tokens), 1.0, tokens), 0.0)
+
+
 HALT = Rule(
     name="halt",
     needs=("answer_entropy",),
@@ -184,6 +192,8 @@ HALT = Rule(
         run_length(table, table.signals["answer_entropy"] / np.log(2) < parameters["theta"])
         >= parameters["times"],
     ),
-    probes_charged=lambda table, parameters: np.ones(len(table.thinking_tokens)),
+    probes_charged=_option_tokens,
 )
-"""A look is one forward pass over the cue and the options; it is charged as one token."""
+"""A look is charged like a trial answer, one token for the distribution after the cue and one for
+every token read after it: those of all options, which are processed though not generated. Traces
+that lack the signal ``option_tokens`` are charged one token a look."""
