@@ -93,8 +93,10 @@ def record(
     Settings left out are those of the model's profile. ``probe_tokens`` is the length of the
     trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
-    settings. ``progress(done, total)`` is called with counts of questions. Raises ``UserError``
-    for a folder that holds other traces, settings out of range and a full disk.
+    settings. ``progress(done, total)`` is called with counts of questions. Questions with options
+    get the entropy of the model's choice among them at each checkpoint. Raises ``UserError`` for a
+    folder that holds other traces, settings out of range, an option longer than an answer may be
+    and a full disk.
     """
     begun = time.monotonic()
     profile = model.profile
@@ -114,6 +116,8 @@ def record(
     ids = [trace_id(seed, question.question_id) for question in task.questions]
     if len(set(ids)) < len(ids):
         raise UserError(f"the task {task.name} has two questions of one id")
+    spelled = [model.option_ids(question.options) for question in task.questions]
+    options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = 0
     with TraceWriter(folder, append=resume) as writer:
         there = existing_ids(folder) & set(ids)
@@ -126,7 +130,8 @@ def record(
             missing = [q for q in batch if trace_id(seed, q.question_id) not in there]
             if not missing:
                 continue
-            for trace in _record_batch(model, task, missing, settings):
+            options = [options_of[trace_id(seed, q.question_id)] for q in missing]
+            for trace in _record_batch(model, task, missing, options, settings):
                 writer.add(trace)
                 n += 1
                 tokens += trace.final.thinking_tokens + trace.final.answer_tokens
@@ -166,7 +171,11 @@ def _check_same(
 
 
 def _record_batch(
-    model: TransformersModel, task: Task, questions: Sequence[Question], settings: _Settings
+    model: TransformersModel,
+    task: Task,
+    questions: Sequence[Question],
+    options: Sequence[Sequence[Sequence[int]]],
+    settings: _Settings,
 ) -> Iterator[Trace]:
     seeds = [row_seed(settings.seed, question.question_id) for question in questions]
     batch = model.begin(
@@ -190,14 +199,23 @@ def _record_batch(
             probes = batch.probes_of(exits, settings.probe_tokens)
             if probes is None:
                 probes = batch.fork_probes(rows, settings.probe_tokens)
+        choosing = [row for row in rows.tolist() if options[row]]
+        read = batch.fork_options(choosing, [options[row] for row in choosing])
+        choices = dict(zip(choosing, read, strict=True))
         for place, row in enumerate(rows.tolist()):
             answer, probe = exits[place], probes[place] if probes else None
+            looks = {"exit_entropy": answer.entropy}
+            if probe:
+                looks["probe_tail"] = probe.tail
+            if row in choices:
+                looks["answer_entropy"] = choices[row].entropy
+                looks["option_tokens"] = float(choices[row].tokens)
             checkpoints[row].append(
                 Checkpoint(
                     thinking_tokens=batch.thinking_tokens,
                     signals={
                         **{name: float(column[place]) for name, column in signals.items()},
-                        "exit_entropy": answer.entropy,
+                        **looks,
                     },
                     exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
                     probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
@@ -212,6 +230,8 @@ def _record_batch(
             "row_seed": seeds[row],
             "natural": end.natural,
         }
+        if question.options:
+            meta["options"] = list(question.options)
         if settings.store_text:
             meta |= _text(batch, row, end, checkpoints[row])
         yield Trace(

@@ -51,9 +51,12 @@ SIGNALS = (
 """Per checkpoint, over the tokens since the checkpoint before it. ``end_gap_min`` counts only the
 places right after the end of a sentence, where ending the thinking is an option."""
 
-EXIT_SIGNALS = ("exit_entropy",)
-"""Recorded beside them, but not free: each needs a forward pass over the exit text. Entropy
-(nats) of the first token of the answer."""
+EXIT_SIGNALS = ("exit_entropy", "probe_tail", "answer_entropy", "option_tokens")
+"""Recorded beside them, but not free: each needs forward passes beyond the thinking. Entropy
+(nats) of the first token of the answer; mean probability of the trial answer's tokens after the
+first, 0 where it is one token (missing without a trial answer); entropy (nats) of the distribution
+over the question's answer options, and the tokens that a look at it costs (both missing where the
+question has no options)."""
 
 HEDGES = frozenset({"wait", "but", "hmm", "alternatively", "however", "maybe", "no", "hold"})
 ANSWER_HEDGES = re.compile(r"\b(wait|hold|but|okay|no|hmm)\b", re.IGNORECASE)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
+from rlbudget.models.answers import OptionsResult
 from rlbudget.models.decode_batch import DecodeBatch, Finished
 from rlbudget.models.profiles import PROFILES, Profile
 from rlbudget.models.sampling import Uniforms, sample
@@ -21,6 +22,8 @@ from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.signals import TOP_K, Window
 
 torch.set_num_threads(1)
+
+Options = Sequence[Sequence[int]]
 
 N = 24
 STRIDE = 8
@@ -70,6 +73,7 @@ def test_exits_and_probes_leave_the_decode_untouched(
     def look(batch: DecodeBatch) -> None:
         rows = batch.at_checkpoint
         batch.fork_probes(rows, 4)
+        batch.fork_options(rows, [model.option_ids(("1", "1/12", "yes"))] * len(rows))
         batch.fork_exits(rows[: len(rows) // 3 + 1])
         batch.fork_exits(rows)
 
@@ -101,7 +105,17 @@ def test_a_fork_is_a_copy_where_the_cache_forgets(folder: Path, tmp_path: Path) 
     model = load_model(str(tmp_path), profile="embedded")
     plain = run(begin(model, 8))
     assert max(final.thinking_tokens for final in plain) > 12
-    assert run(begin(model, 8), lambda batch: batch.fork_exits(batch.at_checkpoint)) == plain
+    options = model.option_ids(("1", "1/12"))
+
+    def look(batch: DecodeBatch) -> None:
+        rows = batch.at_checkpoint
+        batch.fork_exits(rows)
+        for found, row in zip(batch.fork_options(rows, [options] * len(rows)), rows, strict=True):
+            thinking = batch.thinking_ids(row).tolist()
+            assert_read_again(model, [*model.prompt_ids(tiny_questions(8)[row]), *thinking],
+                              options, found)  # fmt: skip
+
+    assert run(begin(model, 8), look) == plain
 
 
 def test_a_decode_does_not_depend_on_its_batch(model: TransformersModel) -> None:
@@ -166,6 +180,71 @@ def test_an_exit_is_what_reading_everything_again_would_give(model: Transformers
             compared += 1
 
 
+def assert_read_again(
+    model: TransformersModel, read: list[int], options: Options, found: OptionsResult
+) -> None:
+    """Each option read alone, without a cache, after everything before it."""
+    ends = [2]
+    if model.profile.name != "embedded":
+        stop = {"plain": "\n", "think": "}"}[model.profile.name]
+        ends += model.tokenizer(stop, add_special_tokens=False)["input_ids"]
+    cue = [*read, *model.vocabulary.probe_ids]
+    logprobs = []
+    for ids in options:
+        with torch.no_grad():
+            logits = model.network(torch.tensor([[*cue, *ids]])).logits[0].double()
+        p = logits.softmax(-1).numpy()[len(cue) - 1 :]
+        each = [p[i, token] for i, token in enumerate(ids)]
+        logprobs.append(np.log(each).sum() + np.log(p[-1, ends].sum()))
+    assert found.logprobs == pytest.approx(logprobs, abs=1e-4)
+    shares = np.exp(logprobs) / np.exp(logprobs).sum()
+    assert found.entropy == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-4)
+    assert found.tokens == 1 + sum(len(ids) for ids in options)
+
+
+@pytest.mark.parametrize("profile", ["embedded", "plain", "think"])
+def test_options_are_as_likely_as_reading_everything_again_says(folder: Path, profile: str) -> None:
+    model = load_model(str(folder), profile=profile)
+    choices = [model.option_ids(o) for o in (("1", "1/12", "12"), ("yes", "no"), (), ("a", "b c"))]
+    batch = begin(model, 12)
+    for _ in range(2):
+        batch.advance()
+        for rows in (batch.at_checkpoint, batch.at_checkpoint[:2]):
+            options = [choices[row % 4] for row in rows.tolist()]
+            results = batch.fork_options(rows, options)
+            for row, ids, found in zip(rows.tolist(), options, results, strict=True):
+                if not ids:
+                    assert (found.logprobs, found.entropy) == ((), 0)
+                    continue
+                thinking = batch.thinking_ids(row).tolist()
+                prompt = model.prompt_ids(tiny_questions(12)[row])
+                assert_read_again(model, [*prompt, *thinking], ids, found)
+
+
+def test_an_option_and_its_beginning_are_different_answers(model: TransformersModel) -> None:
+    batch = begin(model)
+    batch.advance()
+    rows = batch.at_checkpoint
+    options = model.option_ids(("1", "12", "123", "1/12"))
+    for found in batch.fork_options(rows, [options] * len(rows)):
+        assert np.exp(found.logprobs).sum() < 1
+        assert 0 < found.entropy < np.log(4)
+
+
+def test_an_option_stands_after_the_cue_as_the_model_would_write_it(folder: Path) -> None:
+    for profile, text in (("embedded", "<eos>12"), ("plain", " <eos>12"), ("think", "<eos>12")):
+        model = load_model(str(folder), profile=profile)
+        (ids,) = model.option_ids(("<eos>12",))
+        assert 2 not in ids
+        assert model.vocabulary.text(ids, special=True) == text
+
+
+def test_an_option_longer_than_an_answer_is_refused(model: TransformersModel) -> None:
+    assert len(model.option_ids(("7" * 32,))[0]) == 32
+    with pytest.raises(UserError, match="is 33 tokens long: an answer has 1 to 32"):
+        model.option_ids(("1", "7" * 33))
+
+
 def test_stopping_gives_the_recorded_exit(model: TransformersModel) -> None:
     batch = begin(model)
     batch.advance()
@@ -191,6 +270,9 @@ def test_a_probe_is_the_beginning_of_the_exit(model: TransformersModel) -> None:
         for a, b, exit_ in zip(shared, probes, exits, strict=True):
             assert (a.answer, a.tokens) == (b.answer, b.tokens)
             assert a.confidence == pytest.approx(b.confidence, rel=1e-5)
+            later = np.exp(exit_.logprobs[1:k])
+            assert a.tail == pytest.approx(later.mean() if len(later) else 0, rel=1e-9)
+            assert a.tail == pytest.approx(b.tail, rel=1e-5)
             assert a.tokens == min(k, len(exit_.ids))
             assert 0 < a.confidence <= 1
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlbudget.errors import UserError
+from rlbudget.tasks import load_task
 from rlbudget.tasks.reasoning_gym import (
     ALLOWED,
     EMBEDDED_FAMILIES,
+    OPTIONS,
     Item,
     draw,
     family_items,
@@ -107,6 +109,20 @@ def test_family_items_draws_any_allowed_family() -> None:
     items = family_items("word_sequence_reversal", {}, 5, seed=0)
     assert len({item.question for item in items}) == 5
     assert all(score(item.family, item.entry, item.target) for item in items)
+
+
+@pytest.mark.parametrize("family", OPTIONS)
+def test_the_options_of_a_family_hold_every_target_and_one_is_right(family: str) -> None:
+    task = load_task(f"reasoning-gym:{family}", n=12)
+    for question in task.questions:
+        assert question.options == OPTIONS[family]
+        right = [option for option in question.options if task.score(question, option)]
+        assert right == [question.target]
+
+
+def test_families_with_any_number_as_answer_have_no_options(items: list[Item]) -> None:
+    assert not {item.family for item in items} & set(OPTIONS)
+    assert not any(question.options for question in load_task("embedded", n=4).questions)
 
 
 def test_wrong_numbers_of_questions_are_refused() -> None:

@@ -1,22 +1,31 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import save_tiny_model, tiny_task
 
+from rlbudget.agents.rules.probing import HALT
 from rlbudget.errors import UserError
+from rlbudget.evaluate.evaluation import evaluate_split
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.observation import features_of
 from rlbudget.record import RecordStats, record, row_seed
-from rlbudget.store import existing_ids, load_traces
+from rlbudget.signals import EXIT_SIGNALS
+from rlbudget.store import existing_ids, load_table, load_traces
+from rlbudget.table import split_questions
+from rlbudget.tasks.task import Question, Task
 from rlbudget.traces import Trace
 
 torch.set_num_threads(1)
@@ -77,6 +86,8 @@ def test_every_question_is_recorded_once_with_its_exits(
             assert point.exit.exact_match == task.score(question, point.exit.answer)
             assert point.probe is not None
             assert 1 <= point.probe.tokens <= 3
+            tail = point.signals["probe_tail"]
+            assert 0 < tail < 1 if point.probe.tokens > 1 else tail == 0
 
 
 def test_text_is_kept_on_demand_with_the_places_of_the_checkpoints(
@@ -92,7 +103,9 @@ def test_text_is_kept_on_demand_with_the_places_of_the_checkpoints(
 
 def test_probes_can_be_left_out(model: TransformersModel, tmp_path: Path) -> None:
     run(model, tmp_path, probe_tokens=0)
-    assert all(c.probe is None for trace in load_traces(tmp_path) for c in trace.checkpoints)
+    points = [c for trace in load_traces(tmp_path) for c in trace.checkpoints]
+    assert points
+    assert all(c.probe is None and "probe_tail" not in c.signals for c in points)
 
 
 def test_a_probe_with_a_cue_of_its_own_is_recorded(folder: Path, tmp_path: Path) -> None:
@@ -101,6 +114,100 @@ def test_a_probe_with_a_cue_of_its_own_is_recorded(folder: Path, tmp_path: Path)
     points = [c for trace in load_traces(tmp_path) for c in trace.checkpoints]
     assert points
     assert all(c.probe is not None and 1 <= c.probe.tokens <= 3 for c in points)
+
+
+def choice_task(n: int) -> Task:
+    """Every third question may be answered by any text."""
+    choices = (("yes", "no"), ("2", "12", "1/2"), ())
+    questions = [
+        replace(question, options=choices[i % 3], target=(*choices[i % 3], "2")[0])
+        for i, question in enumerate(tiny_task(n).questions)
+    ]
+    return Task("choice", tuple(questions), lambda q, answer: int(answer == q.target))
+
+
+@pytest.fixture(scope="module")
+def chosen(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("chosen")
+    record(model, choice_task(60), out, max_tokens=40, batch_size=16, probe_tokens=3)
+    return out
+
+
+def test_the_choice_among_options_is_recorded_and_changes_nothing_else(
+    model: TransformersModel, chosen: Path, tmp_path: Path
+) -> None:
+    task = choice_task(60)
+    bare = replace(task, questions=tuple(replace(q, options=()) for q in task.questions))
+    record(model, bare, tmp_path, max_tokens=40, batch_size=16, probe_tokens=3)
+    plain, options = by_id(tmp_path), {q.question_id: q.options for q in task.questions}
+    seen = set()
+    for name, trace in by_id(chosen).items():
+        given = options[trace.question_id]
+        assert trace.meta.pop("options", []) == list(given)
+        for point in trace.checkpoints:
+            looks = [point.signals.pop(s, None) for s in ("answer_entropy", "option_tokens")]
+            if not given:
+                assert looks == [None, None]
+                continue
+            entropy, tokens = looks
+            assert entropy is not None
+            assert 0 <= entropy <= math.log(len(given))
+            assert tokens == 1 + sum(map(len, model.option_ids(given)))
+            seen.add(round(entropy, 6))
+        assert trace == plain[name]
+    assert len(seen) > 20
+
+
+def test_the_recorded_choice_is_that_of_a_live_decode(
+    model: TransformersModel, chosen: Path
+) -> None:
+    traces = [t for t in load_traces(chosen) if t.meta.get("options") and t.checkpoints][:6]
+    assert len(traces) == 6
+    for trace in traces:
+        batch = model.begin([trace.question], [trace.meta["row_seed"]], max_tokens=40)
+        options = model.option_ids(trace.meta["options"])
+        for point in trace.checkpoints:
+            batch.advance()
+            (found,) = batch.fork_options([0], [options])
+            assert batch.thinking_tokens == point.thinking_tokens
+            assert found.entropy == pytest.approx(point.signals["answer_entropy"], abs=1e-4)
+
+
+def test_halt_applies_where_options_were_recorded_and_no_policy_sees_them(
+    chosen: Path, model: TransformersModel, tmp_path: Path
+) -> None:
+    table = load_table(chosen)
+    assert not HALT.lacking(table)
+    entropy = table.signals["answer_entropy"]
+    halfway = float(np.nanmedian(entropy) / np.log(2))
+    stops = HALT.stops(table, {"theta": halfway, "times": 1.0})
+    paid = HALT.outcome(table, {"theta": halfway, "times": 1.0})
+    free = {f"q{i}-s0" for i in range(2, 60, 3)}
+    assert (stops >= 0).sum() > 10
+    for name, stop, tokens, length in zip(
+        table.trace_ids.tolist(), stops, paid.probe, table.lengths, strict=True
+    ):
+        looks = length if stop < 0 else stop + 1
+        each = 1 + sum(map(len, model.option_ids(("yes", "no")
+                           if int(name[1:-3]) % 3 == 0 else ("2", "12", "1/2"))))  # fmt: skip
+        assert tokens == (0 if name in free else looks * each)
+        assert stop < 0 or name not in free
+    assert not {f.partition(".")[0] for f in features_of(table, "probe")} & set(EXIT_SIGNALS)
+    split = split_questions(table)
+    found = evaluate_split(split.train, split.held_out, {}, draws=20)
+    assert "halt" in {row["method"] for row in found["summary"]}
+    assert "halt" not in {entry["method"] for entry in found["not_applicable"]}
+    run(model, tmp_path, n=8)
+    assert HALT.lacking(load_table(tmp_path)) == ("answer_entropy",)
+
+
+def test_an_option_too_long_is_refused_before_anything_is_recorded(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    question = Question("q", "What?", "1", options=("1", "7" * 40))
+    with pytest.raises(UserError, match="is 40 tokens long"):
+        record(model, Task("long", (question,), lambda q, answer: 0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_seed_records_the_same_traces(model: TransformersModel, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def rich_table(n: int = 40, seed: int = 0) -> TraceTable:
         **table.signals,
         "exit_entropy": rng.gamma(0.4, 0.6, m),
         "answer_entropy": rng.gamma(0.4, 0.6, m),
+        "probe_tail": rng.random(m) ** 0.1,
+        "option_tokens": 1.0 + rng.integers(2, 9, m),
     }
     return replace(table, signals=signals, probe_hedged=rng.random(m) < 0.15)
 
@@ -98,11 +100,30 @@ def test_deer(parameters: dict[str, float]) -> None:
             look = TABLE.signals["hedges"][row] > 0 and judged < parameters["most_probes"]
             judged += look
             tokens += int(TABLE.probe_tokens[row]) if look else 0
-            says.append(look and TABLE.probe_confidence[row] > parameters["threshold"])
+            tail = TABLE.signals["probe_tail"][row]
+            sure = tail if parameters["tail"] else TABLE.probe_confidence[row]
+            says.append(look and sure > parameters["threshold"])
             if says[-1]:
                 break
         assert stops[i] == first(says)
         assert paid.probe[i] == tokens
+
+
+def test_deer_without_the_tail_takes_the_confidence_of_every_trace() -> None:
+    signals = {n: v for n, v in TABLE.signals.items() if n != "probe_tail"}
+    foreign = replace(TABLE, signals=signals)
+    assert {p["tail"] for p in DEER.grid(TABLE)} == {0, 1}
+    assert {p["tail"] for p in DEER.grid(foreign)} == {0}
+    missing = replace(foreign, signals={**signals, "probe_tail": np.full(len(TABLE.probe_answer),
+                                                                         np.nan)})  # fmt: skip
+    assert DEER.grid(missing) == DEER.grid(foreign)
+    differ = 0
+    for parameters in DEER.grid(TABLE):
+        plain = DEER.stops(TABLE, {**parameters, "tail": 0.0})
+        for table in (foreign, missing):
+            np.testing.assert_array_equal(DEER.stops(table, parameters), plain)
+        differ += (DEER.stops(TABLE, parameters) != plain).any()
+    assert differ
 
 
 @pytest.mark.parametrize("parameters", cases(DYNASOR))
@@ -166,12 +187,25 @@ def test_eat(parameters: dict[str, float]) -> None:
 @pytest.mark.parametrize("parameters", cases(HALT))
 def test_halt(parameters: dict[str, float]) -> None:
     stops = HALT.stops(TABLE, parameters)
+    paid = HALT.outcome(TABLE, parameters)
     for i in range(len(TABLE)):
         bits = [TABLE.signals["answer_entropy"][row] / math.log(2) for row in rows_of(TABLE, i)]
         low = [x < parameters["theta"] for x in bits]
         times = int(parameters["times"])
         says = [k + 1 >= times and all(low[k + 1 - times : k + 1]) for k in range(len(low))]
         assert stops[i] == first(says)
+        looked = list(rows_of(TABLE, i))[: None if stops[i] == NATURAL_END else stops[i] + 1]
+        assert paid.probe[i] == sum(TABLE.signals["option_tokens"][row] for row in looked)
+
+
+def test_halt_pays_one_token_a_look_unless_told_and_none_without_options() -> None:
+    signals = {n: v for n, v in TABLE.signals.items() if n != "option_tokens"}
+    signals["answer_entropy"] = TABLE.signals["answer_entropy"].copy()
+    signals["answer_entropy"][TABLE.offsets[0] : TABLE.offsets[1]] = np.nan
+    foreign = replace(TABLE, signals=signals)
+    never = {"theta": 0.0, "times": 1.0}
+    paid = HALT.outcome(foreign, never).probe
+    np.testing.assert_array_equal(paid, TABLE.lengths * (np.arange(len(TABLE)) > 0))
 
 
 @pytest.mark.parametrize("parameters", cases(THINKBRAKE))

@@ -175,9 +175,34 @@ def test_ids_are_kept_and_repeated_questions_count_once(tmp_path: Path) -> None:
         load_task(str(path), n=2)
 
 
+def test_options_are_read_from_any_file(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "own.jsonl",
+        {"question": "Odd?", "target": "Yes.", "options": ["yes", " no "]},
+        {"question": "Half?", "target": "0.50", "options": [0.5, 1, "2"]},
+        {"question": "Why?", "target": "because", "options": None},
+    )
+    options = {q.question: q.options for q in load_task(str(path), n=3).questions}
+    assert options == {"Odd?": ("yes", "no"), "Half?": ("0.5", "1", "2"), "Why?": ()}
+    path = jsonl(tmp_path / "s.jsonl", {"question": "Who?", "target": ["Ada Lovelace", "Ada"],
+                                        "options": ["Bob", "Ada"]})  # fmt: skip
+    assert load_task(f"squad:{path}", n=1).questions[0].options == ("Bob", "Ada")
+
+
 @pytest.mark.parametrize(
     ("kind", "row", "problem"),
     [
+        ("", {"question": "b", "target": "x", "options": "xy"}, "must be a list of two texts"),
+        ("", {"question": "b", "target": "x", "options": {"A": "x"}}, "must be a list of two"),
+        ("", {"question": "b", "target": "x", "options": ["x"]}, "must be a list of two texts"),
+        ("", {"question": "b", "target": "x", "options": ["x", None]}, "must be a list of two"),
+        ("", {"question": "b", "target": "x", "options": ["x", True]}, "options must be text"),
+        ("", {"question": "b", "target": "x", "options": ["x", " "]}, "holds an empty text"),
+        ("", {"question": "b", "target": "x", "options": ["y", "z"]}, "'x' is none of the options"),
+        ("", {"question": "b", "target": "x", "options": ["x", "y", "X."]}, "are the same answer"),
+        ("", {"question": "b", "target": "x", "options": ["x", "\ud800"]}, "not valid Unicode"),
+        ("", {"question": "a", "target": "t", "options": ["t", "u"]}, "line 1 with other options"),
+        ("gsm8k:", {"question": "b", "answer": "#### 4", "options": [1, 2]}, "none of the options"),
         ("", {"question": "b", "target": " "}, "the target is empty"),
         ("", {"question": " ", "target": "x"}, "the question is empty"),
         ("", {"question": "b"}, "missing field target"),

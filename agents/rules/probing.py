@@ -10,6 +10,7 @@ from rlbudget.agents.rules.rule import (
     Rule,
     counted,
     every_probe,
+    lacking,
     run_length,
     scan,
     step_of_row,
@@ -49,22 +50,40 @@ def _judged(table: TraceTable, parameters: Parameters) -> Bools:
     return judged
 
 
+def _confidence(table: TraceTable, parameters: Parameters) -> Floats:
+    """(m,) the mean probability of the trial answer's tokens after the first where that is asked
+    for and recorded, else its confidence."""  # fmt: skip
+    if not parameters["tail"] or "probe_tail" not in table.signals:
+        return table.probe_confidence
+    tail = table.signals["probe_tail"]
+    return np.where(np.isnan(tail), table.probe_confidence, tail)
+
+
+def _deer_grid(table: TraceTable) -> list[Parameters]:
+    tails = (0.0,) if lacking(table, ("probe_tail",)) else (0.0, 1.0)
+    return [
+        {"threshold": t, "most_probes": m, "tail": tail}
+        for t in (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995, 0.999)
+        for m in (10.0, 50.0)
+        for tail in tails
+    ]
+
+
 DEER = Rule(
     name="deer",
     needs=(PROBE, "hedges"),
-    grid=lambda table: [
-        {"threshold": t, "most_probes": m}
-        for t in (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995, 0.999)
-        for m in (10.0, 50.0)
-    ],
+    grid=_deer_grid,
     stops=lambda table, parameters: first_stop(
         table,
-        _judged(table, parameters) & (table.probe_confidence > parameters["threshold"]),
+        _judged(table, parameters) & (_confidence(table, parameters) > parameters["threshold"]),
     ),
     probes_charged=_judged,
 )
 """Confident in the trial answer at a turn of thought (a word like "wait" since the checkpoint
-before); the confidence is the one recorded, a geometric mean over the trial answer's tokens."""
+before). With ``tail`` 1 the confidence is DEER's own, the mean probability of the trial answer's
+tokens after the first (0 for a single one); with ``tail`` 0 it is the one every trace with trial
+answers holds, the geometric mean over all of them. It is the only one, and taken for the other,
+where the signal ``probe_tail`` is missing, as in traces of another recorder."""
 
 
 # Dynasor (arXiv 2412.20993): the last trial answers agree and none of them doubts itself.
@@ -154,6 +173,14 @@ EAT = Rule(
 
 # HALT-CoT: the answer distribution over the task's options has low entropy for a while.
 
+
+def _option_tokens(table: TraceTable, parameters: Parameters) -> Floats:
+    """(m,) what a look costs; nothing where there are no options to look at."""
+    looked = ~np.isnan(table.signals["answer_entropy"])
+    tokens = table.signals.get("option_tokens", np.ones(len(looked)))
+    return np.where(looked, np.where(np.isnan(tokens), 1.0, tokens), 0.0)
+
+
 HALT = Rule(
     name="halt",
     needs=("answer_entropy",),
@@ -165,6 +192,8 @@ HALT = Rule(
         run_length(table, table.signals["answer_entropy"] / np.log(2) < parameters["theta"])
         >= parameters["times"],
     ),
-    probes_charged=lambda table, parameters: np.ones(len(table.thinking_tokens)),
+    probes_charged=_option_tokens,
 )
-"""A look is one forward pass over the cue and the options; it is charged as one token."""
+"""A look is charged like a trial answer, one token for the distribution after the cue and one for
+every token read after it: those of all options, which are processed though not generated. Traces
+that lack the signal ``option_tokens`` are charged one token a look."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,27 @@ class ProbeResult:
     answer: str
     confidence: float
     """geometric mean of the probabilities of its tokens, in [0, 1]"""
+    tail: float
+    """mean of the probabilities of its tokens after the first, 0 where there is only one"""
     tokens: int
     """tokens generated for it"""
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsResult:
+    """How likely each of a question's answer options is as the answer here."""
+
+    logprobs: tuple[float, ...]
+    """of each option and the end of the answer after it, in nats; not normalised"""
+    tokens: int
+    """what the look costs: like a trial answer, one token for the distribution after the cue and
+    one for every token read after it, here all those of the options"""
+
+    @property
+    def entropy(self) -> float:
+        """Of the distribution over the options, in nats: at most the logarithm of their number."""
+        scores = torch.tensor(self.logprobs, dtype=torch.float64)
+        return float(torch.special.entr(scores.softmax(0)).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +101,11 @@ def make_probe(
 ) -> ProbeResult:
     """The first ``max_new`` tokens of a continuation as a trial answer."""
     ids, logprobs = continuation.ids[:max_new], continuation.logprobs[:max_new]
+    tail = [math.exp(logprob) for logprob in logprobs[1:]]
     return ProbeResult(
         answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
         confidence=float(np.exp(np.mean(logprobs))),
+        tail=sum(tail) / len(tail) if tail else 0.0,
         tokens=len(ids),
     )
 
@@ -138,6 +160,45 @@ def continue_greedily(
         )
         for row in np.flatnonzero(wanted)
     }
+
+
+def read_options(
+    rows: Sequences, options: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary
+) -> list[OptionsResult]:
+    """Read every option (token ids, none empty) of every row that has some, teacher-forced.
+
+    ``options`` has one list a row; the logits of ``rows`` are those after the cue. A forward pass
+    takes as many options at a time as there are rows, so that the cache at most doubles.
+    """
+    pairs = [(row, ids) for row, given in enumerate(options) for ids in given]
+    scores: list[float] = []
+    for start in range(0, len(pairs), len(rows)):
+        scores += _score(rows, pairs[start : start + len(rows)], vocabulary)
+    found = iter(scores)
+    return [
+        OptionsResult(tuple(next(found) for _ in given), 1 + sum(map(len, given)))
+        for given in options
+    ]
+
+
+def _score(
+    rows: Sequences, pairs: Sequence[tuple[int, Sequence[int]]], vocabulary: Vocabulary
+) -> list[float]:
+    """The log-probability of each (row, option) and of the answer's end after it."""
+    device = rows.logits.device
+    lengths = torch.tensor([len(ids) for _, ids in pairs], device=device)
+    width = int(lengths.max())
+    # Padded on the right: no token sees what comes after it.
+    padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for _, ids in pairs], device=device)
+    ahead = rows.selected(torch.tensor([row for row, _ in pairs], device=device))
+    logprobs = ahead.read(padded).log_softmax(dim=-1)
+    each = logprobs[:, :-1].gather(2, padded[:, :, None])[:, :, 0].double()
+    written = torch.arange(width, device=device) < lengths[:, None]
+    after = logprobs[torch.arange(len(pairs), device=device), lengths]
+    ends = torch.from_numpy(vocabulary.answer_end_ids).to(device)
+    total = (each * written).sum(dim=1) + after[:, ends].double().logsumexp(dim=1)
+    scores: list[float] = total.tolist()
+    return scores
 
 
 def _entropy(logits: torch.Tensor) -> npt.NDArray[np.float64]:

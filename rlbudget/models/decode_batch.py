@@ -18,11 +18,13 @@ import torch
 from rlbudget.models.answers import (
     Continuation,
     ExitResult,
+    OptionsResult,
     ProbeResult,
     continue_greedily,
     ends_answer,
     make_probe,
     read_answer,
+    read_options,
 )
 from rlbudget.models.profiles import Profile
 from rlbudget.models.sampling import Uniforms, sample, token_signals
@@ -153,6 +155,24 @@ class DecodeBatch:
         if not same or max_new > profile.max_answer_tokens:
             return None
         return [make_probe(e, max_new, self.vocabulary, self.profile) for e in exits]
+
+    @torch.inference_mode()
+    def fork_options(
+        self, rows: npt.ArrayLike, options: Sequence[Sequence[Sequence[int]]]
+    ) -> list[OptionsResult]:
+        """How likely each option is as the trial answer of these rows; the decode goes on
+        untouched. ``options`` has a row's token ids, see ``TransformersModel.option_ids``."""
+        places = self._places(np.asarray(rows, dtype=np.int64))
+        if not len(places):
+            return []
+        cue = list(self.vocabulary.probe_ids)
+        with self._fork_of(places) as (ahead, wanted):
+            ahead.feed(torch.tensor([cue], device=ahead.logits.device).expand(len(ahead), -1))
+            of_place: list[Sequence[Sequence[int]]] = [()] * len(ahead)
+            for place, given in zip(wanted.tolist(), options, strict=True):
+                of_place[place] = given
+            found = read_options(ahead, of_place, self.vocabulary)
+        return [found[place] for place in wanted.tolist()]
 
     def stop(self, rows: npt.ArrayLike) -> list[ExitResult]:
         """End the thinking of these rows here and write their answers."""

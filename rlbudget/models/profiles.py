@@ -33,6 +33,8 @@ class Profile:
     the exit's answer"""
     probe_stop: tuple[str, ...]
     """texts that end a trial answer"""
+    answer_lead: str
+    """what the model writes between the cue of a trial answer and the answer itself"""
     strip: str
     """characters cut from both sides of an answer, beside white space"""
     temperature: float
@@ -108,6 +110,7 @@ PROFILES: dict[str, Profile] = {
             answer_stop=(),
             probe_cue="</think>",
             probe_stop=(),
+            answer_lead="",
             strip="",
             temperature=1.0,
             stride=8,
@@ -122,6 +125,7 @@ PROFILES: dict[str, Profile] = {
             answer_stop=(),
             probe_cue="\n</think>\n\nThe final answer is \\boxed{",
             probe_stop=("}",),
+            answer_lead="",
             strip="",
             temperature=0.6,
             stride=64,
@@ -136,6 +140,7 @@ PROFILES: dict[str, Profile] = {
             answer_stop=("\n",),
             probe_cue="\nThe answer is",
             probe_stop=("\n",),
+            answer_lead=" ",
             strip=".:*",
             temperature=0.7,
             stride=16,

@@ -62,6 +62,16 @@ class Sequences:
 
     def feed(self, tokens: torch.Tensor) -> None:
         """Append ``tokens`` of shape (n, k) and leave the logits that follow the last one."""
+        self._forward(tokens, 1)
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append ``tokens`` of shape (n, k): the logits before each of them and after the last,
+        (n, k + 1, vocabulary)."""  # fmt: skip
+        before = self.logits[:, None]
+        return torch.cat([before, self._forward(tokens, tokens.shape[1])], dim=1)
+
+    def _forward(self, tokens: torch.Tensor, kept: int) -> torch.Tensor:
+        """Append; the logits after the last ``kept`` tokens, (n, kept, vocabulary)."""
         k = tokens.shape[1]
         end = self._length + k
         if end > self._mask.shape[1]:
@@ -74,10 +84,12 @@ class Sequences:
             position_ids=(positions[None, :] - self._padding[:, None]).clamp_(min=0),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=kept,
         )
         self._length = end
-        self.logits = output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits.float()
+        self.logits = logits[:, -1]
+        return logits
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop every other row."""

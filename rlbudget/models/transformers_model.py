@@ -13,7 +13,7 @@ from transformers.utils import logging as _logging
 
 from rlbudget.errors import UserError
 from rlbudget.models.decode_batch import DecodeBatch
-from rlbudget.models.profiles import Profile, find_profile
+from rlbudget.models.profiles import Profile, find_profile, literal_ids
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 
@@ -72,6 +72,23 @@ class TransformersModel:
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids up to the start of the thinking."""
         return self.profile.prompt(question, self.tokenizer)
+
+    def option_ids(self, options: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of answer options, spelled as after the cue of a trial answer.
+
+        Raises ``UserError`` for an option that is longer than an answer may be.
+        """
+        lead = self.profile.answer_lead
+        spelled = tuple(tuple(literal_ids(self.tokenizer, lead + option)) for option in options)
+        vocabulary = self.vocabulary
+        cues = len(vocabulary.exit_ids) - len(vocabulary.probe_ids)
+        most = self.profile.max_answer_tokens + min(cues, 0)
+        for option, ids in zip(options, spelled, strict=True):
+            if not 0 < len(ids) <= most:
+                raise UserError(
+                    f"the option {option!r} is {len(ids)} tokens long: an answer has 1 to {most}"
+                )
+        return spelled
 
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
         room = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)

@@ -30,6 +30,8 @@ class Vocabulary:
     """tokens to look back for the end text"""
     exit_ids: tuple[int, ...]
     probe_ids: tuple[int, ...]
+    answer_end_ids: npt.NDArray[np.int64]
+    """tokens with which the end of a trial answer can begin"""
     markers: npt.NDArray[np.bool_]
     """(vocabulary, 3), columns as in ``rlbudget.signals.MARKERS``"""
 
@@ -73,6 +75,7 @@ def build_vocabulary(
     else:
         spaced = trusted_ids(tokenizer, " " + profile.end_of_thinking)
         first = {end_ids[0], spaced[0]}
+    stops = {trusted_ids(tokenizer, stop)[0] for stop in profile.probe_stop}
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
     pieces = [piece or "" for piece in pieces] + [""] * (size - len(pieces))
     return Vocabulary(
@@ -84,6 +87,7 @@ def build_vocabulary(
         end_window=2 * len(end_ids) + 2,
         exit_ids=exit_ids,
         probe_ids=probe_ids,
+        answer_end_ids=np.array(sorted(stops.union(eos_ids)), dtype=np.int64),
         markers=marker_table(pieces),
     )
 

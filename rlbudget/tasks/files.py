@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Layout:
 def load_file(path: Path, *, name: str, layout: Layout, n: int, seed: int) -> Task:
     """``n`` questions of a file, in an order that depends on ``seed`` and their ids only.
 
+    A line of any layout may have ``options``: at least two different answers, one of them right.
     A larger ``n`` adds questions and keeps those of a smaller one. A question that occurs
     twice with one target counts once. Raises ``UserError`` as ``FILE:LINE: what is wrong``.
     """
@@ -49,7 +51,7 @@ def load_file(path: Path, *, name: str, layout: Layout, n: int, seed: int) -> Ta
 
 
 def _questions(path: Path, name: str, layout: Layout) -> Iterator[Question]:
-    targets_of: dict[str, tuple[list[str], int]] = {}
+    known: dict[str, tuple[list[str], tuple[str, ...], int]] = {}
     line_of_id: dict[str, int] = {}
     for number, row in _rows(path):
         try:
@@ -58,21 +60,44 @@ def _questions(path: Path, name: str, layout: Layout) -> Iterator[Question]:
                 raise _BadRowError("the question is empty")
             if not targets or not all(target.strip() for target in targets):
                 raise _BadRowError("the target is empty")
-            _check_unicode(question, *targets)
-            if question in targets_of:
-                earlier, line = targets_of[question]
-                if earlier != targets:
-                    raise _BadRowError(f"the question of line {line} with another target")
+            options = _options(row)
+            _check_unicode(question, *targets, *options)
+            if question in known:
+                *earlier, line = known[question]
+                if earlier != [targets, options]:
+                    what = "another target" if earlier[0] != targets else "other options"
+                    raise _BadRowError(f"the question of line {line} with {what}")
                 continue
+            _check_options(options, targets, layout)
             identity = _identity(row, name, question)
             if identity in line_of_id:
                 raise _BadRowError(f"id {identity!r} is also on line {line_of_id[identity]}")
         except _BadRowError as problem:
             raise UserError(f"{path}:{number}: {problem}") from None
-        targets_of[question] = (targets, number)
+        known[question] = (targets, options, number)
         line_of_id[identity] = number
         meta = {"targets": targets} if len(targets) > 1 else {}
-        yield Question(identity, question, targets[0], meta)
+        yield Question(identity, question, targets[0], meta, options)
+
+
+def _options(row: Row) -> tuple[str, ...]:
+    given = row.get("options")
+    if given is None:
+        return ()
+    if not isinstance(given, list) or len(given) < 2 or None in given:
+        raise _BadRowError("field options must be a list of two texts or more")
+    options = tuple(_text({"options": option}, "options").strip() for option in given)
+    if not all(options):
+        raise _BadRowError("field options holds an empty text")
+    return options
+
+
+def _check_options(options: Sequence[str], targets: Sequence[str], layout: Layout) -> None:
+    for one, other in itertools.combinations(options, 2):
+        if layout.same(one, other):
+            raise _BadRowError(f"the options {one!r} and {other!r} are the same answer")
+    if options and not any(layout.same(o, target) for o in options for target in targets):
+        raise _BadRowError(f"the target {targets[0]!r} is none of the options")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:

@@ -33,6 +33,9 @@ def load_task(spec: str, *, n: int, seed: int = 0) -> Task:
     PATH.jsonl            question, target [, id]; normalised text
     ====================  =================================================================
 
+    A line of any of these files may also have ``options``: a list of the answers there are to
+    choose from, such as ``["yes", "no"]``. Families with few possible answers bring them along.
+
     Raises ``UserError`` for an unknown task, ``n < 1``, more questions than there are, a bad
     line (``FILE:LINE: what is wrong``), or a missing extra.
     """
@@ -59,6 +62,7 @@ def _reasoning_gym(name: str, items: Sequence[reasoning_gym.Item]) -> Task:
                 question=item.question,
                 target=item.target,
                 meta={"family": item.family, "entry": item.entry},
+                options=reasoning_gym.OPTIONS.get(item.family, ()),
             )
             for item in items
         ),

@@ -139,6 +139,35 @@ ALLOWED = frozenset(
 )
 """Families whose verifier evaluates neither the answer nor the stored entry."""
 
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "acre": ("on", "off", "undetermined"),
+    "circuit_logic": ("0", "1"),
+    "course_schedule": ("True", "False"),
+    "family_relationships": (
+        "mother",
+        "father",
+        "sister",
+        "brother",
+        "daughter",
+        "son",
+        "wife",
+        "husband",
+        "grandmother",
+        "grandfather",
+        "aunt",
+        "uncle",
+        "niece",
+        "nephew",
+        "mother-in-law",
+        "father-in-law",
+    ),
+    "isomorphic_strings": ("True", "False"),
+    "mahjong_puzzle": ("Peng", "Chi", "Pass"),
+    "ransom_note": ("True", "False"),
+    "syllogism": ("Yes", "No"),
+}
+"""All answers of the families whose every question has the same few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

@@ -16,6 +16,9 @@ class Question:
     target: str
     meta: dict[str, Any] = field(default_factory=dict)
     """plain JSON; what the scorer needs beside the target"""
+    options: tuple[str, ...] = ()
+    """the answers there are to choose from, the target among them; empty where any text may be
+    an answer"""
 
 
 @dataclass(frozen=True, slots=True)
