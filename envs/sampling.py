@@ -19,8 +19,9 @@ class SamplingEnv(ReplayEnv):
 
     ## Observation space
     That of ``rlbudget/Replay-v0`` with the vote signals: samples so far, votes of the five first
-    answers, their share, margin and entropy, different answers, agreement of the last samples;
-    then log10 of the episode's token price.
+    answers, their share, margin and entropy, different answers, agreement of the last samples,
+    the chance that the first answer is the majority; counts as log(1 + n), for the first few
+    samples decide; then log10 of the episode's token price.
 
     ## Reward, episode end, arguments
     Those of ``rlbudget/Replay-v0``: at the end the exact match of the majority minus the token

@@ -68,6 +68,10 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "probe_streak": ("", "log"),
     "probe_distinct": ("",),
     "probe_share": ("",),
+    # Votes: what counts is decided by the first few samples, which lie apart in the log only.
+    **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
+    **{f"votes_{place}": ("log",) for place in range(1, 6)},
+    **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
 }
 _OTHER = ("", "ema")
 

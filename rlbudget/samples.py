@@ -12,8 +12,10 @@ each of ``ORDERS`` seeded orders; they share the question's id and are split and
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,10 +34,12 @@ VOTE_SIGNALS = (
     "vote_entropy",
     "vote_kinds",
     "vote_streak",
+    "vote_lead",
 )
 """After each sample: how many there are; votes of the ``TOP`` answers, the most first; share of
 the first; first minus second, as a share; entropy of the votes (nats); different answers; how
-many of the last samples in a row agree."""
+many of the last samples in a row agree; ``beta_lead`` of the two first, the chance that the first
+answer is the majority of all that could be drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,17 @@ class Sampled:
     target: str
     model: str
     samples: tuple[Sample, ...]
+
+
+@lru_cache(maxsize=4096)
+def beta_lead(first: int, second: int) -> float:
+    """P(X > 1/2) for X ~ Beta(first + 1, second + 1), by the binomial sum.
+
+    What Adaptive-Consistency looks at (Aggarwal et al., 2023, arXiv 2305.11860).
+    """
+    n = first + second + 1
+    ways: int = sum(math.comb(n, k) for k in range(first + 1))
+    return ways / (1 << n)
 
 
 def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) -> list[Trace]:
@@ -113,6 +128,6 @@ def _signals(votes: dict[str, int], n: int, streak: int) -> dict[str, float]:
     shares = np.array(counts) / n
     values: list[Any] = [
         n, *top, top[0] / n, (top[0] - top[1]) / n, -(shares * np.log(shares)).sum(), len(counts),
-        streak,
+        streak, beta_lead(top[0], top[1]),
     ]  # fmt: skip
     return {name: float(value) for name, value in zip(VOTE_SIGNALS, values, strict=True)}

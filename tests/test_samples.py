@@ -21,13 +21,21 @@ from tiny_model import save_tiny_model, tiny_task
 
 import rlbudget.envs  # noqa: F401
 from rlbudget.agents.rules import rules_for
-from rlbudget.agents.rules.sampling import AC_BETA, ESC, beta_lead, dirichlet_lead
+from rlbudget.agents.rules.sampling import AC_BETA, ESC, dirichlet_lead
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.interchange import import_jsonl
 from rlbudget.models import load_model
+from rlbudget.observation import features_of, observe
 from rlbudget.record_samples import record_samples
-from rlbudget.samples import ORDERS, VOTE_SIGNALS, Sample, Sampled, traces_of_samples
+from rlbudget.samples import (
+    ORDERS,
+    VOTE_SIGNALS,
+    Sample,
+    Sampled,
+    beta_lead,
+    traces_of_samples,
+)
 from rlbudget.store import load_table, load_traces
 from rlbudget.table import TraceTable, table_of
 from rlbudget.training import train_on
@@ -67,6 +75,7 @@ def test_every_checkpoint_is_the_majority_so_far(drawn: list[str]) -> None:
             votes = [point.signals[f"votes_{k}"] for k in range(1, 6)]
             assert sum(votes) == number
             assert votes == sorted(votes, reverse=True)
+            assert point.signals["vote_lead"] == beta_lead(int(votes[0]), int(votes[1]))
             assert point.exit.exact_match == int(point.exit.answer == "a")
         top = Counter(drawn).most_common()
         leaders = {answer for answer, count in top if count == top[0][1]}
@@ -101,6 +110,21 @@ def test_the_lead_of_five_is_that_of_simulated_shares(votes: tuple[int, ...]) ->
     drawn = np.random.default_rng(0).dirichlet(np.array(votes) + 1, 200_000)
     expected = (drawn.argmax(axis=1) == 0).mean()
     assert dirichlet_lead(votes) == pytest.approx(expected, abs=0.005)
+
+
+def test_the_observation_tells_the_first_samples_apart() -> None:
+    """Among 40 samples the steps that decide, one vote or two, must not vanish in the spread."""
+    agreed = table_of(traces_of_samples(sampled(0, ["a"] * 40), orders=1))
+    seen = observe(agreed, features_of(agreed, "free"))
+    scaled = (seen - seen.mean(axis=0)) / np.where(seen.std(axis=0) > 0, seen.std(axis=0), 1)
+    assert np.abs(scaled[1] - scaled[0]).max() > 1.5
+
+
+def test_thresholds_of_adaptive_consistency_are_tried_between_the_first_votes(
+    table: TraceTable,
+) -> None:
+    tried = {parameters["threshold"] for parameters in AC_BETA.grid(table)}
+    assert {beta_lead(2, 0), beta_lead(2, 1), beta_lead(3, 0), beta_lead(4, 1)} <= tried
 
 
 @pytest.fixture(scope="module")

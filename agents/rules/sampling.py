@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from rlbudget.agents.rules.rule import Rule, threshold_rule
+from rlbudget.agents.rules.rule import Parameters, Rule, threshold_rule, thresholds
 from rlbudget.evaluate.outcomes import Floats, first_stop
+from rlbudget.samples import beta_lead
 from rlbudget.table import TraceTable
 
 FIXED_N = Rule(
@@ -17,14 +20,6 @@ FIXED_N = Rule(
     grid=lambda table: [{"n": float(n)} for n in np.unique(table.signals["samples"])],
     stops=lambda table, parameters: first_stop(table, table.signals["samples"] >= parameters["n"]),
 )
-
-
-@lru_cache(maxsize=4096)
-def beta_lead(first: int, second: int) -> float:
-    """P(X > 1/2) for X ~ Beta(first + 1, second + 1), by the binomial sum."""
-    n = first + second + 1
-    ways: int = sum(math.comb(n, k) for k in range(first + 1))
-    return ways / (1 << n)
 
 
 @lru_cache(maxsize=65536)
@@ -52,21 +47,43 @@ def _gamma_below(count: int, x: Floats) -> Floats:
 
 
 def _beta(table: TraceTable) -> Floats:
-    first, second = (table.signals[name].astype(np.int64) for name in ("votes_1", "votes_2"))
-    return np.array([beta_lead(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+    return _lead(table, 2, lambda votes: beta_lead(*votes))
 
 
 def _dirichlet(table: TraceTable) -> Floats:
-    votes = np.stack([table.signals[f"votes_{k}"] for k in range(1, 6)], axis=1).astype(np.int64)
-    kinds, of_row = np.unique(votes, axis=0, return_inverse=True)
-    lead = np.array([dirichlet_lead(tuple(row)) for row in kinds.tolist()])
-    chances: Floats = lead[of_row.reshape(-1)]
+    return _lead(table, 5, dirichlet_lead)
+
+
+def _lead(table: TraceTable, answers: int, of: Callable[[tuple[int, ...]], float]) -> Floats:
+    """(m,) of the votes of the first ``answers``; equal votes are worked out once."""
+    columns = [table.signals[f"votes_{k}"] for k in range(1, answers + 1)]
+    votes = np.stack(columns, axis=1).astype(np.int64)
+    base = int(votes.max(initial=0)) + 1
+    _, first, of_row = np.unique(
+        votes @ base ** np.arange(answers), return_index=True, return_inverse=True
+    )
+    chances: Floats = np.array([of(tuple(row)) for row in votes[first].tolist()])[of_row]
     return chances
 
 
-AC_BETA = threshold_rule("ac-beta", ("votes_1", "votes_2"), _beta)
+def _lead_rule(name: str, answers: int, score: Callable[[TraceTable], Floats]) -> Rule:
+    """Thresholds are also tried at every value that the first ``EARLY`` samples can give: there
+    are few of them, far apart, and most questions are decided there."""  # fmt: skip
+
+    def grid(table: TraceTable) -> list[Parameters]:
+        scores = score(table)
+        early = np.unique(scores[table.signals["samples"] <= EARLY])
+        both = {*early.tolist(), *thresholds(table, scores)}
+        return [{"threshold": value} for value in sorted(both)]
+
+    needs = tuple(f"votes_{k}" for k in range(1, answers + 1))
+    return replace(threshold_rule(name, needs, score), grid=grid)
+
+
+EARLY = 7
+AC_BETA = _lead_rule("ac-beta", 2, _beta)
 """Adaptive-Consistency (Aggarwal et al., 2023, arXiv 2305.11860), published at 0.95."""
-AC_DIRICHLET = threshold_rule("ac-dirichlet", tuple(f"votes_{k}" for k in range(1, 6)), _dirichlet)
+AC_DIRICHLET = _lead_rule("ac-dirichlet", 5, _dirichlet)
 
 ESC = Rule(
     name="esc",
