@@ -25,6 +25,10 @@ class PPOConfig:
     token_price: tuple[float, float] | None = None
     """lowest and highest price (reward per token) to train for; by default the relative prices
     0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
+    features: tuple[str, ...] | None = None
+    """the observation (``rlbudget.observation``); by default all features of the preset"""
+    hidden: tuple[int, ...] = (64, 64)
+    """widths of the tanh layers, of the actor and of the critic alike"""
     total_timesteps: int = 500_000
     """environment steps in all"""
     seed: int = 0
@@ -53,6 +57,8 @@ class PPOConfig:
     """of a fresh policy: a reluctant one reaches the late checkpoints"""
     exploration: float = 0.1
     """with exact advantages: least probability with which either action is looked into"""
+    input_noise: float = 0.0
+    """with exact advantages: standard deviation of noise on the features, in theirs"""
     evaluate_every: int = 4
     """updates between two looks at the validation questions"""
 
@@ -62,6 +68,10 @@ class PPOConfig:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UserError(f"hidden is {self.hidden}: it needs at least one width of at least 1")
+        if self.features is not None and not self.features:
+            raise UserError("features is empty: name at least one, or leave it out for all")
         if self.batch_size < 2:
             raise UserError("batch_size is 1: it must be at least 2")
         if not 0 < self.learning_rate < math.inf:
@@ -73,6 +83,8 @@ class PPOConfig:
             )
         if not 0 <= self.exploration < 0.5:
             raise UserError(f"exploration is {self.exploration:g}: it must be in 0 to 0.5")
+        if not 0 <= self.input_noise < math.inf:
+            raise UserError(f"input_noise is {self.input_noise:g}: it must be at least 0")
         if self.preset not in ("free", "probe"):
             raise UserError(f"preset {self.preset!r}: choose free or probe")
         if self.advantages not in ("exact", "sampled"):
@@ -89,7 +101,5 @@ class PPOConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = asdict(self)
-        if self.token_price is not None:
-            values["token_price"] = list(self.token_price)
-        return values
+        values = asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}

@@ -104,7 +104,8 @@ class TraceSource:
     """Draws batches of training traces; every trace comes once before any comes twice.
 
     Prices are log-uniform over ``token_price``, stratified within a batch. ``weight`` maps prices
-    to their weights in the objective.
+    to their weights in the objective. ``noise`` is the standard deviation of what is added to the
+    features of every draw, in units of theirs.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class TraceSource:
         token_price: tuple[float, float],
         weight: Callable[[Floats], Floats],
         rng: np.random.Generator,
+        noise: float = 0.0,
     ) -> None:
         if columns.normaliser is None:
             raise ValueError("exact advantages need the network's inputs: give a normaliser")
@@ -120,6 +122,7 @@ class TraceSource:
         self.token_price = token_price
         self.weight = weight
         self.rng = rng
+        self.noise = noise
         self.queue: Ints = np.zeros(0, dtype=np.int64)
 
     def draw(self, rows: int) -> Batch:
@@ -128,7 +131,11 @@ class TraceSource:
         k = len(traces)
         low, high = np.log(self.token_price)
         place = (self.rng.permutation(k) + self.rng.random(k)) / k
-        return self.batch(traces, np.exp(low + place * (high - low)))
+        batch = self.batch(traces, np.exp(low + place * (high - low)))
+        if self.noise:
+            features = batch.inputs[:, :-1]
+            features += self.noise * self.rng.standard_normal(features.shape, dtype=np.float32)
+        return batch
 
     def _next(self, rows: int) -> Ints:
         lengths, taken = self.columns.table.lengths, np.zeros(0, dtype=np.int64)

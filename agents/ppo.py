@@ -112,7 +112,7 @@ def train(
 
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
     """The training traces as the network's inputs."""
-    features = features_of(train, config.preset)
+    features = features_of(train, config.preset) if config.features is None else config.features
     normaliser = fit_normaliser(observe(train, features), config.price_range(train))
     return replay_columns(train, features=features, normaliser=normaliser)
 
@@ -129,6 +129,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
             price_range,
             gap_weight(columns.table, price_range),
             np.random.default_rng([config.seed, 1]),
+            noise=config.input_noise,
         )
         buffer = {
             "rollout_buffer_class": ExactRolloutBuffer,
@@ -150,7 +151,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         vf_coef=config.value_weight,
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
-            "net_arch": {"pi": [64, 64], "vf": [64, 64]},
+            "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
             "activation_fn": Tanh,
             "optimizer_class": torch.optim.AdamW,
             "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},

@@ -177,7 +177,9 @@ def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look
     run = json.loads((tmp_path / "run.json").read_text())
     best = load_file(tmp_path / "best.safetensors")
     width = len(run["features"])
-    assert set(best) == {"obs_mean", "obs_std", *ACTOR}
+    layers = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
+    actor = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    assert set(best) == {"obs_mean", "obs_std", *actor}
     assert best["obs_mean"].shape == best["obs_std"].shape == (width,)
     assert best["mlp_extractor.policy_net.0.weight"].shape == (64, width + 1)
     assert run["preset"] == "probe"
@@ -251,7 +253,7 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> Non
     _, log_prob, _ = model.policy.evaluate_actions(rows, torch.from_numpy(buffer.actions[:, 0]))
     ratio = torch.exp(log_prob - torch.from_numpy(buffer.log_probs[:, 0]))
     surrogate = (ratio * torch.from_numpy(buffer.advantages[:, 0])).sum() * buffer.scale
-    parameters = [p for n, p in model.policy.named_parameters() if n in ACTOR]
+    parameters = [p for n, p in model.policy.named_parameters() if n.startswith(ACTOR)]
     found = torch.autograd.grad(surrogate, parameters)
 
     stop = torch.softmax(model.policy.action_net(model.policy.mlp_extractor(rows)[0]), 1)[:, 1]
