@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def train(
         )
     if not len(train) or not len(validation):
         raise UserError("training needs training and validation traces: record more questions")
+    total_timesteps = config.steps(len(np.unique(train.question_ids)))
+    config = replace(config, total_timesteps=total_timesteps)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     snapshot = None
@@ -99,11 +101,11 @@ def train(
             judge,
             run,
             every=config.evaluate_every,
-            total_timesteps=config.total_timesteps,
+            total_timesteps=total_timesteps,
             progress=progress,
             state=state,
         )
-        remaining = config.total_timesteps - model.num_timesteps
+        remaining = total_timesteps - model.num_timesteps
         if remaining > 0:
             model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
         model.logger.close()

@@ -23,7 +23,7 @@ import numpy as np
 import optuna
 from safetensors.torch import load_file
 
-from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.config import QUESTIONS_FOR_MOST, PPOConfig
 from rlbudget.agents.monitor import actor_stop
 from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
@@ -132,7 +132,8 @@ def default_params() -> dict[str, Any]:
     """The defaults as a place in the space."""
     config = PPOConfig()
     name = next(name for name, widths in HIDDEN.items() if widths == config.hidden)
-    return {**{key: getattr(config, key) for key in SEARCHED}, "hidden": name}
+    params = {key: getattr(config, key) for key in SEARCHED}
+    return {**params, "hidden": name, "total_timesteps": config.steps(QUESTIONS_FOR_MOST)}
 
 
 def config_of(params: dict[str, Any], preset: Preset) -> PPOConfig:
@@ -185,7 +186,8 @@ def compare(
                 "row": f"{preset}: selection score of the defaults against the best trial's"
                 f" settings, {FRESH} fresh cuts of the training questions",
                 "wanted": f">= {found.mean():.3f} - 2 standard errors of the difference",
-                "reached": f"{own.mean():.3f}; best trial ahead by {over.mean():+.3f} +- {error:.3f}",
+                "reached": f"{own.mean():.3f}; best trial ahead by {over.mean():+.3f}"
+                f" +- {error:.3f}",
                 "met": bool(over.mean() <= 2 * error),
             }
         )
