@@ -12,6 +12,8 @@ from rlbudget.observation import PRESETS, Preset
 from rlbudget.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)
+MOST_STEPS = 500_000
+QUESTIONS_FOR_MOST = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,13 @@ class PPOConfig:
     token_price: tuple[float, float] | None = None
     """lowest and highest price (reward per token) to train for; by default the relative prices
     0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
-    total_timesteps: int = 500_000
-    """environment steps in all"""
+    features: tuple[str, ...] | None = None
+    """the observation (``rlbudget.observation``); by default all features of the preset"""
+    hidden: tuple[int, ...] = (64, 64)
+    """widths of the tanh layers, of the actor and of the critic alike"""
+    total_timesteps: int | None = None
+    """environment steps in all; by default 500,000, and on fewer than 1,200 training questions
+    less, as the root of their number: 100,000 on 48, where more only overfit"""
     seed: int = 0
     """of everything that is drawn; the same seed gives the same policy"""
     n_envs: int = 1024
@@ -54,15 +61,22 @@ class PPOConfig:
     """of a fresh policy: a reluctant one reaches the late checkpoints"""
     exploration: float = 0.1
     """with exact advantages: least probability with which either action is looked into"""
+    input_noise: float = 0.0
+    """with exact advantages: standard deviation of noise on the features, in theirs"""
     evaluate_every: int = 4
     """updates between two looks at the validation questions"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, one clear line each."""
-        whole = ("total_timesteps", "n_envs", "n_steps", "batch_size", "n_epochs", "evaluate_every")
-        for name in whole:
+        if self.total_timesteps is not None and self.total_timesteps < 1:
+            raise UserError(f"total_timesteps is {self.total_timesteps}: it must be at least 1")
+        for name in ("n_envs", "n_steps", "batch_size", "n_epochs", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UserError(f"hidden is {self.hidden}: it needs at least one width of at least 1")
+        if self.features is not None and not self.features:
+            raise UserError("features is empty: name at least one, or leave it out for all")
         if self.batch_size < 2:
             raise UserError("batch_size is 1: it must be at least 2")
         if not 0 < self.learning_rate < math.inf:
@@ -74,8 +88,12 @@ class PPOConfig:
             )
         if not 0 <= self.exploration < 0.5:
             raise UserError(f"exploration is {self.exploration:g}: it must be in 0 to 0.5")
+        if not 0 <= self.input_noise < math.inf:
+            raise UserError(f"input_noise is {self.input_noise:g}: it must be at least 0")
         if self.preset not in PRESETS:
             raise UserError(f"preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
+        if self.preset == "look" and self.features is not None:
+            raise UserError("features: the look preset has its own, all of them")
         if self.advantages not in ("exact", "sampled"):
             raise UserError(f"advantages {self.advantages!r}: choose exact or sampled")
         if self.token_price is not None:
@@ -88,9 +106,13 @@ class PPOConfig:
         mean = float(train.full_tokens.mean())
         return RELATIVE_PRICE_RANGE[0] / mean, RELATIVE_PRICE_RANGE[1] / mean
 
+    def steps(self, questions: int) -> int:
+        """Environment steps in all on so many training questions."""
+        if self.total_timesteps is not None:
+            return self.total_timesteps
+        return round(MOST_STEPS * math.sqrt(min(questions / QUESTIONS_FOR_MOST, 1)))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = asdict(self)
-        if self.token_price is not None:
-            values["token_price"] = list(self.token_price)
-        return values
+        values = asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}

@@ -104,7 +104,8 @@ class TraceSource:
     """Draws batches of training traces; every trace comes once before any comes twice.
 
     Prices are log-uniform over ``token_price``, stratified within a batch. ``weight`` maps prices
-    to their weights in the objective.
+    to their weights in the objective. ``noise`` is the standard deviation of what is added to the
+    features of every draw, in units of theirs.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class TraceSource:
         token_price: tuple[float, float],
         weight: Callable[[Floats], Floats],
         rng: np.random.Generator,
+        noise: float = 0.0,
     ) -> None:
         if columns.normaliser is None:
             raise ValueError("exact advantages need the network's inputs: give a normaliser")
@@ -120,11 +122,16 @@ class TraceSource:
         self.token_price = token_price
         self.weight = weight
         self.rng = rng
+        self.noise = noise
         self.queue: Ints = np.zeros(0, dtype=np.int64)
 
     def draw(self, rows: int) -> Batch:
         """As many whole traces as are needed for at least ``rows`` checkpoints."""
-        return self.batch(*self.draw_traces(rows))
+        batch = self.batch(*self.draw_traces(rows))
+        if self.noise:
+            features = batch.inputs[:, :-1]
+            features += self.noise * self.rng.standard_normal(features.shape, dtype=np.float32)
+        return batch
 
     def draw_traces(self, rows: int) -> tuple[Ints, Floats]:
         """The traces of such a batch and their prices, (n,) each."""

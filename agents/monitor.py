@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import HParam
 
-from rlbudget.agents.snapshot import actor_of, save_best, save_latest
+from rlbudget.agents.snapshot import HIDDEN, actor_of, save_best, save_latest
 from rlbudget.agents.validation import Float32s, Floats, Score, Validation
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 
@@ -29,8 +29,8 @@ def actor_chances(actor: dict[str, torch.Tensor], inputs: Float32s) -> tuple[Flo
     """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
     with torch.no_grad():
         x = torch.from_numpy(inputs)
-        for layer in ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"):
-            x = torch.tanh(x @ actor[f"{layer}.weight"].T + actor[f"{layer}.bias"])
+        for name in sorted(n for n in actor if n.startswith(HIDDEN) and n.endswith(".weight")):
+            x = torch.tanh(x @ actor[name].T + actor[name.replace(".weight", ".bias")])
         logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
         stop: Floats = torch.softmax(logits[:, :2], dim=1)[:, 1].numpy().astype(np.float64)
         if logits.shape[1] == 2:

@@ -79,6 +79,8 @@ def train(
         )
     if not len(train) or not len(validation):
         raise UserError("training needs training and validation traces: record more questions")
+    total_timesteps = config.steps(len(np.unique(train.question_ids)))
+    config = replace(config, total_timesteps=total_timesteps)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     snapshot = None
@@ -112,11 +114,11 @@ def train(
             judge,
             run,
             every=config.evaluate_every,
-            total_timesteps=config.total_timesteps,
+            total_timesteps=total_timesteps,
             progress=progress,
             state=state,
         )
-        remaining = config.total_timesteps - model.num_timesteps
+        remaining = total_timesteps - model.num_timesteps
         if remaining > 0:
             model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
         model.logger.close()
@@ -166,7 +168,7 @@ def _adopt(model: PPO, actor: dict[str, torch.Tensor]) -> None:
 
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
     """The training traces as the network's inputs."""
-    features = features_of(train, config.preset)
+    features = features_of(train, config.preset) if config.features is None else config.features
     # What is remembered of looks varies only with looking: as a coin would.
     looked = np.random.default_rng(config.seed).random(len(train.thinking_tokens)) < 0.5
     normaliser = fit_normaliser(observe(train, features, looked), config.price_range(train))
@@ -187,6 +189,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
             price_range,
             gap_weight(columns.table, price_range),
             np.random.default_rng([config.seed, 1]),
+            noise=config.input_noise,
         )
         buffer = {
             "rollout_buffer_class": LookRolloutBuffer if columns.looks else ExactRolloutBuffer,
@@ -209,7 +212,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         vf_coef=config.value_weight,
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
-            "net_arch": {"pi": [64, 64], "vf": [64, 64]},
+            "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
             "activation_fn": Tanh,
             "optimizer_class": torch.optim.AdamW,
             "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},

@@ -26,14 +26,9 @@ from rlbudget.files import write_bytes
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
 RUN = "run.json"
-ACTOR = (
-    "mlp_extractor.policy_net.0.weight",
-    "mlp_extractor.policy_net.0.bias",
-    "mlp_extractor.policy_net.2.weight",
-    "mlp_extractor.policy_net.2.bias",
-    "action_net.weight",
-    "action_net.bias",
-)
+HIDDEN = "mlp_extractor.policy_net."
+ACTOR = (HIDDEN, "action_net.")
+"""How the names of the actor's weights begin in SB3's policy."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -47,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def actor_of(model: PPO) -> dict[str, torch.Tensor]:
     """A copy of the actor's weights under SB3's names."""
     weights = model.policy.state_dict()
-    return {name: weights[name].detach().clone() for name in ACTOR}
+    return {n: value.detach().clone() for n, value in weights.items() if n.startswith(ACTOR)}
 
 
 def save_best(

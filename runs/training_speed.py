@@ -58,7 +58,7 @@ def learn(columns: ReplayColumns, config: PPOConfig) -> float:
     """Environment steps per second of the whole ``learn()``."""
     model = make_ppo(columns, config)
     start = time.perf_counter()
-    model.learn(config.total_timesteps)
+    model.learn(config.steps(len(np.unique(columns.table.question_ids))))
     return model.num_timesteps / (time.perf_counter() - start)
 
 

@@ -24,6 +24,8 @@ from rlbudget.agents.snapshot import ACTOR
 from rlbudget.agents.validation import Validation
 from rlbudget.errors import UserError
 from rlbudget.evaluate import outcomes
+from rlbudget.evaluate.outcomes import policy_stops
+from rlbudget.freeze import policy_of_run
 from rlbudget.table import TraceTable
 
 TINY = PPOConfig(total_timesteps=24 * 256, n_envs=64, n_steps=4, batch_size=128, evaluate_every=4)
@@ -156,7 +158,7 @@ def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
     config = replace(TINY, total_timesteps=200 * 256, learning_rate=1e-2, weight_decay=0.0)
     result = train(table, validation, config, tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["timesteps"] < config.total_timesteps
+    assert run["timesteps"] < run["config"]["total_timesteps"]
     seen = [e.value for e in scalars(tmp_path).Scalars("eval/oracle_gap_closed")]
     assert max(seen) > seen[-1] + 0.02
     columns = training_columns(table, config)
@@ -176,11 +178,13 @@ def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look
     steps: list[tuple[int, int]] = []
     config = replace(TINY, preset="probe")
     train(table, validation, config, tmp_path, progress=lambda *now: steps.append(now))
-    assert steps[-1] == (config.total_timesteps, config.total_timesteps)
+    assert steps[-1] == (24 * 256, 24 * 256)
     run = json.loads((tmp_path / "run.json").read_text())
     best = load_file(tmp_path / "best.safetensors")
     width = len(run["features"])
-    assert set(best) == {"obs_mean", "obs_std", *ACTOR}
+    layers = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
+    actor = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    assert set(best) == {"obs_mean", "obs_std", *actor}
     assert best["obs_mean"].shape == best["obs_std"].shape == (width,)
     assert best["mlp_extractor.policy_net.0.weight"].shape == (64, width + 1)
     assert run["preset"] == "probe"
@@ -196,6 +200,23 @@ def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look
     assert "eval/frontier" in events.Tags()["images"]
     assert events.summary_metadata["_hparams_/experiment"] is not None
     assert torch.get_num_threads() >= 1
+
+
+def test_fewer_questions_are_trained_on_for_fewer_steps() -> None:
+    steps = [PPOConfig().steps(questions) for questions in (48, 200, 1200, 5000)]
+    assert steps == [100_000, 204_124, 500_000, 500_000]
+    assert PPOConfig(total_timesteps=7).steps(48) == 7
+
+
+def test_a_run_sees_the_features_and_has_the_widths_it_was_given(tmp_path: Path) -> None:
+    whole = make_table(60, seed=2)
+    names = ("thinking_tokens", "entropy_mean.ema")
+    config = replace(TINY, total_timesteps=512, features=names, hidden=(16, 8, 4), input_noise=0.1)
+    train(whole.take(range(40)), whole.take(range(40, 60)), config, tmp_path)
+    policy = policy_of_run(tmp_path)
+    assert policy.features == names
+    assert policy.config["layers"] == [3, 16, 8, 4, 2]
+    assert len(policy_stops(policy, whole, policy.price_range[0])) == 60
 
 
 def test_training_restores_the_number_of_torch_threads(tmp_path: Path) -> None:
@@ -254,7 +275,7 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> Non
     _, log_prob, _ = model.policy.evaluate_actions(rows, torch.from_numpy(buffer.actions[:, 0]))
     ratio = torch.exp(log_prob - torch.from_numpy(buffer.log_probs[:, 0]))
     surrogate = (ratio * torch.from_numpy(buffer.advantages[:, 0])).sum() * buffer.scale
-    parameters = [p for n, p in model.policy.named_parameters() if n in ACTOR]
+    parameters = [p for n, p in model.policy.named_parameters() if n.startswith(ACTOR)]
     found = torch.autograd.grad(surrogate, parameters)
 
     stop = torch.softmax(model.policy.action_net(model.policy.mlp_extractor(rows)[0]), 1)[:, 1]
