@@ -39,7 +39,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 
-Evaluate = Callable[[Float32s], tuple[Floats, Floats]]
+Evaluate = Callable[[Float32s], tuple[Float32s, Float32s]]
 """inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)"""
 
 
@@ -196,7 +196,7 @@ class ExactRolloutBuffer(RolloutBuffer):
     def _fill(self, size: int) -> None:
         batch = self.source.draw(size)
         logits, critic = self.evaluate(batch.inputs)
-        log_odds = logits[:, 1] - logits[:, 0]
+        log_odds = (logits[:, 1] - logits[:, 0]).astype(np.float64)
         stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
         values = values_of(stop, batch.exits, batch.natural, batch.offsets, self.exploration)
         takes_stop = log_odds < 0
@@ -215,7 +215,7 @@ class ExactRolloutBuffer(RolloutBuffer):
         size: int,
         inputs: Float32s,
         actions: npt.NDArray[Any],
-        critic: Floats,
+        critic: npt.NDArray[np.floating[Any]],
         returns: Floats,
         log_probability: Floats,
         advantages: Floats,

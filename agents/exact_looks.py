@@ -86,6 +86,7 @@ def walk(
         seen[:, -1] = told[paths]
         logits, critic = evaluate(seen)
         into.inputs[at], into.critic[at] = seen, critic
+        logits = logits.astype(np.float64)
         into.log_chances[at] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     before, after = nodes

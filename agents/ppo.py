@@ -241,7 +241,7 @@ def _evaluate(model: PPO) -> Evaluate:
                 actor, critic = policy.mlp_extractor(part)
                 logits.append(policy.action_net(actor))
                 value.append(policy.value_net(critic)[:, 0])
-        return torch.cat(logits).numpy().astype(np.float64), torch.cat(value).numpy()
+        return torch.cat(logits).numpy(), torch.cat(value).numpy()
 
     return evaluate
 

@@ -24,7 +24,7 @@ from rlbudget.agents.snapshot import ACTOR
 from rlbudget.agents.validation import Validation
 from rlbudget.errors import UserError
 from rlbudget.evaluate import outcomes
-from rlbudget.evaluate.outcomes import policy_stops
+from rlbudget.evaluate.replay import replay
 from rlbudget.freeze import policy_of_run
 from rlbudget.table import TraceTable
 
@@ -216,7 +216,7 @@ def test_a_run_sees_the_features_and_has_the_widths_it_was_given(tmp_path: Path)
     policy = policy_of_run(tmp_path)
     assert policy.features == names
     assert policy.config["layers"] == [3, 16, 8, 4, 2]
-    assert len(policy_stops(policy, whole, policy.price_range[0])) == 60
+    assert len(replay(policy, whole, policy.price_range[0]).stops) == 60
 
 
 def test_training_restores_the_number_of_torch_threads(tmp_path: Path) -> None:
