@@ -13,7 +13,7 @@ RESERVED_SIGNALS = frozenset(
 )
 """Names the observation makes itself; no recorded signal may take one."""
 
-_LARGEST_COUNT = 10**12
+LARGEST_COUNT = 10**12
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -74,12 +74,12 @@ class Trace:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def problem_of(trace: Trace) -> str | None:
+def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:
     """What is wrong with a trace, naming the field by its path, or None.
 
     The laws every stored trace keeps: texts are valid Unicode, ids and target are not empty,
     checkpoints come in order and not past the natural end, counts are not negative, signals are
-    finite.
+    finite. ``checkpoints=False`` leaves those out: somebody else has looked at them.
     """
     for name in ("trace_id", "question_id", "question", "target"):
         if not getattr(trace, name).strip():
@@ -101,7 +101,7 @@ def problem_of(trace: Trace) -> str | None:
     ):
         return problem
     before = -1
-    for index, checkpoint in enumerate(trace.checkpoints):
+    for index, checkpoint in enumerate(trace.checkpoints if checkpoints else ()):
         if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
             return f"checkpoints[{index}].{problem}"
         before = checkpoint.thinking_tokens
@@ -117,7 +117,7 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
     # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
     if tokens > end:
         return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
-    if problem := _names_problem(tuple(point.signals)):
+    if problem := names_problem(tuple(point.signals)):
         return problem
     # A finite sum has finite terms; a sum that is not is looked into.
     if not math.isfinite(sum(point.signals.values())):
@@ -140,7 +140,7 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _names_problem(names: tuple[str, ...]) -> str | None:
+def names_problem(names: tuple[str, ...]) -> str | None:
     """Of the names of a checkpoint's signals; the same few sets come again and again."""
     for name in names:
         if not name or "." in name or name in RESERVED_SIGNALS:
@@ -151,7 +151,7 @@ def _names_problem(names: tuple[str, ...]) -> str | None:
 
 
 def _count_problem(name: str, value: int) -> str | None:
-    if 0 <= value <= _LARGEST_COUNT:
+    if 0 <= value <= LARGEST_COUNT:
         return None
     return f"{name} must be a number of tokens from 0, got {value}"
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,44 @@ def test_a_line_that_is_changed_anywhere_is_read_alike_or_left_to_the_careful_wa
     quick = quick_trace(line, 1)
     if quick is not None:
         assert quick == trace_from_dict(json.loads(line))
+
+
+def peak_of_import(folder: Path, n: int, *, bad: bool, careful: bool) -> int:
+    """Bytes at the height of an import of ``n`` traces, a line in two bad where asked."""
+    folder.mkdir()
+    file = folder / "traces.jsonl"
+    with file.open("w") as out:
+        for i in range(n):
+            record = trace_to_dict(make_trace(i, checkpoints=12))
+            if careful:  # left out, it is scored: the careful way
+                del record["final"]["exact_match"]
+            out.write(json.dumps(record) + "\n" + bad * (json.dumps(record)[:-9] + "\n"))
+    tracemalloc.start()
+    try:
+        stats = import_jsonl(file, folder / "out", skip_bad=bad)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (stats.n, stats.bad) == (n, n * bad)
+    return peak
+
+
+@pytest.mark.parametrize(("bad", "careful"), [(False, False), (False, True), (True, False)])
+def test_four_times_the_traces_take_no_more_memory(
+    bad: bool, careful: bool, tmp_path: Path
+) -> None:
+    """But for the ids, which are kept to find one that comes twice: some 200 bytes each."""
+    peak_of_import(tmp_path / "warm", 1, bad=False, careful=careful)
+    once, four = (
+        peak_of_import(tmp_path / str(n), n, bad=bad, careful=careful) for n in (300, 1200)
+    )
+    assert four <= once * 1.02 + 900 * 200
+    assert once > 1e6, "the traces are too small to show a leak"
+
+
+def test_collection_is_on_again_after_an_import(tmp_path: Path) -> None:
+    assert gc.isenabled()
+    import_jsonl(file_of(tmp_path, json.dumps(EXAMPLE)), tmp_path / "good")
+    with pytest.raises(UserError):
+        import_jsonl(file_of(tmp_path, "{"), tmp_path / "bad")
+    assert gc.isenabled()
