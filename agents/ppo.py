@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import configure
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, TraceSource
 from rlbudget.agents.exact_looks import LookRolloutBuffer
+from rlbudget.agents.look_start import adopt
 from rlbudget.agents.monitor import Monitor, Progress
 from rlbudget.agents.snapshot import BEST, LATEST, read_latest, restore
 from rlbudget.agents.tanh import Tanh
@@ -34,8 +35,6 @@ from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
 from rlbudget.table import TraceTable
 
-_FIRST_LOOKS = 0.2
-"""chance to look of a policy that begins to learn it"""
 _LOOK_RATE = 2.5
 """its learning rate, in the others': it has few weights to learn"""
 
@@ -92,7 +91,10 @@ def train(
     columns = training_columns(train, config)
     start = None
     if config.preset == "look":
-        start = _blind_start(train, validation, config, run_dir)
+        # Two runs of equal length, shown as one.
+        first = _shifted(progress, 0, 2 * total_timesteps)
+        start = _blind_start(train, validation, config, run_dir, first)
+        progress = _shifted(progress, total_timesteps, 2 * total_timesteps)
     run = _run(train, columns, config, digest, split_seed, recorded)
     if snapshot is not None:
         _check_same(run_dir, run, snapshot[1]["progress"]["run"])
@@ -100,7 +102,7 @@ def train(
     with one_thread():
         model = make_ppo(columns, config)
         if start is not None:
-            _adopt(model, start)
+            adopt(model, start)
         env = model.get_env()
         assert isinstance(env, ReplaySB3VecEnv)
         state = None
@@ -125,45 +127,26 @@ def train(
     return TrainResult(run_dir, monitor.best)
 
 
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of a part: ``before`` steps were done before it, of ``total``."""
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
+
+
 def _blind_start(
-    train_on: TraceTable, validation: TraceTable, config: PPOConfig, run_dir: Path
+    train_on: TraceTable,
+    validation: TraceTable,
+    config: PPOConfig,
+    run_dir: Path,
+    progress: Progress | None,
 ) -> dict[str, torch.Tensor]:
-    """A policy that never looks, which one that may look starts from: the best actor of its own
-    run in ``run_dir/free``."""  # fmt: skip
+    """The actor that one that may look starts from: the best of its own run in ``run_dir/free``,
+    which never looks."""  # fmt: skip
     folder = run_dir / "free"
-    train(train_on, validation, replace(config, preset="free"), folder, resume=True)
+    blind = replace(config, preset="free")
+    train(train_on, validation, blind, folder, resume=True, progress=progress)
     return load_file(folder / BEST)
-
-
-def _adopt(model: PPO, actor: dict[str, torch.Tensor]) -> None:
-    """Start from an actor that knows no looks, and learn what they add and nothing else.
-
-    Trained are the weights of what is remembered of looks, 0 before the first, and the logit of
-    PROBE: a decode that does not look is stopped as the old actor would.
-    """
-    first = "mlp_extractor.policy_net.0.weight"
-    own, n = model.policy.state_dict(), actor[first].shape[1] - 1
-    odds = float(np.log(_FIRST_LOOKS / (1 - _FIRST_LOOKS)))
-    probe = {"weight": actor["action_net.weight"][:1], "bias": actor["action_net.bias"][:1] + odds}
-    learned = {name: torch.zeros_like(own[name]) for name in actor if name in own}
-    own.update({name: actor[name] for name in learned})
-    own[first] = torch.cat(
-        [
-            actor[first][:, :n],
-            torch.zeros(len(actor[first]), len(LOOK_SIGNALS)),
-            actor[first][:, n:],
-        ],
-        dim=1,
-    )
-    learned[first][:, n:-1] = 1
-    for name, row in probe.items():
-        own[f"action_net.{name}"] = torch.cat([actor[f"action_net.{name}"], row])
-        learned[f"action_net.{name}"][2] = 1
-    model.policy.load_state_dict(own)
-    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.0  # it would move what stays
-    for name, parameter in model.policy.named_parameters():
-        if name in learned:
-            parameter.register_hook(learned[name].mul)  # type: ignore[no-untyped-call]
 
 
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
