@@ -208,12 +208,12 @@ class ReplayCore:
         chosen = np.asarray(actions)
         if chosen.shape != (self.n,):
             raise ValueError(f"actions have shape {chosen.shape}, there are {self.n} episodes")
-        known = (chosen == 1) | (chosen == 0)
+        valid = (chosen == 1) | (chosen == 0)
         if self.n_actions == 3:
-            known |= chosen == 2
-        if not known.all():
-            third = ", 2 (probe)" if self.n_actions == 3 else ""
-            raise ValueError(f"an action is 0 (continue), 1 (stop){third}")
+            valid |= chosen == 2
+        if not valid.all():
+            known = ("0 (continue) or 1 (stop)", "0 (continue), 1 (stop) or 2 (probe)")
+            raise ValueError(f"an action is {known[self.n_actions - 2]}")
         return chosen
 
     def _pay(self, stopped: Bools, done: Bools, moving: Bools) -> Floats:

@@ -164,9 +164,10 @@ def make_policy(
         "calibration": None if calibration is None else dict(calibration),
     }
     try:
+        policy = Policy(FrozenPolicy(config, dict(tensors)))
         if not (layers[-1] == 3) == looks(features) == (preset == "look"):
             raise ValueError("the look preset, features of looks and three logits go together")
-        return Policy(FrozenPolicy(config, dict(tensors)))
+        return policy
     except ValueError as error:
         raise UserError(str(error)) from None
 

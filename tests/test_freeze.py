@@ -119,7 +119,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
         ({"version": 2}, "is not that of a run"),
         ({"activation": "relu"}, "activation 'relu'; only tanh"),
         ({"features": list(FREE[1:])}, "these weights cannot be frozen"),
-        ({"preset": "dear"}, "preset 'dear': it is free or probe"),
+        ({"preset": "dear"}, "preset 'dear': it is one of free, probe, look"),
         ({"price_range": [1.0]}, "price_range must be"),
         ({"observation_version": 0}, "observations of version 0, but"),
     ],

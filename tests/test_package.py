@@ -18,9 +18,9 @@ import rlbudget
 ROOT = Path(__file__).parent.parent
 LIGHT = """
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 import rlbudget
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 policy = rlbudget.load_policy({folder!r}) if {folder!r} else None
 if policy:
     policy([0.0] * len(policy.features), token_price=policy.price_range[0])

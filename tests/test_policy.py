@@ -476,7 +476,7 @@ def check_alone(
     single, batch, refused, outside = json.loads(ran.stdout)
     expected = [list(policy(o, token_price=1e-3)) for o in observations]
     assert single == expected
-    assert batch == [p for _, p in expected]
+    assert batch == [p for _, p, _ in expected]
     assert "is nan, not finite" in refused
     assert outside == []
 
