@@ -116,7 +116,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
 ) -> None:
     whole = make_table(80, seed=2)
     table, validation = whole.take(range(60)), whole.take(range(60, 80))
-    config = replace(TINY, advantages=advantages, preset=preset)
+    config = replace(TINY, advantages=advantages, preset=preset, input_noise=0.1)
 
     def interrupt(done: int, total: int) -> None:
         if done > total // 2:
