@@ -268,7 +268,8 @@ def _claim(ids: list[str], path: Path, seen: dict[str, str]) -> None:
 
 def _bytes_of(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
+    # Signals hardly ever repeat: a dictionary of them is slower to write and makes more bytes.
+    pq.write_table(part, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
     whole: bytes = sink.getvalue().to_pybytes()
     return whole
 
