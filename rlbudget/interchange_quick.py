@@ -34,6 +34,8 @@ def quick_trace(line: bytes, version: int) -> Trace | None:
         final = record["final"]
         if final.keys() != _FINAL_KEYS or type(record["meta"]) is not dict:
             return None
+        if type(record["checkpoints"]) is not list:  # an empty text would pass for an empty list
+            return None
         end = final["thinking_tokens"]
         before = -1
         points = []

@@ -268,7 +268,12 @@ def _claim(ids: list[str], path: Path, seen: dict[str, str]) -> None:
 
 def _bytes_of(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(part, sink, compression="zstd", write_page_checksum=True)
+    # Signals hardly ever repeat, so a dictionary of them is slower to write and makes more bytes;
+    # statistics nobody asks for, and they are the bytes that no checksum covers.
+    pq.write_table(
+        part, sink, compression="zstd", use_dictionary=False, write_statistics=False,
+        write_page_checksum=True,
+    )  # fmt: skip
     whole: bytes = sink.getvalue().to_pybytes()
     return whole
 

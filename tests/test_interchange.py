@@ -210,6 +210,12 @@ def test_plain_lines_take_the_quick_way() -> None:
     assert quick_trace(line, 1) == make_trace(3)
 
 
+@pytest.mark.parametrize("nothing", ["", {}, None])
+def test_checkpoints_that_are_no_list_are_no_trace(nothing: object) -> None:
+    line = json.dumps({**trace_to_dict(make_trace(3)), "checkpoints": nothing}).encode()
+    assert quick_trace(line, 1) is None
+
+
 @given(st.data())
 def test_a_line_that_is_changed_anywhere_is_read_alike_or_left_to_the_careful_way(
     data: st.DataObject,
