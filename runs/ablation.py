@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recorded import recorded
 from results import write_result
 
+PRESETS: tuple[Preset, ...] = ("free", "probe")
 SIGNALS: dict[str, tuple[str, ...]] = {
     "thinking tokens": ("thinking_tokens",),
     "entropy": ("entropy_",),
@@ -64,7 +65,7 @@ def main() -> None:
         split = split_questions(table, seed=args.seed)
         rows: list[dict[str, Any]] = []
         details: dict[str, Any] = {}
-        for preset in get_args(Preset):
+        for preset in PRESETS:
             policies = {}
             groups = groups_of(features_of(table, preset))
             for name, features in groups.items():
