@@ -62,7 +62,8 @@ class PPOConfig:
     exploration: float = 0.1
     """with exact advantages: least probability with which either action is looked into"""
     input_noise: float = 0.0
-    """with exact advantages: standard deviation of noise on the features, in theirs"""
+    """with exact advantages: standard deviation of noise on the features, in theirs; in the look
+    preset on the policy that it starts from alone"""
     evaluate_every: int = 4
     """updates between two looks at the validation questions"""
 

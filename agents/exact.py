@@ -154,10 +154,8 @@ class TraceSource:
     def batch(self, traces: Ints, price: Floats) -> Batch:
         """These traces, each under its price."""
         columns, table = self.columns, self.columns.table
-        lengths = table.lengths[traces]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        flat = np.repeat(table.offsets[traces] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        prices = np.repeat(price, lengths)
+        flat, offsets = table.rows_of(traces)
+        prices = np.repeat(price, table.lengths[traces])
         inputs = columns.inputs.take(flat, axis=0)
         assert columns.normaliser is not None
         inputs[:, -1] = columns.normaliser.price(prices)

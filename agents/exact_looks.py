@@ -1,12 +1,15 @@
 """Advantages for a policy that may look: what a trial answer is worth, one look ahead.
 
 The policy starts from one that never looks and learns what looks add. It decides in two steps:
-first whether to look, with chance q = p(PROBE), then whether to stop, with chance
-s = p(STOP) / (1 - q). What a decode remembers depends on where it looked, so not every history
-can be tried. A batch holds decodes that look by chance and never stop. But the record knows the
-trial answer at *every* checkpoint, so at each one both nodes are known, before a look and after
-it. With U the utility of a stop, c the price of the look's tokens and G the value of the next
-checkpoint, tokens spent on looks before left out:
+first whether to look, q, 1 where p(PROBE) is above a half, then whether to stop, s, 1 where
+p(STOP) / (1 - p(PROBE)) is. These are the decisions it is served with: with the chances in their
+place a look would earn what is only a surer decision, and looks were taken for nothing.
+
+What a decode remembers depends on where it looked, so not every history can be tried. A batch
+holds decodes that look by chance and never stop. But the record knows the trial answer at *every*
+checkpoint, so at each one both nodes are known, before a look and after it. With U the utility of
+a stop, c the price of the look's tokens and G the value of the next checkpoint, tokens spent on
+looks before left out:
 
     V_after  = s_after U + (1 - s_after) G - c
     V_blind  = s_before U + (1 - s_before) G
@@ -74,9 +77,7 @@ def walk(
     table, normaliser = columns.table, columns.normaliser
     assert normaliser is not None
     memory, told = LookMemory(len(traces)), normaliser.price(price)
-    lengths = table.lengths[traces]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.repeat(table.offsets[traces] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    lengths, (flat, offsets) = table.lengths[traces], table.rows_of(traces)
     nodes = [_empty(len(flat), columns.inputs.shape[1]) for _ in range(2)]
     looked = np.zeros(len(flat), dtype=bool)
 
@@ -144,6 +145,7 @@ class LookRolloutBuffer(ExactRolloutBuffer):
             coming[paths] = value[at]
         gain = exits - ahead
         weight = source.weight(prices) * reach
+        # A quarter is q (1 - q) at its largest: a look that pays and one that does not weigh alike.
         part = weight * 0.25 * ((seen * 1.0 - blind) * gain - cost)
         stops = np.where(gain > 0, np.maximum(seeing, self.exploration), seeing)
         goes = np.where(gain < 0, np.maximum(1 - seeing, self.exploration), 1 - seeing)

@@ -29,8 +29,10 @@ def actor_chances(actor: dict[str, torch.Tensor], inputs: Float32s) -> tuple[Flo
     """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
     with torch.no_grad():
         x = torch.from_numpy(inputs)
-        for name in sorted(n for n in actor if n.startswith(HIDDEN) and n.endswith(".weight")):
-            x = torch.tanh(x @ actor[name].T + actor[name.replace(".weight", ".bias")])
+        layers = {int(n.removeprefix(HIDDEN).split(".")[0]) for n in actor if n.startswith(HIDDEN)}
+        for layer in sorted(layers):
+            weight, bias = actor[f"{HIDDEN}{layer}.weight"], actor[f"{HIDDEN}{layer}.bias"]
+            x = torch.tanh(x @ weight.T + bias)
         logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
         stop: Floats = torch.softmax(logits[:, :2], dim=1)[:, 1].numpy().astype(np.float64)
         if logits.shape[1] == 2:
@@ -115,13 +117,12 @@ class Monitor(BaseCallback):
     def _look(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
         score = self.validation.measure(lambda inputs: actor_chances(actor, inputs))
-        utilities = [result.utility for result in score.prices]
+        held = True
         if self.run["preset"] == "look":
             # It started blind. What is worse than that at any price is not kept.
+            utilities = [result.utility for result in score.prices]
             floor = self.state.setdefault("floor", utilities)
             held = all(u >= least for u, least in zip(utilities, floor, strict=True))
-        else:
-            held = True
         # Of equals the later: it has trained longer at the prices that validation does not look at.
         if self.state["best"] is None or (held and score.selection >= self.state["best"]):
             self._keep(actor, score)

@@ -36,7 +36,7 @@ from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
 from rlbudget.table import TraceTable
 
 _LOOK_RATE = 2.5
-"""its learning rate, in the others': it has few weights to learn"""
+"""learning rate of what looks add, in ``learning_rate``: it has few weights to learn"""
 
 __all__ = ["PPOConfig", "TrainResult", "make_ppo", "train"]
 

@@ -29,7 +29,8 @@ if "rlbudget/Replay-v0" not in gymnasium.registry:
     gymnasium.register(
         "rlbudget/ReplayProbe-v0",
         entry_point="rlbudget.envs.replay_probe:ReplayProbeEnv",
-        vector_entry_point="rlbudget.envs.replay_probe:ReplayProbeVectorEnv",
+        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
+        kwargs={"preset": "look"},
     )
     gymnasium.register(
         "rlbudget/Sampling-v0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsInt, cast
+from typing import Any, ClassVar, SupportsInt, cast
 
 import gymnasium
 import numpy as np
@@ -86,17 +86,20 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
+    default_preset: ClassVar[Preset] = "free"
 
     def __init__(
         self,
         traces: TraceTable | ReplayColumns | str | Path,
         *,
         token_price: tuple[float, float],
-        preset: Preset = "free",
+        preset: Preset | None = None,
         features: Sequence[str] | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        columns = replay_columns(traces, preset=preset, features=features, max_tokens=max_tokens)
+        columns = replay_columns(
+            traces, preset=preset or self.default_preset, features=features, max_tokens=max_tokens
+        )
         self.features = columns.features
         self.observation_space = observation_space(columns)
         self._core = core_of(columns, 1, token_price)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from rlbudget.envs.replay import ReplayEnv
-from rlbudget.envs.replay_core import ReplayColumns
-from rlbudget.envs.replay_vector import ReplayVectorEnv
-from rlbudget.table import TraceTable
 
 
 class ReplayProbeEnv(ReplayEnv):
@@ -46,40 +40,10 @@ class ReplayProbeEnv(ReplayEnv):
     As there. A look costs its tokens, charged in the utility at the end; the step itself pays 0.
 
     ## Arguments
-    As there, without ``preset``. The traces need a trial answer at every checkpoint.
+    As there; ``preset`` is ``look``. The traces need a trial answer at every checkpoint.
 
     ## Version history
     * v0: first version
     """
 
-    def __init__(
-        self,
-        traces: TraceTable | ReplayColumns | str | Path,
-        *,
-        token_price: tuple[float, float],
-        features: Sequence[str] | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
-        super().__init__(
-            traces, token_price=token_price, preset="look", features=features,
-            max_tokens=max_tokens,
-        )  # fmt: skip
-
-
-class ReplayProbeVectorEnv(ReplayVectorEnv):
-    """``num_envs`` replays in lockstep that may look; see ``ReplayProbeEnv`` for the task and
-    ``ReplayVectorEnv`` for the form."""  # fmt: skip
-
-    def __init__(
-        self,
-        num_envs: int,
-        traces: TraceTable | ReplayColumns | str | Path,
-        *,
-        token_price: tuple[float, float],
-        features: Sequence[str] | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
-        super().__init__(
-            num_envs, traces, token_price=token_price, preset="look", features=features,
-            max_tokens=max_tokens,
-        )  # fmt: skip
+    default_preset = "look"

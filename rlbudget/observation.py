@@ -114,8 +114,9 @@ class Observer:
         self.may_look = looks(self.features)
         self._memory = LookMemory(n) if self.may_look else None
         own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
-        self._last = np.zeros((n, len(self.features)), dtype=np.float32)
-        self._tokens = np.zeros(n)
+        if self.may_look:
+            self._last = np.zeros((n, len(self.features)), dtype=np.float32)
+            self._tokens = np.zeros(n)
         self._columns: list[tuple[str, Callable[[Ints, Floats, Floats], Floats]]] = []
         signals = dict.fromkeys(f.partition(".")[0] for f in own)
         self._held = {signal: np.zeros(n) for signal in signals}

@@ -79,12 +79,18 @@ class TraceTable:
         """(n,) thinking and answer tokens of the full decode."""
         return self.final_thinking_tokens + self.final_answer_tokens
 
+    def rows_of(self, traces: Ints) -> tuple[Ints, Ints]:
+        """Where the checkpoints of these n traces are, one trace after the other, (k,), and the
+        offsets (n + 1,) of the traces among them."""  # fmt: skip
+        lengths = self.lengths[traces]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        flat = np.repeat(self.offsets[traces] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return flat, offsets
+
     def take(self, rows: npt.ArrayLike) -> TraceTable:
         """The traces with these indices, in this order."""
         index = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[index]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        flat = np.repeat(self.offsets[index] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        flat, offsets = self.rows_of(index)
         return TraceTable(
             trace_ids=self.trace_ids[index],
             question_ids=self.question_ids[index],

@@ -11,10 +11,8 @@ show that leaving the group out helps.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from rlbudget.store import digest, load_table
 from rlbudget.table import split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import write_result
 
 PRESETS: tuple[Preset, ...] = ("free", "probe")
@@ -52,9 +50,7 @@ FIXED = tuple(rule for rule in RULES if rule.name in ("full", "fixed"))
 
 def main() -> None:
     """Record, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each set of features")
     parser.add_argument("--seed", type=int, default=0, help="of recording, split and bootstrap")
     args = parser.parse_args()
@@ -120,16 +116,16 @@ ALL = "all features"
 def groups_of(features: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """What is left out -> the features that stay; groups that the traces lack are not named."""
 
-    def kept(leave_out: Callable[[str], bool]) -> tuple[str, ...]:
-        return tuple(name for name in features if not leave_out(name))
+    def kept(*, starts: tuple[str, ...] = (), ends: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return tuple(f for f in features if not (f.startswith(starts) or f.endswith(ends)))
 
     found = {ALL: features}
     for group, starts in SIGNALS.items():
-        found[group] = kept(lambda name, starts=starts: name.startswith(starts))
+        found[group] = kept(starts=starts)
     for transform in TRANSFORMS:
-        found[transform] = kept(lambda name, end=f".{transform}": name.endswith(end))
+        found[transform] = kept(ends=(f".{transform}",))
     history = tuple(f".{transform}" for transform in TRANSFORMS)
-    found["any history"] = kept(lambda name: name.endswith(history))
+    found["any history"] = kept(ends=history)
     return {
         name: left for name, left in found.items() if name == ALL or 0 < len(left) < len(features)
     }

@@ -8,14 +8,13 @@ A fifth of the questions of a size is for validation, the rest for training. Wri
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import FOLDER, write_result
 
 from rlbudget.agents.learners import fit_learners
@@ -36,9 +35,7 @@ COLOURS = {"ppo": "#0969da", "exact-pg": "#8250df", "fitted-q": "#bc4c00", "logi
 
 def main() -> None:
     """Record, train, measure, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="subsets and seeds of each size")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,14 @@ answer tells right from wrong, and only some checkpoints are worth one. Writes
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import parser_of, recorded
+from results import write_result
 
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.evaluate.bootstrap import interval, resample
@@ -28,11 +29,9 @@ from rlbudget.observation import Preset
 from rlbudget.policy import Policy
 from rlbudget.store import digest, load_table
 from rlbudget.table import Split, split_questions, table_of
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
-sys.path.insert(0, str(Path(__file__).parent))
-from recorded import recorded
-from results import write_result
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from synthetic import puzzle
 
 SEEDS = (0, 1, 2)
 WAYS: dict[str, Preset] = {"never": "free", "always": "probe", "learned": "look"}
@@ -40,9 +39,7 @@ WAYS: dict[str, Preset] = {"never": "free", "always": "probe", "learned": "look"
 
 def main() -> None:
     """Record, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -100,32 +97,6 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
     shown = ", ".join(f"{p:g}: {m:+.4f} [{low:+.4f}, {high:+.4f}]" for p, m, (low, high) in each)
     met = all(margin >= 0 for margin in found["margin"])
     return {"row": name, "wanted": ">= 0 at every relative price", "reached": shown, "met": met}
-
-
-def puzzle(k: int) -> Trace:
-    """A trace of 12 checkpoints that is right from a hidden one on; a trial answer shows it.
-
-    ``entropy_mean`` is low at every third checkpoint, and only there the answer may turn right.
-    """
-    rng = np.random.default_rng([7, k])
-    right_from = 3 * int(rng.integers(1, 5)) - 1
-    points = []
-    for step in range(12):
-        right = step >= right_from
-        points.append(
-            Checkpoint(
-                thinking_tokens=10 * (step + 1),
-                signals={"entropy_mean": float((step % 3 != 2) + 0.1 * rng.standard_normal())},
-                probe=Probe(
-                    "7" if right else str(rng.integers(100, 10**6)), 0.95 if right else 0.3, 4
-                ),
-                exit=Exit("7" if right else "0", int(right), 3),
-            )
-        )
-    return Trace(
-        trace_id=f"t{k}", question_id=f"q{k}", task="made-up", question="?", target="7",
-        model="none", seed=k, meta={}, final=Final("7", 1, 130, 3), checkpoints=tuple(points),
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

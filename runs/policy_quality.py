@@ -14,11 +14,10 @@ questions, keeps the best by validation, and measures on the held-out ones. Writ
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,18 +34,16 @@ from rlbudget.training import train_on
 
 sys.path.insert(0, str(Path(__file__).parent))
 import optimum
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import FOLDER, write_result
 
 SEEDS = (0, 1, 2)
-ADVANTAGES = ("exact", "sampled")
+ADVANTAGES: tuple[Literal["exact", "sampled"], ...] = ("exact", "sampled")
 
 
 def main() -> None:
     """Record, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of recording, split and bootstrap")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

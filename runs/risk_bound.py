@@ -14,7 +14,6 @@ Hoeffding-Bentkus, the p-value of the MAPIE package, at the same confidence.
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import write_result
 from scipy.stats import binom
 
@@ -43,9 +42,7 @@ PRICES = 40
 
 def main() -> None:
     """Record, train, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         traces = recorded(args.traces, Path(scratch), args.n)
@@ -66,7 +63,7 @@ def measure(policy: Policy, table: TraceTable) -> tuple[list[dict[str, Any]], di
     tokens = np.array([result.tokens.mean() for result in stopped])
     rows, details = [], []
     for mode in ("loss", "harm"):
-        losses = np.stack([losses_of(table, full, result, mode) for result in stopped])  # type: ignore[arg-type]
+        losses = np.stack([losses_of(table, full, result, mode) for result in stopped])
         for bound, confidence in SETTINGS:
             found = violations(losses, bound, confidence, mode)
             delta = 1 - confidence

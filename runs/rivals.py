@@ -12,7 +12,6 @@ PPO nor the oracle.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +31,7 @@ from rlbudget.table import split_questions, without
 from rlbudget.training import train_on
 
 sys.path.insert(0, str(Path(__file__).parent))
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import write_result
 
 SEEDS = (0, 1, 2)
@@ -41,9 +40,7 @@ PRESETS: tuple[Preset, ...] = ("free", "probe")
 
 def main() -> None:
     """Record, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of recording, split and bootstrap")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,12 +14,12 @@ costs 0.00005 to 0.0125 of a right answer.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import parser_of
 from results import write_result
 
 from rlbudget.agents.rules import SAMPLING_RULES
@@ -62,9 +62,7 @@ PUBLISHED = {"ac-beta": {"threshold": 0.95}, "ac-dirichlet": {"threshold": 0.95}
 
 def main() -> None:
     """Sample, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; sampled anew if left out")
-    parser.add_argument("--n", type=int, default=1400, help="questions to sample")
+    parser = parser_of(__doc__, 1400)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

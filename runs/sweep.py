@@ -12,19 +12,19 @@ it. Writes ``runs/results/sweep.json``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 
 from rlbudget.agents.config import QUESTIONS_FOR_MOST, PPOConfig
-from rlbudget.agents.monitor import actor_stop
+from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
 from rlbudget.observation import Preset
@@ -32,7 +32,7 @@ from rlbudget.store import digest, load_table
 from rlbudget.table import Split, TraceTable, split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
-from recorded import recorded
+from recorded import parser_of, recorded
 from results import write_result
 
 RESPLITS = 4
@@ -40,6 +40,7 @@ FRESH = 8
 """ways to cut, and seeds, for the last comparison"""
 PARTS = (0.6, 0.2)
 """shares of the questions to fit on and to select by; the rest is scored"""
+PRESETS: tuple[Preset, ...] = ("free", "probe")
 STUDY = Path(__file__).parent / "sweep"
 HIDDEN = {"32x32": (32, 32), "64x32": (64, 32), "64x64": (64, 64), "96x64": (96, 64)}
 SEARCHED = ("hidden", "learning_rate", "total_timesteps", "n_epochs", "weight_decay",
@@ -48,9 +49,7 @@ SEARCHED = ("hidden", "learning_rate", "total_timesteps", "n_epochs", "weight_de
 
 def main() -> None:
     """Search, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--traces", type=Path, help="a recorded folder; recorded anew if left out")
-    parser.add_argument("--n", type=int, default=3600, help="questions to record")
+    parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=40, help="in all, those kept counted")
     parser.add_argument("--preset", choices=("free", "probe"), default="free", help="searched on")
     parser.add_argument("--seed", type=int, default=0, help="of recording, split and search")
@@ -80,9 +79,7 @@ def search(
     """The study with ``trials`` trials, the defaults the first."""
     STUDY.mkdir(exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(STUDY / "journal.log"))
-    )
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(STUDY / "journal.log")))
     done = [s for s in optuna.get_all_study_summaries(storage) if s.study_name == name]
     already = done[0].n_trials if done else 0
     study = optuna.create_study(
@@ -162,7 +159,7 @@ def score(split: Split, config: PPOConfig) -> float:
     columns = training_columns(split.train, config)
     assert columns.normaliser is not None
     judge = Validation(split.train, split.held_out, columns.features, columns.normaliser)
-    return judge.measure(lambda inputs: actor_stop(actor, inputs)).selection
+    return judge.measure(lambda inputs: actor_chances(actor, inputs)).selection
 
 
 def compare(
@@ -170,7 +167,7 @@ def compare(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The winner against the defaults, paired over fresh cuts and seeds, in both presets."""
     rows, details = [], {}
-    for preset in get_args(Preset):
+    for preset in PRESETS:
         scores = {
             name: [
                 score(resplit(pool, cut), replace(config, preset=preset, seed=cut))

@@ -12,4 +12,5 @@ fi
 ruff check .
 ruff format --check .
 mypy
+MYPYPATH=runs:tests mypy runs/*.py
 exec pytest "$@"

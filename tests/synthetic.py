@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rlbudget.signals import SIGNALS
 from rlbudget.table import TraceTable
+from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -65,7 +66,7 @@ def make_table(
     lucky = rng.random(len(trace)) < 0.04
     exact_match = (right | lucky).astype(np.float64)
 
-    signals = _signals(rng, informative * right, difficulty[trace], step)
+    signals = _signals(rng, informative * right.astype(np.float64), difficulty[trace], step)
     answer = np.where(exact_match > 0, 0, 1 + rng.integers(0, 4, len(trace)))
     confidence = np.clip(
         0.55 + informative * 0.25 * right - 0.15 * difficulty[trace]
@@ -192,3 +193,29 @@ def _grid_table(exits: Floats, final: Floats, signals: dict[str, Floats]) -> Tra
         final_thinking_tokens=np.full(n, 10 * (length + 1), dtype=np.int64),
         final_answer_tokens=np.full(n, 4, dtype=np.int64),
     )
+
+
+def puzzle(k: int) -> Trace:
+    """A trace of 12 checkpoints that is right from a hidden one on; a trial answer shows it.
+
+    ``entropy_mean`` is low at every third checkpoint, and only there the answer may turn right.
+    """
+    rng = np.random.default_rng([7, k])
+    right_from = 3 * int(rng.integers(1, 5)) - 1
+    points = []
+    for step in range(12):
+        right = step >= right_from
+        points.append(
+            Checkpoint(
+                thinking_tokens=10 * (step + 1),
+                signals={"entropy_mean": float((step % 3 != 2) + 0.1 * rng.standard_normal())},
+                probe=Probe(
+                    "7" if right else str(rng.integers(100, 10**6)), 0.95 if right else 0.3, 4
+                ),
+                exit=Exit("7" if right else "0", int(right), 3),
+            )
+        )
+    return Trace(
+        trace_id=f"t{k}", question_id=f"q{k}", task="made-up", question="?", target="7",
+        model="none", seed=k, meta={}, final=Final("7", 1, 130, 3), checkpoints=tuple(points),
+    )  # fmt: skip

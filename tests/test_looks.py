@@ -13,13 +13,13 @@ from frozen_nets import random_observations, random_policy
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import make_table
+from synthetic import make_table, puzzle
 
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.controller import Controller
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
-from rlbudget.envs.replay_probe import ReplayProbeEnv, ReplayProbeVectorEnv
+from rlbudget.envs.replay_probe import ReplayProbeEnv
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import fixed_stops, outcome, token_price_of, utility
@@ -28,8 +28,8 @@ from rlbudget.freeze import policy_of_run
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import feature_names, observe
 from rlbudget.policy import load_policy, save_policy
-from rlbudget.table import TraceTable, without
-from rlbudget.traces import Probe
+from rlbudget.table import TraceTable, table_of, without
+from rlbudget.traces import Probe, problem_of
 
 TABLE = make_table(60, seed=4)
 LOOK = feature_names(TABLE.signals, "look")
@@ -125,7 +125,10 @@ def test_all_fronts_of_the_environment_agree() -> None:
     rng = np.random.default_rng(0)
     columns = COLUMNS
     traces, prices = COLUMNS.episodes[:16], np.geomspace(*PRICES, 16)
-    vector = ReplayProbeVectorEnv(16, TABLE, token_price=PRICES)
+    vector = gym.make_vec(
+        "rlbudget/ReplayProbe-v0", 16, vectorization_mode="vector_entry_point",
+        traces=TABLE, token_price=PRICES,
+    )  # fmt: skip
     sb3 = ReplaySB3VecEnv(columns, 16, token_price=PRICES)
     single = [ReplayProbeEnv(columns, token_price=PRICES) for _ in traces]
     seen = vector.reset(seed=0, options={"trace": traces, "token_price": prices})[0]
@@ -213,6 +216,14 @@ def test_a_look_that_makes_no_sense_switches_the_controller_off() -> None:
     assert controller.failed == "probe_confidence is nan"
 
 
+def test_no_recorded_signal_may_take_the_name_of_what_is_remembered() -> None:
+    trace = puzzle(0)
+    point = replace(trace.checkpoints[0], signals={"look_here": 1.0})
+    said = problem_of(replace(trace, checkpoints=(point, *trace.checkpoints[1:])))
+    assert said is not None
+    assert "look_here" in said
+
+
 def test_a_policy_that_looks_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     save_policy(tmp_path / "policy", POLICY)
     loaded = load_policy(tmp_path / "policy")
@@ -227,34 +238,8 @@ def test_a_look_policy_needs_all_features_of_looks_last(features: tuple[str, ...
         random_policy(features, preset="look")
 
 
-def puzzle(n: int) -> TraceTable:
-    """Traces that are right from a hidden checkpoint on, which only a trial answer shows.
-
-    It is one of every third, where the entropy is low: looks elsewhere are wasted.
-    """
-    table, rng = make_table(n, seed=1), np.random.default_rng(0)
-    step = np.tile(np.arange(12), n)
-    right = step >= np.repeat(3 * rng.integers(1, 5, n) - 1, 12)
-    tokens = 10 * (step + 1)
-    return replace(
-        table,
-        offsets=np.arange(n + 1) * 12,
-        thinking_tokens=tokens,
-        exit_exact_match=right.astype(np.float64),
-        exit_answer_tokens=np.full(12 * n, 3),
-        probe_tokens=np.full(12 * n, 4),
-        probe_confidence=np.where(right, 0.95, 0.3),
-        probe_answer=np.where(right, 0, 1 + step),
-        probe_hedged=np.zeros(12 * n, dtype=bool),
-        signals={"entropy_mean": (step % 3 != 2) + 0.1 * rng.standard_normal(12 * n)},
-        final_exact_match=np.ones(n),
-        final_thinking_tokens=np.full(n, 130),
-        final_answer_tokens=np.full(n, 3),
-    )
-
-
 def test_it_learns_to_look_where_a_look_pays_and_beats_always_and_never(tmp_path: Path) -> None:
-    whole = puzzle(500)
+    whole = table_of([puzzle(k) for k in range(500)])
     held_out = whole.take(range(300, 500))
     seen = without(whole, held_out)
     fit, validation = seen.take(range(200)), seen.take(range(200, 300))
