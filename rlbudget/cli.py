@@ -96,8 +96,7 @@ class Train:
     out: Path
     """Run folder: TensorBoard events, the best weights, run.json."""
     preset: Preset = "free"
-    """free: signals only, no extra token; probe: trial answers too, charged; look: trial answers
-    where the policy asks for one."""
+    """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     token_price: OptionalRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalInt = None
