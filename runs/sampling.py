@@ -44,6 +44,8 @@ from rlbudget.tasks import load_task
 from rlbudget.training import train_on
 
 SEEDS = (0, 1, 2)
+QUESTIONS = 6
+"""seed of the questions and samples; observation, prices and allowances were found on those of 5"""
 SAMPLES = 40
 RELATIVE_RANGE = (0.002, 0.5)
 ALLOWANCES = {"tuned": 0.001, "tuned, no loss": 0.0}
@@ -68,8 +70,8 @@ def main() -> None:
         scratch = Path(folder)
         traces = args.traces or scratch / "traces"
         if args.traces is None:
-            task = load_task("embedded", n=args.n, seed=5)
-            record_samples(load_model("embedded"), task, traces, samples=SAMPLES, seed=5,
+            task = load_task("embedded", n=args.n, seed=QUESTIONS)
+            record_samples(load_model("embedded"), task, traces, samples=SAMPLES, seed=QUESTIONS,
                            batch_size=160)  # fmt: skip
         table = load_table(traces)
         split = split_questions(table, seed=0)
@@ -91,7 +93,7 @@ def main() -> None:
             row(found, full, "published", "tuned"),
             *(row(found, full, how, how) for how in ALLOWANCES),
         ],
-        seeds=list(SEEDS),
+        seeds=list(SEEDS), recording_seed=QUESTIONS,
         questions={"train": len(np.unique(train.question_ids)),
                    "held_out": len(np.unique(split.held_out.question_ids))},
         orders=ORDERS, samples=SAMPLES, relative_price_range=RELATIVE_RANGE, allowances=ALLOWANCES,
