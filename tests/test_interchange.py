@@ -23,6 +23,7 @@ from rlbudget.interchange import (
     write_jsonl,
 )
 from rlbudget.interchange_quick import quick_trace
+from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import PROBE_SIGNALS
 from rlbudget.store import load_traces
 from rlbudget.traces import RESERVED_SIGNALS, Trace
@@ -195,7 +196,7 @@ def test_progress_counts_bytes_to_the_end(tmp_path: Path) -> None:
 
 
 def test_no_recorded_signal_can_take_a_name_the_observation_makes() -> None:
-    assert {*PROBE_SIGNALS, "thinking_tokens"} == RESERVED_SIGNALS
+    assert {*PROBE_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"} == RESERVED_SIGNALS
 
 
 @given(traces())
