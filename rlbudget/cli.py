@@ -419,18 +419,14 @@ def _decode(command: Decode) -> None:
 
 def _price(policy: Policy, asked: float | None) -> float:
     """The price to decode at; a price above the certified one is served, but said to be."""
-    certificate = policy.config["calibration"]
-    if certificate is None:
-        low, high = policy.price_range
-        return (low * high) ** 0.5 if asked is None else asked
-    certified = float(certificate["token_price"])
-    if asked is not None and asked > certified:
+    certified = policy.config["calibration"] is not None
+    if certified and asked is not None and asked > policy.default_price:
         err.print(
-            f"rlbudget: token price {asked:g} is above the certified {certified:.3g}: the bound on"
-            " lost answers does not cover it",
+            f"rlbudget: token price {asked:g} is above the certified {policy.default_price:.3g}:"
+            " the bound on lost answers does not cover it",
             soft_wrap=True,
         )
-    return certified if asked is None else asked
+    return policy.default_price if asked is None else asked
 
 
 if __name__ == "__main__":

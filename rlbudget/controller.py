@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ from rlbudget.traces import Probe
 
 CONTINUE = Decision(stop=False, stop_probability=0.0)
 """What a controller says after a fault."""
+
+Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
+"""Why a thinking ended. ``natural``: the model ended it by itself; ``max_tokens``: the cap;
+``policy_failed``: the policy broke down, and the decode went on to its end without it."""
 
 _log = logging.getLogger("rlbudget")
 _ROW = np.zeros(1, dtype=np.int64)
@@ -50,13 +54,19 @@ class Controller:
     """Decides for one request; not to be shared between requests or threads.
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between
-    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called. Raises
+    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called.
+    ``on_failure`` is told of a fault, which is logged if it is left out. Raises
     ``UserError`` for a price the policy does not know and a stride below 1, and, with a stride,
     for a policy whose signals ``push`` cannot make.
     """
 
     def __init__(
-        self, policy: StopPolicy, *, token_price: float, stride: int | None = None
+        self,
+        policy: StopPolicy,
+        *,
+        token_price: float,
+        stride: int | None = None,
+        on_failure: Callable[[str], None] | None = None,
     ) -> None:
         low, high = policy.price_range
         if not low * (1 - 1e-9) <= token_price <= high * (1 + 1e-9):
@@ -75,6 +85,7 @@ class Controller:
         self._policy = policy
         self._token_price = token_price
         self._stride = stride
+        self._on_failure = on_failure
         self._observer = Observer(policy.features, 1)
         self._window = Window(1)
         self._answers: dict[str, int] = {}
@@ -194,7 +205,10 @@ class Controller:
 
     def _fail(self, error: Exception) -> None:
         self.failed = str(error) or type(error).__name__
-        _log.warning("the stop policy is off for this decode, which goes on: %s", self.failed)
+        if self._on_failure is not None:
+            self._on_failure(self.failed)
+        else:
+            _log.warning("the stop policy is off for this decode, which goes on: %s", self.failed)
 
 
 def _check_finite(name: str, value: float) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from rlbudget.controller import Controller, StopPolicy
+from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.record import PROBE_TOKENS
 from rlbudget.traces import Probe
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
-
-Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,6 @@ class Decoded:
     stopped_at: int | None
     """thinking tokens at the stop"""
     reason: Reason
-    """``natural``: the model ended by itself; ``max_tokens``: the cap; ``policy_failed``: the
-    policy broke down, and the decode went on to its end without it"""
     stop_probability: float | None
     """at the last checkpoint; None where there was none"""
     message: str | None
@@ -68,7 +64,7 @@ def decode(
     ``UserError`` for a price outside the range and for settings out of range.
     """
     controller = Controller(policy, token_price=token_price)
-    recorded: Mapping[str, int] = getattr(policy, "recorded", {})
+    recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
     stride = recorded.get("stride") if stride is None else stride
     if probe_tokens is None:
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)

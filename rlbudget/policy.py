@@ -83,11 +83,20 @@ class Policy:
         return self._frozen.threshold
 
     @property
-    def recorded(self) -> dict[str, int]:
-        """``stride`` and ``probe_tokens`` of the traces it was trained on, where known."""
+    def recorded(self) -> dict[str, Any]:
+        """``stride``, ``probe_tokens`` and ``max_tokens`` (int) and ``profile`` (str) of the traces
+        it was trained on, where known."""  # fmt: skip
         trained = self._frozen.config.get("trained") or {}
-        settings = (trained.get("traces") or {}).get("recorded") or {}
-        return {name: value for name, value in settings.items() if isinstance(value, int)}
+        return dict((trained.get("traces") or {}).get("recorded") or {})
+
+    @property
+    def default_price(self) -> float:
+        """The certified token price where there is one, else the middle of the range."""
+        certificate = self._frozen.config.get("calibration")
+        if certificate is not None:
+            return float(certificate["token_price"])
+        low, high = self.price_range
+        return float((low * high) ** 0.5)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rlbudget.agents.ppo import TrainResult
 
 
-RECORDED = ("stride", "probe_tokens")
+RECORDED = ("stride", "probe_tokens", "max_tokens", "profile")
 """What a live decode has to do as the recording did, if the policy is to see what it knows."""
 
 

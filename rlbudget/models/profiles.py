@@ -65,6 +65,14 @@ def _embedded_prompt(question: str, tokenizer: Any) -> list[int]:
     ]
 
 
+def _smollm2_prompt(question: str, tokenizer: Any) -> list[int]:
+    return [
+        *trusted_ids(tokenizer, "<|im_start|>user\n"),
+        *literal_ids(tokenizer, question),
+        *trusted_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n<think>"),
+    ]
+
+
 def _chat(tokenizer: Any, content: str) -> list[int] | None:
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -116,6 +124,21 @@ PROFILES: dict[str, Profile] = {
             stride=8,
             max_tokens=400,
             max_answer_tokens=32,
+        ),
+        Profile(
+            name="smollm2",
+            prompt=_smollm2_prompt,
+            end_of_thinking="</think>",
+            exit_text="</think>",
+            answer_stop=(),
+            probe_cue="</think>",
+            probe_stop=(),
+            answer_lead=" ",
+            strip="",
+            temperature=0.7,
+            stride=16,
+            max_tokens=448,
+            max_answer_tokens=16,
         ),
         Profile(
             name="think",

@@ -13,6 +13,7 @@ from rlbudget.tasks.task import Question, Task
 
 SPECS = (
     "embedded",
+    "smollm2",
     "reasoning-gym:FAMILY",
     "gsm8k:PATH.jsonl",
     "math:PATH.jsonl",
@@ -26,6 +27,7 @@ def load_task(spec: str, *, n: int, seed: int = 0) -> Task:
 
     ====================  =================================================================
     embedded              the families of the embedded model, questions it was not trained on
+    smollm2               the same for the SmolLM2 reasoner: word problems, sums, equations, days
     reasoning-gym:FAMILY  one family of the package, scored by its own verifier
     gsm8k:PATH.jsonl      question, answer (the target follows ####); scored as mathematics
     math:PATH.jsonl       problem, answer; scored as mathematics
@@ -44,6 +46,9 @@ def load_task(spec: str, *, n: int, seed: int = 0) -> Task:
     kind, colon, rest = spec.partition(":")
     if spec == "embedded":
         return _reasoning_gym(spec, reasoning_gym.draw(n=n, seed=seed))
+    if spec == "smollm2":
+        drawn = reasoning_gym.draw(reasoning_gym.SMOLLM2_FAMILIES, n, seed)
+        return _reasoning_gym(spec, drawn)
     if kind == "reasoning-gym" and rest:
         return _reasoning_gym(spec, reasoning_gym.family_items(rest, {}, n, seed))
     if colon and rest and kind in LAYOUTS:

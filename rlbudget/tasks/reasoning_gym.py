@@ -1,8 +1,9 @@
 """Questions and verifiers of the ``reasoning-gym`` package.
 
-The embedded model knows the families of ``EMBEDDED_FAMILIES``. Their questions are parted in
-two by a hash of the question's text: one in eight is *reserved*. The model is trained on the
-others only, so a reserved question is unseen by construction, whatever seed drew it.
+The embedded model knows the families of ``EMBEDDED_FAMILIES``, the SmolLM2 reasoner those of
+``SMOLLM2_FAMILIES``. Their questions are parted in two by a hash of the question's text: one in
+eight is *reserved*. The models are trained on the others only, so a reserved question is unseen
+by construction, whatever seed drew it.
 
 Scoring is the package's own: right means ``score_answer(answer) >= 1.0`` (partial credit
 exists and counts as wrong). Verifiers that evaluate text are refused: nine evaluate the model's
@@ -34,6 +35,22 @@ EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 """The families of the embedded model, each with the configuration of its questions."""
+
+SMOLLM2_FAMILIES: dict[str, dict[str, Any]] = {
+    "aiw": {"task_type_weights": [0.5, 0.5, 0.0], "max_entities": 9},
+    "calendar_arithmetic": {"tasks": ["weekday_offset"], "offset_upper_bound": 30},
+    "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
+    "gsm_symbolic": {},
+    "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 6},
+    "simple_equations": {
+        "min_terms": 2,
+        "max_terms": 3,
+        "min_value": 1,
+        "max_value": 9,
+        "operators_weights": [0.5, 0.5, 0.0],
+    },
+}
+"""The families of the SmolLM2 reasoner, each with the configuration of its questions."""
 
 RESERVED_ONE_IN = 8
 

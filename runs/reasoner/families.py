@@ -50,12 +50,16 @@ Method = Callable[[Pen], int]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question's ways: ``checks`` give a value, ``tests`` say whether a value fits."""
+    """A question's ways: ``checks`` give a value, ``tests`` say whether a value fits.
+
+    ``spell`` writes a value as the answer it stands for.
+    """
 
     target: int
     quick: Method
     checks: dict[str, Method]
     tests: dict[str, Callable[..., int]] = field(default_factory=dict)
+    spell: Callable[[int], str] = str
 
 
 def problem_of(item: Item) -> Problem:

