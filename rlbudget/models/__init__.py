@@ -15,10 +15,11 @@ __all__ = ["load_model"]
 def load_model(name: str, *, profile: str | None = None) -> TransformersModel:
     """Load a causal language model with its tokenizer.
 
-    ``name`` is ``"embedded"`` (the small reasoner inside the package), a folder or a hub name;
-    only safetensors weights are read and no code from the folder is run. ``profile`` names how
-    the model is asked and stopped (``rlbudget.models.profiles``); by default ``embedded`` for
-    the embedded model, ``think`` where the tokenizer knows ``</think>``, else ``plain``.
+    ``name`` is ``"embedded"`` (the small reasoner inside the package), ``"smollm2"`` (the
+    pretrained one of ``rlbudget.models.smollm2``), a folder or a hub name; only safetensors
+    weights are read and no code from the folder is run. ``profile`` names how the model is asked
+    and stopped (``rlbudget.models.profiles``); by default that of the two models, ``think`` where
+    the tokenizer knows ``</think>``, else ``plain``.
     Raises ``UserError`` for an unknown model or profile.
     """
     try:

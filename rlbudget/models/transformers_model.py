@@ -15,9 +15,11 @@ from rlbudget.errors import UserError
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.profiles import Profile, find_profile, literal_ids
 from rlbudget.models.sequences import Sequences
+from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 
 EMBEDDED = Path(__file__).parent / "embedded"
+_EMBEDDED, _SMOLLM2 = "embedded", "smollm2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot load the model {name!r}: {reason} (name a folder with a transformers model,"
-            " a hub name that can be reached, or 'embedded')"
+            " a hub name that can be reached, 'embedded' or 'smollm2')"
         ) from error
     finally:
         if shown:
@@ -127,7 +129,7 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
     if chosen is None:
         known = tokenizer.convert_tokens_to_ids("</think>")
         thinks = known is not None and known != tokenizer.unk_token_id
-        default = "embedded" if name == "embedded" else "think" if thinks else "plain"
+        default = name if name in (_EMBEDDED, _SMOLLM2) else "think" if thinks else "plain"
         chosen = find_profile(default)
     vocabulary = build_vocabulary(
         tokenizer, chosen, network.get_output_embeddings().out_features, _eos(network, tokenizer)
@@ -138,8 +140,10 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
 
 
 def _source(name: str) -> str:
-    if name == "embedded":
+    if name == _EMBEDDED:
         return str(EMBEDDED)
+    if name == _SMOLLM2:
+        return str(smollm2_folder())
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise UserError(f"the folder {name} holds no model: it has no config.json")
