@@ -119,7 +119,7 @@ def replay_columns(
 def _load(folder: str | Path) -> TraceTable:
     from rlbudget.store import load_table
 
-    return load_table(Path(folder))
+    return load_table(Path(folder), context=True)
 
 
 class ReplayCore:

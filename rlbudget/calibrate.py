@@ -63,7 +63,7 @@ def calibrate(
 
 def calibration_traces(policy: Policy, traces: Path) -> TraceTable:
     """The traces of questions that the policy has not seen."""
-    table = load_table(traces)
+    table = load_table(traces, context=True)
     trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
     if trained.get("digest") != digest(traces):
         return table

@@ -97,6 +97,8 @@ class Train:
     """Run folder: TensorBoard events, the best weights, run.json."""
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
+    context: Flag = False
+    """Let the policy look at the question as well: its length, numbers, clauses."""
     token_price: OptionalRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalInt = None
@@ -335,6 +337,7 @@ def _train(command: Train) -> None:
             command.traces,
             command.out,
             preset=command.preset,
+            context=command.context,
             token_price=command.token_price,
             total_timesteps=command.total_timesteps,
             advantages=command.advantages,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rlbudget.context import context_columns
 from rlbudget.signals import hedged
 from rlbudget.table import TraceTable
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
@@ -153,7 +154,10 @@ class PartColumns:
 
 
 def table_columns(part: pa.Table) -> PartColumns:
-    """The numbers of a part. Raises ``KeyError`` or ``ValueError`` for another layout."""
+    """The numbers of a part, those of the questions where they have been read as well.
+
+    Raises ``KeyError`` or ``ValueError`` for another layout.
+    """
     lists = {n: part.column(n).combine_chunks() for n in part.column_names if _is_list(part, n)}
     offsets = lists["thinking_tokens"].offsets.to_numpy()
     lengths = np.diff(offsets).astype(np.int64)
@@ -162,6 +166,10 @@ def table_columns(part: pa.Table) -> PartColumns:
         if not np.array_equal(np.diff(column.offsets.to_numpy()), lengths):
             raise ValueError(f"column {name} does not fit its neighbours")
         flat[name] = column.flatten()
+    signals = {name: _numbers(flat[_SIGNAL + name]) for name in _signals_of(part)}
+    if "question" in part.column_names:
+        context = context_columns(part.column("question").to_pylist())
+        signals |= {name: np.repeat(column, lengths) for name, column in context.items()}
     return PartColumns(
         trace_ids=part.column("trace_id").to_pylist(),
         question_ids=part.column("question_id").to_pylist(),
@@ -177,7 +185,7 @@ def table_columns(part: pa.Table) -> PartColumns:
             "probe_answer": _answer_codes(flat["probe_answer"], lengths),
             "probe_hedged": _hedged(flat["probe_answer"]),
         },
-        signals={name: _numbers(flat[_SIGNAL + name]) for name in _signals_of(part)},
+        signals=signals,
     )
 
 

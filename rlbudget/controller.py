@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.context import CONTEXT_SIGNALS, context_signals
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision
 from rlbudget.looks import LOOK_SIGNALS
@@ -54,10 +55,11 @@ class Controller:
     """Decides for one request; not to be shared between requests or threads.
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between
-    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called.
-    ``on_failure`` is told of a fault, which is logged if it is left out. Raises
-    ``UserError`` for a price the policy does not know and a stride below 1, and, with a stride,
-    for a policy whose signals ``push`` cannot make.
+    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called. ``question``
+    is needed by a policy that looks at it (``rlbudget.context``). ``on_failure`` is told of a
+    fault, which is logged if it is left out. Raises ``UserError`` for a price the policy does not
+    know, a question that is missing and a stride below 1, and, with a stride, for a policy whose
+    signals ``push`` cannot make.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Controller:
         *,
         token_price: float,
         stride: int | None = None,
+        question: str | None = None,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         low, high = policy.price_range
@@ -74,7 +77,16 @@ class Controller:
                 f"token price {token_price:g}: this policy serves prices from {low:g} to {high:g}"
             )
         signals = {feature.partition(".")[0] for feature in policy.features}
-        self._needed = signals - {"thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS}
+        self._context = {
+            name: value
+            for name, value in context_signals(question or "").items()
+            if name in signals
+        }
+        if self._context and question is None:
+            raise UserError("the policy looks at the question: give it to the controller")
+        self._needed = signals - {
+            "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS
+        }  # fmt: skip
         unknown = sorted(self._needed - set(SIGNALS))
         if stride is not None and stride < 1:
             raise UserError(f"stride {stride}: it must be at least 1 token")
@@ -183,7 +195,7 @@ class Controller:
         observation = self._observer.update(
             _ROW,
             [thinking_tokens],
-            {name: [value] for name, value in given.items()},
+            {name: [value] for name, value in (self._context | given).items()},
             answer,
             confidence,
         )[0]

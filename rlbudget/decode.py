@@ -63,7 +63,7 @@ def decode(
     decode goes on to its natural end, and ``reason`` and ``message`` say so. Raises
     ``UserError`` for a price outside the range and for settings out of range.
     """
-    controller = Controller(policy, token_price=token_price)
+    controller = Controller(policy, token_price=token_price, question=question)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
     stride = recorded.get("stride") if stride is None else stride
     if probe_tokens is None:

@@ -14,7 +14,8 @@ age      log(1 + tokens since the value was last above 0, or since the start)
 log      log(1 + value)
 =======  ================================================================
 
-Besides the recorded signals there are ``thinking_tokens`` and, in the ``probe`` preset,
+Besides the recorded signals there are ``thinking_tokens``, the question's own numbers
+(``rlbudget.context``) where a policy asks for them and, in the ``probe`` preset,
 four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
 ``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
 far that equal this one). In the ``look`` preset the policy asks for trial answers itself;
@@ -33,6 +34,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals import EXIT_SIGNALS
@@ -72,20 +74,25 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
     **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
+    **dict.fromkeys(CONTEXT_SIGNALS, ("",)),
 }
 _OTHER = ("", "ema")
 
 
-def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
+def feature_names(
+    signals: Iterable[str], preset: Preset, *, context: bool = False
+) -> tuple[str, ...]:
     """The features of a preset for traces that hold these signals.
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
-    checkpoint, ``look`` those that the policy asks for. Their tokens are charged.
+    checkpoint, ``look`` those that the policy asks for. Their tokens are charged. ``context``
+    adds what is known of the question (``rlbudget.context``).
     """
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
-        *sorted(set(signals) - set(EXIT_SIGNALS)),
+        *sorted(set(signals) - {*EXIT_SIGNALS, *CONTEXT_SIGNALS}),
         *(PROBE_SIGNALS if preset == "probe" else ()),
+        *(CONTEXT_SIGNALS if context else ()),
     ]
     for signal in present:
         names += [
@@ -97,12 +104,15 @@ def feature_names(signals: Iterable[str], preset: Preset) -> tuple[str, ...]:
     return tuple(names)
 
 
-def features_of(table: TraceTable, preset: Preset) -> tuple[str, ...]:
-    """The features of a preset for a table; ``UserError`` if it holds no trial answers."""
+def features_of(table: TraceTable, preset: Preset, *, context: bool = False) -> tuple[str, ...]:
+    """The features of a preset for a table; ``UserError`` if it holds no trial answers.
+
+    With ``context`` the table must have been loaded with it.
+    """
     if preset != "free" and not table.has_probes:
         raise UserError(f"the {preset} preset needs a trial answer at every checkpoint: record with"
                         " probes or use the free preset")  # fmt: skip
-    return feature_names(table.signals, preset)
+    return feature_names(table.signals, preset, context=context)
 
 
 class Observer:

@@ -173,17 +173,17 @@ def load_traces(folder: Path | str) -> list[Trace]:
     return list(iter_traces(folder))
 
 
-def load_table(folder: Path | str) -> TraceTable:
+def load_table(folder: Path | str, *, context: bool = False) -> TraceTable:
     """The traces of a folder as columns: equal to ``table_of(load_traces(folder))``.
 
-    Reads the columns it needs straight from arrow, texts left out. Errors as
-    ``iter_traces``.
+    Reads the columns it needs straight from arrow, texts left out. ``context`` adds the
+    ``CONTEXT_SIGNALS`` of each question to its checkpoints. Errors as ``iter_traces``.
     """
     seen: dict[str, str] = {}
     parts = []
     for path in _required_parts(Path(folder)):
         with _damage_named(path):
-            part = table_columns(_read(path, None, without_texts=True))
+            part = table_columns(_read(path, None, without_texts=True, questions=context))
         _claim(part.trace_ids, path, seen)
         parts.append(part)
     return table_of_parts(parts)
@@ -226,7 +226,13 @@ def _required_parts(folder: Path) -> list[Path]:
     return parts
 
 
-def _read(path: Path, columns: list[str] | None, *, without_texts: bool = False) -> pa.Table:
+def _read(
+    path: Path,
+    columns: list[str] | None,
+    *,
+    without_texts: bool = False,
+    questions: bool = False,
+) -> pa.Table:
     with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         version = (schema.metadata or {}).get(FORMAT_KEY)
@@ -238,8 +244,10 @@ def _read(path: Path, columns: list[str] | None, *, without_texts: bool = False)
                 f" {version.decode(errors='replace')}); use that version or record again"
             )
         if without_texts:
-            texts = {"task", "question", "target", "model", "meta", "final_answer"}
-            columns = [n for n in schema.names if n not in texts | {"exit_answer"}]
+            texts = {"task", "question", "target", "model", "meta", "final_answer", "exit_answer"}
+            if questions:
+                texts.remove("question")
+            columns = [name for name in schema.names if name not in texts]
         return file.read(columns=columns, use_threads=False)
 
 

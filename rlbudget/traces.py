@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.looks import LOOK_SIGNALS
 
 RESERVED_SIGNALS = frozenset(
     {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
     | set(LOOK_SIGNALS)
+    | set(CONTEXT_SIGNALS)
 )
 """Names the observation makes itself; no recorded signal may take one."""
 

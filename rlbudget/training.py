@@ -25,6 +25,7 @@ def train_on(
     token_price: tuple[float, float] | None = None,
     total_timesteps: int | None = None,
     advantages: Literal["exact", "sampled"] = "exact",
+    context: bool = False,
     seed: int = 0,
     split_seed: int = 0,
     resume: bool = False,
@@ -32,16 +33,21 @@ def train_on(
 ) -> TrainResult:
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
-    The held-out questions are not looked at. Raises ``UserError`` for traces that cannot be
+    ``context`` adds the question's own numbers to the observation. The held-out questions are not
+    looked at. Raises ``UserError`` for traces that cannot be
     trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
+    from rlbudget.observation import features_of
     from rlbudget.store import digest, iter_traces, load_table
     from rlbudget.table import split_questions
 
-    split = split_questions(load_table(traces), seed=split_seed)
+    table = load_table(traces, context=context)
+    split = split_questions(table, seed=split_seed)
     meta = next(iter_traces(traces)).meta
     config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed)
+    if context:
+        config = replace(config, features=features_of(table, preset, context=True))
     if total_timesteps is not None:
         config = replace(config, total_timesteps=total_timesteps)
     return train(

@@ -64,7 +64,7 @@ def evaluate_folder(
         split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
     else:
         split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
-        table = load_table(traces)
+        table = load_table(traces, context=True)
         split = split_questions(table, seed=split_seed)
         assessment = assess_split(
             split, without(table, split.held_out), loaded, learners=learners, seed=seed,

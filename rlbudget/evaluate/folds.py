@@ -69,7 +69,7 @@ def assess_folds(
     say how it was trained.
     """
     settings = {name: _settings(name, policy) for name, policy in policies.items()}
-    split_fold(load_table(traces), 0, folds, seed=seed)
+    split_fold(load_table(traces, context=True), 0, folds, seed=seed)
     jobs = [(traces, fold, folds, settings, learners, seed, draws) for fold in range(folds)]
     parts: list[Assessment] = []
     workers = min(folds, processes or os.cpu_count() or 1)
@@ -129,7 +129,7 @@ def _assess_fold(
     job: tuple[Path, int, int, Mapping[str, dict[str, Any]], bool, int, int],
 ) -> Assessment:
     traces, fold, folds, settings, learners, seed, draws = job
-    table = load_table(traces)
+    table = load_table(traces, context=True)
     split = split_fold(table, fold, folds, seed=seed)
     train = without(table, split.held_out)
     policies = {}

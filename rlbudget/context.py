@@ -1,0 +1,70 @@
+"""Context: numbers of the question, known before the first thinking token.
+
+They say how hard a question may be without any model: how long it is, how many numbers and
+clauses it holds. In an observation they are signals that stay as they are from checkpoint to
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+CONTEXT_SIGNALS = (
+    "question_characters",
+    "question_words",
+    "question_sentences",
+    "question_clauses",
+    "question_numbers",
+    "question_digits",
+    "question_largest",
+    "question_operators",
+    "question_minus",
+    "question_rare",
+)
+"""Logarithms of 1 + characters; 1 + words; 1 + sentences; 1 + clauses (commas, semicolons, "and",
+"or", "if", "then", "but"); 1 + numbers; 1 + digits; 1 + the largest number (base 10); 1 + signs of
+calculation; 1 + minus signs and words of taking away; and the share of the words that are longer
+than seven letters."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_WORD = re.compile(r"[^\W\d_]+")
+_SENTENCE = re.compile(r"[.!?](?:\s|$)")
+_CLAUSE = re.compile(r"[,;:]|\b(?:and|or|if|then|but|while|than|each)\b", re.IGNORECASE)
+_OPERATOR = re.compile(r"[+*/=×÷^]|(?<=\s)-(?=\s)")
+_MINUS = re.compile(r"-|−|\b(?:less|fewer|left|remain\w*|without|ago|before|lost)\b", re.IGNORECASE)
+_LARGEST = 1e12
+
+
+def context_signals(question: str) -> dict[str, float]:
+    """The ``CONTEXT_SIGNALS`` of a question; all finite, whatever it holds."""
+    numbers = _NUMBER.findall(question)
+    words = _WORD.findall(question)
+    largest = max((min(float(number[:18]), _LARGEST) for number in numbers), default=0.0)
+    counts = (
+        len(question),
+        len(words),
+        len(_SENTENCE.findall(question)),
+        len(_CLAUSE.findall(question)),
+        len(numbers),
+        sum(character.isdigit() for character in question),
+    )
+    values = (
+        *(math.log1p(count) for count in counts),
+        math.log10(1 + largest),
+        math.log1p(len(_OPERATOR.findall(question))),
+        math.log1p(len(_MINUS.findall(question))),
+        sum(len(word) > 7 for word in words) / max(len(words), 1),
+    )
+    return dict(zip(CONTEXT_SIGNALS, values, strict=True))
+
+
+def context_columns(questions: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """``context_signals`` of many questions: name -> (n,)."""
+    rows = [tuple(context_signals(question).values()) for question in questions]
+    grid = np.array(rows, dtype=np.float64).reshape(-1, len(CONTEXT_SIGNALS))
+    return {name: grid[:, column] for column, name in enumerate(CONTEXT_SIGNALS)}

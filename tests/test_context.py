@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trace_makers import make_trace
+
+from rlbudget.context import CONTEXT_SIGNALS, context_columns, context_signals
+from rlbudget.controller import Controller
+from rlbudget.errors import UserError
+from rlbudget.frozen import Decision
+from rlbudget.observation import feature_names, observe
+from rlbudget.store import TraceWriter, load_table
+
+
+@given(st.text())
+def test_every_question_has_finite_numbers(question: str) -> None:
+    found = context_signals(question)
+    assert tuple(found) == CONTEXT_SIGNALS
+    assert all(math.isfinite(value) and value >= 0 for value in found.values())
+
+
+def test_the_numbers_say_what_their_names_say() -> None:
+    found = context_signals("If 12 cats and 3 dogs come, how many are left? 12 - 3 =")
+    counts = {name: round(math.expm1(value)) for name, value in found.items()}
+    assert counts["question_words"] == 9
+    assert counts["question_sentences"] == 1
+    assert counts["question_clauses"] == 3  # if, and, a comma
+    assert counts["question_numbers"] == 4
+    assert counts["question_digits"] == 6
+    assert counts["question_operators"] == 2
+    assert counts["question_minus"] == 2  # left, -
+    assert found["question_largest"] == pytest.approx(math.log10(13))
+    assert found["question_rare"] == 0
+
+
+def test_a_table_holds_them_at_every_checkpoint_when_asked(tmp_path: Path) -> None:
+    asked = [replace(make_trace(i), question=f"What is {i} + {10**i}?") for i in range(5)]
+    with TraceWriter(tmp_path) as writer:
+        for trace in asked:
+            writer.add(trace)
+    assert not set(load_table(tmp_path).signals) & set(CONTEXT_SIGNALS)
+    table = load_table(tmp_path, context=True)
+    expected = context_columns(trace.question for trace in asked)
+    for name in CONTEXT_SIGNALS:
+        np.testing.assert_array_equal(table.signals[name], expected[name][table.trace_of_row])
+    features = feature_names(table.signals, "free", context=True)
+    assert set(CONTEXT_SIGNALS) <= set(features)
+    assert not set(CONTEXT_SIGNALS) & set(feature_names(table.signals, "free"))
+    seen = observe(table, features)
+    np.testing.assert_allclose(
+        seen[:, features.index("question_digits")], table.signals["question_digits"], rtol=1e-6
+    )
+
+
+class _Watching:
+    """A policy that keeps what it is shown."""
+
+    features = ("entropy_mean", "question_words")
+    price_range = (1e-5, 1e-2)
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def __call__(self, observation: object, *, token_price: float) -> Decision:
+        self.seen.append(np.asarray(observation).tolist())
+        return Decision(stop=False, stop_probability=0.1)
+
+
+def test_a_live_request_sees_the_question_as_a_replay_does() -> None:
+    policy = _Watching()
+    controller = Controller(policy, token_price=1e-3, question="two words")
+    controller.at_checkpoint({"entropy_mean": 0.5}, 8)
+    controller.at_checkpoint({"entropy_mean": 0.25}, 16)
+    assert controller.failed is None
+    assert policy.seen == [pytest.approx([v, math.log1p(2)]) for v in (0.5, 0.25)]
+
+
+def test_a_policy_that_looks_at_the_question_must_be_given_it() -> None:
+    with pytest.raises(UserError, match="question"):
+        Controller(_Watching(), token_price=1e-3)
