@@ -1,0 +1,252 @@
+"""Impact: the chance that stopping here loses an answer that the full decode would have got.
+
+A small network on a policy's own observation, fitted to the record, where both answers are
+known, and calibrated on questions it was not fitted to. It guards any policy (*stop only where
+the risk is at most r*) and is the confidence of an exit. Serving needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rlbudget.errors import UserError, missing_extra
+from rlbudget.files import write_bytes
+from rlbudget.frozen import Decision
+from rlbudget.observation import observe
+from rlbudget.policy import Policy
+from rlbudget.table import TraceTable
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+
+CLIP = 5.0
+FORMAT = "rlbudget-impact"
+
+
+@dataclass(frozen=True, slots=True)
+class ImpactModel:
+    """A tanh network from an observation to a risk; safe to call from several threads."""
+
+    features: tuple[str, ...]
+    """the observation it reads, as ``rlbudget.observation`` names it"""
+    mean: Floats
+    std: Floats
+    weights: tuple[Floats, ...]
+    """(inputs, outputs) of each layer, the last one has one output"""
+    biases: tuple[Floats, ...]
+
+    def risk(self, observations: npt.ArrayLike) -> Floats:
+        """(n, n_features) or (n_features,) -> the chance that a stop loses an answer, (n,)."""
+        rows = np.atleast_2d(np.asarray(observations, dtype=np.float64))
+        if rows.shape[1] != len(self.features):
+            raise ValueError(f"{rows.shape[1]} features, not {len(self.features)}")
+        x = np.clip((rows - self.mean) / self.std, -CLIP, CLIP)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = np.tanh(x @ weight + bias)
+        logit = (x @ self.weights[-1] + self.biases[-1])[:, 0]
+        chance: Floats = 1 / (1 + np.exp(-logit))
+        return chance
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedPolicy:
+    """A policy that stops only where the risk is low enough; live and in a replay."""
+
+    policy: Policy
+    impact: ImpactModel
+    max_risk: float
+
+    @property
+    def preset(self) -> str:
+        """That of the policy."""
+        return self.policy.preset
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """That of the policy."""
+        return self.policy.features
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """That of the policy."""
+        return self.policy.price_range
+
+    @property
+    def threshold(self) -> float:
+        """That of the policy."""
+        return self.policy.threshold
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """That of the policy."""
+        return self.policy.recorded
+
+    def chances(
+        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
+    ) -> tuple[Floats, Floats]:
+        """As the policy's; no chance to stop where the risk is too high."""
+        stop, look = self.policy.chances(observations, token_price)
+        return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), look
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
+        """Decide at one checkpoint."""
+        decision = self.policy(observation, token_price=token_price)
+        if self.impact.risk(observation)[0] <= self.max_risk:
+            return decision
+        return decision._replace(stop=False, stop_probability=0.0)
+
+
+def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> GuardedPolicy:
+    """Guard a policy; ``max_risk`` is the share of stops that may lose an answer, in [0, 1].
+
+    Raises ``UserError`` for another range and for a model of another observation.
+    """
+    if not 0 <= max_risk <= 1:
+        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
+    if impact.features != policy.features:
+        raise UserError("the impact model reads another observation than the policy: fit it on the"
+                        " policy's features")  # fmt: skip
+    return GuardedPolicy(policy, impact, max_risk)
+
+
+def lost_by_stopping(table: TraceTable) -> npt.NDArray[np.bool_]:
+    """(m,) whether the full decode is right and a stop at the checkpoint is not."""
+    natural = table.final_exact_match[table.trace_of_row]
+    lost: npt.NDArray[np.bool_] = (natural == 1) & (table.exit_exact_match == 0)
+    return lost
+
+
+def fit_impact(
+    train: TraceTable,
+    validation: TraceTable,
+    features: Sequence[str],
+    *,
+    hidden: Sequence[int] = (32, 32),
+    epochs: int = 60,
+    weight_decay: float = 1e-2,
+    seed: int = 0,
+) -> ImpactModel:
+    """Fit on the checkpoints of ``train``, choose the epoch and calibrate on ``validation``.
+
+    The two must have no question in common. The calibration is a straight line on the log-odds.
+    Raises ``UserError`` where stopping loses nothing or everything in one of the two, and without
+    scikit-learn.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
+        from sklearn.neural_network import MLPClassifier
+    except ImportError as missing:
+        raise missing_extra("train", "scikit-learn") from missing
+    if np.intersect1d(train.question_ids, validation.question_ids).size:
+        raise ValueError("a question is both in the training and in the validation traces")
+    y, y_validation = lost_by_stopping(train), lost_by_stopping(validation)
+    for what, lost in (("training", y), ("validation", y_validation)):
+        if len(np.unique(lost)) < 2:
+            raise UserError(
+                f"in the {what} traces stopping loses an answer everywhere or nowhere: there is"
+                " nothing to learn"
+            )
+    seen, seen_validation = (
+        observe(part, features).astype(np.float64) for part in (train, validation)
+    )
+    mean, std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-6)
+    x, x_validation = (
+        np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
+    )
+    network = MLPClassifier(
+        tuple(hidden), activation="tanh", alpha=weight_decay, batch_size=512, random_state=seed
+    )
+    best, weights, biases = np.inf, [], []
+    for _ in range(epochs):
+        network.partial_fit(x, y, classes=np.array([False, True]))
+        loss = log_loss(y_validation, network.predict_proba(x_validation)[:, 1])
+        if loss < best:
+            best = loss
+            weights = [weight.copy() for weight in network.coefs_]
+            biases = [bias.copy() for bias in network.intercepts_]
+    raw = ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
+    chance = np.clip(raw.risk(seen_validation), 1e-7, 1 - 1e-7)
+    odds = np.log(chance / (1 - chance))
+    line = LogisticRegression(C=1e6).fit(odds[:, None], y_validation)
+    slope, offset = max(float(line.coef_[0, 0]), 0.0), float(line.intercept_[0])
+    weights[-1], biases[-1] = weights[-1] * slope, biases[-1] * slope + offset
+    return ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far risks can be taken at their word."""
+
+    predicted: Floats
+    """(bins,) mean risk of each bin"""
+    observed: Floats
+    """(bins,) share that was lost"""
+    count: npt.NDArray[np.int64]
+    """(bins,) checkpoints"""
+    brier: float
+    """mean squared difference between risk and outcome"""
+    ece: float
+    """expected calibration error: mean difference of the two columns, weighted by the counts"""
+
+
+def reliability(risk: Floats, lost: npt.ArrayLike, *, bins: int = 15) -> Reliability:
+    """Compare risks with outcomes in ``bins`` bins of equal width; empty ones are left out.
+
+    ``risk`` (m,) in [0, 1], ``lost`` (m,) 0 or 1.
+    """
+    outcome = np.asarray(lost, dtype=np.float64)
+    place = np.minimum((risk * bins).astype(np.int64), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    full = count > 0
+    predicted = np.bincount(place, risk, bins)[full] / count[full]
+    observed = np.bincount(place, outcome, bins)[full] / count[full]
+    return Reliability(
+        predicted=predicted,
+        observed=observed,
+        count=count[full],
+        brier=float(np.mean((risk - outcome) ** 2)),
+        ece=float(np.average(np.abs(predicted - observed), weights=count[full])),
+    )
+
+
+def save_impact(path: Path | str, model: ImpactModel) -> None:
+    """Write a model to a file (.safetensors), atomically."""
+    tensors = {"mean": model.mean, "std": model.std}
+    for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
+        tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
+    named = {"format": FORMAT, "features": json.dumps(model.features)}
+    write_bytes(Path(path), save(tensors, metadata=named))
+
+
+def load_impact(path: Path | str) -> ImpactModel:
+    """Read what ``save_impact`` wrote; ``UserError`` for anything else."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            named = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if named.get("format") != FORMAT:
+            raise ValueError("it is another kind of file")
+        layers = sum(name.startswith("weight.") for name in tensors)
+        model = ImpactModel(
+            tuple(json.loads(named["features"])),
+            tensors["mean"],
+            tensors["std"],
+            tuple(tensors[f"weight.{layer}"] for layer in range(layers)),
+            tuple(tensors[f"bias.{layer}"] for layer in range(layers)),
+        )
+        model.risk(np.zeros(len(model.features)))
+    except FileNotFoundError:
+        raise UserError(f"there is no impact model {path}") from None
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} is not an impact model: {error}") from error
+    return model
