@@ -32,6 +32,7 @@ from rlbudget.models.vocabulary import build_vocabulary
 from rlbudget.tasks.load import load_task
 
 VALIDATION_SEED = 77_002
+SAVE_EVERY = 50
 
 
 def main() -> None:
@@ -42,8 +43,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1200, help="tokens in a batch")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--rank", type=int, default=16, help="of the adapter")
-    parser.add_argument("--every", type=int, default=150, help="steps between validations")
-    parser.add_argument("--questions", type=int, default=60, help="of a validation")
+    parser.add_argument("--every", type=int, default=300, help="steps between validations")
+    parser.add_argument("--questions", type=int, default=48, help="of a validation")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
@@ -93,15 +94,16 @@ def train(args: argparse.Namespace) -> None:
             elapsed = time.time() - started
             _say(log, f"step={step} loss={np.mean(losses[-10:]):.4f} tokens={seen} "
                       f"wall={spent + elapsed:.0f}s")  # fmt: skip
-        if step % args.every == 0 or step == args.steps:
-            model.eval()
-            _say(log, f"step={step} {_validate(network, tokenizer, args.questions)}")
-            model.train()
+        if step % SAVE_EVERY == 0 or step == args.steps:
             state = {"adapter": get_peft_model_state_dict(model), "step": step,
                      "optimizer": optimizer.state_dict(),
                      "seconds": spent + time.time() - started}  # fmt: skip
             torch.save(state, saved.with_suffix(".tmp"))
             os.replace(saved.with_suffix(".tmp"), saved)
+        if step % args.every == 0 or step == args.steps:
+            model.eval()
+            _say(log, f"step={step} {_validate(network, tokenizer, args.questions)}")
+            model.train()
     # A copy in half the bytes: what is shipped.
     for parameter in trained:
         parameter.data = parameter.data.bfloat16()
