@@ -1,0 +1,427 @@
+"""Hybrid rules: what a policy may not decide alone, written down in a TOML file.
+
+::
+
+    [[rule]]
+    name = "contracts are never cut"
+    question = "(?i)contract|liability"     # a regular expression found in the question
+    then = "full"
+
+    [[rule]]
+    name = "gold customers pay more for certainty"
+    metadata = { tier = "gold" }
+    price = 0.5
+
+    [[rule]]
+    name = "sums end early"
+    task = "arithmetic"
+    min_tokens = 32
+    max_tokens = 256
+
+    [[rule]]
+    name = "not while it is unsure"
+    signal = { entropy_mean = "> 1.5" }
+    tokens = "< 512"
+    then = "go on"
+
+A rule applies where all of its conditions hold: ``question``, ``task``, ``metadata`` (known when
+the request begins), ``tokens`` and ``signal`` (known at each checkpoint). What it does: ``then =
+"full"`` (never stop this request), ``then = "go on"`` (not at this checkpoint), ``then = "stop"``
+(at this checkpoint), ``min_tokens``, ``max_tokens``, ``price`` (times the token price), ``policy``
+(its name). Prices multiply, the largest ``min_tokens`` and the smallest ``max_tokens`` hold, and
+the first ``policy`` named is taken. Between rules that disagree, not stopping wins: ``full``, then
+``go on`` and ``min_tokens``, then ``stop`` and ``max_tokens``, then the policy.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.evaluate.outcomes import Ints
+from rlbudget.evaluate.replay import Replay, replay
+from rlbudget.frozen import Decision
+from rlbudget.observation import observe
+from rlbudget.policy import Policy
+from rlbudget.table import TraceTable
+
+Floats = npt.NDArray[np.float64]
+Then = Literal["full", "go on", "stop"]
+
+_KEYS = ("name", "question", "task", "metadata", "tokens", "signal", "then", "min_tokens",
+         "max_tokens", "price", "policy")  # fmt: skip
+_DOES = ("then", "min_tokens", "max_tokens", "price", "policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``feature sign value``, such as ``entropy_mean > 1.5``."""
+
+    feature: str
+    sign: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.feature} {self.sign} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Conditions and what follows where all of them hold."""
+
+    name: str
+    line: int
+    """where it stands in its file"""
+    question: re.Pattern[str] | None = None
+    task: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    live: tuple[Comparison, ...] = ()
+    """conditions that are known at each checkpoint"""
+    then: Then | None = None
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    price: float | None = None
+    policy: str | None = None
+
+    def matches(self, request: Request) -> bool:
+        """Whether the conditions known when the request begins hold."""
+        return (
+            (self.question is None or self.question.search(request.question) is not None)
+            and (self.task is None or self.task == request.task)
+            and all(request.metadata.get(k) == value for k, value in self.metadata.items())
+        )
+
+    @property
+    def effect(self) -> str:
+        """What it does, in words."""
+        parts = [self.then] if self.then else []
+        parts += [f"at least {self.min_tokens} tokens"] if self.min_tokens is not None else []
+        parts += [f"at most {self.max_tokens} tokens"] if self.max_tokens is not None else []
+        parts += [f"token price x {self.price:g}"] if self.price is not None else []
+        parts += [f"policy {self.policy}"] if self.policy is not None else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is known when a request begins."""
+
+    question: str
+    task: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRules:
+    """The rules of one request that look at a checkpoint, all compared at once."""
+
+    places: Ints
+    """(comparisons,) in the observation"""
+    signs: Floats
+    """(comparisons,) 1 where more is wanted, -1 where less is"""
+    values: Floats
+    """(comparisons,) times the sign"""
+    strict: npt.NDArray[np.bool_]
+    """(comparisons,) whether equal is not enough"""
+    starts: Ints
+    """(rules,) first comparison of each"""
+    stops: npt.NDArray[np.bool_]
+    """(rules,) whether it stops; else it goes on"""
+
+    def look(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:
+        """(..., n_features) -> whether some rule goes on here, whether some rule stops: (...)."""
+        x = seen[..., self.places] * self.signs
+        holds = np.where(self.strict, x > self.values, x >= self.values)
+        fired = np.logical_and.reduceat(holds, self.starts, axis=-1)
+        return (fired & ~self.stops).any(axis=-1), (fired & self.stops).any(axis=-1)
+
+
+def _compile(rules: Sequence[Rule], features: Sequence[str]) -> LiveRules | None:
+    own = [rule for rule in rules if rule.live]
+    if not own:
+        return None
+    at = {name: place for place, name in enumerate(features)}
+    comparisons = [comparison for rule in own for comparison in rule.live]
+    signs = np.array([1.0 if c.sign[0] == ">" else -1.0 for c in comparisons])
+    return LiveRules(
+        places=np.array([at[c.feature] for c in comparisons], dtype=np.int64),
+        signs=signs,
+        values=np.array([c.value for c in comparisons]) * signs,
+        strict=np.array([len(c.sign) == 1 for c in comparisons]),
+        starts=np.cumsum([0, *(len(rule.live) for rule in own[:-1])], dtype=np.int64),
+        stops=np.array([rule.then == "stop" for rule in own]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RuledPolicy:
+    """A policy under the rules that match one request; live and in a replay."""
+
+    policy: Policy
+    price_factor: float
+    full: bool
+    least: int
+    """tokens before which it does not stop"""
+    most: float
+    """tokens at which it stops"""
+    live: LiveRules | None
+    tokens_at: int
+    """place of ``thinking_tokens`` in the observation"""
+
+    @property
+    def preset(self) -> str:
+        """That of the policy."""
+        return self.policy.preset
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """That of the policy."""
+        return self.policy.features
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """That of the policy."""
+        return self.policy.price_range
+
+    @property
+    def threshold(self) -> float:
+        """That of the policy."""
+        return self.policy.threshold
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """That of the policy."""
+        return self.policy.recorded
+
+    def price(self, token_price: float) -> float:
+        """The price the policy is asked at: within its range."""
+        low, high = self.policy.price_range
+        return min(max(token_price * self.price_factor, low), high)
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
+        """Decide at one checkpoint."""
+        decision = self.policy(observation, token_price=self.price(token_price))
+        seen = np.asarray(observation)
+        if self.full or seen[self.tokens_at] < self.least:
+            return Decision(stop=False, stop_probability=0.0)
+        stop = seen[self.tokens_at] >= self.most
+        if self.live is not None:
+            go_on, stopped = self.live.look(seen)
+            if go_on:
+                return Decision(stop=False, stop_probability=0.0)
+            stop = stop or stopped
+        return Decision(stop=True, stop_probability=1.0) if stop else decision
+
+    def chances(self, observations: npt.ArrayLike, token_price: float) -> tuple[Floats, Floats]:
+        """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
+        seen = np.asarray(observations)
+        chance, look = self.policy.chances(observations, self.price(token_price))
+        tokens = seen[:, self.tokens_at]
+        kept = np.full(len(seen), self.full) | (tokens < self.least)
+        stopped = tokens >= self.most
+        if self.live is not None:
+            go_on, stopped_here = self.live.look(seen)
+            kept, stopped = kept | go_on, stopped | stopped_here
+        decided = np.where(kept, 0.0, np.where(stopped, 1.0, chance))
+        return decided, np.where(kept | stopped, 0.0, look)
+
+
+@dataclass(frozen=True, slots=True)
+class HybridRules:
+    """Rules in the order of their file, and the policies they may name."""
+
+    rules: tuple[Rule, ...]
+    policies: Mapping[str, Policy]
+    """the first one is used where no rule names another"""
+
+    def for_request(self, request: Request) -> RuledPolicy:
+        """The policy under the rules that match this request."""
+        return self._ruled(tuple(rule for rule in self.rules if rule.matches(request)))
+
+    def _ruled(self, matching: Sequence[Rule]) -> RuledPolicy:
+        named = next((rule.policy for rule in matching if rule.policy is not None), None)
+        policy = self.policies[next(iter(self.policies)) if named is None else named]
+        always = [rule for rule in matching if not rule.live]
+        factor = 1.0
+        for rule in always:
+            factor *= 1.0 if rule.price is None else rule.price
+        return RuledPolicy(
+            policy=policy,
+            price_factor=factor,
+            full=any(rule.then == "full" for rule in always),
+            least=max((rule.min_tokens or 0 for rule in always), default=0),
+            most=min(
+                (
+                    0 if rule.then == "stop" else rule.max_tokens
+                    for rule in always
+                    if rule.then == "stop" or rule.max_tokens is not None
+                ),
+                default=float("inf"),
+            ),
+            live=_compile(matching, policy.features),
+            tokens_at=policy.features.index("thinking_tokens"),
+        )
+
+    def explain(self, request: Request) -> list[str]:
+        """A line for each rule that matches, and one on what follows from all of them."""
+        matching = [rule for rule in self.rules if rule.matches(request)]
+        lines = []
+        for rule in matching:
+            where = f" where {' and '.join(map(str, rule.live))}" if rule.live else ""
+            lines.append(f"line {rule.line}: {rule.name}: {rule.effect}{where}")
+        ruled = self._ruled(matching)
+        if ruled.full:
+            said = "runs to its natural end"
+        else:
+            parts = [f"the policy decides at {ruled.price_factor:g} x the token price"]
+            parts += [f"from {ruled.least} tokens on"] if ruled.least else []
+            parts += [f"stops at {ruled.most:g} tokens"] if ruled.most < float("inf") else []
+            said = ", ".join(parts)
+        return [*lines, f"so: {said}"]
+
+    def replay(self, table: TraceTable, requests: Sequence[Request], token_price: float) -> Replay:
+        """Replay recorded traces, ``requests`` has one for each of them."""
+        if len(requests) != len(table):
+            raise ValueError(f"{len(requests)} requests for {len(table)} traces")
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for trace, request in enumerate(requests):
+            key = tuple(i for i, rule in enumerate(self.rules) if rule.matches(request))
+            groups.setdefault(key, []).append(trace)
+        stops: Ints = np.zeros(len(table), dtype=np.int64)
+        chance = np.full(len(table.thinking_tokens), np.nan)
+        charged = "none"
+        for key, members in groups.items():
+            ruled = self._ruled([self.rules[i] for i in key])
+            if ruled.preset == "look":
+                raise UserError("rules over a policy of the look preset cannot be replayed")
+            index = np.asarray(members, dtype=np.int64)
+            part = table.take(index)
+            done = replay(ruled, part, token_price, observe(part, ruled.features))
+            stops[index] = done.stops
+            chance[table.rows_of(index)[0]] = done.chance
+            charged = "until_stop" if ruled.preset == "probe" else charged
+        return Replay(table, stops, "until_stop" if charged == "until_stop" else "none", chance)
+
+
+def load_rules(path: Path | str, policies: Mapping[str, Policy]) -> HybridRules:
+    """Read a TOML file; ``policies`` are those it may name, the first is used by default.
+
+    Raises ``UserError`` (``FILE:LINE: what is wrong``) for anything that is not a rule.
+    """
+    if not policies:
+        raise UserError("rules need at least one policy")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the rules {path}: {error}") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found.group(1)) if found else len(text.splitlines())
+        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
+    lines = text.splitlines()
+    heads = [n for n, line in enumerate(lines, 1) if line.split("#")[0].strip() == "[[rule]]"]
+    for key in content:
+        if key != "rule":
+            raise UserError(f"{path}:{_line_of(lines, key, 1)}: {key}: only [[rule]] is known")
+    ends = [*heads[1:], len(lines) + 1]
+    rules = [
+        _rule(Path(path), lines, entry, start, end, policies)
+        for entry, start, end in zip(content.get("rule", []), heads, ends, strict=False)
+    ]
+    return HybridRules(tuple(rules), dict(policies))
+
+
+def _line_of(lines: Sequence[str], key: str, start: int, end: int | None = None) -> int:
+    pattern = re.compile(rf"\s*\[?\"?{re.escape(key)}\"?\s*[=.\]]")
+    stop = len(lines) + 1 if end is None else end
+    return next((n for n in range(start, stop) if pattern.match(lines[n - 1])), start)
+
+
+def _rule(
+    path: Path,
+    lines: Sequence[str],
+    entry: Mapping[str, Any],
+    start: int,
+    end: int,
+    policies: Mapping[str, Policy],
+) -> Rule:
+    def bad(key: str, said: str) -> UserError:
+        return UserError(f"{path}:{_line_of(lines, key, start, end)}: {said}")
+
+    for key in entry:
+        if key not in _KEYS:
+            raise bad(key, f"{key}: a rule has {', '.join(_KEYS)}")
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise bad("name", "a rule needs a name")
+    if not any(key in entry for key in _DOES):
+        raise bad("name", f"{name}: it does nothing; give it one of {', '.join(_DOES)}")
+    then = entry.get("then")
+    if then not in (None, "full", "go on", "stop"):
+        raise bad("then", f'{name}: then is "full", "go on" or "stop", not {then!r}')
+    for key in ("min_tokens", "max_tokens"):
+        value = entry.get(key)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise bad(key, f"{name}: {key} is a number of tokens, not {value!r}")
+    price = entry.get("price")
+    if price is not None and (not isinstance(price, int | float) or not price > 0):
+        raise bad("price", f"{name}: price is a factor above 0, not {price!r}")
+    policy = entry.get("policy")
+    if policy is not None and policy not in policies:
+        raise bad("policy", f"{name}: no policy {policy!r}; there are: {', '.join(policies)}")
+    for key, kind in (("task", str), ("question", str), ("metadata", dict), ("signal", dict)):
+        if key in entry and not isinstance(entry[key], kind):
+            raise bad(key, f"{name}: {key} has another form: {entry[key]!r}")
+    question = None
+    if "question" in entry:
+        try:
+            question = re.compile(entry["question"])
+        except re.error as error:
+            raise bad("question", f"{name}: not a regular expression: {error}") from None
+    live = []
+    conditions: Iterable[tuple[str, Any]] = [
+        *([("tokens", entry["tokens"])] if "tokens" in entry else []),
+        *entry.get("signal", {}).items(),
+    ]
+    for what, said in conditions:
+        found = re.fullmatch(r"\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*", str(said))
+        if found is None:
+            raise bad(what, f'{name}: {what} is compared like "> 1.5", not {said!r}')
+        feature = "thinking_tokens" if what == "tokens" else what
+        chosen = policies.values() if policy is None else [policies[policy]]
+        if any(feature not in each.features for each in chosen):
+            raise bad(what, f"{name}: the policy does not see {what!r}")
+        live.append(Comparison(feature, found.group(1), float(found.group(2))))
+    if not live and then == "go on":
+        raise bad("then", f'{name}: for a whole request say "full"; "go on" needs tokens or signal')
+    if live and (unfit := [key for key in _DOES[1:] if key in entry]):
+        raise bad(
+            unfit[0], f"{name}: {unfit[0]} is for whole requests: leave out tokens and signal"
+        )
+    if live and then is None:
+        raise bad("name", f"{name}: with tokens or signal a rule can only have then")
+    if live and then == "full":
+        raise bad("then", f'{name}: "full" is for whole requests; at a checkpoint say "go on"')
+    return Rule(
+        name=name,
+        line=start,
+        question=question,
+        task=entry.get("task"),
+        metadata=dict(entry.get("metadata", {})),
+        live=tuple(live),
+        then=then,
+        min_tokens=entry.get("min_tokens"),
+        max_tokens=entry.get("max_tokens"),
+        price=None if price is None else float(price),
+        policy=policy,
+    )
