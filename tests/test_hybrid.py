@@ -98,8 +98,8 @@ policy = "other"
 
 
 def test_a_price_beyond_the_policy_is_served_at_its_end(tmp_path: Path) -> None:
-    ruled = _rules(tmp_path, '[[rule]]\nname = "x"\nprice = 1e9\n').for_request(ASKED[0])
-    assert ruled.price(PRICE) == PRICES[1]
+    rules = _rules(tmp_path, '[[rule]]\nname = "x"\nprice = 1e9\n')
+    assert rules.ruling(rules.rules).price(PRICE) == PRICES[1]
 
 
 RULES = """

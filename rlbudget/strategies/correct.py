@@ -23,7 +23,6 @@ from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Ints, Outcome, utili
 from rlbudget.evaluate.replay import Replay
 from rlbudget.observation import observe
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.table import TraceTable
 
 EXIT_FEATURES = ("probe_confidence", "exit_entropy")
 """What an exit's answer tells, beside the policy's own observation."""
@@ -141,7 +140,8 @@ def tune(
     best = Resume(impact, OFF, None)
     highest = float(utility(before, token_price).mean())
     risk = risk_at_stops(best, done)
-    levels = np.unique(np.quantile(risk[risk > 0], np.linspace(0, 1, 60))) if risk.any() else []
+    known = risk[risk > 0] if risk.any() else np.zeros(1)
+    levels: Floats = np.unique(np.quantile(known, np.linspace(0, 1, 60)))
     for budget in budgets:
         for level in levels:
             tried = Resume(impact, float(level), budget)

@@ -15,63 +15,36 @@ import numpy.typing as npt
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision
 from rlbudget.policy import Policy
+from rlbudget.strategies.steered import SteeredPolicy
 
 Floats = npt.NDArray[np.float64]
 Combine = Literal["mean", "vote"]
+HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class EnsemblePolicy:
-    """Members of one observation; live and in a replay."""
+class Ensemble:
+    """Members of one observation."""
 
     members: tuple[Policy, ...]
     price_factors: tuple[float, ...]
-    """times the token price, for each member"""
+    """times the token price, for each member, within the member's own prices"""
     combine: Combine
 
-    @property
-    def preset(self) -> str:
-        """That of the members."""
-        return self.members[0].preset
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """That of the members."""
-        return self.members[0].features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Prices that every member serves; with factors, clipped to each member's own range."""
-        return (
-            max(member.price_range[0] for member in self.members),
-            min(member.price_range[1] for member in self.members),
-        )
-
-    @property
-    def threshold(self) -> float:
-        """A half: of the mean chance, or of the votes."""
-        return 0.5
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """That of the first member."""
-        return self.members[0].recorded
-
-    def chances(self, observations: npt.ArrayLike, token_price: float) -> tuple[Floats, Floats]:
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """(n, n_features) -> chance to stop or share of votes for it, (n,), and zeros."""
         each = []
         for member, factor in zip(self.members, self.price_factors, strict=True):
             low, high = member.price_range
-            price = min(max(token_price * factor, low), high)
-            chance = member.chances(observations, price)[0]
+            chance = member.chances(observations, min(max(token_price * factor, low), high))[0]
             each.append(chance if self.combine == "mean" else chance > member.threshold)
         together: Floats = np.mean(each, axis=0, dtype=np.float64)
         return together, np.zeros(len(together))
 
-    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
-        """Decide at one checkpoint."""
+    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
+        """Stop where the mean chance, or the share of the votes, is above a half."""
         chance = float(self.chances(np.asarray(observation)[None, :], token_price)[0][0])
-        return Decision(stop=chance > self.threshold, stop_probability=chance)
+        return Decision(stop=chance > HALF, stop_probability=chance)
 
 
 def ensemble(
@@ -79,7 +52,7 @@ def ensemble(
     *,
     combine: Combine = "mean",
     price_factors: Sequence[float] | None = None,
-) -> EnsemblePolicy:
+) -> SteeredPolicy:
     """Combine policies; ``price_factors`` (one a member, all 1 if left out) scale the price.
 
     Raises ``UserError`` for members that do not fit together, ``look`` policies and bad factors.
@@ -94,8 +67,8 @@ def ensemble(
     factors = (1.0,) * len(members) if price_factors is None else tuple(price_factors)
     if len(factors) != len(members) or not all(factor > 0 for factor in factors):
         raise UserError("price_factors needs a number above 0 for each member")
-    together = EnsemblePolicy(tuple(members), factors, combine)
-    low, high = together.price_range
+    low = max(member.price_range[0] for member in members)
+    high = min(member.price_range[1] for member in members)
     if low > high:
         raise UserError("the members of an ensemble serve no price in common")
-    return together
+    return SteeredPolicy(first, Ensemble(tuple(members), factors, combine), (low, high), HALF)

@@ -51,11 +51,13 @@ from rlbudget.evaluate.replay import Replay, replay
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
+from rlbudget.strategies.steered import SteeredPolicy, steered
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 Then = Literal["full", "go on", "stop"]
 
+UNBOUNDED = float("inf")
 _KEYS = ("name", "question", "task", "metadata", "tokens", "signal", "then", "min_tokens",
          "max_tokens", "price", "policy")  # fmt: skip
 _DOES = ("then", "min_tokens", "max_tokens", "price", "policy")
@@ -102,7 +104,7 @@ class Rule:
     @property
     def effect(self) -> str:
         """What it does, in words."""
-        parts = [self.then] if self.then else []
+        parts: list[str] = [self.then] if self.then else []
         parts += [f"at least {self.min_tokens} tokens"] if self.min_tokens is not None else []
         parts += [f"at most {self.max_tokens} tokens"] if self.max_tokens is not None else []
         parts += [f"token price x {self.price:g}"] if self.price is not None else []
@@ -162,8 +164,8 @@ def _compile(rules: Sequence[Rule], features: Sequence[str]) -> LiveRules | None
 
 
 @dataclass(frozen=True, slots=True)
-class RuledPolicy:
-    """A policy under the rules that match one request; live and in a replay."""
+class Ruling:
+    """What the rules that match one request make of a policy."""
 
     policy: Policy
     price_factor: float
@@ -176,51 +178,25 @@ class RuledPolicy:
     tokens_at: int
     """place of ``thinking_tokens`` in the observation"""
 
-    @property
-    def preset(self) -> str:
-        """That of the policy."""
-        return self.policy.preset
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """That of the policy."""
-        return self.policy.features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """That of the policy."""
-        return self.policy.price_range
-
-    @property
-    def threshold(self) -> float:
-        """That of the policy."""
-        return self.policy.threshold
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """That of the policy."""
-        return self.policy.recorded
-
     def price(self, token_price: float) -> float:
         """The price the policy is asked at: within its range."""
         low, high = self.policy.price_range
         return min(max(token_price * self.price_factor, low), high)
 
-    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
-        """Decide at one checkpoint."""
-        decision = self.policy(observation, token_price=self.price(token_price))
+    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
+        """At one checkpoint; the policy is asked only where the rules leave it the word."""
         seen = np.asarray(observation)
-        if self.full or seen[self.tokens_at] < self.least:
+        tokens = seen[self.tokens_at]
+        if self.full or tokens < self.least:
             return Decision(stop=False, stop_probability=0.0)
-        stop = seen[self.tokens_at] >= self.most
-        if self.live is not None:
-            go_on, stopped = self.live.look(seen)
-            if go_on:
-                return Decision(stop=False, stop_probability=0.0)
-            stop = stop or stopped
-        return Decision(stop=True, stop_probability=1.0) if stop else decision
+        go_on, stop = (False, False) if self.live is None else self.live.look(seen)
+        if go_on:
+            return Decision(stop=False, stop_probability=0.0)
+        if stop or tokens >= self.most:
+            return Decision(stop=True, stop_probability=1.0)
+        return self.policy(observation, token_price=self.price(token_price))
 
-    def chances(self, observations: npt.ArrayLike, token_price: float) -> tuple[Floats, Floats]:
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
         seen = np.asarray(observations)
         chance, look = self.policy.chances(observations, self.price(token_price))
@@ -242,30 +218,26 @@ class HybridRules:
     policies: Mapping[str, Policy]
     """the first one is used where no rule names another"""
 
-    def for_request(self, request: Request) -> RuledPolicy:
+    def for_request(self, request: Request) -> SteeredPolicy:
         """The policy under the rules that match this request."""
-        return self._ruled(tuple(rule for rule in self.rules if rule.matches(request)))
+        ruling = self.ruling([rule for rule in self.rules if rule.matches(request)])
+        return steered(ruling.policy, ruling)
 
-    def _ruled(self, matching: Sequence[Rule]) -> RuledPolicy:
+    def ruling(self, matching: Sequence[Rule]) -> Ruling:
+        """What these rules make of the policy they name, or of the first one."""
         named = next((rule.policy for rule in matching if rule.policy is not None), None)
         policy = self.policies[next(iter(self.policies)) if named is None else named]
         always = [rule for rule in matching if not rule.live]
         factor = 1.0
         for rule in always:
             factor *= 1.0 if rule.price is None else rule.price
-        return RuledPolicy(
+        most = [float(r.max_tokens) for r in always if r.max_tokens is not None]
+        return Ruling(
             policy=policy,
             price_factor=factor,
             full=any(rule.then == "full" for rule in always),
             least=max((rule.min_tokens or 0 for rule in always), default=0),
-            most=min(
-                (
-                    0 if rule.then == "stop" else rule.max_tokens
-                    for rule in always
-                    if rule.then == "stop" or rule.max_tokens is not None
-                ),
-                default=float("inf"),
-            ),
+            most=min([*most, *(0.0 for rule in always if rule.then == "stop")], default=UNBOUNDED),
             live=_compile(matching, policy.features),
             tokens_at=policy.features.index("thinking_tokens"),
         )
@@ -277,13 +249,13 @@ class HybridRules:
         for rule in matching:
             where = f" where {' and '.join(map(str, rule.live))}" if rule.live else ""
             lines.append(f"line {rule.line}: {rule.name}: {rule.effect}{where}")
-        ruled = self._ruled(matching)
-        if ruled.full:
+        ruling = self.ruling(matching)
+        if ruling.full:
             said = "runs to its natural end"
         else:
-            parts = [f"the policy decides at {ruled.price_factor:g} x the token price"]
-            parts += [f"from {ruled.least} tokens on"] if ruled.least else []
-            parts += [f"stops at {ruled.most:g} tokens"] if ruled.most < float("inf") else []
+            parts = [f"the policy decides at {ruling.price_factor:g} x the token price"]
+            parts += [f"from {ruling.least} tokens on"] if ruling.least else []
+            parts += [f"stops at {ruling.most:g} tokens"] if ruling.most < UNBOUNDED else []
             said = ", ".join(parts)
         return [*lines, f"so: {said}"]
 
@@ -299,7 +271,8 @@ class HybridRules:
         chance = np.full(len(table.thinking_tokens), np.nan)
         charged = "none"
         for key, members in groups.items():
-            ruled = self._ruled([self.rules[i] for i in key])
+            ruling = self.ruling([self.rules[i] for i in key])
+            ruled = steered(ruling.policy, ruling)
             if ruled.preset == "look":
                 raise UserError("rules over a policy of the look preset cannot be replayed")
             index = np.asarray(members, dtype=np.int64)

@@ -23,6 +23,7 @@ from rlbudget.files import write_bytes
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
+from rlbudget.strategies.steered import SteeredPolicy, steered
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
@@ -58,54 +59,27 @@ class ImpactModel:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardedPolicy:
-    """A policy that stops only where the risk is low enough; live and in a replay."""
+class Guard:
+    """Lets a policy stop only where the risk is low enough."""
 
     policy: Policy
     impact: ImpactModel
     max_risk: float
 
-    @property
-    def preset(self) -> str:
-        """That of the policy."""
-        return self.policy.preset
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """That of the policy."""
-        return self.policy.features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """That of the policy."""
-        return self.policy.price_range
-
-    @property
-    def threshold(self) -> float:
-        """That of the policy."""
-        return self.policy.threshold
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """That of the policy."""
-        return self.policy.recorded
-
-    def chances(
-        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
-    ) -> tuple[Floats, Floats]:
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """As the policy's; no chance to stop where the risk is too high."""
         stop, look = self.policy.chances(observations, token_price)
         return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), look
 
-    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
-        """Decide at one checkpoint."""
+    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
+        """As the policy does, but for stops that are too risky."""
         decision = self.policy(observation, token_price=token_price)
         if self.impact.risk(observation)[0] <= self.max_risk:
             return decision
         return decision._replace(stop=False, stop_probability=0.0)
 
 
-def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> GuardedPolicy:
+def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
     """Guard a policy; ``max_risk`` is the share of stops that may lose an answer, in [0, 1].
 
     Raises ``UserError`` for another range and for a model of another observation.
@@ -115,7 +89,7 @@ def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> GuardedP
     if impact.features != policy.features:
         raise UserError("the impact model reads another observation than the policy: fit it on the"
                         " policy's features")  # fmt: skip
-    return GuardedPolicy(policy, impact, max_risk)
+    return steered(policy, Guard(policy, impact, max_risk))
 
 
 def lost_by_stopping(table: TraceTable) -> npt.NDArray[np.bool_]:

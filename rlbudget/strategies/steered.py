@@ -1,0 +1,63 @@
+"""A policy under a strategy: what every strategy that changes the rule has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from rlbudget.evaluate.outcomes import Floats
+from rlbudget.frozen import Decision
+from rlbudget.policy import Policy
+
+
+class Steering(Protocol):
+    """What a strategy says instead of the policy; the two must agree."""
+
+    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
+        """At one checkpoint: (n_features,) float32."""
+
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
+        """At many: (n, n_features) -> chance to stop, chance to look first, (n,) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteeredPolicy:
+    """Takes a policy's place in a controller, a decode and a replay."""
+
+    base: Policy
+    """whose observation it reads"""
+    steering: Steering
+    price_range: tuple[float, float]
+    """lowest and highest token price it serves"""
+    threshold: float
+    """it stops where the chance to stop is above it"""
+
+    @property
+    def preset(self) -> str:
+        """That of the policy."""
+        return self.base.preset
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Those of the policy."""
+        return self.base.features
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """That of the policy."""
+        return self.base.recorded
+
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
+        """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
+        return self.steering.chances(observations, token_price)
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
+        """Decide at one checkpoint."""
+        return self.steering.decide(observation, token_price)
+
+
+def steered(base: Policy, steering: Steering) -> SteeredPolicy:
+    """A policy under a strategy, at the policy's own prices and threshold."""
+    return SteeredPolicy(base, steering, base.price_range, base.threshold)
