@@ -46,15 +46,16 @@ class Record:
     """Record full decodes of a model, with the answer a stop at each checkpoint would give."""
 
     model: str
-    """"embedded", a folder of Hugging Face weights, or a hub name."""
+    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
     task: str
-    """"embedded", "reasoning-gym:FAMILY", "gsm8k:FILE.jsonl", "squad:FILE.jsonl" or FILE.jsonl."""
+    """"embedded", "smollm2", "reasoning-gym:FAMILY", "gsm8k:FILE.jsonl", "squad:FILE.jsonl" or
+    FILE.jsonl."""
     n: int
     """Questions to record, one decode each."""
     out: Path
     """Folder of the traces (Parquet parts)."""
     profile: OptionalStr = None
-    """How the model is prompted and made to answer: embedded, think or plain."""
+    """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
     stride: OptionalInt = None
     """Thinking tokens between checkpoints; by default the profile's."""
     max_tokens: OptionalInt = None
@@ -174,13 +175,13 @@ class Decode:
     """Answer one question live under a policy."""
 
     model: str
-    """"embedded", a folder of Hugging Face weights, or a hub name."""
+    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
     policy: Path
     """Policy folder."""
     question: tyro.conf.Positional[str]
     """The question."""
     profile: OptionalStr = None
-    """How the model is prompted and made to answer: embedded, think or plain."""
+    """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
     token_price: OptionalFloat = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
     max_tokens: OptionalInt = None
@@ -189,6 +190,42 @@ class Decode:
     """Sampling temperature, 0 for greedy; by default the profile's."""
     seed: int = 0
     """Seed of the sampling."""
+
+
+@dataclass(frozen=True)
+class RulesCheck:
+    """Check a file of hybrid rules; mistakes are named with their lines."""
+
+    rules: tyro.conf.Positional[Path]
+    """TOML file."""
+    policy: list[Path]
+    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
+
+
+@dataclass(frozen=True)
+class RulesExplain:
+    """Say which hybrid rules match a question and what follows from them."""
+
+    rules: tyro.conf.Positional[Path]
+    """TOML file."""
+    question: tyro.conf.Positional[str]
+    """The question."""
+    policy: list[Path]
+    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
+    task: str = ""
+    """Task of the request."""
+    metadata: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """KEY=VALUE of the request; a value that is a number counts as one."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Hybrid rules over a policy: check a file, or explain what it does to a question."""
+
+    action: (
+        Annotated[RulesCheck, tyro.conf.subcommand("check")]
+        | Annotated[RulesExplain, tyro.conf.subcommand("explain")]
+    )
 
 
 Command = (
@@ -200,6 +237,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Rules, tyro.conf.subcommand("rules")]
 )
 
 
@@ -283,6 +321,8 @@ def _run(command: Command) -> None:
             _calibrate(command)
         case Decode():
             _decode(command)
+        case Rules():
+            _rules(command.action)
 
 
 def _record(command: Record) -> None:
@@ -418,6 +458,27 @@ def _decode(command: Decode) -> None:
     )
     if decoded.message:
         err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+
+
+def _rules(command: RulesCheck | RulesExplain) -> None:
+    from rlbudget.policy import load_policy
+    from rlbudget.strategies.hybrid import Request, load_rules
+
+    rules = load_rules(command.rules, {path.name: load_policy(path) for path in command.policy})
+    if isinstance(command, RulesCheck):
+        out.print(f"{command.rules}: {len(rules.rules)} rules, no mistake")
+        return
+    metadata: dict[str, str | float] = {}
+    for pair in command.metadata:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--metadata takes KEY=VALUE, not {pair!r}")
+        try:
+            metadata[key] = float(value)
+        except ValueError:
+            metadata[key] = value
+    for line in rules.explain(Request(command.question, command.task, metadata)):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _price(policy: Policy, asked: float | None) -> float:

@@ -18,7 +18,8 @@ from rlbudget.freeze import freeze
 from rlbudget.interchange import write_jsonl
 from rlbudget.store import TraceWriter, load_traces
 
-COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "decode")
+COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "decode",
+            "rules check", "rules explain")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_every_command_has_a_help_that_explains_every_option(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert "usage: rlbudget " + command in shown
@@ -130,7 +131,7 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in COMMANDS)
+    assert all(command.split()[0] in shown for command in COMMANDS)
 
 
 Arguments = Callable[[Path, Path, Path, Path], list[object]]
@@ -286,3 +287,20 @@ def test_progress_off_a_terminal_is_a_few_lines(capsys: pytest.CaptureFixture[st
     assert lines[0] == "Counting: 0 of 1000"
     assert lines[-1] == "Counting: 1000 of 1000"
     assert len(lines) == 11
+
+
+def test_rules_are_checked_and_explained(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[[rule]]\nname = "gold"\nmetadata = { tier = 2 }\nthen = "full"\n')
+    main(["rules", "check", str(file), "--policy", str(policy)])
+    assert "1 rules, no mistake" in capsys.readouterr().out
+    main(["rules", "explain", str(file), "1 + 1?", "--policy", str(policy),
+          "--metadata", "tier=2"])  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == [
+        "line 1: gold: full",
+        "so: runs to its natural end",
+    ]
+    file.write_text('[[rule]]\nname = "gold"\nthen = "never"\n')
+    assert "rules.toml:3: gold" in mistake(capsys, "rules", "check", file, "--policy", policy)

@@ -1,0 +1,139 @@
+"""The impact model on held-out questions: is its risk to be taken at its word, and as a guard?
+
+    python runs/impact_model.py [--traces FOLDER] [--n 3600]
+
+Fitted on training questions and calibrated on validation questions, on the free observation with
+the question's own numbers. The guard stands before a free PPO policy at every relative price.
+Where there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
+``runs/results/impact_model.json`` and the reliability diagram beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.evaluate.outcomes import NATURAL_END, RELATIVE_PRICES, outcome, token_price_of
+from rlbudget.evaluate.replay import replay
+from rlbudget.freeze import policy_of_run
+from rlbudget.observation import features_of, observe
+from rlbudget.store import digest, load_table
+from rlbudget.strategies.impact import (
+    Reliability,
+    fit_impact,
+    guarded,
+    lost_by_stopping,
+    reliability,
+)
+from rlbudget.table import split_questions
+from rlbudget.training import train_on
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded import parser_of, recorded
+from results import FOLDER, write_result
+from rivals import row
+
+SEEDS = (0, 1, 2)
+MAX_RISK = 0.01
+SMOLLM2 = Path(__file__).parent / "smollm2" / "traces"
+
+
+def main() -> None:
+    """Fit, measure, draw, write."""
+    args = parser_of(__doc__).parse_args()
+    rows: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
+    shown: dict[str, Reliability] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sources = {"embedded": recorded(args.traces, scratch, args.n)}
+        if SMOLLM2.is_dir():
+            sources["SmolLM2"] = SMOLLM2
+        for name, traces in sources.items():
+            found, details[name], shown[name] = measured(name, traces, scratch)
+            rows += found
+    draw(shown)
+    write_result(
+        "impact_model", rows, reproduce="python runs/impact_model.py", seeds=list(SEEDS), **details
+    )
+
+
+def measured(
+    name: str, traces: Path, scratch: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any], Reliability]:
+    """Rows and details of one recording, and the reliability of the first seed."""
+    table = load_table(traces, context=True)
+    split = split_questions(table, seed=0)
+    held_out = split.held_out
+    features = features_of(table, "free", context=True)
+    lost, seen = lost_by_stopping(held_out), observe(held_out, features)
+    full = outcome(held_out, np.full(len(held_out), NATURAL_END))
+    reliabilities, losses, kept, errors = [], [], [], []
+    for seed in SEEDS:
+        impact = fit_impact(split.train, split.validation, features, seed=seed)
+        reliabilities.append(reliability(impact.risk(seen), lost))
+        run = scratch / f"{name}-{seed}"
+        train_on(traces, run, context=True, seed=seed)
+        policy = policy_of_run(run)
+        for relative in RELATIVE_PRICES:
+            price = token_price_of(relative, split.train)
+            done = replay(guarded(policy, impact, max_risk=MAX_RISK), held_out, price, seen)
+            difference = full.exact_match - done.outcome.exact_match
+            losses.append(float(difference.mean()))
+            errors.append(float(difference.std(ddof=1) / len(difference) ** 0.5))
+            kept.append(float(1 - done.outcome.tokens.sum() / full.tokens.sum()))
+    ece = float(np.mean([found.ece for found in reliabilities]))
+    worst = int(np.argmax(losses))
+    base = float(lost.mean())
+    rows = [
+        row(f"{name}: expected calibration error of the impact model, mean of {len(SEEDS)} seeds",
+            "<= 0.03", f"{ece:.4f}", ece <= 0.03),
+        row(f"{name}: EM lost under the guard at r = 1%, the worst of {len(losses)} prices and"
+            " seeds",
+            f"<= 0.01 + 1 standard error ({MAX_RISK + errors[worst]:.4f})",
+            f"{losses[worst]:.4f} (mean {np.mean(losses):.4f}, saving {np.mean(kept):.1%})",
+            losses[worst] <= MAX_RISK + errors[worst]),
+    ]  # fmt: skip
+    details = {
+        "traces_digest": digest(traces),
+        "held_out_questions": len(np.unique(held_out.question_ids)),
+        "checkpoints_that_lose_an_answer": base,
+        "brier": float(np.mean([found.brier for found in reliabilities])),
+        "brier_of_the_base_rate": base * (1 - base),
+        "ece": [found.ece for found in reliabilities],
+        "guard": {"max_risk": MAX_RISK, "losses": losses, "savings": kept},
+    }
+    return rows, details, reliabilities[0]
+
+
+def draw(shown: dict[str, Reliability]) -> None:
+    """The reliability diagram: how often an answer was lost against how often it was said."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(4.2 * len(shown), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (name, found) in zip(axes[0], shown.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=1)
+        size = 12 + 240 * found.count / found.count.max()
+        axis.scatter(found.predicted, found.observed, s=size, color="#2a6fbb", zorder=2)
+        axis.set(
+            title=f"{name}, ECE {found.ece:.3f}",
+            xlabel="risk said",
+            ylabel="share of answers lost",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        axis.set_aspect("equal")
+    figure.savefig(FOLDER / "impact_model.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
