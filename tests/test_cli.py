@@ -119,7 +119,7 @@ def test_every_command_has_a_help_that_explains_every_option(
     shown = capsys.readouterr().out
     assert "usage: rlbudget " + command in shown
     # Each option's own text: from its line to the next option's, frame and default left out.
-    parts = re.split(r"^.\s(--[a-z-]+)", shown, flags=re.MULTILINE)
+    parts = re.split(r"^.\s(--[a-z][a-z-]+)", shown, flags=re.MULTILINE)
     assert len(parts) > 2
     for option, text in zip(parts[1::2], parts[2::2], strict=True):
         own = re.sub(r"\((required|default: [^)]*)\)|\{[^}]*\}", "", text)
