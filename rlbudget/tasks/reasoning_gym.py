@@ -40,7 +40,6 @@ SMOLLM2_FAMILIES: dict[str, dict[str, Any]] = {
     "aiw": {"task_type_weights": [0.5, 0.5, 0.0], "max_entities": 9},
     "calendar_arithmetic": {"tasks": ["weekday_offset"], "offset_upper_bound": 30},
     "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
-    "gsm_symbolic": {},
     "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 6},
     "simple_equations": {
         "min_terms": 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from ways import problem_of, teachable
 
 from rlbudget.models.profiles import find_profile
-from rlbudget.tasks.reasoning_gym import SMOLLM2_FAMILIES, Item, draw
+from rlbudget.tasks.reasoning_gym import Item, draw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reasoner"))
 from thoughts import Habits, think
@@ -39,11 +39,13 @@ class Sequence:
     learned: tuple[bool, ...]
 
 
-def sequences(tokenizer: Any, n: int, seed: int) -> list[Sequence]:
+def sequences(
+    tokenizer: Any, families: Mapping[str, Mapping[str, Any]], n: int, seed: int
+) -> list[Sequence]:
     """``n`` sequences on questions that are not reserved; long ones are left out."""
     rng = random.Random(seed)
     found: list[Sequence] = []
-    for item in draw(SMOLLM2_FAMILIES, n + n // 4, seed, reserved=False):
+    for item in draw(families, n + n // 4, seed, reserved=False):
         if teachable(item):
             sequence = _sequence(tokenizer, item, rng)
             if len(sequence.ids) <= LONGEST:
