@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rlbudget.agents.dual import Constraint
 from rlbudget.envs.replay_normaliser import check_price_range
 from rlbudget.errors import UserError
 from rlbudget.observation import PRESETS, Preset
@@ -28,6 +29,11 @@ class PPOConfig:
     token_price: tuple[float, float] | None = None
     """lowest and highest price (reward per token) to train for; by default the relative prices
     0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
+    em_floor: float | None = None
+    """instead of serving a price: least exact match, for which training looks for the price that
+    spends the fewest tokens"""
+    token_budget: float | None = None
+    """instead of serving a price: most tokens a question, all counted"""
     features: tuple[str, ...] | None = None
     """the observation (``rlbudget.observation``); by default all features of the preset"""
     hidden: tuple[int, ...] = (64, 64)
@@ -99,6 +105,15 @@ class PPOConfig:
             raise UserError(f"advantages {self.advantages!r}: choose exact or sampled")
         if self.token_price is not None:
             check_price_range(self.token_price)
+        if self.constraint is not None and self.advantages != "exact":
+            raise UserError("em_floor and token_budget need exact advantages")
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What is to be held, if anything is."""
+        if self.em_floor is None and self.token_budget is None:
+            return None
+        return Constraint(self.em_floor, self.token_budget)
 
     def price_range(self, train: TraceTable) -> tuple[float, float]:
         """The token prices to train for, given the training traces."""

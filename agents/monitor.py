@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import HParam
 
+from rlbudget.agents.dual import Constraint, Measured, focus
 from rlbudget.agents.snapshot import HIDDEN, actor_of, save_best, save_latest
 from rlbudget.agents.validation import Float32s, Floats, Score, Validation
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
@@ -50,6 +52,9 @@ class Monitor(BaseCallback):
       over the relative prices, and the same with ``@PRICE`` at the end for each of them;
     * ``eval/best_oracle_gap_closed``: of the policy kept so far;
     * ``eval/frontier``: a figure, exact match against tokens.
+
+    With a constraint: ``dual/token_price``, and ``dual/exact_match`` and ``dual/tokens`` at the
+    price that meets it.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Monitor(BaseCallback):
         every: int,
         total_timesteps: int,
         progress: Progress | None,
+        constraint: Constraint | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -72,6 +78,7 @@ class Monitor(BaseCallback):
         self.every = every
         self.total_timesteps = total_timesteps
         self.progress = progress
+        self.constraint = constraint
         self.state: dict[str, Any] = state or {"update": 0, "best": None, "run": None}
         looks = total_timesteps // (every * run["config"]["n_envs"] * run["config"]["n_steps"])
         self._draw_every = max(1, looks // FIGURES)
@@ -101,6 +108,10 @@ class Monitor(BaseCallback):
             self._look(draw=self.state["update"] // self.every % self._draw_every == 0)
             save_latest(self.run_dir, self.model, self.env, self.state)  # type: ignore[arg-type]
         self.state["update"] += 1
+        if self.constraint is not None:
+            done = self.num_timesteps / self.total_timesteps
+            source = self.model.rollout_buffer.source  # type: ignore[attr-defined]
+            source.token_price = focus(self.state["dual_price"], self._bounds, min(done, 1.0))
 
     def _on_step(self) -> bool:
         return True
@@ -117,6 +128,9 @@ class Monitor(BaseCallback):
     def _look(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
         score = self.validation.measure(lambda inputs: actor_chances(actor, inputs))
+        if self.constraint is not None:
+            self._look_at_constraint(self.constraint, actor, score)
+            return
         held = True
         if self.run["preset"] == "look":
             # It started blind. What is worse than that at any price is not kept.
@@ -131,10 +145,37 @@ class Monitor(BaseCallback):
             figure = LoggedFigure(frontier_figure(score), close=True)
             self.logger.record("eval/frontier", figure, exclude=("stdout", "log", "json", "csv"))
 
-    def _keep(self, actor: dict[str, torch.Tensor], score: Score) -> None:
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        low, high = self.run["price_range"]
+        return float(low), float(high)
+
+    def _look_at_constraint(
+        self, constraint: Constraint, actor: dict[str, torch.Tensor], score: Score
+    ) -> None:
+        """Move the dual price; keep the policy that meets the constraint at the least cost."""
+
+        def at(price: float) -> Measured:
+            return self.validation.at(lambda inputs: actor_chances(actor, inputs), price)
+
+        bounds = self._bounds
+        dual = self.state.setdefault("dual_price", (bounds[0] * bounds[1]) ** 0.5)
+        self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)
+        price, found = constraint.solved(at, bounds)
+        kept = self.state["run"] and self.state["run"]["operating"]
+        if not kept or constraint.better(found, Measured(kept["exact_match"], kept["tokens"])):
+            operating = {"token_price": price, **asdict(constraint), **asdict(found)}
+            self._keep(actor, score, operating=operating)
+        self._log(score)
+        self.logger.record("dual/token_price", self.state["dual_price"])
+        self.logger.record("dual/exact_match", found.exact_match)
+        self.logger.record("dual/tokens", found.tokens)
+
+    def _keep(self, actor: dict[str, torch.Tensor], score: Score, **extra: Any) -> None:
         self.state["best"] = score.selection
         self.state["run"] = {
             **self.run,
+            **extra,
             "timesteps": int(self.num_timesteps),
             "validation": score.as_dict(),
         }

@@ -89,6 +89,7 @@ def train(
         snapshot = read_latest(run_dir)
 
     columns = training_columns(train, config)
+    _check_reachable(config, train, validation)
     start = None
     if config.preset == "look":
         # Two runs of equal length, shown as one.
@@ -118,6 +119,7 @@ def train(
             every=config.evaluate_every,
             total_timesteps=total_timesteps,
             progress=progress,
+            constraint=config.constraint,
             state=state,
         )
         remaining = total_timesteps - model.num_timesteps
@@ -125,6 +127,18 @@ def train(
             model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
         model.logger.close()
     return TrainResult(run_dir, monitor.best)
+
+
+def _check_reachable(config: PPOConfig, train: TraceTable, validation: TraceTable) -> None:
+    if config.constraint is None:
+        return
+    if config.preset == "look":
+        raise UserError("em_floor and token_budget: the look preset is not trained to a constraint")
+    full = float(np.concatenate([t.final_exact_match for t in (train, validation)]).mean())
+    if config.em_floor is not None and config.em_floor > full:
+        raise UserError(
+            f"em_floor is {config.em_floor:g}, but the full decodes themselves reach {full:.3f}"
+        )
 
 
 def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.agents.dual import Measured
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.evaluate import outcomes
@@ -83,6 +84,13 @@ class Validation:
         self._raw = observe(validation, features) if self.columns.looks else None
         self.relative_prices = relative_prices
         self.token_prices = tuple(outcomes.token_price_of(r, train) for r in relative_prices)
+        # Both sets together say more exactly what the full decodes give.
+        both = [(part.final_exact_match, part.full_tokens) for part in (train, validation)]
+        exact_match, tokens = (np.concatenate(column) for column in zip(*both, strict=True))
+        self.full = Measured(float(exact_match.mean()), float(tokens.mean()))
+        self._own_full = Measured(
+            float(validation.final_exact_match.mean()), float(validation.full_tokens.mean())
+        )
         self._fixed: list[float] = []
         self._oracle: list[float] = []
         for price in self.token_prices:
@@ -100,6 +108,15 @@ class Validation:
         inputs[:, -1] = normaliser.price(price)
         stop = chances(inputs)[0]
         return Replay(table, outcomes.first_stop(table, stop > 0.5), self._probing, stop)
+
+    def at(self, chances: Chances, price: float) -> Measured:
+        """What a policy gives at a price: that of the full decodes of all questions, plus what
+        stopping changes on the validation questions."""  # fmt: skip
+        result = self._replay(chances, price).outcome
+        return Measured(
+            self.full.exact_match + float(result.exact_match.mean()) - self._own_full.exact_match,
+            self.full.tokens + float(result.tokens.mean()) - self._own_full.tokens,
+        )
 
     def measure(self, chances: Chances) -> Score:
         """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""

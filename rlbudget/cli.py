@@ -100,6 +100,10 @@ class Train:
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
     """Let the policy look at the question as well: its length, numbers, clauses."""
+    em_floor: OptionalFloat = None
+    """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
+    token_budget: OptionalFloat = None
+    """Most tokens a question, all counted: the price for it is looked for in the same way."""
     token_price: OptionalRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalInt = None
@@ -378,6 +382,8 @@ def _train(command: Train) -> None:
             command.out,
             preset=command.preset,
             context=command.context,
+            em_floor=command.em_floor,
+            token_budget=command.token_budget,
             token_price=command.token_price,
             total_timesteps=command.total_timesteps,
             advantages=command.advantages,

@@ -91,10 +91,14 @@ class Policy:
 
     @property
     def default_price(self) -> float:
-        """The certified token price where there is one, else the middle of the range."""
+        """The certified token price where there is one, else that of the constraint it was trained
+        to, else the middle of the range."""  # fmt: skip
         certificate = self._frozen.config.get("calibration")
         if certificate is not None:
             return float(certificate["token_price"])
+        operating = (self._frozen.config.get("trained") or {}).get("operating")
+        if operating is not None:
+            return float(operating["token_price"])
         low, high = self.price_range
         return float((low * high) ** 0.5)
 

@@ -26,6 +26,8 @@ def train_on(
     total_timesteps: int | None = None,
     advantages: Literal["exact", "sampled"] = "exact",
     context: bool = False,
+    em_floor: float | None = None,
+    token_budget: float | None = None,
     seed: int = 0,
     split_seed: int = 0,
     resume: bool = False,
@@ -33,9 +35,10 @@ def train_on(
 ) -> TrainResult:
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
+    ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's own numbers to the observation. The held-out questions are not
-    looked at. Raises ``UserError`` for traces that cannot be
-    trained on and for a run folder that holds another run.
+    looked at. Raises ``UserError`` for traces that cannot be trained on and for a run folder that
+    holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
     from rlbudget.observation import features_of
@@ -45,7 +48,8 @@ def train_on(
     table = load_table(traces, context=context)
     split = split_questions(table, seed=split_seed)
     meta = next(iter_traces(traces)).meta
-    config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed)
+    config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
+                       em_floor=em_floor, token_budget=token_budget)  # fmt: skip
     if context:
         config = replace(config, features=features_of(table, preset, context=True))
     if total_timesteps is not None:

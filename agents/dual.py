@@ -1,0 +1,105 @@
+"""A constraint in place of a price: a floor under exact match, or a budget of tokens.
+
+The price is the constraint's dual variable (Lagrange multiplier). While the agent trains it is
+moved after every look at the validation questions: up while there is exact match to spare (or too
+many tokens are spent), down while there is not. Training draws prices around it, from the whole
+range at first to a narrow one at the end, so that the net becomes best where it will be served.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rlbudget.errors import UserError
+
+RATE = 0.5
+"""largest move of the price's logarithm at one look"""
+EM_SCALE, TOKEN_SCALE = 0.02, 0.1
+"""slack at which the move is largest: exact match, share of the budget"""
+NARROWEST = 2.0
+"""at the end prices are drawn within this factor of the dual price"""
+HALVINGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Means over the validation questions at one price."""
+
+    exact_match: float
+    tokens: float
+
+
+At = Callable[[float], Measured]
+"""token price -> what the policy gives there"""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """Exactly one of the two."""
+
+    em_floor: float | None = None
+    """least exact match, in [0, 1]"""
+    token_budget: float | None = None
+    """most tokens a question, all of them counted"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be met by any policy."""
+        if (self.em_floor is None) == (self.token_budget is None):
+            raise UserError("give an EM floor or a token budget, one of the two")
+        if self.em_floor is not None and not 0 < self.em_floor < 1:
+            raise UserError(f"em_floor is {self.em_floor:g}: it must be between 0 and 1")
+        if self.token_budget is not None and not self.token_budget > 0:
+            raise UserError(f"token_budget is {self.token_budget:g}: it must be above 0")
+
+    def slack(self, found: Measured) -> float:
+        """At least 0 where the constraint holds; 1 or -1 is worth a whole step of the price."""
+        if self.em_floor is not None:
+            return (found.exact_match - self.em_floor) / EM_SCALE
+        assert self.token_budget is not None
+        return (1 - found.tokens / self.token_budget) / TOKEN_SCALE
+
+    def moved(self, price: float, found: Measured, bounds: tuple[float, float]) -> float:
+        """The dual price after a look: one step of ascent, within ``bounds``."""
+        step = RATE * min(max(self.slack(found), -1.0), 1.0)
+        # Slack in exact match allows a higher price; slack in tokens allows a lower one.
+        log_price = math.log(price) + (step if self.em_floor is not None else -step)
+        return min(max(math.exp(log_price), bounds[0]), bounds[1])
+
+    def solved(self, at: At, bounds: tuple[float, float]) -> tuple[float, Measured]:
+        """The price that just meets the constraint, and what is found there.
+
+        Halves the logarithm; exact match and tokens fall with the price, but for noise. Where no
+        price meets it, the end of ``bounds`` that comes nearest.
+        """
+        low, high = (math.log(bound) for bound in bounds)
+        floor = self.em_floor is not None
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            holds = self.slack(at(math.exp(middle))) >= 0
+            if holds == floor:
+                low = middle
+            else:
+                high = middle
+        price = min(max(math.exp(low if floor else high), bounds[0]), bounds[1])
+        return price, at(price)
+
+    def better(self, one: Measured, other: Measured) -> bool:
+        """Whether ``one`` is the better of two solutions: it holds, and at less of the rest."""
+        holds = self.slack(one) >= -1e-9, self.slack(other) >= -1e-9
+        if holds[0] != holds[1]:
+            return holds[0]
+        if not holds[0]:
+            return self.slack(one) > self.slack(other)
+        if self.em_floor is not None:
+            return one.tokens < other.tokens
+        return one.exact_match > other.exact_match
+
+
+def focus(price: float, bounds: tuple[float, float], progress: float) -> tuple[float, float]:
+    """The prices to train on: all of ``bounds`` at the start, a narrow range around ``price`` at
+    the end (``progress`` from 0 to 1)."""  # fmt: skip
+    widest = math.log(bounds[1] / bounds[0])
+    spread = math.exp((1 - progress) * widest + progress * math.log(NARROWEST))
+    return max(bounds[0], price / spread), min(bounds[1], price * spread)
