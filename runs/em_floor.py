@@ -1,0 +1,105 @@
+"""Training to a floor under exact match or to a budget of tokens: where it lands when held out.
+
+    python runs/em_floor.py [--traces FOLDER] [--n 3600]
+
+The floor is two points below the full decodes of the training and validation questions, the
+budget 70% of their tokens. Three seeds each, the free preset. Where there are kept traces of the
+SmolLM2 reasoner, they are measured as well. Writes ``runs/results/em_floor.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.evaluate.replay import replay
+from rlbudget.freeze import policy_of_run
+from rlbudget.store import digest, load_table
+from rlbudget.table import split_questions, without
+from rlbudget.training import train_on
+
+sys.path.insert(0, str(Path(__file__).parent))
+from impact_model import SMOLLM2
+from recorded import parser_of, recorded
+from results import write_result
+from rivals import row
+
+SEEDS = (0, 1, 2)
+BELOW_FULL = 0.02
+OF_FULL = 0.7
+
+
+def main() -> None:
+    """Train, replay, write."""
+    args = parser_of(__doc__).parse_args()
+    rows: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sources = {"embedded": recorded(args.traces, scratch, args.n)}
+        if SMOLLM2.is_dir():
+            sources["SmolLM2"] = SMOLLM2
+        for name, traces in sources.items():
+            found, details[name] = measured(name, traces, scratch)
+            rows += found
+    write_result(
+        "em_floor", rows, reproduce="python runs/em_floor.py", seeds=list(SEEDS), **details
+    )
+
+
+def measured(name: str, traces: Path, scratch: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and details of one recording."""
+    table = load_table(traces)
+    split = split_questions(table, seed=0)
+    known, held_out = without(table, split.held_out), split.held_out
+    floor = round(float(known.final_exact_match.mean()) - BELOW_FULL, 3)
+    budget = float(round(OF_FULL * known.full_tokens.mean()))
+    landed: dict[str, list[float]] = {"em": [], "em_tokens": [], "tokens": [], "tokens_em": []}
+    for seed in SEEDS:
+        for kind, wanted in (("em", {"em_floor": floor}), ("tokens", {"token_budget": budget})):
+            run = scratch / f"{name}-{kind}-{seed}"
+            train_on(traces, run, seed=seed, **wanted)  # type: ignore[arg-type]
+            policy = policy_of_run(run)
+            done = replay(policy, held_out, policy.default_price).outcome
+            em, tokens = float(done.exact_match.mean()), float(done.tokens.mean())
+            landed[kind].append(em if kind == "em" else tokens)
+            landed["em_tokens" if kind == "em" else "tokens_em"].append(
+                tokens if kind == "em" else em
+            )
+    off = np.array(landed["em"]) - floor
+    error = float(np.sqrt(floor * (1 - floor) / len(held_out)))
+    full_off = float(held_out.final_exact_match.mean() - known.final_exact_match.mean())
+    over = np.array(landed["tokens"]) / budget - 1
+    rows = [
+        row(f"{name}: --em-floor {floor:g}, exact match on held-out questions, each of"
+            f" {len(SEEDS)} seeds", f"within 0.01 of {floor:g}",
+            ", ".join(f"{value:.4f}" for value in landed["em"])
+            + f" (the full decodes of these questions are {full_off:+.4f} off those trained on;"
+            f" standard error {error:.4f})",
+            bool((np.abs(off) <= 0.01).all())),
+        row(f"{name}: --token-budget {budget:g}, tokens on held-out questions, each of"
+            f" {len(SEEDS)} seeds", f"within 3% of {budget:g}",
+            ", ".join(f"{value:.1f} ({share:+.1%})"
+                      for value, share in zip(landed["tokens"], over, strict=True)),
+            bool((np.abs(over) <= 0.03).all())),
+    ]  # fmt: skip
+    details = {
+        "traces_digest": digest(traces),
+        "held_out_questions": len(np.unique(held_out.question_ids)),
+        "held_out_full": {
+            "exact_match": float(held_out.final_exact_match.mean()),
+            "tokens": float(held_out.full_tokens.mean()),
+        },
+        "floor": floor,
+        "budget": budget,
+        **landed,
+    }
+    return rows, details
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""Every strategy that is measured on recorded traces: with it and without it, paired, held out.
+
+    python runs/strategies.py [--traces FOLDER] [--n 3600]
+
+Everything is fitted and chosen on training and validation questions; utilities are means over the
+held-out questions and three seeds, intervals come from a paired bootstrap over the questions. Where
+there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
+``runs/results/strategies.json`` and ``docs/strategies.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.outcomes import (
+    NATURAL_END,
+    Floats,
+    Outcome,
+    outcome,
+    token_price_of,
+    utility,
+)
+from rlbudget.evaluate.replay import replay
+from rlbudget.freeze import policy_of_run
+from rlbudget.policy import Policy
+from rlbudget.store import digest, iter_traces, load_table
+from rlbudget.strategies.correct import EXIT_FEATURES, OFF, correct, tune
+from rlbudget.strategies.ensemble import ensemble
+from rlbudget.strategies.hybrid import HybridRules, Request, Rule
+from rlbudget.strategies.impact import fit_impact, guarded
+from rlbudget.table import Split, TraceTable, split_questions
+from rlbudget.training import train_on
+
+sys.path.insert(0, str(Path(__file__).parent))
+from impact_model import SMOLLM2
+from recorded import parser_of, recorded
+from results import write_result
+from rivals import row
+
+SEEDS = (0, 1, 2)
+DRAWS = 2000
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "strategies.md"
+FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One recording, split, and the policies trained on it."""
+
+    name: str
+    split: Split
+    families: dict[str, str]
+    """question id -> family"""
+    policies: tuple[Policy, ...]
+    with_context: tuple[Policy, ...]
+
+    def price(self, relative: float) -> float:
+        """Reward per token."""
+        return token_price_of(relative, self.split.train)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A strategy at the relative price it is meant for."""
+
+    strategy: str
+    relative_price: float
+    without: Outcome
+    given: Outcome
+    note: str = ""
+    """what else there is to say, or why it does not help"""
+
+
+def main() -> None:
+    """Train, compare, write."""
+    args = parser_of(__doc__).parse_args()
+    rows: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sources = {"embedded": recorded(args.traces, scratch, args.n)}
+        if SMOLLM2.is_dir():
+            sources["SmolLM2"] = SMOLLM2
+        for name, traces in sources.items():
+            case = prepared(name, traces, scratch)
+            found = [
+                context(case), guard(case), together(case), by_family(case), *correction(case)
+            ]  # fmt: skip
+            measured = [as_row(case, compared) for compared in found]
+            rows += measured
+            later, contexts = later_on_harder(case)
+            rows += [later, recovered(case)]
+            details[name] = {
+                "traces_digest": digest(traces),
+                "held_out_questions": len(np.unique(case.split.held_out.question_ids)),
+                "contexts": contexts,
+            }
+            print(name, file=sys.stderr, flush=True)
+    PAGE.write_text(page(rows), encoding="utf-8")
+    write_result(
+        "strategies", rows, reproduce="bash runs/strategies.sh", seeds=list(SEEDS), **details
+    )
+
+
+def prepared(name: str, traces: Path, scratch: Path) -> Case:
+    """Load, split, train with and without the question's own numbers."""
+    table = load_table(traces, context=True)
+    policies: dict[bool, list[Policy]] = {False: [], True: []}
+    for seed in SEEDS:
+        for with_context, kept in policies.items():
+            run = scratch / f"{name}-{with_context}-{seed}"
+            train_on(traces, run, context=with_context, seed=seed)
+            kept.append(policy_of_run(run))
+    families = {t.question_id: str(t.meta.get("family", t.task)) for t in iter_traces(traces)}
+    return Case(
+        name,
+        split_questions(table, seed=0),
+        families,
+        tuple(policies[False]),
+        tuple(policies[True]),
+    )
+
+
+def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of the seeds, trace by trace."""
+    return Outcome(
+        *(
+            np.mean([getattr(one, part) for one in outcomes], axis=0)
+            for part in ("exact_match", "thinking", "probe", "answer")
+        )
+    )
+
+
+def replayed(policies: Sequence[Any], table: TraceTable, price: float) -> Outcome:
+    """Mean of the policies' outcomes."""
+    return mean_of([replay(policy, table, price).outcome for policy in policies])
+
+
+def context(case: Case) -> Compared:
+    """The question's own numbers in the observation."""
+    relative = 0.1
+    held_out, price = case.split.held_out, case.price(relative)
+    return Compared(
+        "context: the policy looks at the question as well",
+        relative,
+        replayed(case.policies, held_out, price),
+        replayed(case.with_context, held_out, price),
+    )
+
+
+def guard(case: Case) -> Compared:
+    """The impact model before a policy that is served at too high a price."""
+    relative, served = 0.02, 0.2
+    split, price = case.split, case.price(0.2)
+    guarded_ones = []
+    for seed, policy in zip(SEEDS, case.policies, strict=True):
+        impact = fit_impact(split.train, split.validation, policy.features, seed=seed)
+        guarded_ones.append(guarded(policy, impact, max_risk=0.02))
+    return Compared(
+        f"impact guard (risk at most 2%) over a policy served at relative price {served:g} where"
+        " answers are worth more",
+        relative,
+        replayed(case.policies, split.held_out, price),
+        replayed(guarded_ones, split.held_out, price),
+    )
+
+
+def together(case: Case) -> Compared:
+    """The mean of three seeds against one of them."""
+    relative = 0.1
+    held_out, price = case.split.held_out, case.price(relative)
+    return Compared(
+        "ensemble: mean of three policies against one",
+        relative,
+        replayed(case.policies, held_out, price),
+        replay(ensemble(case.policies), held_out, price).outcome,
+    )
+
+
+def by_family(case: Case) -> Compared:
+    """A hybrid rule for each family: the price factor that is best on the validation questions."""
+    relative = 0.1
+    split, price = case.split, case.price(relative)
+
+    def requests(table: TraceTable) -> list[Request]:
+        return [Request("", task=case.families[str(q)]) for q in table.question_ids]
+
+    validation = requests(split.validation)
+    rules = []
+    for number, family in enumerate(sorted(set(case.families.values())), 1):
+        own = np.array([request.task == family for request in validation])
+        worth = []
+        for factor in FACTORS:
+            rule = Rule(name=family, line=number, task=family, price=factor)
+            done = [
+                HybridRules((rule,), {"policy": policy}).replay(split.validation, validation, price)
+                for policy in case.policies
+            ]
+            values = np.mean([utility(one.outcome, price)[own].mean() for one in done])
+            worth.append(values - 1e-3 * abs(np.log(factor)))  # for nothing nothing is changed
+        best = FACTORS[int(np.argmax(worth))]
+        rules.append(Rule(name=family, line=number, task=family, price=best))
+    asked = requests(split.held_out)
+    given = [
+        HybridRules(tuple(rules), {"policy": policy}).replay(split.held_out, asked, price).outcome
+        for policy in case.policies
+    ]
+    return Compared(
+        "hybrid rules: a price factor for each family",
+        relative,
+        replayed(case.policies, split.held_out, price),
+        mean_of(given),
+        "factors " + ", ".join(f"{rule.name} {rule.price:g}" for rule in rules),
+    )
+
+
+def correction(case: Case) -> list[Compared]:
+    """Taking risky exits back, at a price where stops are bold, for every token charged."""
+    found = []
+    for relative in (0.05, 0.2):
+        before, after, off = [], [], 0
+        for seed, policy in zip(SEEDS, case.policies, strict=True):
+            done, corrected, threshold = _corrected(case, policy, seed, relative, None)
+            before.append(done)
+            after.append(corrected)
+            off += threshold == OFF
+        note = f"switched off by itself in {off} of {len(SEEDS)} seeds" if off else ""
+        name = "correction: exits that look wrong are thought on"
+        found.append(Compared(name, relative, mean_of(before), mean_of(after), note))
+    return found
+
+
+def _corrected(
+    case: Case, policy: Policy, seed: int, relative: float, most_extra: float | None
+) -> tuple[Outcome, Outcome, float]:
+    split, price = case.split, case.price(relative)
+    features = tuple(dict.fromkeys((*policy.features, *EXIT_FEATURES)))
+    impact = fit_impact(split.train, split.validation, features, seed=seed)
+    budgets = (None, 16, 32, 64)
+    chosen = replay(policy, split.validation, price)
+    resume = tune(impact, chosen, price, budgets=budgets, most_extra=most_extra)
+    done = replay(policy, split.held_out, price)
+    return done.outcome, correct(resume, done).outcome, resume.threshold
+
+
+def recovered(case: Case) -> dict[str, Any]:
+    """How many of the lost answers come back, and at what share of the saved tokens.
+
+    The threshold is the one that takes back at most 9% of the saved tokens on the validation
+    questions, tuned at a price where tokens hardly count.
+    """
+    relative = 0.2
+    split, price = case.split, case.price(relative)
+    full = outcome(split.held_out, np.full(len(split.held_out), NATURAL_END))
+    shares, costs, per_hundred = [], [], []
+    for seed, policy in zip(SEEDS, case.policies, strict=True):
+        features = tuple(dict.fromkeys((*policy.features, *EXIT_FEATURES)))
+        impact = fit_impact(split.train, split.validation, features, seed=seed)
+        chosen = replay(policy, split.validation, price)
+        budgets = (None, 16, 32, 64)
+        resume = tune(impact, chosen, 1e-9, budgets=budgets, most_extra=0.09)
+        done = replay(policy, split.held_out, price)
+        after = correct(resume, done)
+        lost = (full.exact_match == 1) & (done.outcome.exact_match == 0)
+        back = lost & (after.outcome.exact_match == 1)
+        saved = float(full.tokens.sum() - done.outcome.tokens.sum())
+        extra = float(after.extra_tokens.sum())
+        shares.append(float(back.sum() / max(lost.sum(), 1)))
+        costs.append(extra / saved)
+        gained = float((after.outcome.exact_match - done.outcome.exact_match).sum())
+        per_hundred.append(100 * gained / max(extra, 1.0))
+    share, cost = float(np.mean(shares)), float(np.mean(costs))
+    return row(
+        f"{case.name}: answers lost by early exits that the correction recovers, relative price"
+        f" {relative:g}, mean of {len(SEEDS)} seeds",
+        ">= 25% at <= 10% of the saved tokens",
+        f"{share:.1%} at {cost:.1%}; {np.mean(per_hundred):.2f} answers per 100 extra tokens",
+        share >= 0.25 and cost <= 0.10,
+    )
+
+
+def later_on_harder(case: Case) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Where the policy with context stops: by family, and by length and complexity.
+
+    A question is harder where the full decodes of its family are wrong oftener or longer: here
+    the families are ranked by the thinking of their full decodes on the training questions.
+    """
+    relative = 0.1
+    held_out, price = case.split.held_out, case.price(relative)
+    train = case.split.train
+    stops = replayed(case.with_context, held_out, price).thinking
+    own = np.array([case.families[str(q)] for q in held_out.question_ids])
+    known = np.array([case.families[str(q)] for q in train.question_ids])
+    contexts: list[dict[str, Any]] = []
+    for family in sorted(set(own)):
+        contexts.append({
+            "context": f"family {family}",
+            "full_thinking": float(train.final_thinking_tokens[known == family].mean()),
+            "full_exact_match": float(train.final_exact_match[known == family].mean()),
+            "stop_thinking": float(stops[own == family].mean()),
+            "share_of_full": float(
+                stops[own == family].mean() / held_out.final_thinking_tokens[own == family].mean()
+            ),
+        })  # fmt: skip
+    first = held_out.offsets[:-1]
+    some = held_out.lengths > 0
+    for signal in ("question_characters", "question_numbers"):
+        value = held_out.signals[signal][first[some]]
+        cuts = np.quantile(value, [1 / 3, 2 / 3])
+        third = np.searchsorted(cuts, value, side="left")
+        for place, what in enumerate(("low", "middle", "high")):
+            mine = third == place
+            if mine.any():
+                contexts.append({
+                    "context": f"{signal} {what}",
+                    "full_thinking": float(held_out.final_thinking_tokens[some][mine].mean()),
+                    "full_exact_match": float(held_out.final_exact_match[some][mine].mean()),
+                    "stop_thinking": float(stops[some][mine].mean()),
+                    "share_of_full": float(
+                        stops[some][mine].mean()
+                        / held_out.final_thinking_tokens[some][mine].mean()
+                    ),
+                })  # fmt: skip
+    families = [c for c in contexts if str(c["context"]).startswith("family")]
+    hard = rank([c["full_thinking"] for c in families])
+    late = rank([c["stop_thinking"] for c in families])
+    correlation = float(np.corrcoef(hard, late)[0, 1]) if len(families) > 2 else float("nan")
+    thinking = held_out.final_thinking_tokens.astype(np.float64)
+    within = float(np.corrcoef(rank(thinking), rank(stops))[0, 1])
+    return (
+        row(
+            f"{case.name}: stops come later on harder questions (rank correlation of stop and full"
+            " thinking: over questions, over families)",
+            "> 0",
+            f"{within:.2f}, {correlation:.2f}",
+            within > 0 and not correlation < 0,
+        ),
+        contexts,
+    )
+
+
+def rank(values: Sequence[float] | Floats) -> Floats:
+    """Places in order, ties by their mean."""
+    array = np.asarray(values, dtype=np.float64)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: Floats = (ends - (counts - 1) / 2)[inverse]
+    return means
+
+
+def as_row(case: Case, compared: Compared) -> dict[str, Any]:
+    """With against without, as a row of the table."""
+    price = case.price(compared.relative_price)
+    held_out = case.split.held_out
+    difference = utility(compared.given, price) - utility(compared.without, price)
+    draws = resample(held_out.question_ids, draws=DRAWS, seed=0).means(difference)
+    low, high = interval(draws)
+    mean = float(difference.mean())
+    said = "better" if low > 0 else "worse" if high < 0 else "cannot tell"
+    result = row(
+        f"{case.name}: {compared.strategy}, relative price {compared.relative_price:g}",
+        "utility with it >= without",
+        f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] ({said}); EM"
+        f" {compared.without.exact_match.mean():.4f} -> {compared.given.exact_match.mean():.4f},"
+        f" tokens {compared.without.tokens.mean():.1f} -> {compared.given.tokens.mean():.1f}"
+        + (f"; {compared.note}" if compared.note else ""),
+        mean >= 0,
+    )
+    return result
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """``docs/strategies.md``."""
+    lines = [
+        "# Strategies, measured",
+        "",
+        "Each strategy with it and without it, on held-out questions, all tokens counted, means of",
+        "three seeds, 95% intervals of a paired bootstrap over the questions. Written by",
+        "`bash runs/strategies.sh`; the numbers are those of `runs/results/strategies.json`.",
+        "",
+        "| what | wanted | reached | |",
+        "|---|---|---|---|",
+    ]
+    for entry in rows:
+        met = "met" if entry["met"] else "not met"
+        lines.append(f"| {entry['row']} | {entry['wanted']} | {entry['reached']} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
