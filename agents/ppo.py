@@ -28,11 +28,12 @@ from rlbudget.agents.tanh import Tanh
 from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Validation, gap_weight
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
-from rlbudget.envs.replay_normaliser import fit_normaliser
+from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
+from rlbudget.policy import Policy
 from rlbudget.table import TraceTable
 
 _LOOK_RATE = 2.5
@@ -61,13 +62,15 @@ def train(
     digest: str | None = None,
     split_seed: int | None = None,
     recorded: Mapping[str, Any] | None = None,
+    start: Policy | None = None,
 ) -> TrainResult:
     """Train a policy and keep the best of validation in ``run_dir``.
 
     The two tables must share no question. ``progress`` is called with the steps done and in all.
     With ``resume`` a run that was interrupted goes on and ends as it would have ended; where
     there is nothing to resume it starts. ``digest`` and ``split_seed`` say in ``run.json`` which
-    traces these are and how they were split, ``recorded`` how they were made. Raises
+    traces these are and how they were split, ``recorded`` how they were made. ``start`` is a
+    policy to go on from: its observation, normaliser and prices are kept. Raises
     ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
     """
     common = set(train.question_ids.tolist()) & set(validation.question_ids.tolist())
@@ -88,13 +91,13 @@ def train(
             raise UserError(f"{run_dir} already holds a run: resume it or choose another folder")
         snapshot = read_latest(run_dir)
 
-    columns = training_columns(train, config)
+    columns = training_columns(train, config) if start is None else _columns_of(start, train)
     _check_reachable(config, train, validation)
-    start = None
+    blind = None
     if config.preset == "look":
         # Two runs of equal length, shown as one.
         first = _shifted(progress, 0, 2 * total_timesteps)
-        start = _blind_start(train, validation, config, run_dir, first)
+        blind = _blind_start(train, validation, config, run_dir, first)
         progress = _shifted(progress, total_timesteps, 2 * total_timesteps)
     run = _run(train, columns, config, digest, split_seed, recorded)
     if snapshot is not None:
@@ -102,8 +105,10 @@ def train(
     judge = Validation(train, validation, columns.features, _normaliser(columns))
     with one_thread():
         model = make_ppo(columns, config)
+        if blind is not None:
+            adopt(model, blind)
         if start is not None:
-            adopt(model, start)
+            _go_on_from(model, start)
         env = model.get_env()
         assert isinstance(env, ReplaySB3VecEnv)
         state = None
@@ -127,6 +132,27 @@ def train(
             model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
         model.logger.close()
     return TrainResult(run_dir, monitor.best)
+
+
+def _columns_of(start: Policy, train: TraceTable) -> ReplayColumns:
+    """The training traces as the network of a policy sees them."""
+    if start.preset == "look":
+        raise UserError("a policy of the look preset cannot be trained on")
+    normaliser = Normaliser(
+        start.tensors["obs_mean"].copy(), start.tensors["obs_std"].copy(), start.price_range,
+        float(start.config["clip"]),
+    )  # fmt: skip
+    return replay_columns(train, features=start.features, normaliser=normaliser)
+
+
+def _go_on_from(model: PPO, start: Policy) -> None:
+    own = model.policy.state_dict()
+    for name, tensor in start.tensors.items():
+        if name in own:
+            if own[name].shape != tensor.shape:
+                raise UserError("the policy to go on from has a network of another size")
+            own[name] = torch.from_numpy(tensor.copy())
+    model.policy.load_state_dict(own)
 
 
 def _check_reachable(config: PPOConfig, train: TraceTable, validation: TraceTable) -> None:

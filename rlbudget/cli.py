@@ -197,6 +197,61 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Retrain:
+    """Train on from the served policy of a registry; promote the result if it is good enough."""
+
+    registry: tyro.conf.Positional[Path]
+    """Folder of the registry."""
+    traces: tyro.conf.Positional[Path]
+    """Folder of new traces; 30% of their questions are kept for the contest."""
+    margin: float = 0.005
+    """Utility that may be lost at most, with 95% confidence, for a version to be promoted."""
+    total_timesteps: OptionalInt = None
+    """Environment steps; by default the agent's."""
+    seed: int = 0
+    """Seed of the split and of the training."""
+
+
+@dataclass(frozen=True)
+class RegistryAdd:
+    """Keep a policy as the next version and serve it if nothing is served yet."""
+
+    registry: tyro.conf.Positional[Path]
+    """Folder of the registry; made if it is not there."""
+    policy: tyro.conf.Positional[Path]
+    """Policy folder."""
+    promote: Flag = False
+    """Serve it at once, whatever is served now."""
+
+
+@dataclass(frozen=True)
+class RegistryList:
+    """Show what is served and what happened."""
+
+    registry: tyro.conf.Positional[Path]
+    """Folder of the registry."""
+
+
+@dataclass(frozen=True)
+class RegistryRollback:
+    """Serve again what was served before."""
+
+    registry: tyro.conf.Positional[Path]
+    """Folder of the registry."""
+
+
+@dataclass(frozen=True)
+class RegistryCommand:
+    """Every version of a policy, and which one is served: add, list, roll back."""
+
+    action: (
+        Annotated[RegistryAdd, tyro.conf.subcommand("add")]
+        | Annotated[RegistryList, tyro.conf.subcommand("list")]
+        | Annotated[RegistryRollback, tyro.conf.subcommand("rollback")]
+    )
+
+
+@dataclass(frozen=True)
 class RulesCheck:
     """Check a file of hybrid rules; mistakes are named with their lines."""
 
@@ -242,6 +297,8 @@ Command = (
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
+    | Annotated[Retrain, tyro.conf.subcommand("retrain")]
+    | Annotated[RegistryCommand, tyro.conf.subcommand("registry")]
 )
 
 
@@ -327,6 +384,10 @@ def _run(command: Command) -> None:
             _decode(command)
         case Rules():
             _rules(command.action)
+        case Retrain():
+            _retrain(command)
+        case RegistryCommand():
+            _registry(command.action)
 
 
 def _record(command: Record) -> None:
@@ -485,6 +546,36 @@ def _rules(command: RulesCheck | RulesExplain) -> None:
             metadata[key] = value
     for line in rules.explain(Request(command.question, command.task, metadata)):
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _retrain(command: Retrain) -> None:
+    from rlbudget.strategies.registry import Registry
+    from rlbudget.strategies.retrain import retrain
+
+    with progress("Training") as advance:
+        done = retrain(
+            Registry(command.registry), command.traces, margin=command.margin,
+            total_timesteps=command.total_timesteps, seed=command.seed, progress=advance,
+        )  # fmt: skip
+    out.print(f"version {done.version}, {done.contest}", markup=False, soft_wrap=True)
+    out.print(f"{'promoted' if done.promoted else 'not promoted'}: {command.registry}")
+
+
+def _registry(command: RegistryAdd | RegistryList | RegistryRollback) -> None:
+    from rlbudget.policy import load_policy
+    from rlbudget.strategies.registry import Registry
+
+    registry = Registry(command.registry)
+    if isinstance(command, RegistryAdd):
+        version = registry.add(load_policy(command.policy), str(command.policy.name))
+        if command.promote or registry.served() is None:
+            registry.promote(version)
+    elif isinstance(command, RegistryRollback):
+        registry.rollback()
+    for event in registry.history():
+        why = f": {event.why}" if event.why else ""
+        out.print(f"{event.time} {event.action} {event.version}{why}", markup=False, soft_wrap=True)
+    out.print(f"served: {registry.served() or 'none'}")
 
 
 def _price(policy: Policy, asked: float | None) -> float:

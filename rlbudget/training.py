@@ -11,10 +11,14 @@ from rlbudget.observation import Preset
 
 if TYPE_CHECKING:
     from rlbudget.agents.ppo import TrainResult
+    from rlbudget.policy import Policy
 
 
 RECORDED = ("stride", "probe_tokens", "max_tokens", "profile")
 """What a live decode has to do as the recording did, if the policy is to see what it knows."""
+
+_GOING_ON = 0.3
+"""learning rate of a policy that is trained on, in that of a fresh one"""
 
 
 def train_on(
@@ -32,25 +36,34 @@ def train_on(
     split_seed: int = 0,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    start: Policy | None = None,
 ) -> TrainResult:
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's own numbers to the observation. The held-out questions are not
-    looked at. Raises ``UserError`` for traces that cannot be trained on and for a run folder that
-    holds another run.
+    looked at. ``start`` is a policy to go on from, whose observation and prices are kept. Raises
+    ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
     from rlbudget.observation import features_of
     from rlbudget.store import digest, iter_traces, load_table
     from rlbudget.table import split_questions
 
-    table = load_table(traces, context=context)
+    table = load_table(traces, context=context or start is not None)
     split = split_questions(table, seed=split_seed)
     meta = next(iter_traces(traces)).meta
     config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
                        em_floor=em_floor, token_budget=token_budget)  # fmt: skip
-    if context:
+    if start is not None:
+        config = replace(
+            config,
+            preset=start.preset,
+            features=start.features,
+            token_price=start.price_range,
+            learning_rate=config.learning_rate * _GOING_ON,
+        )
+    elif context:
         config = replace(config, features=features_of(table, preset, context=True))
     if total_timesteps is not None:
         config = replace(config, total_timesteps=total_timesteps)
@@ -64,4 +77,5 @@ def train_on(
         digest=digest(traces),
         split_seed=split_seed,
         recorded={name: meta[name] for name in RECORDED if name in meta},
+        start=start,
     )

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frozen_nets import FREE, random_policy
+from synthetic import make_table, puzzle
+
+from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.ppo import _columns_of, _go_on_from, make_ppo
+from rlbudget.agents.snapshot import actor_of
+from rlbudget.cli import main
+from rlbudget.errors import UserError
+from rlbudget.freeze import policy_of_run
+from rlbudget.policy import Policy, save_policy
+from rlbudget.store import TraceWriter, load_table
+from rlbudget.strategies.registry import Registry
+from rlbudget.strategies.retrain import Contest, contest, retrain
+from rlbudget.table import split_questions
+from rlbudget.training import train_on
+
+STEPS = 40_000
+
+
+def _policies(n: int) -> list[Policy]:
+    return [random_policy(FREE, seed=seed) for seed in range(n)]
+
+
+def test_versions_are_kept_served_and_rolled_back_as_a_stack(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    assert registry.versions() == []
+    assert registry.served() is None
+    policies = _policies(3)
+    for policy in policies:
+        version = registry.add(policy)
+        registry.promote(version)
+    assert registry.versions() == [1, 2, 3]
+    assert registry.served_policy() == policies[2]
+    assert registry.rollback() == 2
+    assert registry.rollback() == 1
+    assert registry.served_policy() == policies[0]
+    with pytest.raises(UserError, match="nothing was served before"):
+        registry.rollback()
+    registry.promote(3)
+    assert registry.rollback() == 1
+    actions = [event.action for event in registry.history()]
+    assert actions.count("added") == 3
+    assert actions.count("rolled back") == 3
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    with pytest.raises(UserError, match="serves no policy"):
+        registry.served_policy()
+    with pytest.raises(UserError, match="no version 7"):
+        registry.promote(7)
+    registry.add(_policies(1)[0])
+    (tmp_path / "registry" / ".lock").touch()
+    with pytest.raises(UserError, match="another process"):
+        registry.add(_policies(1)[0])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        Registry(tmp_path / "file")
+
+
+def test_a_damaged_version_is_never_served(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.promote(registry.add(_policies(1)[0]))
+    second = registry.add(_policies(2)[1])
+    (tmp_path / "0002" / "policy.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError):
+        registry.promote(second)
+    assert registry.served() == 1
+
+
+def test_a_policy_against_itself_is_not_inferior_and_a_worse_one_is_refused() -> None:
+    table = make_table(300, seed=2)
+    policy, other = _policies(2)
+    same = contest(policy, policy, table)
+    assert same.difference == 0
+    assert same.interval == (0.0, 0.0)
+    assert same.verdict == "not inferior"
+    there, back = contest(policy, other, table), contest(other, policy, table)
+    assert there.difference == pytest.approx(-back.difference)
+    with pytest.raises(UserError, match="margin"):
+        contest(policy, other, table, margin=-1)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict", "promotes"),
+    [
+        ((0.001, 0.02), "better", True),
+        ((-0.004, 0.02), "not inferior", True),
+        ((-0.02, 0.02), "cannot tell", False),
+        ((-0.02, -0.01), "worse", False),
+    ],
+)
+def test_the_verdict_is_what_the_interval_proves(
+    interval: tuple[float, float], verdict: str, promotes: bool
+) -> None:
+    found = Contest(sum(interval) / 2, interval, 0.005, 100)
+    assert found.verdict == verdict
+    assert found.promotes is promotes
+
+
+def _store(folder: Path, seed: int, n: int = 500) -> Path:
+    with TraceWriter(folder) as writer:
+        for k in range(n):
+            writer.add(puzzle(n * seed + k))
+    return folder
+
+
+def test_retraining_goes_on_from_the_served_policy_and_promotes_what_is_good_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = _store(tmp_path / "old", 1), _store(tmp_path / "new", 2)
+    train_on(old, tmp_path / "run", total_timesteps=STEPS)
+    served = policy_of_run(tmp_path / "run")
+    registry = Registry(tmp_path / "registry")
+    registry.promote(registry.add(served))
+    done = retrain(registry, new, margin=0.05, total_timesteps=STEPS)
+    challenger = registry.policy(done.version)
+    assert done.promoted is done.contest.promotes
+    assert registry.served() == (2 if done.promoted else 1)
+    assert challenger.features == served.features
+    assert challenger.price_range == served.price_range
+    np.testing.assert_array_equal(challenger.tensors["obs_mean"], served.tensors["obs_mean"])
+    held_out = split_questions(load_table(new), seed=0).held_out
+    assert done.contest == contest(challenger, served, held_out, margin=0.05)
+    with pytest.raises(UserError, match="trained on these traces"):
+        retrain(registry, new if done.promoted else old, total_timesteps=STEPS)
+    save_policy(tmp_path / "policy", served)
+    main(["registry", "add", str(tmp_path / "other"), str(tmp_path / "policy")])
+    assert "served: 1" in capsys.readouterr().out
+
+
+def test_a_training_that_starts_from_a_policy_begins_with_its_weights(tmp_path: Path) -> None:
+    old = _store(tmp_path / "old", 1, 120)
+    train_on(old, tmp_path / "run", total_timesteps=STEPS)
+    served = policy_of_run(tmp_path / "run")
+    table = load_table(old)
+    config = PPOConfig(features=served.features, token_price=served.price_range)
+    columns = _columns_of(served, table)
+    model = make_ppo(columns, config)
+    _go_on_from(model, served)
+    actor = actor_of(model)
+    for name, tensor in served.tensors.items():
+        if name in actor:
+            np.testing.assert_array_equal(actor[name].numpy(), tensor)
+    small = make_ppo(columns, PPOConfig(hidden=(8,), features=served.features))
+    with pytest.raises(UserError, match="another size"):
+        _go_on_from(small, served)
