@@ -48,6 +48,8 @@ class Plan:
     """hard cap on thinking tokens"""
     closing: frozenset[int]
     """tokens that can be the last one of the end of the thinking"""
+    eos: frozenset[int]
+    """tokens that end a sequence"""
     failures: Failures = field(default_factory=Failures)
 
     @property
@@ -109,6 +111,7 @@ def make_plan(
         stride=int(every),
         max_thinking=cap,
         closing=_closing(tokenizer, found.end_of_thinking),
+        eos=frozenset(eos_ids),
     )
     plan.controller(None)  # fails here rather than in the first request
     return plan
@@ -124,26 +127,39 @@ def _check_free(policy: StopPolicy) -> None:
     if needed & set(PROBE_SIGNALS):
         raise UserError(
             "the policy needs a trial answer at every checkpoint, which this engine cannot make:"
-            " train one with --preset free, or decode with rlbudget.adapters.hf.generate"
+            " train one with --preset free, or decode with rlbudget.adapters.hf_generate"
         )
 
 
 def _check_context(tokenizer: Any, profile: Profile) -> None:
-    """The exit text must be the same tokens after other text as alone."""
-    alone = trusted_ids(tokenizer, profile.exit_text)
-    for before in ("Done.", "so 12", "it is x", "that's it\n", "(a)"):
-        whole = trusted_ids(tokenizer, before + profile.exit_text)
-        if whole[len(whole) - len(alone) :] != alone:
+    """The tokens that are forced must spell the exit text after any other text.
+
+    They need not be those the tokenizer would choose for the whole: many merge a full stop and
+    the line break after it, and the model reads them apart just as the recorder wrote them.
+    """
+    ids = trusted_ids(tokenizer, profile.exit_text)
+    for before in ("Done.", "so 12", "it is x", "(a)"):
+        there = trusted_ids(tokenizer, before)
+        spelled = _decoded(tokenizer, there + ids)
+        if spelled != _decoded(tokenizer, there) + profile.exit_text:
             raise UserError(
                 f"this tokenizer spells the exit text {profile.exit_text!r} of the profile"
-                f" {profile.name!r} differently after {before!r}: choose another profile"
+                f" {profile.name!r} differently after {before!r}, as {spelled!r}: choose another"
+                " profile"
             )
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _closing(tokenizer: Any, end: str) -> frozenset[int]:
     last = end.strip()[-1]
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     # Byte-level pieces spell only ASCII as it is; any token may hold a part of another character.
+    # Fallback pieces are bytes in hexadecimal.
     return frozenset(
-        token for token, piece in enumerate(pieces) if not last.isascii() or last in (piece or "")
+        token
+        for token, piece in enumerate(pieces)
+        if not last.isascii() or last in (piece or "") or (piece or "").startswith("<0x")
     )

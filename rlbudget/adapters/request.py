@@ -7,6 +7,7 @@ the exit's answer after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from rlbudget.adapters.plan import Plan
 from rlbudget.controller import Reason
 from rlbudget.errors import UserError
+from rlbudget.traces import Probe
 
 _LONGEST_CHARACTER = 4
 
@@ -23,6 +25,8 @@ class Outcome:
     """Where and why a thinking ended, so far."""
 
     thinking_tokens: int
+    probe_tokens: int
+    """tokens of all trial answers that were made"""
     answer_tokens: int
     """every token after the thinking"""
     reason: Reason | None
@@ -42,7 +46,7 @@ class Request:
     """
 
     __slots__ = ("_answer_tokens", "_cap", "_controller", "_forced", "_held", "_plan",
-                 "_probability", "_reason", "_recent", "_thinking")  # fmt: skip
+                 "_probability", "_probe_tokens", "_reason", "_recent", "_thinking")  # fmt: skip
 
     def __init__(
         self, plan: Plan, *, token_price: float | None = None, max_new_tokens: int | None = None
@@ -53,11 +57,12 @@ class Request:
         if max_new_tokens is not None:
             if max_new_tokens <= plan.reserve:
                 raise UserError(
-                    f"max_tokens {max_new_tokens} leaves no room to think: the exit text and the"
-                    f" answer take {plan.reserve} of them"
+                    f"a limit of {max_new_tokens} new tokens leaves no room to think: the exit"
+                    f" text and the answer take {plan.reserve} of them"
                 )
             self._cap = min(self._cap, max_new_tokens - plan.reserve)
         self._thinking = 0
+        self._probe_tokens = 0
         self._answer_tokens = 0
         self._recent: list[int] = []
         self._forced: list[int] = []
@@ -76,8 +81,9 @@ class Request:
         reason, failed = self._reason, self._controller.failed
         return Outcome(
             thinking_tokens=self._thinking,
+            probe_tokens=self._probe_tokens,
             answer_tokens=self._answer_tokens,
-            reason="policy_failed" if failed and reason == "natural" else reason,
+            reason="policy_failed" if failed and reason is not None else reason,
             stop_probability=self._probability,
             message=failed and f"the policy failed: {failed}",
         )
@@ -89,15 +95,22 @@ class Request:
         still thinks, the exit begins instead. The other ends of sequence must not be sampled
         while ``thinking``.
         """
-        if self._reason is None and likeliest in self._plan.vocabulary.eos_ids:
+        if self._reason is None and likeliest in self._plan.eos:
             self._exit("natural")
         return self._forced[0] if self._forced else None
 
-    def push(self, token: int, signals: npt.ArrayLike | None = None) -> None:
+    def push(
+        self,
+        token: int,
+        signals: npt.ArrayLike | None = None,
+        *,
+        probe: Callable[[], Probe] | None = None,
+    ) -> None:
         """Take the token that was added.
 
         ``signals`` of shape (6,) are those of ``rlbudget.signals.TOKEN_SIGNALS``, float; needed
-        while ``thinking``.
+        while ``thinking``. ``probe`` makes a trial answer after this token; it is called where
+        the policy needs one or asks for one, and its tokens are counted.
         """
         if self._reason is not None:
             self._answer_tokens += 1
@@ -120,11 +133,18 @@ class Request:
             self._exit("max_tokens")
         else:
             markers = self._plan.vocabulary.markers[token]
-            decision = self._controller.push([] if signals is None else signals, markers)
+            trial = None if probe is None else lambda: self._charged(probe())
+            decision = self._controller.push(
+                [] if signals is None else signals, markers, probe=trial
+            )
             if decision is not None and self._controller.failed is None:
                 self._probability = decision.stop_probability
             if decision is not None and decision.stop:
                 self._stop_when_whole()
+
+    def _charged(self, made: Probe) -> Probe:
+        self._probe_tokens += made.tokens
+        return made
 
     def _end_length(self, token: int) -> int:
         vocabulary = self._plan.vocabulary

@@ -132,7 +132,7 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
         default = name if name in (_EMBEDDED, _SMOLLM2) else "think" if thinks else "plain"
         chosen = find_profile(default)
     vocabulary = build_vocabulary(
-        tokenizer, chosen, network.get_output_embeddings().out_features, _eos(network, tokenizer)
+        tokenizer, chosen, network.get_output_embeddings().out_features, eos_ids(network, tokenizer)
     )
     return TransformersModel(
         name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary
@@ -153,7 +153,8 @@ def _source(name: str) -> str:
     return name
 
 
-def _eos(network: Any, tokenizer: Any) -> list[int]:
+def eos_ids(network: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a sequence, in order."""
     found: set[int] = set()
     for value in (
         getattr(network.generation_config, "eos_token_id", None),
