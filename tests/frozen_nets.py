@@ -11,9 +11,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rlbudget.frozen import Float32s
-from rlbudget.observation import OBSERVATION_VERSION, Preset, feature_names
+from rlbudget.observation import OBSERVATION_VERSION, Preset, feature_names, features_of, observe
 from rlbudget.policy import Policy, make_policy
 from rlbudget.signals import SIGNALS
+from rlbudget.table import TraceTable
 
 PRICES = (1e-5, 1e-2)
 FREE = feature_names(SIGNALS, "free")
@@ -48,6 +49,28 @@ def random_policy(
         preset=preset,
         price_range=rest.pop("price_range", PRICES),
         **rest,
+    )
+
+
+def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
+    """A random network on normalised features, its bias set so that it often says both things."""
+    features = features_of(table, preset)
+    observations = observe(table, features)
+    rng = np.random.default_rng(seed)
+    n = len(features)
+    tensors = {
+        "obs_mean": observations.mean(axis=0),
+        "obs_std": observations.std(axis=0) + 1e-3,
+        "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
+        "mlp_extractor.policy_net.0.bias": np.zeros(16),
+        "action_net.weight": rng.normal(0, 1, (2 + (preset == "look"), 16)),
+        "action_net.bias": np.array([1.0, 0.0, 0.5][: 2 + (preset == "look")]),
+    }
+    return make_policy(
+        {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
+        features=features,
+        preset=preset,
+        price_range=(1e-4, 1e-2),
     )
 
 

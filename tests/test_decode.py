@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.decode import decode
@@ -15,11 +15,9 @@ from rlbudget.evaluate.replay import replay
 from rlbudget.frozen import Decision
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import Preset, features_of, observe
-from rlbudget.policy import Policy, make_policy
+from rlbudget.observation import Preset
 from rlbudget.record import record
 from rlbudget.store import load_table, load_traces
-from rlbudget.table import TraceTable
 
 torch.set_num_threads(1)
 
@@ -39,28 +37,6 @@ def traces(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("traces")
     record(model, tiny_task(N), out, max_tokens=CAP, batch_size=30, probe_tokens=PROBE)
     return out
-
-
-def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
-    """A random network on normalised features, its bias set so that it often says both things."""
-    features = features_of(table, preset)
-    observations = observe(table, features)
-    rng = np.random.default_rng(seed)
-    n = len(features)
-    tensors = {
-        "obs_mean": observations.mean(axis=0),
-        "obs_std": observations.std(axis=0) + 1e-3,
-        "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
-        "mlp_extractor.policy_net.0.bias": np.zeros(16),
-        "action_net.weight": rng.normal(0, 1, (2 + (preset == "look"), 16)),
-        "action_net.bias": np.array([1.0, 0.0, 0.5][: 2 + (preset == "look")]),
-    }
-    return make_policy(
-        {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
-        features=features,
-        preset=preset,
-        price_range=(1e-4, 1e-2),
-    )
 
 
 @pytest.mark.parametrize("preset", ["free", "probe", "look"])

@@ -101,8 +101,18 @@ def selected(cache: Cache, indices: torch.Tensor) -> Cache:
     if goes_back(cache):
         layers = [cast(GrowingLayer, layer).selected(indices) for layer in cache.layers]
         return Cache(layers=list(layers))
-    other = copy.deepcopy(cache)
+    other = copied(cache)
     keep(other, indices)
+    return other
+
+
+def copied(cache: Cache) -> Cache:
+    """A copy of a cache of transformers' own layers; neither sees what the other appends."""
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        return copy.deepcopy(cache)
+    # Such a layer appends by making new tensors, so the old ones can be shared.
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
     return other
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from rlbudget.models.kv_cache import goes_back, keep, new_cache, selected
+from rlbudget.models.kv_cache import copied, goes_back, keep, new_cache, selected
 
 _MASK_ROOM = 256
 
@@ -55,6 +55,29 @@ class Sequences:
         padding = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         rows = cls(network, new_cache(network.config), mask.to(device), padding, 0, torch.empty(0))
         rows.feed(ids.to(device))
+        return rows
+
+    @classmethod
+    def resume(
+        cls, network: Any, cache: Cache, ids: torch.Tensor, mask: torch.Tensor | None
+    ) -> Sequences:
+        """Read what a cache does not hold yet of ``ids`` (n, length), padded on the left.
+
+        ``mask`` (n, length) is 0 where a row is padded, None where none is. Raises ``ValueError``
+        for a mask with gaps and a cache that holds all of the ids.
+        """
+        n, width = ids.shape
+        held = cache.get_seq_length()
+        given = torch.ones_like(ids) if mask is None else mask.to(ids)
+        padding = width - given.sum(dim=1)
+        places = torch.arange(width, device=ids.device)
+        if given.shape != ids.shape or ((places >= padding[:, None]) != given.bool()).any():
+            raise ValueError("the attention mask must be 0 on the left, 1 on the right of a row")
+        if held >= width:
+            raise ValueError(f"the cache holds {held} tokens of {width}: nothing is left to read")
+        room = given.new_ones((n, _MASK_ROOM))
+        rows = cls(network, cache, torch.cat([given, room], dim=1), padding, held, torch.empty(0))
+        rows.feed(ids[:, held:])
         return rows
 
     def __len__(self) -> int:
@@ -115,7 +138,10 @@ class Sequences:
         Where the cache can go back, the fork runs in the same memory and nothing is copied.
         """
         if not goes_back(self._cache):
-            yield self.selected(torch.arange(len(self), device=self._padding.device))
+            cache = copied(self._cache)
+            yield Sequences(
+                self._network, cache, self._mask, self._padding, self._length, self.logits
+            )
             return
         length, logits = self._length, self.logits
         try:

@@ -1,0 +1,304 @@
+"""The core of the adapters: a plan's checks, and one request's way, without any engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from frozen_nets import FREE, PRICES, random_policy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rlbudget.adapters.plan import Plan, make_plan
+from rlbudget.adapters.request import Request
+from rlbudget.errors import UserError
+from rlbudget.frozen import Decision
+from rlbudget.observation import feature_names
+from rlbudget.signals import SIGNALS
+from rlbudget.traces import Probe
+
+TOKENIZER = tiny_tokenizer()
+EOS, END = 2, 4
+SIGNAL = np.zeros(6)
+STRIDE = 4
+
+
+@dataclass
+class Scripted:
+    """A policy that says one thing after the other, and the last of them for ever."""
+
+    says: Sequence[bool | float | Exception] = (False,)
+    features: tuple[str, ...] = ("thinking_tokens", "entropy_mean")
+    price_range: tuple[float, float] = PRICES
+    asked: list[float] = field(default_factory=list)
+
+    def __call__(self, observation: Any, *, token_price: float) -> Decision:
+        said = self.says[min(len(self.asked), len(self.says) - 1)]
+        self.asked.append(float(observation[0]))
+        if isinstance(said, Exception):
+            raise said
+        return Decision(stop=bool(said), stop_probability=float(said))
+
+
+def plan(policy: Any = None, tokenizer: Any = TOKENIZER, **rest: Any) -> Plan:
+    settings: dict[str, Any] = {"profile": "embedded", "stride": STRIDE} | rest
+    return make_plan(
+        policy or Scripted(),
+        tokenizer,
+        vocabulary_size=len(tokenizer),
+        eos_ids=[EOS],
+        **settings,
+    )
+
+
+def spell(text: str, tokenizer: Any = TOKENIZER) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+A = spell("a")[0]
+
+
+def think(request: Request, tokens: Sequence[int]) -> int:
+    """Push tokens while the request thinks; how many it took."""
+    for taken, token in enumerate(tokens):
+        if not request.thinking:
+            return taken
+        assert request.forced(token) is None
+        request.push(token, SIGNAL)
+    return len(tokens)
+
+
+def answer(request: Request, tokens: Sequence[int] = (9, EOS)) -> list[int]:
+    """Write what is forced and then ``tokens``; the forced ones."""
+    forced = []
+    while (token := request.forced(EOS)) is not None:
+        forced.append(token)
+        request.push(token)
+    for token in tokens:
+        assert request.forced(token) is None
+        request.push(token)
+    return forced
+
+
+# --- plan
+
+
+def test_settings_left_out_are_those_of_the_traces_and_of_the_policy() -> None:
+    recorded = {"profile": "plain", "stride": 5, "max_tokens": 77}
+    trained = {"traces": {"recorded": recorded}}
+    policy = random_policy(trained=trained)
+    made = make_plan(policy, TOKENIZER, vocabulary_size=len(TOKENIZER), eos_ids=[EOS])
+    assert (made.profile.name, made.stride, made.max_thinking) == ("plain", 5, 77)
+    assert made.token_price == policy.default_price
+    with pytest.raises(UserError, match="name an exit profile"):
+        plan(Scripted(), profile=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"profile": "nobody"}, "no profile 'nobody'"),
+        ({"stride": 0}, "stride 0"),
+        ({"max_thinking_tokens": 0}, "max_thinking_tokens must be at least 1"),
+        ({"token_price": 5.0}, "token price 5"),
+        ({"policy": Scripted(features=("mood_mean",))}, "not made from tokens: mood_mean"),
+        ({"policy": Scripted(features=feature_names(SIGNALS, "probe"))}, "trial answer"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_request(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(**changes)
+
+
+def test_an_engine_with_trial_answers_takes_a_policy_that_needs_them() -> None:
+    plan(Scripted(features=feature_names(SIGNALS, "probe")), probes=True)
+
+
+def prefixed_tokenizer() -> PreTrainedTokenizerFast:
+    """Puts a space before every text, as SentencePiece does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=[chr(c) for c in range(33, 127)] + ["\n", "▁"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Done. so 12 it is x (a)\nThe answer is 3"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Has one token for a full stop and the line break after it, as Qwen and Llama 3 have."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=264,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([".\n", "\n\n"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def test_an_exit_text_that_reads_differently_in_context_is_refused() -> None:
+    with pytest.raises(UserError, match="differently after 'Done.'"):
+        plan(tokenizer=prefixed_tokenizer(), profile="plain")
+
+
+def test_a_tokenizer_that_merges_the_exit_text_with_the_text_before_it_is_no_obstacle() -> None:
+    tokenizer = merging_tokenizer()
+    alone = spell("\nThe answer is", tokenizer)
+    assert spell("Done.\nThe answer is", tokenizer)[-len(alone) :] != alone
+    assert list(plan(tokenizer=tokenizer, profile="plain").vocabulary.exit_ids) == alone
+
+
+# --- request
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    stop_at=st.integers(1, 12),
+    cap=st.integers(1, 40),
+)
+def test_it_stops_where_the_policy_says_or_at_the_cap_and_never_elsewhere(
+    n: int, stop_at: int, cap: int
+) -> None:
+    policy = Scripted([False] * (stop_at - 1) + [True])
+    request = Request(plan(policy, max_thinking_tokens=cap))
+    taken = think(request, [A] * n)
+    stop = min(STRIDE * stop_at, cap)
+    assert taken == min(stop, n)
+    assert policy.asked == [t for t in range(STRIDE, taken + 1, STRIDE) if t < cap]
+    if n < stop:
+        assert request.outcome.reason is None
+        return
+    assert answer(request) == [END]
+    done = request.outcome
+    assert done.reason == ("max_tokens" if cap <= STRIDE * stop_at else "policy")
+    assert (done.thinking_tokens, done.answer_tokens) == (taken, 3)
+
+
+def test_the_models_own_end_is_natural() -> None:
+    request = Request(plan())
+    assert think(request, [*spell("so 12"), END, 9]) == len(spell("so 12")) + 1
+    assert answer(request) == []
+    done = request.outcome
+    assert (done.reason, done.thinking_tokens, done.answer_tokens) == (
+        "natural",
+        len(spell("so 12")),
+        3,
+    )
+
+
+@pytest.mark.parametrize("before", ["it is", "it is.", "it is 12.\n"])
+def test_an_end_of_several_tokens_belongs_to_the_answer(before: str) -> None:
+    request = Request(plan(profile="plain", stride=100))
+    tokens = spell(f"{before} The answer is")
+    think(request, tokens)
+    assert not request.thinking
+    done = request.outcome
+    assert done.reason == "natural"
+    text = TOKENIZER.decode(tokens[: done.thinking_tokens])
+    assert "The answer is" not in text
+    assert "The answer is" in TOKENIZER.decode(tokens[done.thinking_tokens :])
+    assert done.thinking_tokens + done.answer_tokens == len(tokens)
+
+
+def test_an_end_of_sequence_in_the_thinking_becomes_the_exit() -> None:
+    request = Request(plan())
+    think(request, spell("so 12"))
+    assert request.forced(EOS) == END
+    assert answer(request) == [END]
+    done = request.outcome
+    assert (done.reason, done.answer_tokens) == ("natural", 3)
+
+
+def test_room_for_the_answer_is_kept() -> None:
+    made = plan()
+    with pytest.raises(UserError, match="leaves no room to think"):
+        Request(made, max_new_tokens=made.reserve)
+    request = Request(made, max_new_tokens=made.reserve + 3)
+    assert think(request, [A] * 12) == 3
+    assert request.outcome.reason == "max_tokens"
+
+
+def test_an_engine_that_goes_its_own_way_is_let_go() -> None:
+    request = Request(plan(Scripted([True]), profile="plain"))
+    think(request, [A] * 8)
+    assert request.forced(9) == spell("\nThe answer is")[0]
+    request.push(9)
+    assert request.forced(9) is None
+
+
+@pytest.mark.parametrize("character", ["é", "…", "🙂"])
+def test_a_stop_waits_for_the_rest_of_a_character(character: str) -> None:
+    pieces = [TOKENIZER.convert_tokens_to_ids(piece) for piece in byte_pieces(character)]
+    lead = [A] * (STRIDE - 1)
+    request = Request(plan(Scripted([True])))
+    assert think(request, [*lead, *pieces, 9, 9]) == len(lead) + len(pieces)
+    done = request.outcome
+    assert (done.reason, done.thinking_tokens) == ("policy", len(lead) + len(pieces))
+    assert TOKENIZER.decode([*lead, *pieces]).endswith(character)
+
+
+def byte_pieces(text: str) -> list[str]:
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return list(whole.pre_tokenize_str(text)[0][0])
+
+
+def test_a_character_that_never_ends_holds_it_three_tokens_at_most() -> None:
+    first = TOKENIZER.convert_tokens_to_ids(byte_pieces("🙂")[0])
+    request = Request(plan(Scripted([True])))
+    assert think(request, [first] * 20) == STRIDE + 3
+    request = Request(plan(Scripted([True]), max_thinking_tokens=STRIDE + 1))
+    assert think(request, [first] * 20) == STRIDE + 1
+    assert request.outcome.reason == "policy"
+
+
+@pytest.mark.parametrize("says", [RuntimeError("out of order"), float("nan")])
+def test_a_policy_that_breaks_down_costs_no_answer_and_is_logged_once(
+    says: float | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = plan(Scripted([0.0, says]), max_thinking_tokens=50)
+    with caplog.at_level(logging.WARNING, logger="rlbudget"):
+        for natural in (True, False):
+            made.policy.asked.clear()  # type: ignore[attr-defined]
+            request = Request(made)
+            think(request, [*[A] * 20, *([END] if natural else [A] * 50)])
+            done = request.outcome
+            assert done.reason == "policy_failed"
+            assert done.thinking_tokens == (20 if natural else 50)
+            assert done.stop_probability == 0.0
+            assert ("out of order" if isinstance(says, Exception) else "nan") in str(done.message)
+    assert made.failures.count == 2
+    assert len(caplog.records) == 1
+
+
+def test_trial_answers_are_made_at_checkpoints_only_and_counted() -> None:
+    policy = Scripted([False, False, True], features=("thinking_tokens", "probe_confidence"))
+    request = Request(plan(policy, probes=True))
+    made = []
+    for count in range(1, 13):
+        request.push(9, SIGNAL, probe=lambda at=count: made.append(at) or Probe("1", 0.5, 3))  # type: ignore[misc]
+    assert made == [4, 8, 12]
+    done = request.outcome
+    assert (done.reason, done.probe_tokens, done.thinking_tokens) == ("policy", 9, 12)
+
+
+def test_a_price_of_its_own_is_checked() -> None:
+    with pytest.raises(UserError, match="token price 3"):
+        Request(plan(random_policy(FREE)), token_price=3.0)
