@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +63,10 @@ def recorded(
     folder = tmp_path_factory.mktemp("traces")
     record(model, task, folder, max_tokens=CAP, temperature=0.0, probe_tokens=PROBE)
     return load_table(folder), {trace.question_id: trace for trace in load_traces(folder)}
+
+
+def scripted(says: Sequence[Any] = (False,), **rest: Any) -> Scripted:
+    return Scripted(says, stride=8, **rest)
 
 
 def padded(model: TransformersModel, questions: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -217,7 +220,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
 
 def test_no_new_token_is_left_out_of_the_report(model: TransformersModel, task: Task) -> None:
     (question, *_) = task.questions
-    budget = processor(model, Scripted([True]), stride=8)
+    budget = processor(model, scripted([True]))
     inputs = padded(model, [question.question])
     ids = model.network.generate(**inputs, logits_processor=[budget], max_new_tokens=99)
     new = ids.shape[1] - inputs["input_ids"].shape[1]
@@ -232,13 +235,11 @@ def test_no_new_token_is_left_out_of_the_report(model: TransformersModel, task: 
 
 @pytest.mark.parametrize("make", [processor, generator])
 def test_a_new_call_begins_anew(model: TransformersModel, task: Task, make: Any) -> None:
-    policy = Scripted([False, True])
+    policy = scripted([False, True])
     budget = make(model, policy)
     questions = [q.question for q in task.questions[:3]]
     first = run(model, questions[:1], budget)
-    policy.asked.clear()
     assert run(model, questions[:1], budget) == first
-    policy.asked.clear()
     policy.says = [True]
     again = run(model, questions, budget)
     assert [outcome.thinking_tokens for outcome, _ in again] == [8, 8, 8]
@@ -260,14 +261,14 @@ class Eager(torch.nn.Module):
 
 
 @pytest.mark.parametrize("make", [processor, generator])
-@pytest.mark.parametrize(("token", "answer_tokens"), [(EOS, 2), (END, ROOM)])
+@pytest.mark.parametrize("token", [EOS, END])
 def test_an_early_end_still_gives_an_answer(
-    model: TransformersModel, task: Task, make: Any, token: int, answer_tokens: int
+    model: TransformersModel, task: Task, make: Any, token: int
 ) -> None:
     network = load_model("embedded").network
     network.lm_head = Eager(network.lm_head, token)
     eager = dataclasses.replace(model, network=network)
-    budget = make(eager, Scripted())
+    budget = make(eager, scripted())
     ((outcome, row),) = run(eager, [task.questions[0].question], budget, max_new_tokens=ROOM + 1)
     assert (outcome.reason, outcome.thinking_tokens) == ("natural", 0)
     assert row[0] == END
@@ -278,7 +279,7 @@ def test_an_early_end_still_gives_an_answer(
 @pytest.mark.parametrize("make", [processor, generator])
 def test_the_cap_ends_a_thinking(model: TransformersModel, task: Task, make: Any) -> None:
     questions = [q.question for q in task.questions[:2]]
-    got = run(model, questions, make(model, Scripted(), max_thinking_tokens=11))
+    got = run(model, questions, make(model, scripted(), max_thinking_tokens=11))
     assert [(o.reason, o.thinking_tokens, row[11]) for o, row in got] == 2 * [
         ("max_tokens", 11, END)
     ]
@@ -286,12 +287,12 @@ def test_the_cap_ends_a_thinking(model: TransformersModel, task: Task, make: Any
 
 def test_room_for_the_answer_is_kept(model: TransformersModel, task: Task) -> None:
     with pytest.raises(UserError, match="leaves no room to think"):
-        processor(model, Scripted(), max_new_tokens=ROOM)
+        processor(model, scripted(), max_new_tokens=ROOM)
     questions = [task.questions[0].question]
     with pytest.raises(UserError, match="leaves no room to think"):
-        run(model, questions, generator(model, Scripted()), max_new_tokens=ROOM)
+        run(model, questions, generator(model, scripted()), max_new_tokens=ROOM)
     few = ROOM + 9
-    for budget in (processor(model, Scripted(), max_new_tokens=few), generator(model, Scripted())):
+    for budget in (processor(model, scripted(), max_new_tokens=few), generator(model, scripted())):
         ((outcome, row),) = run(model, questions, budget, max_new_tokens=few)
         assert (outcome.reason, outcome.thinking_tokens) == ("max_tokens", 9)
         assert row[-1] == EOS
@@ -309,7 +310,7 @@ def test_a_failing_policy_never_costs_the_answer(
 ) -> None:
     questions = task.questions[:2]
     with caplog.at_level(logging.WARNING, logger="rlbudget"):
-        got = run(model, [q.question for q in questions], make(model, Scripted([0.0, 0.0, says])))
+        got = run(model, [q.question for q in questions], make(model, scripted([0.0, 0.0, says])))
     assert len([r for r in caplog.records if r.name == "rlbudget"]) == 1
     for question, (outcome, row) in zip(questions, got, strict=True):
         final = recorded[1][question.question_id].final
@@ -325,14 +326,14 @@ def test_a_policy_that_needs_trial_answers_is_sent_to_the_other_way(
     with pytest.raises(UserError, match="needs a trial answer"):
         processor(model, policy)
     with pytest.raises(UserError, match="no profile 'nobody'"):
-        processor(model, Scripted(), profile="nobody")
+        processor(model, scripted(), profile="nobody")
 
 
 def test_the_callers_logits_stay_as_they_were(model: TransformersModel, task: Task) -> None:
     inputs = padded(model, [task.questions[0].question])
     out = model.network.generate(
         **inputs,
-        logits_processor=[processor(model, Scripted([True]))],
+        logits_processor=[processor(model, scripted([True]))],
         max_new_tokens=60,
         do_sample=False,
         return_dict_in_generate=True,
@@ -348,7 +349,7 @@ def test_sampling_is_under_the_same_budget(model: TransformersModel, task: Task)
     torch.manual_seed(0)
     questions = [q.question for q in task.questions[:6]]
     for make in (processor, generator):
-        got = run(model, questions, make(model, Scripted([False, True])), do_sample=True,
+        got = run(model, questions, make(model, scripted([False, True])), do_sample=True,
                   temperature=0.9, top_p=0.9)  # fmt: skip
         assert {o.reason for o, _ in got} <= {"policy", "natural"}
         assert all(o.thinking_tokens == 16 for o, _ in got if o.reason == "policy")
@@ -373,7 +374,7 @@ def test_generate_gives_the_cache_back_and_goes_on_with_one(
 ) -> None:
     inputs = padded(model, [task.questions[0].question])
     settings = {"max_new_tokens": 60, "do_sample": False, "return_dict_in_generate": True}
-    policy = Scripted([True], features=("thinking_tokens", "probe_confidence"))
+    policy = scripted([True], features=("thinking_tokens", "probe_confidence"))
     budget = generator(model, policy)
     out = model.network.generate(**inputs, **settings, custom_generate=budget)
     (outcome,) = budget.report()
@@ -388,7 +389,7 @@ def test_generate_gives_the_cache_back_and_goes_on_with_one(
 
 def test_what_cannot_be_forked_is_refused(model: TransformersModel, task: Task) -> None:
     questions = [task.questions[0].question]
-    budget = generator(model, Scripted())
+    budget = generator(model, scripted())
     static = StaticCache(config=model.network.config, max_cache_len=300)
     with pytest.raises(UserError, match="not StaticCache"):
         run(model, questions, budget, past_key_values=static)
