@@ -150,8 +150,9 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
         if choice not in (CONTINUE, STOP):
             raise ValueError(f"action {choice}: there are 0 (CONTINUE) and 1 (STOP)")
         if choice == STOP:
+            thinking = int(batch.thinking_tokens(_ROW)[0])
             end = batch.stop(_ROW)[0]
-            return self._end(end.answer, batch.thinking_tokens, end.answer_tokens, stopped=True)
+            return self._end(end.answer, thinking, end.answer_tokens, stopped=True)
         batch.advance()
         if len(batch.at_checkpoint):
             self._observation = self._observe(batch)
@@ -168,7 +169,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             answer = [self._answers.setdefault(probe.answer, len(self._answers))]
             confidence = [probe.confidence]
         features = self._observer.update(
-            _ROW, [batch.thinking_tokens], batch.signals(_ROW), answer, confidence
+            _ROW, batch.thinking_tokens(_ROW), batch.signals(_ROW), answer, confidence
         )[0]
         return np.append(features, np.float32(np.log10(self._price)))
 

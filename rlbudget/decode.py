@@ -84,9 +84,10 @@ def decode(
         batch.advance()
         if not len(batch.at_checkpoint):
             break
+        thinking = int(batch.thinking_tokens([0])[0])
         signals = {name: float(column[0]) for name, column in batch.signals([0]).items()}
         probe = trial_answer() if controller.needs_probe else None
-        decision = controller.at_checkpoint(signals, batch.thinking_tokens, probe)
+        decision = controller.at_checkpoint(signals, thinking, probe)
         if decision.probe:
             decision = controller.looked(trial_answer())
         if controller.failed is None:
@@ -97,11 +98,11 @@ def decode(
             return Decoded(
                 answer=answer.answer,
                 text=text + batch.vocabulary.text(answer.ids, special=True),
-                thinking_tokens=batch.thinking_tokens,
+                thinking_tokens=thinking,
                 probe_tokens=charged,
                 answer_tokens=answer.answer_tokens,
                 stopped=True,
-                stopped_at=batch.thinking_tokens,
+                stopped_at=thinking,
                 reason="policy",
                 stop_probability=probability,
                 message=None,

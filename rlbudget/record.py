@@ -1,8 +1,9 @@
 """Recording: full decodes of a model, with the answer a stop at each checkpoint would give.
 
-The batches are planned over the whole task before the first token, and each one is written as
-it ends. A killed recording that goes on with ``resume`` therefore decodes the missing batches
-exactly as an uninterrupted one would have.
+Questions join the batch as others end, so it stays wide to the last; what has ended is written
+every so often. Each decode depends on its own seed alone, so a killed recording that goes on with
+``resume`` gives the traces an uninterrupted one would have given, up to the last bits of signals:
+those of a matrix product depend on the rows beside.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch, Finished
     from rlbudget.models.transformers_model import TransformersModel
+    from rlbudget.models.vocabulary import Vocabulary
 
 PROBE_TOKENS = 8
 BATCH_SIZE = 128
@@ -118,42 +120,31 @@ def record(
         raise UserError(f"the task {task.name} has two questions of one id")
     spelled = [model.option_ids(question.options) for question in task.questions]
     options_of = dict(zip(ids, spelled, strict=True))
-    n = tokens = exit_tokens = 0
+    n = tokens = exit_tokens = written = 0
     with TraceWriter(folder, append=resume) as writer:
         there = existing_ids(folder) & set(ids)
         if there:
             _check_same(folder, there, model, settings)
-        done = len(there)
+        missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
+        missing.sort(key=lambda q: -len(model.prompt_ids(q.question)))
+        rows = [options_of[trace_id(seed, question.question_id)] for question in missing]
         if progress is not None:
-            progress(done, len(ids))
-        for batch in _plan(model, task.questions, batch_size):
-            missing = [q for q in batch if trace_id(seed, q.question_id) not in there]
-            if not missing:
-                continue
-            options = [options_of[trace_id(seed, q.question_id)] for q in missing]
-            for trace in _record_batch(model, task, missing, options, settings):
+            progress(len(there), len(ids))
+        for traces in _record(model, task, missing, rows, settings, batch_size):
+            for trace in traces:
                 writer.add(trace)
-                n += 1
                 tokens += trace.final.thinking_tokens + trace.final.answer_tokens
                 exit_tokens += sum(c.exit.answer_tokens for c in trace.checkpoints)
-            writer.flush()
-            done += len(missing)
+            n += len(traces)
+            if n - written >= batch_size:
+                writer.flush()
+                written = n
             if progress is not None:
-                progress(done, len(ids))
+                progress(len(there) + n, len(ids))
     seconds = time.monotonic() - begun
     return RecordStats(
         n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens, seconds=seconds
     )
-
-
-def _plan(
-    model: TransformersModel, questions: Sequence[Question], batch_size: int
-) -> Iterator[Sequence[Question]]:
-    # Prompts of like length together: little padding, and the same batches at every resume.
-    lengths = [len(model.prompt_ids(question.question)) for question in questions]
-    order = sorted(range(len(questions)), key=lengths.__getitem__)
-    for start in range(0, len(order), batch_size):
-        yield [questions[i] for i in order[start : start + batch_size]]
 
 
 def _check_same(
@@ -170,87 +161,117 @@ def _check_same(
             )
 
 
-def _record_batch(
+def _record(
     model: TransformersModel,
     task: Task,
     questions: Sequence[Question],
     options: Sequence[Sequence[Sequence[int]]],
     settings: _Settings,
-) -> Iterator[Trace]:
+    batch_size: int,
+) -> Iterator[list[Trace]]:
+    """The traces of the questions, some at a time, as they end."""
+    from rlbudget.models.stream import stream  # needs torch
+
+    score = remembering(task, questions)
     seeds = [row_seed(settings.seed, question.question_id) for question in questions]
-    batch = model.begin(
+    checkpoints: dict[int, list[Checkpoint]] = {}
+    for batch in stream(
+        model,
         [question.question for question in questions],
         seeds,
+        batch_size=batch_size,
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
         stride=settings.stride,
-    )
-    score = remembering(task, questions)
-    checkpoints: list[list[Checkpoint]] = [[] for _ in questions]
-    while True:
-        batch.advance()
-        rows = batch.at_checkpoint
-        if not len(rows):
-            break
-        signals = batch.signals(rows)
-        exits = batch.fork_exits(rows)
-        probes = None
-        if settings.probe_tokens:
-            probes = batch.probes_of(exits, settings.probe_tokens)
-            if probes is None:
-                probes = batch.fork_probes(rows, settings.probe_tokens)
-        choosing = [row for row in rows.tolist() if options[row]]
-        read = batch.fork_options(choosing, [options[row] for row in choosing])
-        choices = dict(zip(choosing, read, strict=True))
-        for place, row in enumerate(rows.tolist()):
-            answer, probe = exits[place], probes[place] if probes else None
-            looks = {"exit_entropy": answer.entropy}
-            if probe:
-                looks["probe_tail"] = probe.tail
-            if row in choices:
-                looks["answer_entropy"] = choices[row].entropy
-                looks["option_tokens"] = float(choices[row].tokens)
-            checkpoints[row].append(
-                Checkpoint(
-                    thinking_tokens=batch.thinking_tokens,
-                    signals={
-                        **{name: float(column[place]) for name, column in signals.items()},
-                        **looks,
-                    },
-                    exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
-                    probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
-                )
-            )
-    for row, question in enumerate(questions):
-        end = batch.final[row]
-        assert end is not None
-        meta = {
-            **question.meta,
-            **settings.meta(model),
-            "row_seed": seeds[row],
-            "natural": end.natural,
-        }
-        if question.options:
-            meta["options"] = list(question.options)
-        if settings.store_text:
-            meta |= _text(batch, row, end, checkpoints[row])
-        yield Trace(
-            trace_id=trace_id(settings.seed, question.question_id),
-            question_id=question.question_id,
-            task=task.name,
-            question=question.question,
-            target=question.target,
-            model=model.name,
-            seed=settings.seed,
-            final=Final(
-                answer=end.answer,
-                exact_match=score(row, end.answer),
-                thinking_tokens=end.thinking_tokens,
-                answer_tokens=end.answer_tokens,
-            ),
-            checkpoints=tuple(checkpoints[row]),
-            meta=meta,
+    ):
+        rows = batch.at_checkpoint.tolist()
+        for row, point in zip(rows, _look(batch, options, settings, score), strict=True):
+            checkpoints.setdefault(row, []).append(point)
+        ended = [(row, batch.final.pop(row)) for row in sorted(batch.final)]
+        if ended:
+            yield [
+                _trace(model, task, questions[row], end, checkpoints.pop(row, []), settings,
+                       score(row, end.answer))
+                for row, end in ended
+            ]  # fmt: skip
+
+
+def _look(
+    batch: DecodeBatch,
+    options: Sequence[Sequence[Sequence[int]]],
+    settings: _Settings,
+    score: Callable[[int, str], int],
+) -> Iterator[Checkpoint]:
+    """What every row at a checkpoint has to say there."""
+    rows = batch.at_checkpoint
+    if not len(rows):
+        return
+    signals = batch.signals(rows)
+    written = batch.thinking_tokens(rows).tolist()
+    exits = batch.fork_exits(rows)
+    probes = None
+    if settings.probe_tokens:
+        probes = batch.probes_of(exits, settings.probe_tokens)
+        if probes is None:
+            probes = batch.fork_probes(rows, settings.probe_tokens)
+    choosing = [row for row in rows.tolist() if options[row]]
+    read = batch.fork_options(choosing, [options[row] for row in choosing])
+    choices = dict(zip(choosing, read, strict=True))
+    for place, row in enumerate(rows.tolist()):
+        answer, probe = exits[place], probes[place] if probes else None
+        looks = {"exit_entropy": answer.entropy}
+        if probe:
+            looks["probe_tail"] = probe.tail
+        if row in choices:
+            looks["answer_entropy"] = choices[row].entropy
+            looks["option_tokens"] = float(choices[row].tokens)
+        yield Checkpoint(
+            thinking_tokens=written[place],
+            signals={
+                **{name: float(column[place]) for name, column in signals.items()},
+                **looks,
+            },
+            exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
+            probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
         )
+
+
+def _trace(
+    model: TransformersModel,
+    task: Task,
+    question: Question,
+    end: Finished,
+    checkpoints: Sequence[Checkpoint],
+    settings: _Settings,
+    exact_match: int,
+) -> Trace:
+    meta = {
+        **question.meta,
+        **settings.meta(model),
+        "row_seed": row_seed(settings.seed, question.question_id),
+        "natural": end.natural,
+    }
+    if question.options:
+        meta["options"] = list(question.options)
+    if settings.store_text:
+        meta |= _text(model.vocabulary, end, checkpoints)
+    return Trace(
+        trace_id=trace_id(settings.seed, question.question_id),
+        question_id=question.question_id,
+        task=task.name,
+        question=question.question,
+        target=question.target,
+        model=model.name,
+        seed=settings.seed,
+        final=Final(
+            answer=end.answer,
+            exact_match=exact_match,
+            thinking_tokens=end.thinking_tokens,
+            answer_tokens=end.answer_tokens,
+        ),
+        checkpoints=tuple(checkpoints),
+        meta=meta,
+    )
 
 
 def remembering(task: Task, questions: Sequence[Question]) -> Callable[[int, str], int]:
@@ -267,11 +288,10 @@ def remembering(task: Task, questions: Sequence[Question]) -> Callable[[int, str
 
 
 def _text(
-    batch: DecodeBatch, row: int, end: Finished, checkpoints: Sequence[Checkpoint]
+    vocabulary: Vocabulary, end: Finished, checkpoints: Sequence[Checkpoint]
 ) -> dict[str, Any]:
-    ids = batch.thinking_ids(row)
     # A prefix may end inside a character, whose text then differs from the whole's.
-    prefixes = [batch.vocabulary.text(ids[: c.thinking_tokens], special=True) for c in checkpoints]
+    prefixes = [vocabulary.text(end.ids[: c.thinking_tokens], special=True) for c in checkpoints]
     return {
         "thinking": end.text,
         "cuts": [_common(prefix, end.text) for prefix in prefixes],

@@ -41,26 +41,27 @@ def record_samples(
         raise UserError(f"--samples {samples}: a majority needs at least 2")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
-    n = tokens = skipped = 0
+    n = tokens = 0
     with TraceWriter(folder, append=resume) as writer:
         there = existing_ids(folder)
         if there:
             _check_samples(folder, samples, model)
-        at_once = max(1, batch_size // samples)
-        for start in range(0, len(task.questions), at_once):
-            chosen = task.questions[start : start + at_once]
-            missing = [q for q in chosen if f"{q.question_id}-o0" not in there]
-            skipped += len(chosen) - len(missing)
-            if missing:
-                for sampled in _sample(model, task, missing, samples, seed, temperature,
-                                       max_tokens):  # fmt: skip
-                    tokens += sum(sample.tokens for sample in sampled.samples)
-                    n += 1
-                    for trace in traces_of_samples(sampled, seed=seed):
-                        writer.add(trace)
+        missing = [q for q in task.questions if f"{q.question_id}-o0" not in there]
+        skipped = len(task.questions) - len(missing)
+        if progress is not None:
+            progress(skipped, len(task.questions))
+        written = 0
+        for sampled in _sample(model, task, missing, samples, seed, temperature, max_tokens,
+                               batch_size):  # fmt: skip
+            tokens += sum(sample.tokens for sample in sampled.samples)
+            n += 1
+            for trace in traces_of_samples(sampled, seed=seed):
+                writer.add(trace)
+            if (n - written) * samples >= batch_size:
                 writer.flush()
+                written = n
             if progress is not None:
-                progress(start + len(chosen), len(task.questions))
+                progress(skipped + n, len(task.questions))
     seconds = time.monotonic() - begun
     return RecordStats(n=n, skipped=skipped, tokens=tokens, exit_tokens=0, seconds=seconds)
 
@@ -73,29 +74,34 @@ def _sample(
     seed: int,
     temperature: float | None,
     max_tokens: int | None,
+    batch_size: int,
 ) -> Iterator[Sampled]:
+    """The questions whose samples are all drawn, as they are."""
+    from rlbudget.models.stream import stream  # needs torch
+
     rows = [(question, number) for question in questions for number in range(samples)]
-    batch = model.begin(
+    score = remembering(task, [question for question, _ in rows])
+    drawn: dict[str, dict[int, Sample]] = {}
+    for batch in stream(
+        model,
         [question.question for question, _ in rows],
         [row_seed(seed, f"{question.question_id}#{number}") for question, number in rows],
+        batch_size=batch_size,
         temperature=temperature,
         max_tokens=max_tokens,
-        stride=model.profile.max_tokens + 1 if max_tokens is None else max_tokens + 1,
-    )
-    while not batch.done:
-        batch.advance()
-    drawn: dict[str, list[Sample]] = {}
-    score = remembering(task, [question for question, _ in rows])
-    for row, ((question, _), end) in enumerate(zip(rows, batch.final, strict=True)):
-        assert end is not None
-        drawn.setdefault(question.question_id, []).append(
-            Sample(end.answer, score(row, end.answer), end.thinking_tokens + end.answer_tokens)
-        )
-    for question in questions:
-        yield Sampled(
-            question.question_id, task.name, question.question, question.target, model.name,
-            tuple(drawn[question.question_id]),
-        )  # fmt: skip
+    ):
+        for row in sorted(batch.final):
+            (question, number), end = rows[row], batch.final.pop(row)
+            own = drawn.setdefault(question.question_id, {})
+            own[number] = Sample(
+                end.answer, score(row, end.answer), end.thinking_tokens + end.answer_tokens
+            )
+            if len(own) == samples:
+                del drawn[question.question_id]
+                yield Sampled(
+                    question.question_id, task.name, question.question, question.target,
+                    model.name, tuple(own[number] for number in range(samples)),
+                )  # fmt: skip
 
 
 def _check_samples(folder: Path | str, samples: int, model: TransformersModel) -> None:

@@ -3,7 +3,7 @@
 A backend computes six numbers for each thinking token from the logits it already has,
 and three flags from the token's text. Between two checkpoints they are folded into a small
 *window*; what the window holds at a checkpoint is what the trace records as ``signals``.
-All of it works on ``n`` decodes in lockstep, so that the recorder (hundreds of rows) and
+All of it works on ``n`` decodes at once, so that the recorder (hundreds of rows) and
 a live request (one row) run the same lines.
 """
 
@@ -146,3 +146,9 @@ class Window:
         """Keep only these decodes, in this order."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name)[rows])
+
+    def join(self, others: Window) -> None:
+        """Add other decodes after the last."""
+        for name in self.__slots__:
+            both = np.concatenate([getattr(self, name), getattr(others, name)])
+            setattr(self, name, both)

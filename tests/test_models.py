@@ -59,8 +59,7 @@ def run(
             break
         at_checkpoint(batch)
     assert batch.done
-    assert all(batch.final)
-    return [final for final in batch.final if final is not None]
+    return [batch.final[row] for row in sorted(batch.final)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -166,7 +165,7 @@ def test_an_exit_is_what_reading_everything_again_would_give(model: Transformers
         assert len(rows)
         for row, exit_ in zip(rows.tolist(), batch.fork_exits(rows), strict=True):
             thinking = batch.thinking_ids(row).tolist()
-            assert len(thinking) == batch.thinking_tokens
+            assert [len(thinking)] == batch.thinking_tokens([row]).tolist()
             prompt = model.prompt_ids(tiny_questions(N)[row])
             read = torch.tensor([[*prompt, *thinking, *model.vocabulary.exit_ids]])
             out = model.network.generate(
@@ -255,7 +254,7 @@ def test_stopping_gives_the_recorded_exit(model: TransformersModel) -> None:
     assert batch.at_checkpoint.tolist() == rows[3:].tolist()
     while len(batch.at_checkpoint):
         batch.advance()
-    assert all(batch.final[row] is None for row in rows[:3])
+    assert set(batch.final) == set(range(N)) - set(rows[:3].tolist())
 
 
 def test_a_probe_is_the_beginning_of_the_exit(model: TransformersModel) -> None:
@@ -312,8 +311,9 @@ def test_checkpoints_lie_on_the_grid_and_before_the_cap(model: TransformersModel
     seen: dict[int, list[int]] = {row: [] for row in range(N)}
 
     def look(batch: DecodeBatch) -> None:
-        for row in batch.at_checkpoint.tolist():
-            seen[row].append(batch.thinking_tokens)
+        rows = batch.at_checkpoint
+        for row, tokens in zip(rows.tolist(), batch.thinking_tokens(rows).tolist(), strict=True):
+            seen[row].append(tokens)
 
     batch = model.begin(
         tiny_questions(N), list(range(N)), temperature=1.0, max_tokens=32, stride=STRIDE
@@ -345,7 +345,8 @@ def test_the_plain_profile_ends_by_its_text_and_never_before_a_checkpoint(folder
     last: dict[int, int] = {}
 
     def look(batch: DecodeBatch) -> None:
-        last.update(dict.fromkeys(batch.at_checkpoint.tolist(), batch.thinking_tokens))
+        rows = batch.at_checkpoint
+        last.update(zip(rows.tolist(), batch.thinking_tokens(rows).tolist(), strict=True))
 
     for row, final in enumerate(run(batch, look)):
         assert "The answer is" in final.rest

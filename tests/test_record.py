@@ -169,7 +169,7 @@ def test_the_recorded_choice_is_that_of_a_live_decode(
         for point in trace.checkpoints:
             batch.advance()
             (found,) = batch.fork_options([0], [options])
-            assert batch.thinking_tokens == point.thinking_tokens
+            assert batch.thinking_tokens([0]) == [point.thinking_tokens]
             assert found.entropy == pytest.approx(point.signals["answer_entropy"], abs=1e-4)
 
 

@@ -1,8 +1,9 @@
-"""A batch of decodes in lockstep, from checkpoint to checkpoint.
+"""A batch of decodes that rows join and leave, from checkpoint to checkpoint.
 
-Every thinking row stands at the same count of thinking tokens, so a checkpoint is one moment
-for all. Rows that ended their thinking write their answer greedily in the same forward
-passes; rows that are through are dropped.
+The rows advance together, a token each, and new ones join only where the others stand on the
+grid of checkpoints: so a checkpoint is one moment for all thinking rows, at different counts of
+thinking tokens, and their forks are one wide batch. Rows that ended their thinking write their
+answer greedily in the same forward passes; a row that is through leaves its place at once.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _THINKING, _ANSWERING, _DONE = 0, 1, 2
+_BY_PLACE = ("_rows", "_mode", "_step", "_history", "_thinking", "_answer_from", "_unseen",
+             "_natural")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Finished:
     answer_tokens: int
     natural: bool
     """False where the thinking was cut at ``max_tokens``"""
+    ids: tuple[int, ...]
+    """the tokens of the thinking"""
     text: str
     """the thinking"""
     rest: str
@@ -54,7 +59,7 @@ class Finished:
 
 
 class DecodeBatch:
-    """``n`` decodes; rows are named by their index in the questions of ``begin``."""
+    """Decodes under way; rows are numbered in the order in which they began."""
 
     def __init__(
         self,
@@ -72,12 +77,11 @@ class DecodeBatch:
         self.profile = profile
         self.stride = stride
         self.max_tokens = max_tokens
-        self.final: list[Finished | None] = [None] * n
-        """the end of each row that reached it; rows stopped by ``stop`` have none"""
+        self.final: dict[int, Finished] = {}
+        """the end of each row that reached it, free to be taken out; rows stopped by ``stop``
+        have none"""
         self.at_checkpoint: Ints = np.empty(0, dtype=np.int64)
         """rows that stand at a checkpoint now"""
-        self.thinking_tokens = 0
-        """tokens of thinking at this checkpoint, the same for every row that stands at it"""
         self.generated = 0
         """tokens produced by sampling or as natural answers so far, all rows, exits left out"""
         self._temperature = temperature
@@ -86,14 +90,18 @@ class DecodeBatch:
         self._window = Window(n)
         self._signals: dict[str, Floats] = {}
         self._end_ids = torch.from_numpy(vocabulary.end_first_ids).to(sequences.logits.device)
-        self._rows = np.arange(n)  # the row each sequence belongs to
+        self._tick = 0  # tokens since some moment on everybody's grid
+        # By place among the sequences:
+        self._rows = np.arange(n)
+        self._next = n
         self._mode = np.full(n, _THINKING)
+        self._step = np.zeros(n, dtype=np.int64)  # tokens written
         self._history = np.zeros((n, 256), dtype=np.int64)
-        self._step = 0
         self._thinking = np.zeros(n, dtype=np.int64)
         self._answer_from = np.zeros(n, dtype=np.int64)  # first token of the answer itself
         self._unseen = np.zeros(n, dtype=np.int64)  # paid tokens that were replaced
         self._natural = np.ones(n, dtype=bool)
+        # By row:
         self._forced: dict[int, list[int]] = {}
 
     @property
@@ -101,22 +109,72 @@ class DecodeBatch:
         """Whether no row has anything left to write."""
         return bool((self._mode == _DONE).all())
 
+    @property
+    def under_way(self) -> int:
+        """Rows that have something left to write."""
+        return int((self._mode != _DONE).sum())
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether ``join`` can be called: between two calls of ``advance``, and where the model's
+        cache forgets only once all rows are through."""
+        on_grid = self._tick % self.stride == 0 and self._sequences.takes_more
+        return self.done or on_grid
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """(rows, columns) of the memory that the cache holds; zeros where it is not ours."""
+        return self._sequences.held
+
+    def join(self, sequences: Sequences, seeds: Sequence[int]) -> Ints:
+        """Take more rows in, standing before their first thinking token; their numbers.
+
+        The checkpoint is over with that. Raises ``ValueError`` where ``takes_more`` is false.
+        """
+        if not self.takes_more:
+            raise ValueError("rows join only where the others stand at a checkpoint")
+        other = DecodeBatch(
+            sequences, self.vocabulary, self.profile, seeds,
+            temperature=self._temperature, max_tokens=self.max_tokens, stride=self.stride,
+        )  # fmt: skip
+        self.at_checkpoint = np.empty(0, dtype=np.int64)
+        other._rows += self._next
+        self._next += len(other._rows)
+        if not self.done:
+            self._drop_finished()
+            width = self._history.shape[1] - other._history.shape[1]
+            other._history = np.pad(other._history, ((0, 0), (0, width)))
+            self._sequences.join(sequences)
+            self._window.join(other._window)
+            self._uniforms.join(seeds)
+            for name in _BY_PLACE:
+                both = np.concatenate([getattr(self, name), getattr(other, name)])
+                setattr(self, name, both)
+        else:
+            self._tick = 0
+            for name in ("_sequences", "_window", "_uniforms", *_BY_PLACE):
+                setattr(self, name, getattr(other, name))
+        return other._rows
+
     @torch.inference_mode()
     def advance(self) -> None:
         """Run every thinking row to its next checkpoint or its end.
 
-        Afterwards ``at_checkpoint`` holds the rows at the checkpoint; it is empty when all
-        rows are through.
+        Afterwards ``at_checkpoint`` holds the rows at a checkpoint; it is empty when all rows
+        are through.
         """
         self.at_checkpoint = np.empty(0, dtype=np.int64)
         while not self.done:
             self._advance_one()
-            thinking = self._mode[self._rows] == _THINKING
-            if self._step % self.stride == 0 and thinking.any():
+            thinking = self._mode == _THINKING
+            if self._tick % self.stride == 0 and thinking.any():
                 self._signals = self._window.read()
                 self.at_checkpoint = self._rows[thinking]
-                self.thinking_tokens = self._step
                 return
+
+    def thinking_tokens(self, rows: npt.ArrayLike) -> Ints:
+        """Tokens of thinking of each of these rows so far: shape (len(rows),)."""
+        return self._step[self._places(np.asarray(rows, dtype=np.int64))]
 
     def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]:
         """The signals of ``rlbudget.signals.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
@@ -183,25 +241,24 @@ class DecodeBatch:
     def drop(self, rows: npt.ArrayLike) -> None:
         """Abandon rows."""
         index = np.asarray(rows, dtype=np.int64)
-        self._mode[index] = _DONE
+        self._mode[self._places(index)] = _DONE
         self.at_checkpoint = np.setdiff1d(self.at_checkpoint, index)
 
     def thinking_ids(self, row: int) -> Ints:
-        """The thinking of a row so far, or whole once it has ended."""
-        ended = self._mode[row] != _THINKING
-        return self._history[row, : self._thinking[row] if ended else self._step]
+        """The thinking so far of a row that is still thinking."""
+        (place,) = self._places(np.array([row]))
+        return self._history[place, : self._step[place]]
 
     def thinking_text(self, row: int) -> str:
         """``thinking_ids`` as text."""
         return self.vocabulary.text(self.thinking_ids(row), special=True)
 
     def _places(self, rows: Ints) -> Ints:
-        place = np.full(len(self._mode), -1, dtype=np.int64)
-        place[self._rows] = np.arange(len(self._rows))
-        places = place[rows]
-        if (places < 0).any():
-            raise ValueError("these rows are no longer being decoded")
-        return places
+        place_of = {row: place for place, row in enumerate(self._rows.tolist())}
+        try:
+            return np.array([place_of[row] for row in rows.tolist()], dtype=np.int64)
+        except KeyError as error:
+            raise ValueError(f"row {error} is no longer being decoded") from None
 
     def _ahead(
         self, rows: Ints, cue: Sequence[int], cap: int, stops: Sequence[str]
@@ -229,24 +286,28 @@ class DecodeBatch:
 
     def _advance_one(self) -> None:
         self._drop_finished()
-        rows, logits = self._rows, self._sequences.logits
-        thinking = self._mode[rows] == _THINKING
+        logits = self._sequences.logits
+        thinking = self._mode == _THINKING
         chosen = self._choose(logits, thinking)
         tokens = chosen.numpy(force=True).copy()
-        for row, queue in self._forced.items():
-            tokens[rows == row] = queue[0]
+        if self._forced:
+            for place, row in enumerate(self._rows.tolist()):
+                if row in self._forced:
+                    tokens[place] = self._forced[row][0]
         if thinking.any():
             measured = token_signals(logits, chosen, self._end_ids).double().numpy(force=True)
             self._window.push(measured, self.vocabulary.markers[tokens])
-        if self._step == self._history.shape[1]:
+        if self._step.max() == self._history.shape[1]:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
-        self._history[rows, self._step] = tokens
+        self._history[np.arange(len(tokens)), self._step] = tokens
         self._step += 1
-        self.generated += int((self._mode[rows] != _DONE).sum())
-        self._after_answer_tokens(rows[self._mode[rows] == _ANSWERING])
-        self._after_thinking_tokens(rows[thinking])
+        self._tick += 1
+        self.generated += len(tokens)
+        self._after_answer_tokens(np.flatnonzero(~thinking))
+        self._after_thinking_tokens(np.flatnonzero(thinking), tokens)
         if not self.done:
-            fed = self._history[rows, self._step - 1]
+            self._drop_finished()
+            fed = self._history[np.arange(len(self._step)), self._step - 1]
             self._sequences.feed(torch.from_numpy(fed).to(logits.device)[:, None])
 
     def _choose(self, logits: torch.Tensor, thinking: npt.NDArray[np.bool_]) -> torch.Tensor:
@@ -256,84 +317,93 @@ class DecodeBatch:
             if self._temperature == 0 or not thinking.any():
                 return greedy
         # Row and position name the number, so a token does not depend on its neighbours.
-        uniforms = torch.from_numpy(self._uniforms.at(self._step)[self._rows]).to(logits.device)
+        uniforms = torch.from_numpy(self._uniforms.at(self._step)).to(logits.device)
         sampled = sample(logits, self._temperature, uniforms)
         if greedy is None:
             return sampled
         return torch.where(torch.from_numpy(thinking).to(logits.device), sampled, greedy)
 
-    def _after_thinking_tokens(self, rows: Ints) -> None:
-        last = self._history[rows, self._step - 1]
-        gave_up = np.isin(last, self.vocabulary.eos_ids)
-        for row in rows[gave_up].tolist():
+    def _after_thinking_tokens(self, places: Ints, tokens: Ints) -> None:
+        gave_up = np.isin(tokens[places], self.vocabulary.eos_ids)
+        for place in places[gave_up].tolist():
             # The model ended everything without an answer: what it would have to say next
             # takes the place of its end token, which was paid for all the same.
-            self._unseen[row] = 1
-            self._end_thinking(row, self._step - 1, self._step - 1)
+            step = int(self._step[place])
+            self._unseen[place] = 1
+            self._end_thinking(place, step - 1, step - 1)
         if self.vocabulary.end_id is not None:
-            for row in rows[last == self.vocabulary.end_id].tolist():
-                self._end_thinking(row, self._step - 1, None)
+            for place in places[tokens[places] == self.vocabulary.end_id].tolist():
+                self._end_thinking(place, int(self._step[place]) - 1, None)
         else:
-            for row in rows[~gave_up].tolist():
-                spelled = self.vocabulary.end_length(self._history[row, : self._step])
+            for place in places[~gave_up].tolist():
+                step = int(self._step[place])
+                spelled = self.vocabulary.end_length(self._history[place, :step])
                 if spelled:
                     # An end text may straddle a checkpoint; the thinking never ends before it.
-                    before = (self._step - 1) // self.stride * self.stride
-                    self._end_thinking(row, max(self._step - spelled, before), None)
-        if self._step == self.max_tokens:
-            for row in rows[self._mode[rows] == _THINKING].tolist():
-                self._natural[row] = False
-                self._end_thinking(row, self._step, self._step)
+                    before = (step - 1) // self.stride * self.stride
+                    self._end_thinking(place, max(step - spelled, before), None)
+        for place in places[self._step[places] == self.max_tokens].tolist():
+            if self._mode[place] == _THINKING:
+                self._natural[place] = False
+                self._end_thinking(place, self.max_tokens, self.max_tokens)
 
-    def _end_thinking(self, row: int, thinking: int, force_at: int | None) -> None:
+    def _end_thinking(self, place: int, thinking: int, force_at: int | None) -> None:
         """Let a row answer from here; ``force_at`` is where the exit text goes, if it does."""
-        self._mode[row] = _ANSWERING
-        self._thinking[row] = thinking
-        self._answer_from[row] = self._step
+        step = int(self._step[place])
+        self._mode[place] = _ANSWERING
+        self._thinking[place] = thinking
+        self._answer_from[place] = step
         if force_at is None:
             return
         queue = list(self.vocabulary.exit_ids)
-        self._answer_from[row] = force_at + len(queue)
-        if force_at < self._step:
-            self._history[row, force_at] = queue.pop(0)
+        self._answer_from[place] = force_at + len(queue)
+        if force_at < step:
+            self._history[place, force_at] = queue.pop(0)
         if queue:
-            self._forced[row] = queue
+            self._forced[int(self._rows[place])] = queue
 
-    def _after_answer_tokens(self, rows: Ints) -> None:
-        for row in rows.tolist():
+    def _after_answer_tokens(self, places: Ints) -> None:
+        for place in places.tolist():
+            row = int(self._rows[place])
             queue = self._forced.get(row)
             if queue is not None:
                 queue.pop(0)
                 if not queue:
                     del self._forced[row]
                 continue
-            ids = self._history[row, self._answer_from[row] : self._step]
+            ids = self._history[place, self._answer_from[place] : self._step[place]]
             stops = self.profile.answer_stop
             if (
                 ids[-1] in self.vocabulary.eos_ids
                 or len(ids) >= self.profile.max_answer_tokens
                 or (stops and ends_answer(ids.tolist(), self.vocabulary, stops))
             ):
-                self._finish(row, ids)
+                self._finish(place, ids)
 
-    def _finish(self, row: int, ids: Ints) -> None:
-        self._mode[row] = _DONE
-        thinking = int(self._thinking[row])
-        self.final[row] = Finished(
+    def _finish(self, place: int, ids: Ints) -> None:
+        self._mode[place] = _DONE
+        step, thinking = int(self._step[place]), int(self._thinking[place])
+        history = self._history[place]
+        self.final[int(self._rows[place])] = Finished(
             answer=read_answer(ids, self.vocabulary, self.profile, self.profile.answer_stop),
             thinking_tokens=thinking,
-            answer_tokens=self._step - thinking + int(self._unseen[row]),
-            natural=bool(self._natural[row]),
-            text=self.vocabulary.text(self._history[row, :thinking], special=True),
-            rest=self.vocabulary.text(self._history[row, thinking : self._step], special=True),
+            answer_tokens=step - thinking + int(self._unseen[place]),
+            natural=bool(self._natural[place]),
+            ids=tuple(history[:thinking].tolist()),
+            text=self.vocabulary.text(history[:thinking], special=True),
+            rest=self.vocabulary.text(history[thinking:step], special=True),
         )
 
     def _drop_finished(self) -> None:
-        busy = self._mode[self._rows] != _DONE
-        # Dropping copies the cache once; it pays when it saves a quarter of the work.
-        if 4 * busy.sum() > 3 * len(busy) or busy.all():
+        busy = self._mode != _DONE
+        n = int(busy.sum())
+        if n == len(busy):
             return
-        kept = np.flatnonzero(busy)
-        self._sequences.keep(torch.from_numpy(kept).to(self._sequences.logits.device))
+        # The last rows take the places of those that go: little is moved.
+        kept = np.arange(n)
+        kept[~busy[:n]] = n + np.flatnonzero(busy[n:])
+        self._sequences.keep(kept)
         self._window.keep(kept)
-        self._rows = self._rows[kept]
+        self._uniforms.keep(kept)
+        for name in _BY_PLACE:
+            setattr(self, name, getattr(self, name)[kept])

@@ -1,9 +1,10 @@
-"""A key-value cache that can run ahead and go back without a copy.
+"""A key-value cache of rows that come and go, and that can run ahead and go back without a copy.
 
 transformers' own cache concatenates, so each step copies everything. Here a layer writes
-into buffers that double when full and hands out views; going back is setting a length. Models
-whose layers forget (sliding windows, linear attention) keep transformers' own layers, and a
-fork of them is a copy.
+into buffers with room and hands out views: going back is setting a length, forgetting the oldest
+columns is setting a beginning, and a row that leaves gives its place to the last one. Models
+whose layers forget (sliding windows, linear attention) keep transformers' own layers: a
+fork of them is a copy, and no row joins them under way.
 """
 
 from __future__ import annotations
@@ -15,72 +16,135 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-_FIRST_CAPACITY = 128
+_ROOM = 128
+"""columns of room that a new buffer has at least"""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values of one attention layer: views of shape (n, heads, length, head_dim)."""
+    """Keys and values of one attention layer: views of shape (n, heads, length, head_dim).
+
+    All rows end at the same column. The buffers hold at most half as many columns again as are
+    in use, and ``_ROOM``.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._length = 0
+        self._rows = 0
+        self._begin = 0
+        self._end = 0
         self._key_buffer: torch.Tensor | None = None
         self._value_buffer: torch.Tensor | None = None
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """(rows, columns) of the memory that is held."""
+        buffer = self._key_buffer
+        return (0, 0) if buffer is None else (buffer.shape[0], buffer.shape[2])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append, and return everything up to the new length."""
-        end = self._length + key_states.shape[-2]
-        self._key_buffer = self._with_room(self._key_buffer, key_states, end)
-        self._value_buffer = self._with_room(self._value_buffer, value_states, end)
-        self._key_buffer[:, :, self._length : end] = key_states
-        self._value_buffer[:, :, self._length : end] = value_states
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
-        self._show(end)
+        k = key_states.shape[-2]
+        if self._key_buffer is None:
+            self._rows = key_states.shape[0]
+            shape = (self._rows, key_states.shape[1], k + _ROOM)
+            self._key_buffer = key_states.new_empty((*shape, key_states.shape[3]))
+            self._value_buffer = value_states.new_empty((*shape, value_states.shape[3]))
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+        elif self._end + k > self._key_buffer.shape[2]:
+            self._rebuild(rows=self._rows, before=0, after=k)
+        end = self._end + k
+        key_buffer, value_buffer = self._buffers()
+        key_buffer[: self._rows, :, self._end : end] = key_states
+        value_buffer[: self._rows, :, self._end : end] = value_states
+        self._end = end
+        self._show()
         return cast(torch.Tensor, self.keys), cast(torch.Tensor, self.values)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` positions; nothing is moved."""
-        self._show(self._length - abs(tokens_to_remove))
+        self._end -= abs(tokens_to_remove)
+        self._show()
+
+    def forget(self, columns: int) -> None:
+        """Forget the first columns; nothing is moved."""
+        self._begin += columns
+        self._show()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Keep only these rows, in this order."""
-        if self._key_buffer is None or self._value_buffer is None:
-            return
-        length = self._length
-        for name in ("_key_buffer", "_value_buffer"):
-            old: torch.Tensor = getattr(self, name)
-            new = old.new_empty((len(beam_idx), *old.shape[1:]))
-            new[:, :, :length] = old[beam_idx, :, :length]
-            setattr(self, name, new)
-        self._show(length)
+        """Keep only these rows, in this order.
+
+        Nothing is moved but rows whose place changes, where these come from places that go.
+        """
+        kept = len(beam_idx)
+        place = torch.arange(kept, device=beam_idx.device)
+        moved = place[beam_idx != place]
+        source = beam_idx[moved]
+        used = slice(self._begin, self._end)
+        inside = bool((source < kept).any())
+        for buffer in self._buffers():
+            if inside:
+                buffer[:kept, :, used] = buffer[:, :, used][beam_idx]
+            elif len(moved):
+                buffer[moved, :, used] = buffer[source, :, used]
+        self._rows = kept
+        self._show()
 
     def selected(self, indices: torch.Tensor) -> GrowingLayer:
         """A copy of these rows; this layer stays as it is."""
         other = copy.copy(self)
-        other.reorder_cache(cast(torch.LongTensor, indices))
+        for name in ("_key_buffer", "_value_buffer"):
+            old: torch.Tensor = getattr(self, name)
+            shape = (len(indices), old.shape[1], self._end - self._begin + _ROOM, old.shape[3])
+            new = old.new_empty(shape)
+            new[:, :, : self._end - self._begin] = old[:, :, self._begin : self._end][indices]
+            setattr(other, name, new)
+        other._rows = len(indices)
+        other._begin, other._end = 0, self._end - self._begin
+        other._show()
         return other
 
-    def _show(self, length: int) -> None:
-        assert self._key_buffer is not None
-        assert self._value_buffer is not None
-        self._length = length
-        self.keys = self._key_buffer[:, :, :length]
-        self.values = self._value_buffer[:, :, :length]
+    def join(self, others: GrowingLayer) -> None:
+        """Take the rows of another layer after the last; their last columns lie side by side."""
+        rows = self._rows + others._rows
+        length, width = self._end - self._begin, others._end - others._begin
+        before = max(width - length, 0)
+        if rows > self.held[0] or before > self._begin:
+            self._rebuild(rows=rows, before=before, after=1)
+        self._begin -= before
+        joined = slice(self._rows, rows)
+        for mine, theirs in zip(self._buffers(), others._buffers(), strict=True):
+            # What is masked must still be finite: a weight of nothing times NaN is NaN.
+            mine[: self._rows, :, self._begin : self._begin + before] = 0
+            mine[joined, :, self._begin : self._end - width] = 0
+            new = theirs[: others._rows, :, others._begin : others._end]
+            mine[joined, :, self._end - width : self._end] = new
+        self._rows = rows
+        self._show()
 
-    def _with_room(self, buffer: torch.Tensor | None, like: torch.Tensor, end: int) -> torch.Tensor:
-        if buffer is not None and buffer.shape[2] >= end:
-            return buffer
-        rows, heads, _, width = like.shape
-        # Prompt and first tokens in one allocation, then doubling: each position is copied
-        # less than twice on average however long the decode.
-        capacity = end + _FIRST_CAPACITY if buffer is None else 2 * end
-        grown = like.new_empty((rows, heads, capacity, width))
-        if buffer is not None:
-            grown[:, :, : self._length] = buffer[:, :, : self._length]
-        return grown
+    def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return cast(torch.Tensor, self._key_buffer), cast(torch.Tensor, self._value_buffer)
+
+    def _show(self) -> None:
+        keys, values = self._buffers()
+        self.keys = keys[: self._rows, :, self._begin : self._end]
+        self.values = values[: self._rows, :, self._begin : self._end]
+
+    def _rebuild(self, *, rows: int, before: int, after: int) -> None:
+        """Move what is in use into buffers with room for rows and for columns on both sides."""
+        length = self._end - self._begin
+        needed = before + length + after
+        # Each position is copied a few times on average, however long the decode.
+        columns = needed + max(needed // 2, _ROOM)
+        for name in ("_key_buffer", "_value_buffer"):
+            old: torch.Tensor = getattr(self, name)
+            new = old.new_empty((max(rows, len(old)), old.shape[1], columns, old.shape[3]))
+            live = old[: self._rows, :, self._begin : self._end]
+            new[: self._rows, :, before : before + length] = live
+            setattr(self, name, new)
+        self._begin, self._end = before, before + length
 
 
 def new_cache(config: Any) -> Cache:
@@ -91,16 +155,17 @@ def new_cache(config: Any) -> Cache:
     return usual
 
 
-def goes_back(cache: Cache) -> bool:
-    """Whether ``cache.crop`` undoes any number of steps exactly."""
-    return all(type(layer) is GrowingLayer for layer in cache.layers)
+def growing_layers(cache: Cache) -> list[GrowingLayer]:
+    """The layers of a cache whose rows may come, run ahead and go back; else none."""
+    layers = [layer for layer in cache.layers if type(layer) is GrowingLayer]
+    return layers if len(layers) == len(cache.layers) else []
 
 
 def selected(cache: Cache, indices: torch.Tensor) -> Cache:
     """A copy of some rows of a cache, which itself stays untouched."""
-    if goes_back(cache):
-        layers = [cast(GrowingLayer, layer).selected(indices) for layer in cache.layers]
-        return Cache(layers=list(layers))
+    growing = growing_layers(cache)
+    if growing:
+        return Cache(layers=[layer.selected(indices) for layer in growing])
     other = copied(cache)
     keep(other, indices)
     return other

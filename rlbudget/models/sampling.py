@@ -20,12 +20,24 @@ class Uniforms:
         self._generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
         self._drawn = np.empty((len(seeds), 0))
 
-    def at(self, position: int) -> npt.NDArray[np.float64]:
-        """The numbers of all rows at a position; shape (n,)."""
-        while position >= self._drawn.shape[1]:
+    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Each row's number at its position; both of shape (n,)."""
+        while len(positions) and positions.max() >= self._drawn.shape[1]:
             block = [generator.random(_BLOCK) for generator in self._generators]
             self._drawn = np.concatenate([self._drawn, np.stack(block)], axis=1)
-        return self._drawn[:, position]
+        return self._drawn[np.arange(len(positions)), positions]
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep only these rows, in this order."""
+        self._generators = [self._generators[row] for row in rows]
+        self._drawn = self._drawn[rows]
+
+    def join(self, seeds: Sequence[int]) -> None:
+        """Add rows after the last."""
+        others = Uniforms(seeds)
+        drawn = [generator.random(self._drawn.shape[1]) for generator in others._generators]
+        self._generators += others._generators
+        self._drawn = np.concatenate([self._drawn, drawn])
 
 
 def sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:

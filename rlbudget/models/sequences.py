@@ -1,7 +1,8 @@
-"""Sequences in lockstep: one cache, one forward pass a token, rows of different prompt lengths.
+"""Sequences that grow together: one cache, one forward pass a token; rows come and go.
 
-Prompts are padded on the left, so every row writes its next token at the same place of the
-cache and stands at the same count of generated tokens.
+Every row's last token stands in the last column of the cache, whatever column its first one
+stands in, so all rows write their next token at the same place. A row that joins is laid
+against the same edge; columns older than every row's first token are forgotten.
 """
 
 from __future__ import annotations
@@ -10,51 +11,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
-from rlbudget.models.kv_cache import copied, goes_back, keep, new_cache, selected
-
-_MASK_ROOM = 256
+from rlbudget.models.kv_cache import copied, growing_layers, keep, new_cache, selected
 
 
 class Sequences:
     """``n`` unfinished sequences and the logits of the token that comes next in each."""
 
-    __slots__ = ("_cache", "_length", "_mask", "_network", "_padding", "logits")
+    __slots__ = ("_cache", "_growing", "_length", "_network", "_start", "logits")
 
     logits: torch.Tensor
     """(n, vocabulary) float32, raw"""
 
     def __init__(
-        self,
-        network: Any,
-        cache: Cache,
-        mask: torch.Tensor,
-        padding: torch.Tensor,
-        length: int,
-        logits: torch.Tensor,
+        self, network: Any, cache: Cache, start: torch.Tensor, length: int, logits: torch.Tensor
     ) -> None:
         self._network = network
         self._cache = cache
-        self._mask = mask
-        self._padding = padding
+        self._growing = growing_layers(cache)
         self._length = length
         self.logits = logits
+        self._begin_at(start)
 
     @classmethod
     def begin(cls, network: Any, prompts: Sequence[Sequence[int]]) -> Sequences:
         """Read the prompts (token ids, none empty) in one forward pass."""
-        device = network.device
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros((len(prompts), width), dtype=torch.long)
-        mask = torch.zeros((len(prompts), width + _MASK_ROOM), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            mask[row, width - len(prompt) :] = 1
-        padding = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        rows = cls(network, new_cache(network.config), mask.to(device), padding, 0, torch.empty(0))
-        rows.feed(ids.to(device))
+        start = torch.tensor([width - len(prompt) for prompt in prompts], device=network.device)
+        rows = cls(network, new_cache(network.config), start, 0, torch.empty(0))
+        rows.feed(ids.to(network.device))
         return rows
 
     @classmethod
@@ -66,22 +58,31 @@ class Sequences:
         ``mask`` (n, length) is 0 where a row is padded, None where none is. Raises ``ValueError``
         for a mask with gaps and a cache that holds all of the ids.
         """
-        n, width = ids.shape
+        width = ids.shape[1]
         held = cache.get_seq_length()
         given = torch.ones_like(ids) if mask is None else mask.to(ids)
-        padding = width - given.sum(dim=1)
+        start = width - given.sum(dim=1)
         places = torch.arange(width, device=ids.device)
-        if given.shape != ids.shape or ((places >= padding[:, None]) != given.bool()).any():
+        if given.shape != ids.shape or ((places >= start[:, None]) != given.bool()).any():
             raise ValueError("the attention mask must be 0 on the left, 1 on the right of a row")
         if held >= width:
             raise ValueError(f"the cache holds {held} tokens of {width}: nothing is left to read")
-        room = given.new_ones((n, _MASK_ROOM))
-        rows = cls(network, cache, torch.cat([given, room], dim=1), padding, held, torch.empty(0))
+        rows = cls(network, cache, start, held, torch.empty(0))
         rows.feed(ids[:, held:])
         return rows
 
     def __len__(self) -> int:
-        return len(self._padding)
+        return len(self._start)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether ``join`` can be called."""
+        return bool(self._growing)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """(rows, columns) of the memory that the cache holds; zeros where it is not ours."""
+        return self._growing[0].held if self._growing else (0, 0)
 
     def feed(self, tokens: torch.Tensor) -> None:
         """Append ``tokens`` of shape (n, k) and leave the logits that follow the last one."""
@@ -95,16 +96,13 @@ class Sequences:
 
     def _forward(self, tokens: torch.Tensor, kept: int) -> torch.Tensor:
         """Append; the logits after the last ``kept`` tokens, (n, kept, vocabulary)."""
-        k = tokens.shape[1]
-        end = self._length + k
-        if end > self._mask.shape[1]:
-            room = self._mask.new_ones((len(self), end))
-            self._mask = torch.cat([self._mask, room], dim=1)
-        positions = torch.arange(self._length, end, device=tokens.device)
+        end = self._length + tokens.shape[1]
+        columns = torch.arange(end, device=tokens.device)
+        start = self._start[:, None]
         output = self._network(
             input_ids=tokens,
-            attention_mask=self._mask[:, :end],
-            position_ids=(positions[None, :] - self._padding[:, None]).clamp_(min=0),
+            attention_mask=(columns >= start).long(),
+            position_ids=(columns[self._length :] - start).clamp_(min=0),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=kept,
@@ -114,22 +112,29 @@ class Sequences:
         self.logits = logits[:, -1]
         return logits
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop every other row."""
-        keep(self._cache, rows)
-        self._mask, self._padding = self._mask[rows], self._padding[rows]
-        self.logits = self.logits[rows]
+    def join(self, others: Sequences) -> None:
+        """Take other sequences in, after the last."""
+        for mine, theirs in zip(self._growing, others._growing, strict=True):
+            mine.join(theirs)
+        length = max(self._length, others._length)
+        start = [self._start + length - self._length, others._start + length - others._length]
+        self._length = length
+        self.logits = torch.cat([self.logits, others.logits])
+        self._begin_at(torch.cat(start))
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep only these rows, in this order; cheap where few change their place."""
+        index = torch.from_numpy(rows).to(self._start.device)
+        keep(self._cache, index)
+        self.logits = self.logits[index]
+        self._begin_at(self._start[index])
 
     def selected(self, rows: torch.Tensor) -> Sequences:
         """A copy of some rows; these sequences stay as they are."""
+        cache = selected(self._cache, rows)
         return Sequences(
-            self._network,
-            selected(self._cache, rows),
-            self._mask[rows],
-            self._padding[rows],
-            self._length,
-            self.logits[rows],
-        )
+            self._network, cache, self._start[rows], self._length, self.logits[rows]
+        )  # fmt: skip
 
     @contextmanager
     def fork(self) -> Iterator[Sequences]:
@@ -137,11 +142,9 @@ class Sequences:
 
         Where the cache can go back, the fork runs in the same memory and nothing is copied.
         """
-        if not goes_back(self._cache):
+        if not self._growing:
             cache = copied(self._cache)
-            yield Sequences(
-                self._network, cache, self._mask, self._padding, self._length, self.logits
-            )
+            yield Sequences(self._network, cache, self._start, self._length, self.logits)
             return
         length, logits = self._length, self.logits
         try:
@@ -149,3 +152,15 @@ class Sequences:
         finally:
             self._cache.crop(length - self._length)
             self._length, self.logits = length, logits
+
+    def _begin_at(self, start: torch.Tensor) -> None:
+        """Set the rows' first columns, and forget the columns before all of them."""
+        self._start = start
+        if not self._growing or not self._length or not len(start):
+            return
+        unused = int(start.min())
+        if unused:
+            for layer in self._growing:
+                layer.forget(unused)
+            self._length -= unused
+            self._start = start - unused

@@ -59,10 +59,8 @@ class TransformersModel:
             raise UserError(
                 f"max_tokens and stride must be at least 1, not {max_tokens} and {stride}"
             )
-        prompts = [self.prompt_ids(question) for question in questions]
-        self._check_room(max(map(len, prompts)), max_tokens)
         return DecodeBatch(
-            Sequences.begin(self.network, prompts),
+            self._read(questions, max_tokens),
             self.vocabulary,
             self.profile,
             seeds,
@@ -70,6 +68,19 @@ class TransformersModel:
             max_tokens=max_tokens,
             stride=stride,
         )
+
+    @torch.inference_mode()
+    def join(self, batch: DecodeBatch, questions: Sequence[str], seeds: Sequence[int]) -> list[int]:
+        """Read more questions and let them join a batch of ``begin``; the numbers of their rows.
+
+        Raises ``ValueError`` where ``batch.takes_more`` is false, ``UserError`` as ``begin`` does.
+        """
+        return batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
+
+    def _read(self, questions: Sequence[str], max_tokens: int) -> Sequences:
+        prompts = [self.prompt_ids(question) for question in questions]
+        self._check_room(max(map(len, prompts)), max_tokens)
+        return Sequences.begin(self.network, prompts)
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids up to the start of the thinking."""
