@@ -395,7 +395,7 @@ def test_sampling_inverts_the_distribution(
 def test_samples_have_the_wanted_frequencies() -> None:
     n = 20_000
     uniforms = Uniforms([7])
-    drawn = torch.from_numpy(np.array([uniforms.at(i)[0] for i in range(n)]))
+    drawn = torch.from_numpy(np.array([uniforms.at(np.array([i]))[0] for i in range(n)]))
     logits = torch.log(torch.tensor([0.1, 0.2, 0.7])).expand(n, -1)
     found = torch.bincount(sample(logits, 1.0, drawn), minlength=3).numpy() / n
     assert np.abs(found - [0.1, 0.2, 0.7]).max() < 0.015

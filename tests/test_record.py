@@ -62,7 +62,10 @@ def test_every_question_is_recorded_once_with_its_exits(
     stats = run(model, tmp_path, progress=lambda done, total: seen.append((done, total)))
     traces = by_id(tmp_path)
     assert set(traces) == {f"q{i}-s0" for i in range(20)}
-    assert seen == [(0, 20), (8, 20), (16, 20), (20, 20)]
+    assert seen[0] == (0, 20)
+    assert seen[-1] == (20, 20)
+    assert len(seen) > 3
+    assert seen == sorted(set(seen))
     assert (stats.n, stats.skipped) == (20, 0)
     tokens = sum(t.final.thinking_tokens + t.final.answer_tokens for t in traces.values())
     assert stats.tokens == tokens
@@ -223,20 +226,45 @@ def test_the_same_seed_records_the_same_traces(model: TransformersModel, tmp_pat
 
 def test_resuming_records_only_what_is_missing(model: TransformersModel, tmp_path: Path) -> None:
     run(model, tmp_path / "whole", n=20)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "part", n=20, progress=_interrupt_at(16))
-    assert len(existing_ids(tmp_path / "part")) == 16
-    stats = run(model, tmp_path / "part", n=20, resume=True)
-    assert (stats.n, stats.skipped) == (4, 16)
-    assert by_id(tmp_path / "part") == by_id(tmp_path / "whole")
+    seen = []
 
-
-def _interrupt_at(count: int) -> object:
-    def progress(done: int, total: int) -> None:
-        if done >= count:
+    def interrupt(done: int, total: int) -> None:
+        seen.append(done)
+        if done >= 10:
             raise KeyboardInterrupt
 
-    return progress
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "part", n=20, progress=interrupt)
+    assert 10 <= seen[-1] < 20
+    assert len(existing_ids(tmp_path / "part")) == seen[-1]
+    stats = run(model, tmp_path / "part", n=20, resume=True)
+    assert (stats.n, stats.skipped) == (20 - seen[-1], seen[-1])
+    assert_alike(by_id(tmp_path / "part"), by_id(tmp_path / "whole"))
+
+
+def assert_alike(found: dict[str, Trace], expected: dict[str, Trace]) -> None:
+    """The same traces up to the last bits, which depend on the rows beside."""
+    assert set(found) == set(expected)
+    for name, trace in expected.items():
+        assert len(found[name].checkpoints) == len(trace.checkpoints)
+        near = []
+        for ours, theirs in zip(found[name].checkpoints, trace.checkpoints, strict=True):
+            assert ours.signals == pytest.approx(theirs.signals, rel=1e-3, abs=1e-4)
+            probe = ours.probe
+            if probe is not None and theirs.probe is not None:
+                assert probe.confidence == pytest.approx(theirs.probe.confidence, rel=1e-3)
+                probe = replace(probe, confidence=theirs.probe.confidence)
+            near.append(replace(ours, signals=theirs.signals, probe=probe))
+        assert replace(found[name], checkpoints=tuple(near)) == trace
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_traces_are_the_same_whatever_the_batch(
+    model: TransformersModel, tmp_path: Path, batch_size: int
+) -> None:
+    run(model, tmp_path / "a", n=20)
+    run(model, tmp_path / "b", n=20, batch_size=batch_size)
+    assert_alike(by_id(tmp_path / "b"), by_id(tmp_path / "a"))
 
 
 def test_a_folder_with_traces_is_not_written_over(model: TransformersModel, tmp_path: Path) -> None:
@@ -297,4 +325,4 @@ def test_a_recording_killed_at_any_moment_resumes_to_the_same_traces(
         counts.append(len(existing_ids(out)) if out.exists() else 0)
     assert counts[0] <= counts[1]
     run(model, out, n=60, batch_size=6, resume=True)
-    assert by_id(out) == by_id(whole)
+    assert_alike(by_id(out), by_id(whole))

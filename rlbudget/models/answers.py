@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from rlbudget.models.profiles import Profile
+from rlbudget.models.sampling import entropy_of
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import Vocabulary
 
@@ -130,7 +131,7 @@ def continue_greedily(
     ids = np.zeros((n, cap), dtype=np.int64)
     logprobs = np.zeros((n, cap))
     counts = np.zeros(n, dtype=np.int64)
-    entropy = _entropy(rows.logits)
+    entropy = entropy_of(rows.logits).double().numpy(force=True)
     active = wanted.copy()
     place = np.arange(n)  # the row each sequence belongs to
     for step in range(cap):
@@ -199,10 +200,3 @@ def _score(
     total = (each * written).sum(dim=1) + after[:, ends].double().logsumexp(dim=1)
     scores: list[float] = total.tolist()
     return scores
-
-
-def _entropy(logits: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Of each row's distribution, in nats: (n, vocabulary) -> (n,)."""
-    summed = torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
-    entropy: npt.NDArray[np.float64] = summed.double().numpy(force=True)
-    return entropy

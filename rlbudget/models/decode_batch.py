@@ -142,6 +142,7 @@ class DecodeBatch:
         self._next += len(other._rows)
         if not self.done:
             self._drop_finished()
+            self._keep(self._sequences.oldest_first())
             width = self._history.shape[1] - other._history.shape[1]
             other._history = np.pad(other._history, ((0, 0), (0, width)))
             self._sequences.join(sequences)
@@ -402,8 +403,11 @@ class DecodeBatch:
         # The last rows take the places of those that go: little is moved.
         kept = np.arange(n)
         kept[~busy[:n]] = n + np.flatnonzero(busy[n:])
-        self._sequences.keep(kept)
-        self._window.keep(kept)
-        self._uniforms.keep(kept)
+        self._keep(kept)
+
+    def _keep(self, places: Ints) -> None:
+        self._sequences.keep(places)
+        self._window.keep(places)
+        self._uniforms.keep(places)
         for name in _BY_PLACE:
-            setattr(self, name, getattr(self, name)[kept])
+            setattr(self, name, getattr(self, name)[places])

@@ -74,21 +74,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._show()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Keep only these rows, in this order.
-
-        Nothing is moved but rows whose place changes, where these come from places that go.
-        """
+        """Keep only these rows, in this order; only rows whose place changes are moved."""
         kept = len(beam_idx)
         place = torch.arange(kept, device=beam_idx.device)
         moved = place[beam_idx != place]
-        source = beam_idx[moved]
-        used = slice(self._begin, self._end)
-        inside = bool((source < kept).any())
-        for buffer in self._buffers():
-            if inside:
-                buffer[:kept, :, used] = buffer[:, :, used][beam_idx]
-            elif len(moved):
-                buffer[moved, :, used] = buffer[source, :, used]
+        if len(moved):
+            for buffer in self._buffers():
+                used = buffer[:, :, self._begin : self._end]
+                used[moved] = used[beam_idx[moved]]
         self._rows = kept
         self._show()
 

@@ -11,6 +11,8 @@ import torch
 from rlbudget.signals import NO_SENTENCE_END, TOP_K
 
 _BLOCK = 256
+_NUMBERS_AT_ONCE = 2**20
+_FAR = 1e4
 
 
 class Uniforms:
@@ -46,9 +48,16 @@ def sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> 
     ``logits`` is (n, vocabulary), ``uniforms`` (n,) float64 in [0, 1). Works in float64, so
     that the last bits of a batched matrix product rarely change a token.
     """
+    parts = zip(in_parts(logits), uniforms.split(_rows_at_once(logits)), strict=True)
+    return torch.cat([_sample(part, temperature, numbers) for part, numbers in parts])
+
+
+def _sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
     # A mean-free exponent instead of softmax: the sum normalises in the comparison below.
-    top = logits.amax(dim=-1, keepdim=True)
-    mass = ((logits - top).double() / temperature).exp_().cumsum(dim=-1)
+    mass = (logits - logits.amax(dim=-1, keepdim=True)).double()
+    if temperature != 1:
+        mass /= temperature
+    mass.exp_().cumsum_(dim=-1)
     target = (uniforms * mass[:, -1])[:, None]
     # right=True never picks a token of zero probability.
     index = torch.searchsorted(mass, target, right=True)[:, 0]
@@ -64,10 +73,14 @@ def token_signals(
     ``tokens`` (n,) were sampled from them; ``end_ids`` are the tokens that begin the end of
     the thinking.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    probabilities = logprobs.exp()
-    # entr(p) = -p log p is 0 at p = 0, where p * log p would be NaN.
-    entropy = torch.special.entr(probabilities).sum(dim=-1)
+    parts = zip(in_parts(logits), tokens.split(_rows_at_once(logits)), strict=True)
+    return torch.cat([_token_signals(part, chosen, end_ids) for part, chosen in parts])
+
+
+def _token_signals(
+    logits: torch.Tensor, tokens: torch.Tensor, end_ids: torch.Tensor
+) -> torch.Tensor:
+    logprobs, probabilities, entropy = _distribution(logits)
     top = logprobs.topk(min(TOP_K, logprobs.shape[-1]), dim=-1).values
     p_end = probabilities[:, end_ids].sum(dim=-1)
     return torch.stack(
@@ -150,3 +163,26 @@ def _top(logits: torch.Tensor) -> torch.Tensor:
     chosen = grouped.gather(1, best[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
     rest = logits[:, groups * _GROUP :]
     return torch.cat([chosen, rest], dim=1).topk(TOP_K, dim=-1).values
+
+
+def entropy_of(logits: torch.Tensor) -> torch.Tensor:
+    """Of each row's distribution, in nats: (n, vocabulary) -> (n,)."""
+    return torch.cat([_distribution(part)[2] for part in in_parts(logits)])
+
+
+def in_parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rows at a time whose vocabularies fit into a processor's cache: several times faster."""
+    return logits.split(_rows_at_once(logits))
+
+
+def _rows_at_once(logits: torch.Tensor) -> int:
+    return max(1, _NUMBERS_AT_ONCE // logits.shape[-1])
+
+
+def _distribution(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, probabilities and entropy."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    probabilities = logprobs.exp()
+    # The product is 0 where a probability is; without a bound 0 times infinity would be NaN.
+    entropy = -torch.linalg.vecdot(probabilities, logprobs.clamp(min=-_FAR))
+    return logprobs, probabilities, entropy

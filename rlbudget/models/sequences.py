@@ -16,13 +16,17 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
+from rlbudget.models.attention import Group, groups_of_rows
 from rlbudget.models.kv_cache import copied, growing_layers, keep, new_cache, selected
+
+_SMALLEST_GROUP = 16
+_GROUPS = 4
 
 
 class Sequences:
     """``n`` unfinished sequences and the logits of the token that comes next in each."""
 
-    __slots__ = ("_cache", "_growing", "_length", "_network", "_start", "logits")
+    __slots__ = ("_cache", "_groups", "_growing", "_length", "_network", "_start", "logits")
 
     logits: torch.Tensor
     """(n, vocabulary) float32, raw"""
@@ -32,6 +36,7 @@ class Sequences:
     ) -> None:
         self._network = network
         self._cache = cache
+        self._groups: tuple[Group, ...] = ()
         self._growing = growing_layers(cache)
         self._length = length
         self.logits = logits
@@ -99,18 +104,24 @@ class Sequences:
         end = self._length + tokens.shape[1]
         columns = torch.arange(end, device=tokens.device)
         start = self._start[:, None]
-        output = self._network(
-            input_ids=tokens,
-            attention_mask=(columns >= start).long(),
-            position_ids=(columns[self._length :] - start).clamp_(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=kept,
-        )
+        with groups_of_rows(self._groups):
+            output = self._network(
+                input_ids=tokens,
+                attention_mask=(columns >= start).long(),
+                position_ids=(columns[self._length :] - start).clamp_(min=0),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=kept,
+            )
         self._length = end
         logits: torch.Tensor = output.logits.float()
         self.logits = logits[:, -1]
         return logits
+
+    def oldest_first(self) -> npt.NDArray[np.int64]:
+        """The order in which neighbouring rows begin in neighbouring columns."""
+        order: npt.NDArray[np.int64] = np.argsort(self._start.numpy(force=True), kind="stable")
+        return order
 
     def join(self, others: Sequences) -> None:
         """Take other sequences in, after the last."""
@@ -155,12 +166,17 @@ class Sequences:
 
     def _begin_at(self, start: torch.Tensor) -> None:
         """Set the rows' first columns, and forget the columns before all of them."""
-        self._start = start
-        if not self._growing or not self._length or not len(start):
+        self._start, self._groups = start, ()
+        n = len(start)
+        if not self._growing or not n:
             return
-        unused = int(start.min())
+        first = start.tolist()
+        unused = min(first) if self._length else 0
         if unused:
             for layer in self._growing:
                 layer.forget(unused)
             self._length -= unused
             self._start = start - unused
+        size = max(_SMALLEST_GROUP, -(-n // _GROUPS))
+        bounds = [(i, min(i + size, n)) for i in range(0, n, size)]
+        self._groups = tuple(Group(slice(i, j), min(first[i:j]) - unused) for i, j in bounds)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _logging
 
 from rlbudget.errors import UserError
+from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.profiles import Profile, find_profile, literal_ids
 from rlbudget.models.sequences import Sequences
@@ -135,6 +136,7 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
         if shown:
             logging.enable_progress_bar()
     network.requires_grad_(False).eval()
+    install(network)
     if torch.cuda.is_available():
         network.to("cuda")
     if chosen is None:
