@@ -14,10 +14,11 @@ FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "torch", "transformers", "stable-baselines3", "gymnasium", "reasoning-gym")
 
 
-def write_result(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
+def write_result(name: str, rows: list[dict[str, Any]], *, keep: bool = True, **extra: Any) -> None:
     """Save ``rows`` ({"row", "wanted", "reached", "met"}) beside versions, machine and command.
 
     ``extra`` (seeds, details) goes into the same object, which is also printed as one line.
+    Without ``keep`` it is printed only.
     """
     result = {
         "name": name,
@@ -31,8 +32,9 @@ def write_result(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
         },
         "command": " ".join(["python", _script(), *map(_shown, sys.argv[1:])]),
     }
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if keep:
+        FOLDER.mkdir(exist_ok=True)
+        (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from frozen_nets import random_policy
 
 from rlbudget.interchange import import_jsonl, trace_from_dict
+from rlbudget.policy import save_policy
 from rlbudget.store import load_traces
 
-TRACES = (Path(__file__).parent.parent / "docs" / "traces.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+TRACES = (DOCS / "traces.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TRACES, flags=re.DOTALL)
+def blocks(language: str, text: str = TRACES) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_the_worked_example_turns_the_table_into_traces(tmp_path: Path) -> None:
@@ -42,6 +46,24 @@ def test_the_samples_shown_are_samples(tmp_path: Path) -> None:
     line = " ".join(blocks("json")[1].split("\n"))
     (tmp_path / "samples.jsonl").write_text(line + "\n")
     assert import_jsonl(tmp_path / "samples.jsonl", tmp_path / "traces").n == 20
+
+
+def test_the_budget_shown_stops_hugging_face(tmp_path: Path) -> None:
+    recorded = {"profile": "embedded", "stride": 8, "max_tokens": 24}
+    policy = random_policy(trained={"traces": {"recorded": recorded}})
+    save_policy(tmp_path / "policy", policy)
+    code = "\n".join(blocks("python", (DOCS / "huggingface.md").read_text(encoding="utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=True,
+        timeout=200,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith(("policy", "natural", "max_"))]) == 4
 
 
 @pytest.mark.parametrize("field", ["trace_id", "final", "checkpoints"])
