@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from rlbudget.adapters.plan import Plan
@@ -84,7 +86,7 @@ class Rows:
 
         ``probe`` gives for a row what makes its trial answers after this token.
         """
-        signals: dict[int, object] = {}
+        signals: dict[int, npt.NDArray[np.float64]] = {}
         if self._measured:
             every = len(self._measured) == len(self._requests)
             chosen = tokens if every else tokens[torch.tensor(self._measured, device=self._device)]
