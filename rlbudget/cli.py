@@ -104,6 +104,8 @@ class Train:
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
     token_budget: OptionalFloat = None
     """Most tokens a question, all counted: the price for it is looked for in the same way."""
+    signals: Literal["all", "top"] = "all"
+    """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers."""
     token_price: OptionalRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalInt = None
@@ -445,6 +447,7 @@ def _train(command: Train) -> None:
             context=command.context,
             em_floor=command.em_floor,
             token_budget=command.token_budget,
+            signals=command.signals,
             token_price=command.token_price,
             total_timesteps=command.total_timesteps,
             advantages=command.advantages,

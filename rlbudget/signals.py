@@ -51,6 +51,18 @@ SIGNALS = (
 """Per checkpoint, over the tokens since the checkpoint before it. ``end_gap_min`` counts only the
 places right after the end of a sentence, where ending the thinking is an option."""
 
+TOP_SIGNALS = (
+    "logprob_mean",
+    "logprob_min",
+    "margin_mean",
+    "margin_min",
+    "hedges",
+    "conclusions",
+    "topk_mean",
+)
+"""Those of ``SIGNALS`` that follow exactly from the text and the ``TOP_K`` likeliest tokens: all a
+server gives that streams log-probabilities and no logits."""
+
 EXIT_SIGNALS = ("exit_entropy", "probe_tail", "answer_entropy", "option_tokens")
 """Recorded beside them, but not free: each needs forward passes beyond the thinking. Entropy
 (nats) of the first token of the answer; mean probability of the trial answer's tokens after the

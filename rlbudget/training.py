@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlbudget.observation import Preset
+from rlbudget.errors import UserError
+from rlbudget.observation import Preset, feature_names
+from rlbudget.signals import TOP_SIGNALS
 
 if TYPE_CHECKING:
     from rlbudget.agents.ppo import TrainResult
@@ -26,6 +28,7 @@ def train_on(
     run_dir: Path,
     *,
     preset: Preset = "free",
+    signals: Literal["all", "top"] = "all",
     token_price: tuple[float, float] | None = None,
     total_timesteps: int | None = None,
     advantages: Literal["exact", "sampled"] = "exact",
@@ -42,11 +45,11 @@ def train_on(
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's own numbers to the observation. The held-out questions are not
-    looked at. ``start`` is a policy to go on from, whose observation and prices are kept. Raises
+    looked at. ``signals`` restricts the observation to those of ``rlbudget.signals.TOP_SIGNALS``,
+    for servers that give no logits. ``start`` is a policy to go on from, whose observation and prices are kept. Raises
     ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
-    from rlbudget.observation import features_of
     from rlbudget.store import digest, iter_traces, load_table
     from rlbudget.table import split_questions
 
@@ -63,8 +66,9 @@ def train_on(
             token_price=start.price_range,
             learning_rate=config.learning_rate * _GOING_ON,
         )
-    elif context:
-        config = replace(config, features=features_of(table, preset, context=True))
+    elif context or signals == "top":
+        kept = table.signals if signals == "all" else _top(table.signals)
+        config = replace(config, features=feature_names(kept, preset, context=context))
     if total_timesteps is not None:
         config = replace(config, total_timesteps=total_timesteps)
     return train(
@@ -79,3 +83,13 @@ def train_on(
         recorded={name: meta[name] for name in RECORDED if name in meta},
         start=start,
     )
+
+
+def _top(signals: Iterable[str]) -> set[str]:
+    found = set(signals) & set(TOP_SIGNALS)
+    if not found:
+        raise UserError(
+            "the traces hold none of the signals that top log-probabilities give:"
+            f" {', '.join(TOP_SIGNALS)}"
+        )
+    return found

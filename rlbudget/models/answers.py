@@ -1,4 +1,4 @@
-"""Answers: greedy continuations after a cue, and how their text is read."""
+"""Answers: greedy continuations after a cue."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from rlbudget.models.profiles import Profile
+from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import entropy_of
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import Vocabulary
@@ -69,32 +70,6 @@ class Continuation:
     logprobs: tuple[float, ...]
     entropy: float
     """of the distribution of the first token, in nats"""
-
-
-def read_answer(
-    ids: Sequence[int] | npt.NDArray[np.int64],
-    vocabulary: Vocabulary,
-    profile: Profile,
-    stops: Sequence[str],
-) -> str:
-    """The answer that generated tokens spell: up to the first stop text, stripped."""
-    text = vocabulary.text(ids)
-    for stop in stops:
-        text = _before(text, stop)
-    return text.strip().strip(profile.strip).strip()
-
-
-def ends_answer(ids: Sequence[int], vocabulary: Vocabulary, stops: Sequence[str]) -> bool:
-    """Whether a stop text has been written; only asked where a profile has some."""
-    text = vocabulary.text(ids)
-    return any(_before(text, stop) != text for stop in stops)
-
-
-def _before(text: str, stop: str) -> str:
-    # A stop before the first word (a line break right after the cue) is not an end.
-    head = len(text) - len(text.lstrip())
-    at = text.find(stop, head)
-    return text if at < 0 else text[:at]
 
 
 def make_probe(

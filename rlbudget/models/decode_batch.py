@@ -22,12 +22,11 @@ from rlbudget.models.answers import (
     OptionsResult,
     ProbeResult,
     continue_greedily,
-    ends_answer,
     make_probe,
-    read_answer,
     read_options,
 )
 from rlbudget.models.profiles import Profile
+from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import Vocabulary

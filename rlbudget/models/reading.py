@@ -1,0 +1,37 @@
+"""How an answer is read from the tokens after the end of the thinking. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.models.profiles import Profile
+from rlbudget.models.vocabulary import Vocabulary
+
+
+def read_answer(
+    ids: Sequence[int] | npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    profile: Profile,
+    stops: Sequence[str],
+) -> str:
+    """The answer that generated tokens spell: up to the first stop text, stripped."""
+    text = vocabulary.text(ids)
+    for stop in stops:
+        text = _before(text, stop)
+    return text.strip().strip(profile.strip).strip()
+
+
+def ends_answer(ids: Sequence[int], vocabulary: Vocabulary, stops: Sequence[str]) -> bool:
+    """Whether a stop text has been written; only asked where a profile has some."""
+    text = vocabulary.text(ids)
+    return any(_before(text, stop) != text for stop in stops)
+
+
+def _before(text: str, stop: str) -> str:
+    # A stop before the first word (a line break right after the cue) is not an end.
+    head = len(text) - len(text.lstrip())
+    at = text.find(stop, head)
+    return text if at < 0 else text[:at]
