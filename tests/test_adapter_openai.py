@@ -270,9 +270,7 @@ def test_a_policy_that_breaks_down_is_counted_and_said_once(
     asked = questions[:3]
     with caplog.at_level(logging.WARNING, logger="rlbudget"):
         found = answers(url, model, Told(breaks), asked, max_thinking_tokens=400)
-    wanted = [
-        decode(model, q, Told(goes_on), token_price=PRICE, temperature=0.0) for q in asked
-    ]
+    wanted = [decode(model, q, Told(goes_on), token_price=PRICE, temperature=0.0) for q in asked]
     assert [f.answer for f in found] == [w.answer for w in wanted]
     assert [f.total_tokens for f in found] == [w.total_tokens for w in wanted]
     assert {f.reason for f in found} == {"policy_failed"}
@@ -445,3 +443,16 @@ def test_both_ways_to_write_logprobs_are_read() -> None:
     (other,) = read_choice({"text": "a", "logprobs": lists})
     assert one == other
     assert one.top == ((5, -0.5), (6, -1.5))
+
+
+def test_the_documented_lines_run(
+    url: str, policy: Policy, tmp_path: Path, table: TraceTable
+) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "openai.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    save_policy(tmp_path / "policy", policy)
+    code = code.replace("http://127.0.0.1:8100/v1", url)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120, capture_output=True
+    )
+    assert len(ran.stdout.splitlines()) == 2
