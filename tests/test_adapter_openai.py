@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from toy import make_toy, serving
+from trace_makers import make_trace
 
 from rlbudget.adapters import openai
 from rlbudget.adapters.completions import read_choice
@@ -24,6 +25,7 @@ from rlbudget.adapters.logprobs import least_entropy, top_signals
 from rlbudget.adapters.openai import Server, ServerError, connect
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
+from rlbudget.freeze import freeze
 from rlbudget.frozen import Decision
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
@@ -32,9 +34,10 @@ from rlbudget.observation import feature_names, observe
 from rlbudget.policy import Policy, make_policy, save_policy
 from rlbudget.record import record
 from rlbudget.signals import SIGNALS, TOP_SIGNALS
-from rlbudget.store import load_table
+from rlbudget.store import TraceWriter, load_table
 from rlbudget.table import TraceTable
 from rlbudget.tasks import load_task
+from rlbudget.training import train_on
 
 torch.set_num_threads(1)
 
@@ -363,6 +366,7 @@ def test_the_key_is_sent_and_never_shown(
         ({"token_price": 1.0}, "this policy serves prices"),
         ({"profile": None}, "name an exit profile"),
         ({"max_thinking_tokens": 0}, "max_thinking_tokens must be at least 1"),
+        ({"key": "sk-1\n"}, "the key holds a character"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -456,3 +460,24 @@ def test_the_documented_lines_run(
         [sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120, capture_output=True
     )
     assert len(ran.stdout.splitlines()) == 2
+
+
+def test_a_policy_is_trained_on_the_signals_a_server_gives(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "traces") as writer:
+        for i in range(40):
+            writer.add(make_trace(i))
+    train_on(tmp_path / "traces", tmp_path / "run", signals="top", total_timesteps=64)
+    trained = freeze(tmp_path / "run", tmp_path / "policy")
+    assert trained.features == feature_names(TOP_SIGNALS, "free")
+
+
+def test_traces_without_such_signals_are_refused(tmp_path: Path) -> None:
+    bare = [
+        replace(trace, checkpoints=tuple(replace(c, signals={"x": 1.0}) for c in trace.checkpoints))
+        for trace in map(make_trace, range(40))
+    ]
+    with TraceWriter(tmp_path / "traces") as writer:
+        for trace in bare:
+            writer.add(trace)
+    with pytest.raises(UserError, match="hold none of the signals"):
+        train_on(tmp_path / "traces", tmp_path / "none", signals="top")

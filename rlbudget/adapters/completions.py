@@ -86,16 +86,16 @@ class Endpoint:
         try:
             async with self.client.stream("POST", "completions", content=content) as response:
                 if response.status_code != 200:
-                    self._refuse(response.status_code, await response.aread())
+                    self.refuse(response.status_code, await response.aread())
                 async for data in _events(response):
                     chunk = orjson.loads(data)
                     if chunk.get("error"):
-                        raise ServerError(f"{self.name}: {self._clean(_message(chunk))}")
+                        raise ServerError(f"{self.name}: {self.clean(_message(chunk))}")
                     for choice in chunk.get("choices") or ():
                         finish = choice.get("finish_reason") or finish
                         yield list(read_choice(choice)), choice.get("finish_reason")
-        except (httpx.TransportError, orjson.JSONDecodeError) as error:
-            what = self._clean(str(error)) or type(error).__name__
+        except (httpx.RequestError, orjson.JSONDecodeError) as error:
+            what = self.clean(str(error)) or type(error).__name__
             raise ServerError(f"{self.name}: {what}") from None
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, UserError):
@@ -104,19 +104,20 @@ class Endpoint:
         if finish is None:
             raise ServerError(f"{self.name}: the stream ended in the middle")
 
-    def _refuse(self, status: int, content: bytes) -> None:
+    def refuse(self, status: int, content: bytes) -> None:
+        """Raise what an answer with this status means."""
         try:
             said = _message(orjson.loads(content))
         except (orjson.JSONDecodeError, AttributeError):
             said = content.decode(errors="replace")
-        said = self._clean(said)
+        said = self.clean(said)
         if status >= 500 or status in _AGAIN:
             raise ServerError(f"{self.name}: status {status}: {said}")
         if status in (401, 403):
             raise UserError(f"{self.name} does not accept the key (status {status})")
         raise UserError(f"{self.name} refuses the request (status {status}): {said}")
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
         """One line without the key."""
         line = " ".join(text.split())[:300]
         return line.replace(self.secret, "***") if self.secret else line

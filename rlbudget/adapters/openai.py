@@ -111,6 +111,8 @@ async def connect(
             "top_logprobs must be at least 1, retries at least 0, timeout above 0, not"
             f" {top_logprobs}, {retries}, {timeout:g}"
         )
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError("the key holds a character that a header cannot: a line break, perhaps")
     check_features(policy, top=top_logprobs, approximate=approximate)
     spelled = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     plan = make_plan(
@@ -186,11 +188,11 @@ async def decode(
     ids = plan.profile.prompt(question, plan.vocabulary.tokenizer)
     limit = _limit(server, max_tokens, len(ids))
     request = Request(plan, token_price=token_price, max_new_tokens=limit)
-    warmth = plan.profile.temperature if temperature is None else temperature
-    if not 0 <= warmth < float("inf"):
-        raise UserError(f"temperature must be 0 or more, not {warmth}")
+    temperature = plan.profile.temperature if temperature is None else temperature
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature must be 0 or more, not {temperature}")
     run = _Run(server, request, Prompt(ids, plan.vocabulary.text(ids, special=True), server.by_ids))
-    fields = {"temperature": warmth} | ({} if seed is None else {"seed": seed})
+    fields = {"temperature": temperature} | ({} if seed is None else {"seed": seed})
     cap = plan.max_thinking if limit is None else min(plan.max_thinking, limit - plan.reserve)
     await run.think(cap, fields)
     return run.decoded()
@@ -327,7 +329,7 @@ class _Run:
     async def _write_answer(self) -> None:
         plan = self._server.plan
         self._prompt.add(plan.vocabulary.exit_ids, plan.profile.exit_text)
-        stream = self._stream(plan.profile.max_answer_tokens, {"temperature": 0.0})
+        stream = self._stream(plan.profile.max_answer_tokens, {"temperature": 0.0, "logprobs": 1})
         async with aclosing(stream.tokens()) as tokens:
             async for token in tokens:
                 if self._answer(token):
@@ -395,12 +397,11 @@ async def _find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int 
     """The model's name and its context, as far as the server tells."""
     try:
         response = await endpoint.client.get("models")
-    except httpx.TransportError as error:
-        raise ServerError(
-            f"cannot reach {endpoint.name}: {str(error) or type(error).__name__}"
-        ) from None
-    if response.status_code in (401, 403):
-        raise UserError(f"{endpoint.name} does not accept the key ({response.status_code})")
+    except httpx.RequestError as error:
+        what = endpoint.clean(str(error)) or type(error).__name__
+        raise ServerError(f"cannot reach {endpoint.name}: {what}") from None
+    if response.status_code != 200 and (wanted is None or response.status_code in (401, 403)):
+        endpoint.refuse(response.status_code, response.content)
     listed: list[dict[str, Any]] = []
     try:
         listed = [entry for entry in orjson.loads(response.content)["data"] if "id" in entry]
