@@ -63,6 +63,8 @@ def make_app(toy: Toy) -> Starlette:
     async def completions(request: Request) -> Response:
         if refusal := refuse(toy, request):
             return refusal
+        if request.headers.get("content-type") != "application/json":
+            return error(415, "the body must be application/json")
         body = orjson.loads(await request.body())
         toy.requests.append(body)
         prompt = body["prompt"]

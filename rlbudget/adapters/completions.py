@@ -7,10 +7,10 @@ with its id (llama-server). Both become ``Token``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import orjson
@@ -75,7 +75,7 @@ class Endpoint:
     retries: int
     """faults that one decode survives"""
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[Chunk]:
+    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         """The chunks of one request.
 
         Raises ``UserError`` where the server refuses the request, ``ServerError`` where it, or
@@ -100,11 +100,12 @@ class Endpoint:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
-            raise ServerError(f"{self.name}: a chunk that cannot be read ({error})") from None
+            what = self.clean(f"{type(error).__name__}: {error}")
+            raise ServerError(f"{self.name}: a chunk that cannot be read ({what})") from None
         if finish is None:
             raise ServerError(f"{self.name}: the stream ended in the middle")
 
-    def refuse(self, status: int, content: bytes) -> None:
+    def refuse(self, status: int, content: bytes) -> NoReturn:
         """Raise what an answer with this status means."""
         try:
             said = _message(orjson.loads(content))
@@ -119,8 +120,8 @@ class Endpoint:
 
     def clean(self, text: str) -> str:
         """One line without the key."""
-        line = " ".join(text.split())[:300]
-        return line.replace(self.secret, "***") if self.secret else line
+        hidden = text.replace(self.secret, "***") if self.secret else text
+        return " ".join(hidden.split())[:300]
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ class Stream:
     finish: str | None = None
     """why the server ended it; None where the reader did"""
 
-    async def tokens(self) -> AsyncIterator[Token]:
+    async def tokens(self) -> AsyncGenerator[Token, None]:
         """Tokens, as they come. The reader adds to the prompt those it takes, one by one."""
         left = self.max_tokens
         while left > 0:

@@ -128,7 +128,8 @@ async def connect(
     try:
         client = httpx.AsyncClient(
             base_url=url,
-            headers={"Authorization": f"Bearer {key}"} if key else None,
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
             limits=httpx.Limits(max_connections=None),
         )
@@ -427,7 +428,10 @@ async def _look(
     ids = plan.profile.prompt("1", plan.vocabulary.tokenizer)
     text = plan.vocabulary.text(ids, special=True)
     refused: UserError | None = None
-    for extra, prompt in ((_IDS, ids), ({}, ids), (_TEXT, text), ({}, text)):
+    ways: list[tuple[Mapping[str, Any], list[int] | str]] = [
+        (_IDS, ids), ({}, ids), (_TEXT, text), ({}, text),
+    ]  # fmt: skip
+    for extra, prompt in ways:
         asked = {**extra, **fields}
         body = {**asked, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
         first: Token | None = None

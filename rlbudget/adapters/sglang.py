@@ -88,7 +88,7 @@ class StopProcessor:
 
 def outcome(custom_params: Mapping[str, Any]) -> Outcome | None:
     """Where the request with these parameters stands; None where no policy is on."""
-    state = custom_params.get(_STATE)
+    state: _State | None = custom_params.get(_STATE)
     return None if state is None or state.request is None else state.request.outcome
 
 
