@@ -17,7 +17,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ def _prepare(engine: Engine, size: int, req: Any) -> None:
         eos.add(int(req.tokenizer.eos_token_id))
     plan = make_plan(policy, req.tokenizer, vocabulary_size=size, eos_ids=sorted(eos))
     engine.end_ids = torch.from_numpy(plan.vocabulary.end_first_ids)
-    engine.plan = plan
+    engine.plan = replace(plan, failures=engine.failures)
     engine.broken = False
 
 
