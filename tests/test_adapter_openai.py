@@ -42,7 +42,7 @@ from rlbudget.training import train_on
 torch.set_num_threads(1)
 
 PRICE = 1e-3
-CAP = 120
+CAP = 240
 N = 24
 MANY = 120
 
@@ -66,7 +66,7 @@ def table(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def policy_on(table: TraceTable, signals: Sequence[str], seed: int = 0) -> Policy:
-    """A random network that says both things often."""
+    """A random network that stops at one checkpoint in twenty."""
     features = feature_names(signals, "free")
     observations = observe(table, features)
     rng = np.random.default_rng(seed)
@@ -77,14 +77,21 @@ def policy_on(table: TraceTable, signals: Sequence[str], seed: int = 0) -> Polic
         "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
         "mlp_extractor.policy_net.0.bias": np.zeros(16),
         "action_net.weight": rng.normal(0, 1, (2, 16)),
-        "action_net.bias": np.array([1.5, 0.0]),
+        "action_net.bias": np.zeros(2),
     }
-    return make_policy(
-        {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
-        features=features,
-        preset="free",
-        price_range=(1e-5, 1e-2),
-    )
+
+    def made() -> Policy:
+        return make_policy(
+            {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},
+            features=features,
+            preset="free",
+            price_range=(1e-5, 1e-2),
+        )
+
+    chances = made().stop_probabilities(observations, PRICE)
+    least = float(np.quantile(chances, 0.95))
+    tensors["action_net.bias"] = np.array([np.log(least / (1 - least)), 0.0])
+    return made()
 
 
 @pytest.fixture(scope="module")
