@@ -46,8 +46,9 @@ def train_on(
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's own numbers to the observation. The held-out questions are not
     looked at. ``signals`` restricts the observation to those of ``rlbudget.signals.TOP_SIGNALS``,
-    for servers that give no logits. ``start`` is a policy to go on from, whose observation and prices are kept. Raises
-    ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
+    for servers that give no logits. ``start`` is a policy to go on from, whose observation and
+    prices are kept. Raises ``UserError`` for traces that cannot be trained on and for a run folder
+    that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
     from rlbudget.store import digest, iter_traces, load_table

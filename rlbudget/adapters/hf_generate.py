@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from transformers import StaticCache
 from transformers.cache_utils import Cache, StaticLayer
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from rlbudget.adapters.hf import plan_for
 from rlbudget.adapters.hf_rows import Rows
@@ -130,7 +130,9 @@ class BudgetGenerate:
             sequences.feed(tokens[:, None])
             rows.take(tokens, self._trials(sequences, rows))
         if generation_config.return_dict_in_generate:
-            return GenerateDecoderOnlyOutput(sequences=input_ids, past_key_values=cache)
+            return GenerateDecoderOnlyOutput(
+                sequences=cast(torch.LongTensor, input_ids), past_key_values=cache
+            )
         return input_ids
 
     def _trials(self, sequences: Sequences, rows: Rows) -> Callable[[int], Callable[[], Probe]]:
@@ -183,7 +185,7 @@ def _check(generation_config: Any, model_kwargs: dict[str, Any]) -> Cache:
         raise UserError("a budget needs the cache: set use_cache=True")
     layers = getattr(cache, "layers", None)
     fixed = isinstance(cache, StaticCache) or layers is None
-    if fixed or any(isinstance(layer, StaticLayer) for layer in layers):
+    if fixed or any(isinstance(layer, StaticLayer) for layer in layers or ()):
         raise UserError(
             f"trial answers need a cache that can be forked, not {type(cache).__name__}: leave"
             " cache_implementation and past_key_values out"

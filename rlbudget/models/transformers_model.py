@@ -76,7 +76,8 @@ class TransformersModel:
 
         Raises ``ValueError`` where ``batch.takes_more`` is false, ``UserError`` as ``begin`` does.
         """
-        return batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
+        rows: list[int] = batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
+        return rows
 
     def _read(self, questions: Sequence[str], max_tokens: int) -> Sequences:
         prompts = [self.prompt_ids(question) for question in questions]
