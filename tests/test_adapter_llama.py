@@ -1,15 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from frozen_nets import random_policy
+from frozen_nets import FREE, random_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlbudget.adapters.llama_cpp import BudgetProcessor
+from rlbudget.adapters.llama_server import ServerError, alternatives, connect
+from rlbudget.adapters.llama_server import decode as serve
 from rlbudget.adapters.numpy_signals import token_signals
 from rlbudget.adapters.plan import Plan, make_plan
 from rlbudget.decode import Decoded, decode
@@ -17,9 +23,15 @@ from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals as torch_signals
 from rlbudget.models.sequences import Sequences
-from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
+from rlbudget.observation import feature_names
 from rlbudget.policy import Policy
+from rlbudget.signals import TOP_K, TOP_SIGNALS
 from rlbudget.tasks.load import load_task
+
+sys.path.append(str(Path(__file__).parent.parent / "runs"))
+from llama_process import BINARY, free_port, llama_server
+from smol_gguf import write_gguf
 
 torch.set_num_threads(1)
 
@@ -37,10 +49,10 @@ def questions() -> list[str]:
     return [q.question for q in load_task("embedded", n=12, seed=5).questions]
 
 
-def policies() -> Iterator[Policy]:
+def policies(features: Sequence[str] = FREE) -> Iterator[Policy]:
     recorded = {"profile": "embedded", "stride": 8, "max_tokens": CAP}
     for seed in range(3):
-        yield random_policy(seed=seed, trained={"traces": {"recorded": recorded}})
+        yield random_policy(features, seed=seed, trained={"traces": {"recorded": recorded}})
 
 
 def plan_for(model: TransformersModel, policy: Policy) -> Plan:
@@ -122,3 +134,102 @@ def test_a_processor_serves_one_request(model: TransformersModel) -> None:
 def test_a_processor_leaves_room_for_the_answer(model: TransformersModel) -> None:
     with pytest.raises(UserError, match="no room to think"):
         BudgetProcessor(plan_for(model, next(policies())), max_tokens=10)
+
+
+TOP = feature_names(TOP_SIGNALS, "free")
+
+
+def test_a_policy_of_listed_signals_asks_for_twenty_alternatives() -> None:
+    assert alternatives(random_policy(TOP), 49152, None) == TOP_K
+    assert alternatives(random_policy(TOP), 49152, 50) == 50
+
+
+def test_a_policy_of_all_signals_asks_for_the_whole_vocabulary() -> None:
+    assert alternatives(random_policy(), 49152, None) == 49152
+    assert alternatives(random_policy(), 768, 1000) == 768
+
+
+def test_a_policy_that_the_server_cannot_serve_is_named_at_once() -> None:
+    with pytest.raises(UserError, match=r"needs end_gap_min, .*, which 20 alternatives"):
+        alternatives(random_policy(), 49152, 20)
+    with pytest.raises(UserError, match="needs topk_mean, which 5 alternatives"):
+        alternatives(random_policy(TOP), 49152, 5)
+    with pytest.raises(UserError, match="at least 2"):
+        alternatives(random_policy(TOP), 49152, 1)
+
+
+def test_a_missing_server_is_one_line_without_secrets() -> None:
+    url = f"http://name:secret@127.0.0.1:{free_port()}"
+    with pytest.raises(ServerError) as raised, connect(url, random_policy(TOP), EMBEDDED, key="k"):
+        pass
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"no tokenizer\.json"),
+        connect("http://127.0.0.1:1", random_policy(TOP), tmp_path),
+    ):
+        pass
+
+
+def test_the_processor_and_the_client_load_no_torch() -> None:
+    code = (
+        "import sys, rlbudget.adapters.llama_cpp, rlbudget.adapters.llama_server\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not BINARY.is_file():
+        pytest.skip("llama-server is not built: run runs/llama_server.sh")
+    file = tmp_path_factory.mktemp("gguf") / "embedded.gguf"
+    write_gguf(EMBEDDED, file)
+    with llama_server(file, context=1024) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [TOP, FREE], ids=["top", "all"])
+def test_llama_server_stops_where_a_live_decode_stops(
+    address: str, model: TransformersModel, questions: list[str], features: tuple[str, ...]
+) -> None:
+    reasons = set()
+    for policy in policies(features):
+        with connect(address, policy, EMBEDDED, token_price=PRICE) as server:
+            for question in questions:
+                found = serve(server, question)
+                wanted = decode(model, question, policy, token_price=PRICE, temperature=0)
+                assert replace(found, stop_probability=None) == replace(
+                    wanted, stop_probability=None
+                )
+                assert (found.stop_probability or 0) == pytest.approx(
+                    wanted.stop_probability or 0, abs=1e-3
+                )
+                reasons.add(found.reason)
+    assert reasons >= {"policy", "natural"}
+
+
+@pytest.mark.slow
+def test_the_cap_ends_the_thinking(
+    address: str, model: TransformersModel, questions: list[str]
+) -> None:
+    policy = next(policies(TOP))
+    with connect(address, policy, EMBEDDED, token_price=PRICE, max_thinking_tokens=5) as server:
+        found = serve(server, questions[0])
+    wanted = decode(model, questions[0], policy, token_price=PRICE, temperature=0, max_tokens=5)
+    assert found == wanted
+    assert found.reason == "max_tokens"
+
+
+@pytest.mark.slow
+def test_a_question_that_does_not_fit_is_refused(address: str) -> None:
+    policy = next(policies(TOP))
+    with (
+        connect(address, policy, EMBEDDED, max_thinking_tokens=1000) as server,
+        pytest.raises(UserError, match="do not fit into the server's context"),
+    ):
+        serve(server, "1 + 1 = ?")
