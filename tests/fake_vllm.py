@@ -1,0 +1,94 @@
+"""The few objects of vLLM that the adapter touches, as vLLM 0.32 has them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+
+class AdapterLogitsProcessor:
+    """V1."""
+
+    def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
+        self.made_by_v1 = True
+
+
+class LogitsProcessor:
+    """V2."""
+
+
+@dataclass
+class Params:
+    """SamplingParams."""
+
+    max_tokens: int | None = None
+    extra_args: dict[str, Any] | None = None
+
+
+@dataclass
+class ModelConfig:
+    """Of a model whose tokenizer lies in a folder."""
+
+    tokenizer: str
+    size: int
+    max_model_len: int = 1024
+    tokenizer_revision: str | None = None
+    trust_remote_code: bool = False
+    generation: dict[str, Any] = field(default_factory=dict)
+
+    def get_vocab_size(self) -> int:
+        return self.size
+
+    def try_get_generation_config(self) -> dict[str, Any]:
+        return self.generation
+
+
+def config(model: ModelConfig, *, seqs: int = 8, speculative: Any = None) -> Any:
+    """VllmConfig."""
+    return SimpleNamespace(
+        model_config=model,
+        speculative_config=speculative,
+        scheduler_config=SimpleNamespace(max_num_seqs=seqs),
+    )
+
+
+def request_states(slots: int, length: int, vocabulary: int) -> Any:
+    """LogitsProcRequestState of an engine without a GPU."""
+    return SimpleNamespace(
+        device=torch.device("cpu"),
+        max_num_reqs=slots,
+        vocab_size=vocabulary,
+        prompt_len=SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
+        prefill_len=SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
+        total_len=SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
+        all_token_ids=SimpleNamespace(gpu=torch.zeros(slots, length, dtype=torch.int32)),
+    )
+
+
+def adapter() -> Any:
+    """``rlbudget.adapters.vllm``, imported as if vLLM were there; the fakes are gone after it."""
+    names = {
+        "vllm.v1.sample.logits_processor": {"AdapterLogitsProcessor": AdapterLogitsProcessor},
+        "vllm.v1.worker.gpu.sample.logits_processor": {"LogitsProcessor": LogitsProcessor},
+    }
+    made: dict[str, ModuleType] = {}
+    for name, members in names.items():
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            made.setdefault(".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        vars(made[name]).update(members)
+    before = {name: sys.modules.get(name) for name in made}
+    sys.modules.update(made)
+    try:
+        return importlib.import_module("rlbudget.adapters.vllm")
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
