@@ -38,6 +38,7 @@ FIRST = dict(sorted({**SMOLLM2_FAMILIES, "gsm_symbolic": {}}.items()))
 """Families of the first steps. Worked word problems teach it to write, but in an hour it learns to
 solve none of them: the other steps are for what it can learn."""
 SAVE_EVERY = 50
+BASE = "SmolLM2-135M-Instruct"
 
 
 def main() -> None:
@@ -120,6 +121,11 @@ def train(args: argparse.Namespace) -> None:
     for parameter in trained:
         parameter.data = parameter.data.bfloat16()
     model.save_pretrained(args.out / "adapter")
+    config = args.out / "adapter" / "adapter_config.json"
+    said = json.loads(config.read_text())
+    said["base_model_name_or_path"] = BASE  # not a folder of this machine
+    said["target_modules"] = sorted(said["target_modules"])
+    config.write_text(json.dumps(said, indent=2) + "\n")
 
 
 class Stage:
