@@ -425,7 +425,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(UserError, match="no profile 'qwen'; there are: embedded, plain, smollm2, think"):
+    with pytest.raises(UserError, match="no profile 'qwen'; there are: embedded, plain, smol"):
         load_model(str(folder), profile="qwen")
 
 
