@@ -94,7 +94,8 @@ def overhead(
         return taken / tokens
 
     seconds([]), seconds([budget])
-    plain, under = [], []
+    plain: list[float] = []
+    under: list[float] = []
     for run in range(runs):
         # Whoever comes second finds a warmer machine: take turns.
         for which in (0, 1) if run % 2 else (1, 0):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import numpy as np
 import torch
 import tyro
 import uvicorn
@@ -160,7 +161,9 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            token = int(sample(logits, temperature, torch.from_numpy(uniforms.at(place))))
+            token = int(
+                sample(logits, temperature, torch.from_numpy(uniforms.at(np.array([place]))))
+            )
         toy.generated += 1
         ended = token in vocabulary.eos_ids
         last = place + 1 == body["max_tokens"]

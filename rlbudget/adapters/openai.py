@@ -142,7 +142,7 @@ async def connect(
     endpoint = Endpoint(client, name, key, retries)
     async with client:
         found, room = await _find_model(endpoint, model)
-        asked = {**(fields or {}), "model": found, "logprobs": top_logprobs}
+        asked: Mapping[str, Any] = {**(fields or {}), "model": found, "logprobs": top_logprobs}
         by_ids, asked, first = await _look(endpoint, asked, plan)
         got = len(first.top)
         if first.logprob is None or not got:

@@ -48,7 +48,7 @@ def sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> 
     ``logits`` is (n, vocabulary), ``uniforms`` (n,) float64 in [0, 1). Works in float64, so
     that the last bits of a batched matrix product rarely change a token.
     """
-    parts = zip(in_parts(logits), uniforms.split(_rows_at_once(logits)), strict=True)
+    parts = zip(in_parts(logits), torch.split(uniforms, _rows_at_once(logits)), strict=True)
     return torch.cat([_sample(part, temperature, numbers) for part, numbers in parts])
 
 
@@ -73,7 +73,7 @@ def token_signals(
     ``tokens`` (n,) were sampled from them; ``end_ids`` are the tokens that begin the end of
     the thinking.
     """
-    parts = zip(in_parts(logits), tokens.split(_rows_at_once(logits)), strict=True)
+    parts = zip(in_parts(logits), torch.split(tokens, _rows_at_once(logits)), strict=True)
     return torch.cat([_token_signals(part, chosen, end_ids) for part, chosen in parts])
 
 
@@ -172,7 +172,7 @@ def entropy_of(logits: torch.Tensor) -> torch.Tensor:
 
 def in_parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Rows at a time whose vocabularies fit into a processor's cache: several times faster."""
-    return logits.split(_rows_at_once(logits))
+    return torch.split(logits, _rows_at_once(logits))
 
 
 def _rows_at_once(logits: torch.Tensor) -> int:
