@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import numpy as np
+import orjson
 import torch
 import tyro
 import uvicorn
