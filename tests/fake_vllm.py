@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -67,6 +68,19 @@ def request_states(slots: int, length: int, vocabulary: int) -> Any:
         prefill_len=SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
         total_len=SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
         all_token_ids=SimpleNamespace(gpu=torch.zeros(slots, length, dtype=torch.int32)),
+    )
+
+
+def context(slots: list[int], tokens: list[int], position: int) -> Any:
+    """LogitsContext of a step without drafts."""
+    return SimpleNamespace(
+        expanded_idx_mapping=torch.tensor(slots, dtype=torch.int32),
+        idx_mapping=torch.tensor(slots, dtype=torch.int32),
+        idx_mapping_np=np.array(slots, dtype=np.int32),
+        expanded_local_pos=torch.zeros(len(slots), dtype=torch.int32),
+        input_ids=torch.tensor(tokens, dtype=torch.int32),
+        pos=torch.full((len(slots),), position, dtype=torch.int64),
+        seq_lens_upper_bound_np=np.full(len(slots), position + 1),
     )
 
 

@@ -310,3 +310,48 @@ def test_without_vllm_the_import_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "works inside vLLM" in done.stderr.splitlines()[-1]
+
+
+def test_v2_goes_by_slots_and_leaves_the_others_alone(
+    model: ModelConfig, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLBUDGET_POLICY", f"main={policy_folder},other={policy_folder}")
+    states = fake_vllm.request_states(4, 1024, SIZE)
+    states.prompt_len.gpu[:] = len(PROMPT)
+    states.prefill_len.gpu[:] = len(PROMPT)
+    both = vllm.BudgetProcessor(fake_vllm.config(model), states)
+    wishes: dict[int, dict[str, Any]] = {
+        3: {}, 0: {"rlbudget_policy": "other"}, 2: {"rlbudget_off": True}
+    }  # fmt: skip
+    taken = {slot: both.add_request(slot, Params(200, extra)) for slot, extra in wishes.items()}
+    assert taken == {3: True, 0: True, 2: False}
+    scripts = {slot: rows(45, seed=slot) for slot in wishes}
+    tokens: dict[int, list[int]] = {slot: [] for slot in wishes}
+    for step in range(45):
+        both.apply_staged_writes()
+        order = list(wishes) if step % 2 else list(reversed(wishes))
+        logits = torch.stack([scripts[slot][step] for slot in order])
+        newest = [tokens[slot][-1] if step else PROMPT[-1] for slot in order]
+        at = fake_vllm.context(order, newest, len(PROMPT) + step - 1)
+        assert both.apply(logits, at) is logits
+        for slot, row in zip(order, logits, strict=True):
+            tokens[slot].append(int(row.argmax()))
+    plan = make_plan(policy_of(), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS])
+    for slot in (0, 3):
+        request = Request(plan, max_new_tokens=200)
+        assert tokens[slot] == by_request(request, plan, scripts[slot])
+    assert tokens[2] == scripts[2].argmax(dim=1).tolist()
+
+
+def test_v2_survives_a_fault(
+    model: ModelConfig, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLBUDGET_POLICY", str(policy_folder))
+    both = vllm.BudgetProcessor(fake_vllm.config(model), fake_vllm.request_states(2, 1024, SIZE))
+    both.add_request(0, Params(200))
+    both.apply_staged_writes()
+    logits = rows(1, 0)[:, :100]  # another vocabulary than the model has
+    before = logits.clone()
+    for _ in range(2):
+        both.apply(logits, fake_vllm.context([0], [5], 0))
+    assert torch.equal(logits, before)

@@ -194,6 +194,7 @@ class Batch:
     def __init__(self, plans: dict[str, Plan], context: int, states: Any) -> None:
         slots, device = int(states.max_num_reqs), states.device
         self._states = states
+        self._broken = False
         self._plans = plans
         self._slots = {name: Slots(plan, slots, context, device) for name, plan in plans.items()}
         self._names = list(plans)
@@ -226,7 +227,16 @@ class Batch:
         self._new.clear()
 
     def step(self, logits: torch.Tensor, ctx: Any) -> None:
-        """One pass over the batch for each policy that is in it."""
+        """One pass over the batch for each policy that is in it; none after a fault."""
+        if self._broken:
+            return
+        try:
+            self._step(logits, ctx)
+        except Exception as error:  # whatever it is, the engine must go on
+            self._broken = True
+            next(iter(self._plans.values())).failures.add(f"{type(error).__name__}: {error}")
+
+    def _step(self, logits: torch.Tensor, ctx: Any) -> None:
         used = set(self._policy_of[ctx.idx_mapping_np].tolist()) - {-1}
         if not used:
             return
