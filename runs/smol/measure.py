@@ -16,6 +16,7 @@ import numpy as np
 
 from rlbudget.models import load_model
 from rlbudget.models.smollm2 import ADAPTER
+from rlbudget.models.stream import stream
 from rlbudget.record import row_seed
 from rlbudget.tasks.load import load_task
 
@@ -32,22 +33,21 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model("smollm2")
     task = load_task("smollm2", n=args.n, seed=args.seed)
-    questions = sorted(task.questions, key=lambda question: len(question.question))
+    questions = sorted(task.questions, key=lambda q: -len(q.question))
     right: dict[str, list[int]] = defaultdict(list)
     thinking: dict[str, list[int]] = defaultdict(list)
     capped = 0
-    for start in range(0, len(questions), BATCH):
-        chosen = questions[start : start + BATCH]
-        seeds = [row_seed(args.seed, question.question_id) for question in chosen]
-        batch = model.begin([question.question for question in chosen], seeds)
-        while not batch.done:
-            batch.advance()
-        for question, end in zip(chosen, batch.final, strict=True):
-            assert end is not None
+    texts = [question.question for question in questions]
+    seeds = [row_seed(args.seed, question.question_id) for question in questions]
+    done = 0
+    for batch in stream(model, texts, seeds, batch_size=BATCH):
+        for row in list(batch.final):
+            question, end = questions[row], batch.final.pop(row)
             right[question.meta["family"]].append(task.score(question, end.answer))
             thinking[question.meta["family"]].append(end.thinking_tokens)
             capped += not end.natural
-        print(f"{start + len(chosen)} of {len(questions)}", file=sys.stderr, flush=True)
+            done += 1
+        print(f"{done} of {len(questions)}", file=sys.stderr, flush=True)
     em = float(np.mean([value for values in right.values() for value in values]))
     tokens = float(np.mean([value for values in thinking.values() for value in values]))
     shipped = ADAPTER / "adapter_model.safetensors"
