@@ -84,7 +84,16 @@ def reference(
     started = time.perf_counter()
     decoded = []
     for at, question in enumerate(questions, 1):
-        decoded.append(decode_here(loaded, question, policy, token_price=price, temperature=0))
+        decoded.append(
+            decode_here(
+                loaded,
+                question,
+                policy,
+                token_price=price,
+                temperature=0,
+                max_tokens=policy.recorded.get("max_tokens"),
+            )
+        )
         progress(f"transformers {at}/{len(questions)}")
     return decoded, time.perf_counter() - started
 

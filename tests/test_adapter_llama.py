@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from frozen_nets import FREE, random_policy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlbudget.adapters.llama_cpp import BudgetProcessor
@@ -36,7 +36,7 @@ from smol_gguf import write_gguf
 torch.set_num_threads(1)
 
 PRICE = 1e-3
-CAP = 120
+CAP = 250
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,7 @@ def run(model: TransformersModel, budget: BudgetProcessor, question: str) -> Non
         sequences.feed(torch.tensor([[token]]))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 400), st.floats(0.1, 30))
 def test_signals_in_numpy_are_those_of_torch(seed: int, size: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
@@ -107,7 +108,9 @@ def test_the_processor_stops_where_a_live_decode_stops(
         for question in questions:
             budget = BudgetProcessor(plan)
             run(model, budget, question)
-            wanted = decode(model, question, policy, token_price=PRICE, temperature=0)
+            wanted = decode(
+                model, question, policy, token_price=PRICE, temperature=0, max_tokens=CAP
+            )
             check_same(budget, wanted)
             reasons.add(wanted.reason)
     assert reasons >= {"policy", "natural"}
@@ -202,7 +205,9 @@ def test_llama_server_stops_where_a_live_decode_stops(
         with connect(address, policy, EMBEDDED, token_price=PRICE) as server:
             for question in questions:
                 found = serve(server, question)
-                wanted = decode(model, question, policy, token_price=PRICE, temperature=0)
+                wanted = decode(
+                    model, question, policy, token_price=PRICE, temperature=0, max_tokens=CAP
+                )
                 assert replace(found, stop_probability=None) == replace(
                     wanted, stop_probability=None
                 )

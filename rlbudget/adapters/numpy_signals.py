@@ -9,6 +9,8 @@ from rlbudget.signals import NO_SENTENCE_END, TOP_K
 
 Floats = npt.NDArray[np.float64]
 
+_LOWEST = np.float32(-200.0)
+
 
 def token_signals(logits: npt.ArrayLike, token: int, end_ids: npt.NDArray[np.int64]) -> Floats:
     """The signals of ``rlbudget.signals.TOKEN_SIGNALS``, shape (6,), float64.
@@ -22,8 +24,8 @@ def token_signals(logits: npt.ArrayLike, token: int, end_ids: npt.NDArray[np.int
     mass = np.exp(below)
     total = float(mass.sum(dtype=np.float64))
     normaliser = np.log(total)
-    # 0 times -inf is not the 0 that an impossible token adds to the entropy.
-    surprise = float(np.where(mass > 0, mass * below, 0).sum(dtype=np.float64))
+    # The mass is 0 long before the bound, and 0 times the bound is 0, which 0 times -inf is not.
+    surprise = float((mass * np.maximum(below, _LOWEST)).sum(dtype=np.float64))
     k = min(TOP_K, len(raw))
     top = np.sort(np.partition(below, len(raw) - k)[-k:]).astype(np.float64)
     end = float(mass[end_ids].sum(dtype=np.float64))
