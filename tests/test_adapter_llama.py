@@ -12,6 +12,7 @@ import torch
 from frozen_nets import FREE, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from rlbudget.adapters.llama_cpp import BudgetProcessor
 from rlbudget.adapters.llama_server import ServerError, alternatives, connect
@@ -183,6 +184,18 @@ def test_the_processor_and_the_client_load_no_torch() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path) -> None:
+    write_gguf(EMBEDDED, tmp_path / "embedded.gguf")
+    read = AutoModelForCausalLM.from_pretrained(
+        str(tmp_path), gguf_file="embedded.gguf", dtype=torch.float32
+    )
+    found, wanted = read.state_dict(), model.network.state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+    assert read.config.rope_parameters["rope_theta"] == 10000.0
 
 
 @pytest.fixture(scope="module")
