@@ -264,6 +264,8 @@ class DecodeBatch:
         self, rows: Ints, cue: Sequence[int], cap: int, stops: Sequence[str]
     ) -> list[Continuation]:
         places = self._places(rows)
+        if not len(places):
+            return []
         with self._fork_of(places) as (sequences, wanted):
             found = continue_greedily(
                 sequences,
