@@ -44,6 +44,7 @@ def test_fitted_q_does_not_stop_where_stopping_is_never_right() -> None:
     assert (fit_q(train, validation, [price]).stops(train, price) == NATURAL_END).all()
 
 
+@pytest.mark.slow
 def test_all_of_them_beat_the_best_budget_where_the_signals_tell() -> None:
     split = Split(
         train=renamed(make_table(300, seed=1, informative=2.0), "a"),

@@ -160,7 +160,7 @@ class Engine:
     profile=st.sampled_from(["embedded", "think", "plain"]),
     n_slots=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_slots_force_what_requests_force(seed: int, profile: str, n_slots: int) -> None:
     rng = np.random.default_rng(seed)
     plan = plan_of(seed % 7, profile)
