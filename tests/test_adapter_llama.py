@@ -32,7 +32,6 @@ from rlbudget.tasks.load import load_task
 
 sys.path.append(str(Path(__file__).parent.parent / "runs"))
 from llama_process import BINARY, free_port, llama_server
-from smol_gguf import write_gguf
 
 torch.set_num_threads(1)
 
@@ -187,6 +186,9 @@ def test_the_processor_and_the_client_load_no_torch() -> None:
 
 
 def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from smol_gguf import write_gguf
+
     write_gguf(EMBEDDED, tmp_path / "embedded.gguf")
     read = AutoModelForCausalLM.from_pretrained(
         str(tmp_path), gguf_file="embedded.gguf", dtype=torch.float32
@@ -202,6 +204,9 @@ def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path)
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not BINARY.is_file():
         pytest.skip("llama-server is not built: run runs/llama_server.sh")
+    pytest.importorskip("gguf")
+    from smol_gguf import write_gguf
+
     file = tmp_path_factory.mktemp("gguf") / "embedded.gguf"
     write_gguf(EMBEDDED, file)
     with llama_server(file, context=1024) as found:

@@ -249,7 +249,10 @@ def test_a_cut_connection_costs_no_answer(
         found = ask(url, model, policy, cut, retries=3)
         assert same(found, live(model, policy, [question])[0])
         assert len(toy.requests) >= 1 + 3  # each cut costs a request
-        assert len(toy.requests[2]["prompt"]) == len(toy.requests[1]["prompt"]) + 10
+        # It goes on from what had arrived, never from the beginning.
+        prompts = [len(request["prompt"]) for request in toy.requests]
+        assert prompts == sorted(prompts)
+        assert prompts[-1] > prompts[0]
 
 
 def test_a_server_that_is_cut_for_good_is_given_up_in_one_line(
