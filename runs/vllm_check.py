@@ -2,7 +2,7 @@
 
     bash runs/vllm.sh [--model FOLDER] [--profile P] [--questions N] [--overhead] [--name NAME]
 
-Without a model it makes a small one with random weights. The policy has random weights too, but
+Needs the venv that ``runs/vllm.sh`` makes. Without a model it makes a small one with random weights. The policy has random weights too, but
 sees the model's own signals normalised and stops at about one checkpoint in eight, so that exits
 lie everywhere. Checked, all greedy:
 
@@ -111,6 +111,11 @@ def toy_model(folder: Path) -> Path:
             tie_word_embeddings=False,
         )
     )
+    # Parts of characters are made unlikely: a request waits for the end of a character before it
+    # exits, which rlbudget.decode does not, and random weights write little else.
+    texts = [tokenizer.decode([token]) for token in range(known["vocab_size"])]
+    with torch.no_grad():
+        network.lm_head.weight[["\ufffd" in text for text in texts]] = 0.0
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
