@@ -2,7 +2,7 @@
 
     bash runs/vllm.sh [--model FOLDER] [--profile P] [--questions N] [--overhead] [--name NAME]
 
-Needs the venv that ``runs/vllm.sh`` makes. Without a model it makes a small one with random weights. The policy has random weights too, but
+Without a model it makes a small one with random weights. The policy has random weights too, but
 sees the model's own signals normalised and stops at about one checkpoint in eight, so that exits
 lie everywhere. Checked, all greedy:
 
@@ -226,9 +226,7 @@ def check_decodes(
             model, question, policy, token_price=PRICE, temperature=0.0,
             max_tokens=options.max_thinking,
         )  # fmt: skip
-        text = model.vocabulary.text(
-            [i for i in ids if i not in model.vocabulary.eos_ids], special=True
-        )
+        text = model.vocabulary.text(ids, special=True)
         same += text.startswith(expected.text)
         reasons.append(expected.reason)
         places.add(expected.thinking_tokens)
