@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
 
-from rlbudget.adapters.logits_row import read_row
+from rlbudget.adapters.logits_row import RowReader
 from rlbudget.adapters.plan import Plan, make_plan
 from rlbudget.adapters.request import Request
 from rlbudget.adapters.vllm_settings import settings_of, wish_of
@@ -58,6 +58,11 @@ def plan_of(seed: int = 0, profile: str = "embedded") -> Plan:
     return make_plan(
         policy_of(profile, seed), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS]
     )
+
+
+def decode_of(plan: Plan, max_tokens: int | None, context: int) -> Any:
+    reader = RowReader(SIZE, plan.vocabulary.end_first_ids)
+    return vllm.Decode(plan, reader, vllm.Wish("default", None), max_tokens, context)
 
 
 def rows(n: int, seed: int, *, fond_of: int | None = None, at: int = 0) -> torch.Tensor:
@@ -103,7 +108,7 @@ def by_decode(
 @given(
     size=st.sampled_from([64, 100, 320, 1500, 4096]),
     seed=st.integers(0, 10**6),
-    scale=st.sampled_from([0.1, 1.0, 8.0]),
+    scale=st.sampled_from([0.1, 1.0, 8.0, 40.0]),
     ruled_out=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
@@ -115,7 +120,8 @@ def test_a_row_gives_the_signals_of_the_recorder(
     if ruled_out:
         logits[torch.from_numpy(rng.choice(size, size // 4, replace=False))] = -torch.inf
     token, ends = int(logits.argmax()), torch.tensor([4, 9])
-    row = read_row(logits, ends)
+    reader = RowReader(size, ends.numpy())
+    row = reader.read(logits, reader.memory())
     assert row.likeliest == token
     expected = token_signals(logits[None], torch.tensor([token]), ends)[0]
     np.testing.assert_allclose(row.signals(token), expected, rtol=1e-4, atol=1e-4)
@@ -134,7 +140,7 @@ def test_v1_decodes_as_the_request_does(
 ) -> None:
     plan, logits = plan_of(seed % 7, profile), rows(60, seed, fond_of=fond_of, at=at)
     request = Request(plan, max_new_tokens=1000)
-    decode = vllm.Decode(plan, vllm.Wish("default", None), 1000, 2000)
+    decode = decode_of(plan, 1000, 2000)
     assert by_decode(decode, logits, repeats) == by_request(request, plan, logits)
     assert not request.thinking
     assert plan.failures.count == 0
@@ -158,14 +164,14 @@ def test_an_answer_finds_room_in_max_tokens_and_in_the_context() -> None:
     )
     plan = make_plan(never, tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS])
     for max_tokens, context in ((50, 1000), (None, 52), (900, 52)):
-        decode = vllm.Decode(plan, vllm.Wish("default", None), max_tokens, context)
+        decode = decode_of(plan, max_tokens, context)
         tokens = by_decode(decode, rows(50, 0))
         assert tokens.index(END) == 50 - plan.reserve
 
 
 def test_a_request_without_room_is_left_alone_and_counted() -> None:
     plan, logits = plan_of(), rows(30, 1)
-    decode = vllm.Decode(plan, vllm.Wish("default", None), None, 10)
+    decode = decode_of(plan, None, 10)
     assert by_decode(decode, logits) == logits.argmax(dim=1).tolist()
     assert plan.failures.count == 1
 
@@ -182,7 +188,7 @@ def test_a_policy_that_breaks_down_costs_no_answer(caplog: pytest.LogCaptureFixt
         Broken(), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
     )
     for seed in range(3):
-        decode = vllm.Decode(plan, vllm.Wish("default", None), None, 1000)
+        decode = decode_of(plan, None, 1000)
         logits = rows(40, seed, fond_of=END, at=30)
         logits[:30, [EOS, END]] = -20
         assert by_decode(decode, logits)[30] == END
@@ -192,7 +198,7 @@ def test_a_policy_that_breaks_down_costs_no_answer(caplog: pytest.LogCaptureFixt
 
 def test_a_request_whose_tokens_were_missed_is_left_alone() -> None:
     plan, logits = plan_of(), rows(2, 0)
-    decode = vllm.Decode(plan, vllm.Wish("default", None), None, 1000)
+    decode = decode_of(plan, None, 1000)
     first, second = logits.clone()
     decode(PROMPT, [], first)
     decode(PROMPT, [7, 8, 9], second)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from rlbudget.signals import NO_SENTENCE_END, TOP_K
 
 _BLOCK = 64
+_SAFE = 40.0  # the exponential of so large a logit, times a vocabulary, is a float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class LogitsRow:
 
     likeliest: int
     """the first choice"""
-    logits: torch.Tensor
-    """(vocabulary,) float32, a copy: engines change theirs"""
+    logits: npt.NDArray[np.float32]
+    """(vocabulary,), the request's own: engines change theirs"""
     normaliser: float
     """the logarithm of the sum of the exponentials"""
     entropy: float
@@ -39,40 +42,74 @@ class LogitsRow:
         return [logprob, self.entropy, self.margin, self.p_end, self.topk, self.end_gap]
 
 
-def read_row(logits: torch.Tensor, end_ids: torch.Tensor) -> LogitsRow:
-    """Read raw logits, shape (vocabulary,); tokens ruled out are −infinity.
+class RowReader:
+    """Reads rows of one engine, one after the other; not to be shared between threads.
 
-    ``end_ids`` are the tokens with which the end of the thinking can begin.
+    ``size`` is the number of logits, ``end_ids`` are the tokens with which the end of the
+    thinking can begin.
     """
-    kept = logits.to(torch.float32, copy=True)
-    size = len(kept)
-    whole = size // _BLOCK * _BLOCK
-    # The k largest numbers lie in the k blocks with the largest maxima.
-    blocks = kept[:whole].view(-1, _BLOCK)
-    chosen = blocks.amax(dim=1).topk(min(TOP_K, len(blocks))).indices
-    candidates = blocks[chosen].flatten()
-    if whole < size:
-        candidates = torch.cat((candidates, kept[whole:]))
-    top, where = candidates.topk(min(TOP_K, len(candidates)))
-    block, place = divmod(int(where[0]), _BLOCK)
-    likeliest = int(chosen[block]) * _BLOCK if block < len(chosen) else whole
-    likeliest += place if block < len(chosen) else int(where[0]) - len(chosen) * _BLOCK
-    first, second = top[:2].tolist()
-    mass = (kept - first).exp_()
-    total = float(mass.sum())
-    energy = float(torch.dot(mass, kept))
-    if not math.isfinite(energy):  # 0 times −infinity: a token that was ruled out
-        energy = float(torch.dot(mass, kept.clamp(min=torch.finfo(kept.dtype).min)))
-    normaliser = first + math.log(total)
-    p_end = float(mass[end_ids].sum()) / total
-    gap = first - normaliser - math.log(p_end) if p_end > 0 else math.inf
-    return LogitsRow(
-        likeliest=likeliest,
-        logits=kept,
-        normaliser=normaliser,
-        entropy=normaliser - energy / total,
-        margin=first - second,
-        p_end=p_end,
-        topk=float(top.mean()) - normaliser,
-        end_gap=min(gap, NO_SENTENCE_END),
-    )
+
+    __slots__ = ("_end_ids", "_mass", "_mass_array", "_size")
+
+    def __init__(self, size: int, end_ids: npt.NDArray[np.int64]) -> None:
+        self._size = size
+        self._end_ids = end_ids
+        self._mass = torch.empty(size)
+        self._mass_array = self._mass.numpy()
+
+    def memory(self) -> npt.NDArray[np.float32]:
+        """Where a request keeps its row: fresh memory for every one costs more than the copy."""
+        return np.empty(self._size, dtype=np.float32)
+
+    def read(self, logits: torch.Tensor, kept: npt.NDArray[np.float32]) -> LogitsRow:
+        """Read raw logits, shape (size,), wherever they are, and copy them into ``kept``.
+
+        Tokens ruled out are −infinity.
+        """
+        # numpy for all but the exponential: its calls take a microsecond where torch's take ten.
+        row = torch.from_numpy(kept)
+        row.copy_(logits)
+        top = _largest(kept)
+        first, second = float(top[0]), float(top[1])
+        shift = 0.0 if abs(first) < _SAFE else first
+        mass = self._mass_array
+        if shift:
+            np.subtract(kept, np.float32(shift), out=mass)
+            self._mass.exp_()
+        else:
+            torch.exp(row, out=self._mass)
+        total = float(self._mass.sum())
+        energy = float(torch.dot(self._mass, row))
+        if not math.isfinite(energy):  # 0 times −infinity: a token that was ruled out
+            energy = float(mass.dot(np.maximum(kept, np.finfo(np.float32).min)))
+        normaliser = shift + math.log(total)
+        p_end = sum(float(mass[token]) for token in self._end_ids) / total
+        gap = first - normaliser - math.log(p_end) if p_end > 0 else math.inf
+        return LogitsRow(
+            likeliest=int(kept.argmax()),
+            logits=kept,
+            normaliser=normaliser,
+            entropy=normaliser - energy / total,
+            margin=first - second,
+            p_end=p_end,
+            topk=float(top.sum()) / len(top) - normaliser,
+            end_gap=min(gap, NO_SENTENCE_END),
+        )
+
+
+def _largest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The ``TOP_K`` largest, from the largest on; all of them where there are fewer."""
+    width = len(values) // _BLOCK
+    whole = width * _BLOCK
+    if width > TOP_K:
+        # The k largest numbers lie in the k columns with the largest maxima.
+        columns = values[:whole].reshape(_BLOCK, width)
+        chosen = columns.max(axis=0).argpartition(width - TOP_K)[width - TOP_K :]
+        values = np.concatenate((columns[:, chosen].ravel(), values[whole:]))
+    else:
+        values = values.copy()
+    few = min(TOP_K, len(values))
+    values.partition(len(values) - few)
+    top = values[len(values) - few :]
+    top.sort()
+    return top[::-1]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlbudget.adapters.logits_row import LogitsRow, read_row
+from rlbudget.adapters.logits_row import LogitsRow, RowReader
 from rlbudget.adapters.plan import Plan, make_plan
 from rlbudget.adapters.request import Request
 from rlbudget.adapters.torch_rows import Rows, Slots
@@ -53,6 +53,7 @@ class BudgetProcessor(AdapterLogitsProcessor, LogitsProcessor):  # type: ignore[
         if vllm_config.speculative_config is not None:
             raise UserError("rlbudget's processor does not go with speculative decoding yet")
         self._plans = _plans(vllm_config.model_config)
+        self._readers = {name: _reader(plan) for name, plan in self._plans.items()}
         self._context = int(vllm_config.model_config.max_model_len)
         self._kept: OrderedDict[int, tuple[Any, Decode]] = OrderedDict()
         self._most = 2 * int(vllm_config.scheduler_config.max_num_seqs)
@@ -77,7 +78,8 @@ class BudgetProcessor(AdapterLogitsProcessor, LogitsProcessor):  # type: ignore[
             wish = self._wish(params)
             if wish is None:
                 return None
-            kept = params, Decode(self._plans[wish.policy], wish, params.max_tokens, self._context)
+            plan, reader = self._plans[wish.policy], self._readers[wish.policy]
+            kept = params, Decode(plan, reader, wish, params.max_tokens, self._context)
         # Holding the object keeps its id from being given to another.
         self._kept[id(params)] = kept
         if len(self._kept) > self._most:
@@ -118,11 +120,15 @@ class BudgetProcessor(AdapterLogitsProcessor, LogitsProcessor):  # type: ignore[
 class Decode:
     """V1's view of one request: called with each row of logits, before its token is sampled."""
 
-    __slots__ = ("_context", "_end_ids", "_eos_ids", "_max_tokens", "_off", "_plan", "_request",
-                 "_row", "_seen", "_wish")  # fmt: skip
+    __slots__ = ("_context", "_eos_ids", "_max_tokens", "_memory", "_off", "_plan",
+                 "_reader", "_request", "_row", "_seen", "_wish")  # fmt: skip
 
-    def __init__(self, plan: Plan, wish: Wish, max_tokens: int | None, context: int) -> None:
+    def __init__(
+        self, plan: Plan, reader: RowReader, wish: Wish, max_tokens: int | None, context: int
+    ) -> None:
         self._plan = plan
+        self._reader = reader
+        self._memory: Any = None
         self._wish = wish
         self._max_tokens = max_tokens
         self._context = context
@@ -130,8 +136,7 @@ class Decode:
         self._row: LogitsRow | None = None
         self._seen = 0
         self._off = False
-        self._end_ids = torch.from_numpy(plan.vocabulary.end_first_ids)
-        self._eos_ids = torch.from_numpy(plan.vocabulary.eos_ids)
+        self._eos_ids = frozenset(plan.vocabulary.eos_ids.tolist())
 
     def __call__(
         self, prompt_ids: list[int], output_ids: list[int], logits: torch.Tensor
@@ -145,7 +150,8 @@ class Decode:
                 self._take(prompt_ids, output_ids)
                 self._choose(logits)
             except Exception as error:  # whatever it is, the engine must go on
-                self._off, self._row = True, None
+                self._off = True
+                self._row = self._memory = None
                 self._plan.failures.add(str(error) or type(error).__name__)
         return logits
 
@@ -154,6 +160,7 @@ class Decode:
             room = self._context - len(prompt_ids)
             if self._max_tokens is not None:
                 room = min(room, self._max_tokens)
+            self._memory = self._reader.memory()
             self._request = Request(
                 self._plan, token_price=self._wish.token_price, max_new_tokens=room
             )
@@ -173,19 +180,25 @@ class Decode:
         request, vocabulary = self._request, self._plan.vocabulary
         assert request is not None
         if request.thinking:
-            self._row = read_row(logits, self._end_ids.to(logits.device))
-            ends = self._row.likeliest in vocabulary.eos_ids
+            self._row = self._reader.read(logits, self._memory)
+            ends = self._row.likeliest in self._eos_ids
             forced = vocabulary.exit_ids[0] if ends else None
             if forced is None:
-                logits[self._eos_ids.to(logits.device)] = -torch.inf
+                for token in self._eos_ids:
+                    logits[token] = -torch.inf
         else:
-            self._row, forced = None, request.forced(_NO_TOKEN)
+            self._row = self._memory = None
+            forced = request.forced(_NO_TOKEN)
             self._off = forced is None  # the answer is the model's own
         if forced is not None:
             if float(logits[forced]) == -torch.inf:  # whoever ruled it out has more say
                 raise UserError("another processor forbids the exit text")
             logits.fill_(-torch.inf)
             logits[forced] = 0.0
+
+
+def _reader(plan: Plan) -> RowReader:
+    return RowReader(len(plan.vocabulary.markers), plan.vocabulary.end_first_ids)
 
 
 class Batch:
