@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,17 @@ def test_grouped_attention_is_that_of_transformers(kv_heads: int, new: int) -> N
     torch.testing.assert_close(read[2:], read[:2], rtol=1e-4, atol=1e-5)
     with groups_of_rows(()):
         assert network.config._attn_implementation == NAME
+
+
+def test_rows_are_grouped_by_age_and_few_change_their_place(model: TransformersModel) -> None:
+    lengths = [(7 * i) % 40 + 1 for i in range(40)]
+    with torch.inference_mode():
+        rows = Sequences.begin(model.network, [[5] * length for length in lengths])
+    order = rows.oldest_first(64).tolist()
+    assert sorted(order) == list(range(40))
+    groups = [[lengths[row] for row in order[i : i + 16]] for i in range(0, 40, 16)]
+    for older, younger in itertools.pairwise(groups):
+        assert min(older) >= max(younger)
+    for place, row in enumerate(order):
+        stays = order.index(place) // 16 == place // 16
+        assert (row == place) == stays

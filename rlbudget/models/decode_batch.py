@@ -141,7 +141,7 @@ class DecodeBatch:
         self._next += len(other._rows)
         if not self.done:
             self._drop_finished()
-            self._keep(self._sequences.oldest_first())
+            self._keep(self._sequences.oldest_first(len(self._rows) + len(other._rows)))
             width = self._history.shape[1] - other._history.shape[1]
             other._history = np.pad(other._history, ((0, 0), (0, width)))
             self._sequences.join(sequences)

@@ -118,9 +118,14 @@ class Sequences:
         self.logits = logits[:, -1]
         return logits
 
-    def oldest_first(self) -> npt.NDArray[np.int64]:
-        """The order in which neighbouring rows begin in neighbouring columns."""
-        order: npt.NDArray[np.int64] = np.argsort(self._start.numpy(force=True), kind="stable")
+    def oldest_first(self, n: int) -> npt.NDArray[np.int64]:
+        """The order in which the groups of rows, when ``n`` in all, follow each other by age; rows
+        that stand in the right group keep their place."""
+        by_age = np.argsort(self._start.numpy(force=True), kind="stable")
+        order = np.arange(len(by_age))
+        for rows in _bounds(n):
+            wanted, places = by_age[rows], order[rows]
+            order[np.setdiff1d(places, wanted)] = np.setdiff1d(wanted, places)
         return order
 
     def join(self, others: Sequences) -> None:
@@ -177,6 +182,10 @@ class Sequences:
                 layer.forget(unused)
             self._length -= unused
             self._start = start - unused
-        size = max(_SMALLEST_GROUP, -(-n // _GROUPS))
-        bounds = [(i, min(i + size, n)) for i in range(0, n, size)]
-        self._groups = tuple(Group(slice(i, j), min(first[i:j]) - unused) for i, j in bounds)
+        self._groups = tuple(Group(rows, min(first[rows]) - unused) for rows in _bounds(n))
+
+
+def _bounds(n: int) -> list[slice]:
+    """How ``n`` rows are divided into groups."""
+    size = max(_SMALLEST_GROUP, -(-n // _GROUPS))
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
