@@ -118,8 +118,12 @@ class Controller:
         token_markers: npt.ArrayLike,
         *,
         probe: Callable[[], Probe] | None = None,
+        inside_character: bool = False,
     ) -> Decision | None:
         """Take one thinking token: a decision at a checkpoint, None between two.
+
+        ``inside_character`` says that the token leaves a character without some of its bytes:
+        there is no checkpoint then.
 
         ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
         ``token_markers`` are ``signals.markers`` of the token's text. ``probe`` makes a trial
@@ -128,7 +132,7 @@ class Controller:
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
         self.thinking_tokens += 1
-        at_checkpoint = self.thinking_tokens % self._stride == 0
+        at_checkpoint = self.thinking_tokens % self._stride == 0 and not inside_character
         if self.failed is None:
             try:
                 self._take(token_signals, token_markers)

@@ -56,16 +56,17 @@ def decode(
 ) -> Decoded:
     """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
 
-    ``token_price`` is reward lost per token and must lie in the policy's range. ``stride`` and
-    ``probe_tokens`` left out are those of the traces the policy was trained on, other settings
-    the profile's. With the ``row_seed`` of a recorded trace and its settings the decode is
-    that trace's, up to the stop. A policy that raises or says NaN does not cost the answer: the
-    decode goes on to its natural end, and ``reason`` and ``message`` say so. Raises
-    ``UserError`` for a price outside the range and for settings out of range.
+    ``token_price`` is reward lost per token and must lie in the policy's range. ``stride``,
+    ``max_tokens`` and ``probe_tokens`` left out are those of the traces the policy was trained
+    on, ``temperature`` is the profile's. With the ``row_seed`` of a recorded trace and its
+    settings the decode is that trace's, up to the stop. A policy that raises or says NaN does not
+    cost the answer: the decode goes on to its natural end, and ``reason`` and ``message`` say so.
+    Raises ``UserError`` for a price outside the range and for settings out of range.
     """
     controller = Controller(policy, token_price=token_price, question=question)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
     stride = recorded.get("stride") if stride is None else stride
+    max_tokens = recorded.get("max_tokens") if max_tokens is None else max_tokens
     if probe_tokens is None:
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(

@@ -127,8 +127,11 @@ class Window:
         np.minimum(self._end_gap, gap, out=self._end_gap)
         self._after_sentence[:] = flags[:, 2]
 
-    def read(self) -> dict[str, Floats]:
-        """The signals of the window, each of shape (n,), and a fresh window after it."""
+    def read(self, rows: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
+        """The signals of the window, each of shape (n,), and a fresh window after it.
+
+        With ``rows`` of shape (n,) only those begin a fresh one.
+        """
         mean = self._sum / np.maximum(self._count, 1)[:, None]
         signals = {
             "logprob_mean": mean[:, 0],
@@ -146,12 +149,13 @@ class Window:
             "topk_mean": mean[:, 4],
             "end_gap_min": self._end_gap.copy(),
         }
-        self._count[:] = 0
-        self._sum[:] = 0
-        self._min[:] = np.inf
-        self._max[:] = -np.inf
-        self._markers[:] = 0
-        self._end_gap[:] = NO_SENTENCE_END
+        read = slice(None) if rows is None else rows
+        self._count[read] = 0
+        self._sum[read] = 0
+        self._min[read] = np.inf
+        self._max[read] = -np.inf
+        self._markers[read] = 0
+        self._end_gap[read] = NO_SENTENCE_END
         return signals
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:

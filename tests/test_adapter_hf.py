@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from frozen_nets import policy_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_adapter_request import Scripted
+from tiny_model import save_tiny_model, tiny_questions
 from transformers import StaticCache
 
 from rlbudget.adapters.hf import BudgetProcessor
@@ -194,6 +196,20 @@ def check_alone(model: TransformersModel, task: Task, policy: Policy) -> None:
             assert answer_of(model, row, outcome) == live.answer
             assert model.vocabulary.text(row, special=True) == live.text
             assert outcome.stop_probability == pytest.approx(live.stop_probability, abs=1e-4)
+
+
+def test_a_model_of_broken_characters_stops_where_decode_does(tmp_path: Path) -> None:
+    tiny = load_model(str(save_tiny_model(tmp_path)), profile="embedded")
+    stops = set()
+    for question in tiny_questions(30):
+        policy = scripted([True])
+        live = decode(tiny, question, policy, token_price=PRICE, temperature=0, max_tokens=CAP)
+        for budget in (generator(tiny, policy), processor(tiny, policy)):
+            ((outcome, _),) = run(tiny, [question], budget)
+            assert (outcome.reason, outcome.thinking_tokens) == (live.reason, live.thinking_tokens)
+            if live.stopped:
+                stops.add(live.thinking_tokens)
+    assert {8, 16} <= stops
 
 
 @pytest.mark.parametrize("make", [processor, generator])

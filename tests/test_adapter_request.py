@@ -247,14 +247,16 @@ def test_an_engine_that_goes_its_own_way_is_let_go() -> None:
 
 
 @pytest.mark.parametrize("character", ["é", "…", "🙂"])
-def test_a_stop_waits_for_the_rest_of_a_character(character: str) -> None:
+def test_there_is_no_checkpoint_inside_a_character(character: str) -> None:
     pieces = [TOKENIZER.convert_tokens_to_ids(piece) for piece in byte_pieces(character)]
-    lead = [A] * (STRIDE - 1)
+    for begun in range(1, len(pieces)):
+        policy = Scripted([True])
+        request = Request(plan(policy))
+        lead = [A] * (STRIDE - begun)
+        assert think(request, [*lead, *pieces, *[A] * 20]) == 2 * STRIDE
+        assert policy.asked == [2 * STRIDE]
     request = Request(plan(Scripted([True])))
-    assert think(request, [*lead, *pieces, 9, 9]) == len(lead) + len(pieces)
-    done = request.outcome
-    assert (done.reason, done.thinking_tokens) == ("policy", len(lead) + len(pieces))
-    assert TOKENIZER.decode([*lead, *pieces]).endswith(character)
+    assert think(request, [*[A] * (STRIDE - len(pieces)), *pieces, 9]) == STRIDE
 
 
 def byte_pieces(text: str) -> list[str]:
@@ -262,13 +264,11 @@ def byte_pieces(text: str) -> list[str]:
     return list(whole.pre_tokenize_str(text)[0][0])
 
 
-def test_a_character_that_never_ends_holds_it_three_tokens_at_most() -> None:
+def test_characters_that_never_end_are_cut_at_the_cap() -> None:
     first = TOKENIZER.convert_tokens_to_ids(byte_pieces("🙂")[0])
-    request = Request(plan(Scripted([True])))
-    assert think(request, [first] * 20) == STRIDE + 3
     request = Request(plan(Scripted([True]), max_thinking_tokens=STRIDE + 1))
     assert think(request, [first] * 20) == STRIDE + 1
-    assert request.outcome.reason == "policy"
+    assert request.outcome.reason == "max_tokens"
 
 
 @pytest.mark.parametrize("says", [RuntimeError("out of order"), float("nan")])

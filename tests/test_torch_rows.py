@@ -243,8 +243,7 @@ def test_signals_that_are_no_numbers_switch_the_policy_off() -> None:
 
 def test_a_policy_that_looks_is_refused() -> None:
     look: Any = random_policy(feature_names(SIGNALS, "look"), preset="look")
-    plan = make_plan(
-        look, tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
-    )
     with pytest.raises(UserError, match="preset free"):
-        Slots(plan, 1, 1000, CPU)
+        make_plan(
+            look, tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
+        )

@@ -14,6 +14,7 @@ answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -37,6 +38,7 @@ def plan_for(
     stride: int | None = None,
     max_thinking_tokens: int | None = None,
     probes: bool = False,
+    questions: bool = False,
 ) -> Plan:
     """``make_plan`` for a causal language model of transformers and its tokenizer."""
     if getattr(model.config, "is_encoder_decoder", False):
@@ -51,6 +53,7 @@ def plan_for(
         stride=stride,
         max_thinking_tokens=max_thinking_tokens,
         probes=probes,
+        questions=questions,
     )
 
 
@@ -58,20 +61,27 @@ class BudgetProcessor(LogitsProcessor):
     """Stops the thinking of each row of a ``generate`` call; not to be shared between threads.
 
     ``token_price`` left out is the plan's. ``max_new_tokens`` is what ``generate`` was given, so
-    that the thinking ends early enough for an answer. A new call, with other prompts or the same,
-    begins with fresh requests. Not for beam search and assisted decoding. Raises ``UserError``
-    for a price the policy does not know and for a limit that leaves no room to think.
+    that the thinking ends early enough for an answer. ``questions``, one for each prompt, are for
+    policies that look at them. A new call, with other prompts or the same, begins with fresh
+    requests. Not for beam search and assisted decoding. Raises ``UserError`` for a price the
+    policy does not know and for a limit that leaves no room to think.
     """
 
     def __init__(
-        self, plan: Plan, *, token_price: float | None = None, max_new_tokens: int | None = None
+        self,
+        plan: Plan,
+        *,
+        token_price: float | None = None,
+        max_new_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
     ) -> None:
         self._plan = plan
+        self._questions = questions
         self._token_price = token_price
         self._max_new_tokens = max_new_tokens
         self._rows: Rows | None = None
         self._seen: torch.Tensor | None = None
-        self._request()  # fails here rather than in the first step
+        self._requests(len(questions or [""]))  # fails here rather than in the first step
 
     @classmethod
     def for_model(
@@ -85,6 +95,7 @@ class BudgetProcessor(LogitsProcessor):
         stride: int | None = None,
         max_thinking_tokens: int | None = None,
         max_new_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
     ) -> Self:
         """A processor for one model; see ``make_plan`` for what is left out and what is raised."""
         plan = plan_for(
@@ -95,8 +106,9 @@ class BudgetProcessor(LogitsProcessor):
             profile=profile,
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
+            questions=questions is not None,
         )
-        return cls(plan, max_new_tokens=max_new_tokens)
+        return cls(plan, max_new_tokens=max_new_tokens, questions=questions)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Take the last token of every row, and say what may come next.
@@ -108,7 +120,7 @@ class BudgetProcessor(LogitsProcessor):
         if rows is not None and self._goes_on(input_ids):
             rows.take(input_ids[:, -1])
         else:
-            requests = [self._request() for _ in range(len(input_ids))]
+            requests = self._requests(len(input_ids))
             rows = self._rows = Rows(self._plan, requests, scores.device)
         self._seen = input_ids
         return rows.constrain(scores, scores)
@@ -137,7 +149,22 @@ class BudgetProcessor(LogitsProcessor):
             return False
         return torch.equal(ids[:, :-1], seen)
 
-    def _request(self) -> Request:
-        return Request(
-            self._plan, token_price=self._token_price, max_new_tokens=self._max_new_tokens
-        )
+    def _requests(self, n: int) -> list[Request]:
+        return [
+            Request(
+                self._plan,
+                token_price=self._token_price,
+                max_new_tokens=self._max_new_tokens,
+                question=question,
+            )
+            for question in of_rows(self._questions, n)
+        ]
+
+
+def of_rows(questions: Sequence[str] | None, n: int) -> list[str | None]:
+    """The question of each of ``n`` rows: several rows of one question follow each other."""
+    if questions is None:
+        return [None] * n
+    if not questions or n % len(questions):
+        raise UserError(f"{n} prompts and {len(questions)} questions: one is needed for each")
+    return [question for question in questions for _ in range(n // len(questions))]

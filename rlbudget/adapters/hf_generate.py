@@ -14,7 +14,7 @@ counts their tokens. It serves policies that need none as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self, cast
 
@@ -24,7 +24,7 @@ from transformers import StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from rlbudget.adapters.hf import plan_for
+from rlbudget.adapters.hf import of_rows, plan_for
 from rlbudget.adapters.hf_rows import Rows
 from rlbudget.adapters.plan import Plan
 from rlbudget.adapters.request import Outcome, Request
@@ -42,16 +42,24 @@ _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "
 class BudgetGenerate:
     """A ``custom_generate`` of transformers; not to be shared between threads.
 
-    ``probe_tokens`` is the longest a trial answer may be. ``generate`` passes on neither streamer
+    ``probe_tokens`` is the longest a trial answer may be; ``questions``, one for each prompt, are
+    for policies that look at them. ``generate`` passes on neither streamer
     nor assistant model. Raises ``UserError`` when called with a cache that cannot be forked, with
     beams, and with a ``max_new_tokens`` that leaves no room to think.
     """
 
-    def __init__(self, plan: Plan, *, probe_tokens: int = PROBE_TOKENS) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        probe_tokens: int = PROBE_TOKENS,
+        questions: Sequence[str] | None = None,
+    ) -> None:
         if probe_tokens < 1:
             raise UserError(f"probe_tokens must be at least 1, not {probe_tokens}")
         self._plan = plan
         self._probe_tokens = probe_tokens
+        self._questions = questions
         self._always = any(f.partition(".")[0] in PROBE_SIGNALS for f in plan.policy.features)
         self._rows: Rows | None = None
 
@@ -67,6 +75,7 @@ class BudgetGenerate:
         stride: int | None = None,
         max_thinking_tokens: int | None = None,
         probe_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
     ) -> Self:
         """For one model; see ``make_plan`` for what is left out and what is raised.
 
@@ -81,11 +90,12 @@ class BudgetGenerate:
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
             probes=True,
+            questions=questions is not None,
         )
         if probe_tokens is None:
             recorded = getattr(policy, "recorded", {})
             probe_tokens = int(recorded.get("probe_tokens") or PROBE_TOKENS)
-        return cls(plan, probe_tokens=probe_tokens)
+        return cls(plan, probe_tokens=probe_tokens, questions=questions)
 
     def report(self) -> list[Outcome]:
         """Where and why each row of the last call stopped."""
@@ -105,7 +115,10 @@ class BudgetGenerate:
         cache = _check(generation_config, model_kwargs)
         n, width = input_ids.shape
         limit = generation_config.max_length - width
-        requests = [Request(self._plan, max_new_tokens=limit) for _ in range(n)]
+        requests = [
+            Request(self._plan, max_new_tokens=limit, question=question)
+            for question in of_rows(self._questions, n)
+        ]
         rows = self._rows = Rows(self._plan, requests, input_ids.device)
         try:
             sequences = Sequences.resume(

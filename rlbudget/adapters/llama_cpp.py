@@ -1,6 +1,7 @@
 """A stop policy inside llama-cpp-python: a logits processor, one for each request.
 
-    plan = llama_plan(policy, tokenizer, vocabulary_size=llama.n_vocab())
+    eos = eos_ids(llama, tokenizer)
+    plan = make_plan(policy, tokenizer, vocabulary_size=llama.n_vocab(), eos_ids=eos)
     budget = BudgetProcessor(plan)
     llama.create_completion(ids, logits_processor=LogitsProcessorList([budget]), temperature=0)
     budget.outcome
@@ -30,7 +31,8 @@ Ids = npt.NDArray[np.intc]
 class BudgetProcessor:
     """A ``LogitsProcessor`` of llama-cpp-python with the state of one request.
 
-    Put it first in the list: what it measures are the logits it is given. Raises ``UserError``
+    Put it first in the list: what it measures are the logits it is given. ``question`` is for a
+    policy that looks at it. Raises ``UserError``
     for a price the policy does not know and for a ``max_tokens`` (that of the completion) that
     leaves no room to think; ``ValueError`` when it is used for a second request.
     """
@@ -38,10 +40,17 @@ class BudgetProcessor:
     __slots__ = ("_answer", "_forced", "_length", "_measured", "_plan", "_request", "_seen")
 
     def __init__(
-        self, plan: Plan, *, token_price: float | None = None, max_tokens: int | None = None
+        self,
+        plan: Plan,
+        *,
+        token_price: float | None = None,
+        max_tokens: int | None = None,
+        question: str | None = None,
     ) -> None:
         self._plan = plan
-        self._request = Request(plan, token_price=token_price, max_new_tokens=max_tokens)
+        self._request = Request(
+            plan, token_price=token_price, max_new_tokens=max_tokens, question=question
+        )
         self._measured: Scores | None = None
         self._seen: int | None = None
         self._length = 0

@@ -169,6 +169,7 @@ def connect(
             token_price=token_price,
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
+            questions=True,
         )
         server = Server(plan, asked, size, context, address, client)
         _check_spelling(server)
@@ -214,7 +215,7 @@ def decode(
     fit into the context, ``ServerError`` for a server that fails.
     """
     plan = server.plan
-    request = Request(plan, token_price=token_price)
+    request = Request(plan, token_price=token_price, question=question)
     prompt = plan.profile.prompt(question, plan.vocabulary.tokenizer)
     needed = len(prompt) + plan.max_thinking + plan.reserve
     if needed > server.context:
@@ -366,7 +367,7 @@ def decode_chat(
     its own, not the profile's exit text. Raises as ``decode`` does.
     """
     plan = server.plan
-    request = Request(plan, token_price=token_price)
+    request = Request(plan, token_price=token_price, question=question)
     body = {
         "messages": [{"role": "user", "content": question}],
         "stream": True,

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.controller import Controller, StopPolicy
 from rlbudget.errors import UserError
+from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.models.profiles import Profile, find_profile, trusted_ids
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 from rlbudget.observation import PROBE_SIGNALS
@@ -57,12 +59,14 @@ class Plan:
         """Tokens kept for the exit text and the answer."""
         return len(self.vocabulary.exit_ids) + self.profile.max_answer_tokens
 
-    def controller(self, token_price: float | None) -> Controller:
-        """A fresh controller; ``UserError`` for a price the policy does not know."""
+    def controller(self, token_price: float | None, question: str | None = None) -> Controller:
+        """A fresh controller; ``UserError`` for a price the policy does not know, and for a policy
+        that looks at the question where there is none."""  # fmt: skip
         return Controller(
             self.policy,
             token_price=self.token_price if token_price is None else token_price,
             stride=self.stride,
+            question=question,
             on_failure=self.failures.add,
         )
 
@@ -78,13 +82,14 @@ def make_plan(
     stride: int | None = None,
     max_thinking_tokens: int | None = None,
     probes: bool = False,
+    questions: bool = False,
 ) -> Plan:
     """Check a policy against an engine and look its texts up in the tokenizer.
 
     ``vocabulary_size`` is the number of logits, ``eos_ids`` the tokens that end a sequence.
     ``profile``, ``stride`` and ``max_thinking_tokens`` left out are those of the traces the policy
     was trained on, ``token_price`` is the policy's default. ``probes`` says whether the engine can
-    make trial answers.
+    make trial answers, ``questions`` whether it knows the question, beside the prompt's tokens.
 
     Raises ``UserError`` for a policy that needs what the engine cannot give, an unknown profile,
     a tokenizer that spells the exit text differently in context, and a price or cap out of range.
@@ -100,8 +105,17 @@ def make_plan(
         cap = int(recorded.get("max_tokens", found.max_tokens))
     if cap < 1:
         raise UserError(f"max_thinking_tokens must be at least 1, not {cap}")
-    if not probes:
-        _check_free(policy)
+    needed = {feature.partition(".")[0] for feature in policy.features}
+    if not probes and needed & {*PROBE_SIGNALS, *LOOK_SIGNALS}:
+        raise UserError(
+            "the policy looks at trial answers, which this engine cannot make: train one with"
+            " --preset free, or decode with rlbudget.adapters.hf_generate"
+        )
+    if not questions and needed & set(CONTEXT_SIGNALS):
+        raise UserError(
+            "the policy looks at the question, which this engine does not tell from the rest of"
+            " the prompt: train one without --context, or decode with rlbudget.decode or a client"
+        )
     _check_context(tokenizer, found)
     plan = Plan(
         policy=policy,
@@ -113,22 +127,13 @@ def make_plan(
         closing=_closing(tokenizer, found.end_of_thinking),
         eos=frozenset(eos_ids),
     )
-    plan.controller(None)  # fails here rather than in the first request
+    plan.controller(None, "" if questions else None)  # fails here rather than in the first request
     return plan
 
 
 def _default_price(policy: StopPolicy) -> float:
     low, high = policy.price_range
     return float(getattr(policy, "default_price", (low * high) ** 0.5))
-
-
-def _check_free(policy: StopPolicy) -> None:
-    needed = {feature.partition(".")[0] for feature in policy.features}
-    if needed & set(PROBE_SIGNALS):
-        raise UserError(
-            "the policy needs a trial answer at every checkpoint, which this engine cannot make:"
-            " train one with --preset free, or decode with rlbudget.adapters.hf_generate"
-        )
 
 
 def _check_context(tokenizer: Any, profile: Profile) -> None:

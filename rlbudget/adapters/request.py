@@ -17,8 +17,6 @@ from rlbudget.controller import Reason
 from rlbudget.errors import UserError
 from rlbudget.traces import Probe
 
-_LONGEST_CHARACTER = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -41,18 +39,24 @@ class Request:
     """The state of one request; O(1) a token. Not to be shared between threads.
 
     ``max_new_tokens`` is the engine's own cap on all tokens of the request: the thinking ends
-    early enough to leave room for an answer. Raises ``UserError`` for a price the policy does not
-    know and for a cap that leaves no room to think.
+    early enough to leave room for an answer. ``question`` is needed by a policy that looks at it.
+    Raises ``UserError`` for a price the policy does not know and for a cap that leaves no room to
+    think.
     """
 
-    __slots__ = ("_answer_tokens", "_cap", "_controller", "_forced", "_held", "_plan",
+    __slots__ = ("_answer_tokens", "_cap", "_controller", "_forced", "_plan",
                  "_probability", "_probe_tokens", "_reason", "_recent", "_thinking")  # fmt: skip
 
     def __init__(
-        self, plan: Plan, *, token_price: float | None = None, max_new_tokens: int | None = None
+        self,
+        plan: Plan,
+        *,
+        token_price: float | None = None,
+        max_new_tokens: int | None = None,
+        question: str | None = None,
     ) -> None:
         self._plan = plan
-        self._controller = plan.controller(token_price)
+        self._controller = plan.controller(token_price, question)
         self._cap = plan.max_thinking
         if max_new_tokens is not None:
             if max_new_tokens <= plan.reserve:
@@ -66,7 +70,6 @@ class Request:
         self._answer_tokens = 0
         self._recent: list[int] = []
         self._forced: list[int] = []
-        self._held = 0
         self._reason: Reason | None = None
         self._probability: float | None = None
 
@@ -127,20 +130,21 @@ class Request:
             self._answer_tokens = self._thinking - thinking
             self._thinking = thinking
             self._reason = "natural"
-        elif self._held:
-            self._stop_when_whole()
         elif self._thinking >= self._cap:
             self._exit("max_tokens")
         else:
-            markers = self._plan.vocabulary.markers[token]
-            trial = None if probe is None else lambda: self._charged(probe())
+            vocabulary = self._plan.vocabulary
+            on_grid = self._thinking % self._plan.stride == 0
             decision = self._controller.push(
-                [] if signals is None else signals, markers, probe=trial
+                [] if signals is None else signals,
+                vocabulary.markers[token],
+                probe=None if probe is None else lambda: self._charged(probe()),
+                inside_character=on_grid and vocabulary.inside_character(self._recent),
             )
             if decision is not None and self._controller.failed is None:
                 self._probability = decision.stop_probability
             if decision is not None and decision.stop:
-                self._stop_when_whole()
+                self._exit("policy")
 
     def _charged(self, made: Probe) -> Probe:
         self._probe_tokens += made.tokens
@@ -151,15 +155,6 @@ class Request:
         if vocabulary.end_id is not None:
             return int(token == vocabulary.end_id)
         return vocabulary.end_length(self._recent) if token in self._plan.closing else 0
-
-    def _stop_when_whole(self) -> None:
-        """Stop, but not inside a character whose other bytes are still to come."""
-        tail = self._recent[-_LONGEST_CHARACTER:]
-        unfinished = self._plan.vocabulary.text(tail, special=True).endswith("\ufffd")
-        if unfinished and self._held < _LONGEST_CHARACTER - 1 and self._thinking < self._cap:
-            self._held += 1
-        else:
-            self._exit("policy")
 
     def _exit(self, reason: Reason) -> None:
         self._reason = reason

@@ -23,8 +23,6 @@ from rlbudget.signals import NO_SENTENCE_END, TOP_K
 OFF, WAITING, THINKING, EXITING = 0, 1, 2, 3
 """Left alone; not begun; thinking; the exit text is being forced."""
 
-_MOST_HELD = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -82,7 +80,6 @@ class Slots:
         self._length = self._int(slots)
         self._cap = self._int(slots)
         self._thinking = self._int(slots)
-        self._held = self._int(slots)
         self._place = self._int(slots)
         self._end_state = self._int(slots)
         self._character_state = self._int(slots)
@@ -112,7 +109,7 @@ class Slots:
         features = [self._network.price_feature(price) for price in prices]
         self._price[where] = torch.tensor(features).to(self._device, non_blocking=True)
         self._most[where] = torch.tensor(most).to(self._device, non_blocking=True)
-        for state in (self._thinking, self._held, self._place, self._end_state,
+        for state in (self._thinking, self._place, self._end_state,
                       self._character_state, self._ends, self._failed, self._length):  # fmt: skip
             state[where] = 0
         self._mode[where] = WAITING
@@ -160,12 +157,9 @@ class Slots:
         character = self._moved(self._character, self._character_state, slots, tokens, thinks)
         end = self._moved(self._end, self._end_state, slots, tokens, thinks)
         ended = thinks & (end == len(self._end) - 1)
-        held, cap = self._held[slots], self._cap[slots]
-        free = thinks & ~ended & (held == 0) & (count < cap)
-        stops = self._decide(rows, free, count) | (thinks & ~ended & (held > 0))
-        waits = stops & (character != 0) & (held < _MOST_HELD) & (count < cap)
-        self._held[slots] = held + waits
-        exits = thinks & ~ended & ((stops & ~waits) | ((held == 0) & (count >= cap)))
+        cap = self._cap[slots]
+        stops = self._decide(rows, thinks & ~ended & (count < cap), count, character == 0)
+        exits = stops | (thinks & ~ended & (count >= cap))
 
         # The exit text: a token that is not the one that was forced means that something with
         # more say took over.
@@ -188,8 +182,10 @@ class Slots:
         state[slots] = after
         return after
 
-    def _decide(self, rows: Rows, free: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """Where the policy stops."""
+    def _decide(
+        self, rows: Rows, free: torch.Tensor, count: torch.Tensor, whole: torch.Tensor
+    ) -> torch.Tensor:
+        """Where the policy stops; ``whole`` where no character lacks a byte."""
         slots, tokens = rows.slots, rows.tokens
         signals = self._signals[slots].double()
         signals[:, 0] += self._logits[slots, tokens]
@@ -198,7 +194,7 @@ class Slots:
         broken = works & ~torch.isfinite(signals).all(dim=1)
         works &= ~broken
         window = self._windows.push(slots, signals, self._markers[tokens], works)
-        here = works & (count % self._plan.stride == 0)
+        here = works & whole & (count % self._plan.stride == 0)
         observations = self._observers.update(slots, window, count, here)
         self._windows.clear(slots, here)
         probability = self._network.stop_probability(observations, self._price[slots])

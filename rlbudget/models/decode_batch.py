@@ -29,7 +29,7 @@ from rlbudget.models.profiles import Profile
 from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
-from rlbudget.models.vocabulary import Vocabulary
+from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
 from rlbudget.signals import Window
 
 Ints = npt.NDArray[np.int64]
@@ -160,17 +160,28 @@ class DecodeBatch:
     def advance(self) -> None:
         """Run every thinking row to its next checkpoint or its end.
 
+        There is no checkpoint inside a character: the row's next one is a stride further on.
         Afterwards ``at_checkpoint`` holds the rows at a checkpoint; it is empty when all rows
         are through.
         """
         self.at_checkpoint = np.empty(0, dtype=np.int64)
         while not self.done:
             self._advance_one()
-            thinking = self._mode == _THINKING
-            if self._tick % self.stride == 0 and thinking.any():
-                self._signals = self._window.read()
-                self.at_checkpoint = self._rows[thinking]
-                return
+            if self._tick % self.stride == 0:
+                stand = self._standing()
+                if stand.any():
+                    self._signals = self._window.read(stand)
+                    self.at_checkpoint = self._rows[stand]
+                    return
+
+    def _standing(self) -> npt.NDArray[np.bool_]:
+        """Which places stand at a checkpoint: they think, and not inside a character."""
+        stand = self._mode == _THINKING
+        for place in np.flatnonzero(stand).tolist():
+            step = int(self._step[place])
+            last = self._history[place, max(0, step - LONGEST_CHARACTER) : step]
+            stand[place] = not self.vocabulary.inside_character(last)
+        return stand
 
     def thinking_tokens(self, rows: npt.ArrayLike) -> Ints:
         """Tokens of thinking of each of these rows so far: shape (len(rows),)."""

@@ -13,6 +13,9 @@ from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, trusted_ids
 from rlbudget.signals import marker_table
 
+LONGEST_CHARACTER = 4
+"""in bytes of UTF-8, and so in tokens"""
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -44,6 +47,10 @@ class Vocabulary:
                 clean_up_tokenization_spaces=False,
             )
         )
+
+    def inside_character(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+        """Whether the last of these tokens leaves a character without some of its bytes."""
+        return self.text(ids[-LONGEST_CHARACTER:], special=True).endswith("\ufffd")
 
     def end_length(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> int:
         """How many of the last tokens spell the end text; 0 if they do not."""
