@@ -32,7 +32,7 @@ from rlbudget.tasks import load_task
 
 BATCHES = {1: 0.02, 16: 0.05}
 """batch size -> the most that the adapter may add to a token"""
-SAVED = 0.9
+SAVED = 0.85
 """of the share of tokens saved, the share of time that must be saved too"""
 SEED = 0
 

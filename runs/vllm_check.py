@@ -1,14 +1,17 @@
 """The vLLM adapter against the decoder of this project, in the real engine.
 
-    bash runs/vllm.sh [--model FOLDER] [--profile P] [--questions N] [--overhead] [--name NAME]
+    bash runs/vllm.sh [--questions N] [--overhead] [--name NAME]      # a toy model made here
+    bash runs/vllm.sh --model FOLDER [--overhead] [--name NAME]       # the SmolLM2 reasoner
 
-Without a model it makes a small one with random weights. The policy has random weights too, but
-sees the model's own signals normalised and stops at about one checkpoint in eight, so that exits
-lie everywhere. Checked, all greedy:
+The toy has random weights. So has its policy, but it sees the model's own signals normalised and
+stops at about one checkpoint in eight, so that exits lie everywhere. A model is served with the
+policy and the questions of the conformance suite (``runs/conformance.py``), whose exits are those
+of a replay. Checked, all greedy:
 
 * the engine's tokens under the policy are those that ``rlbudget.decode`` gives, and where two
   first choices are so close that the kernels differ, those that ``Request`` gives on the logits
   of the engine's own tokens;
+* of a model, the exits are those of the suite;
 * ``rlbudget_off`` leaves the engine's own decode;
 * over HTTP, wrong arguments are answered with 400 and the server goes on.
 
@@ -30,27 +33,32 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from conformance import POLICY, Reference, conforms, load_reference
 from results import write_result
 
 from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.adapters.request import Request
+from rlbudget.adapters.request import Outcome, Request
 from rlbudget.decode import decode
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
 from rlbudget.observation import Observer, feature_names
-from rlbudget.policy import Policy, make_policy, save_policy
+from rlbudget.policy import Policy, load_policy, make_policy, save_policy
 from rlbudget.signals import SIGNALS
 
 PROCESSOR = "rlbudget.adapters.vllm:BudgetProcessor"
 PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
+TOY_CAP = 96
 BATCH, ROUNDS = 16, 7
+OWN = 20
+"""Decodes that are compared with the model's own, which is slow."""
 TIE = 1e-3
 """Logits nearer than this may come out in another order from other kernels."""
 
@@ -59,31 +67,50 @@ def main() -> None:
     options = arguments()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(options.model) if options.model else toy_model(Path(place) / "model")
-        model = load_model(str(folder), profile=options.profile)
-        questions = sums(options.questions)
         policies = Path(place) / "policies"
-        policy = stopping_policy(model, questions[:16], options.max_thinking)
+        suite = load_reference() if options.model else None
+        if suite is None:
+            folder = toy_model(Path(place) / "model")
+            model = load_model(str(folder), profile="embedded")
+            questions = sums(options.questions)
+            policy = stopping_policy(model, questions[:16], TOY_CAP)
+            subject = Subject(model, policy, questions, PRICE, TOY_CAP)
+        else:
+            folder, policy = Path(options.model), load_policy(POLICY)
+            model = load_model(str(folder), profile="smollm2")
+            questions = suite.questions[: options.questions]
+            cap = model.profile.max_tokens
+            subject = Subject(model, policy, questions, suite.token_price, cap)
         save_policy(policies / "main", policy)
         save_policy(policies / "never", changed(policy, threshold=1.0))
         os.environ["RLBUDGET_POLICY"] = f"main={policies / 'main'},never={policies / 'never'}"
-        rows = check_decodes(folder, model, policy, questions, options)
-        rows += check_http(folder, model, questions[0])
+        rows = check_decodes(folder, subject, suite)
+        rows += check_http(folder, subject)
         if options.overhead:
-            rows.append(overhead(folder, model, questions[:BATCH], options.max_thinking))
+            rows.append(overhead(folder, subject))
     if options.name:
-        write_result(options.name, rows, seeds=[0], details={"toy": not options.model})
+        write_result(options.name, rows, seeds=[0], details={"toy": suite is None})
     else:
         print(json.dumps({"rows": rows}))
     sys.exit(not all(row["met"] for row in rows))
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is served and asked."""
+
+    model: TransformersModel
+    policy: Policy
+    questions: list[str]
+    price: float
+    cap: int
+    """on thinking, tokens"""
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check the vLLM adapter in the real engine.")
-    parser.add_argument("--model", help="model folder (default: a random one is made)")
-    parser.add_argument("--profile", default="embedded", help="exit profile of the model")
+    parser.add_argument("--model", help="folder of the SmolLM2 reasoner (default: a toy is made)")
     parser.add_argument("--questions", type=int, default=100, help="decodes to compare")
-    parser.add_argument("--max-thinking", type=int, default=96, help="cap on thinking, tokens")
     parser.add_argument("--overhead", action="store_true", help="time the adapter too")
     parser.add_argument("--name", help="write runs/results/NAME.json")
     return parser.parse_args()
@@ -111,8 +138,8 @@ def toy_model(folder: Path) -> Path:
             tie_word_embeddings=False,
         )
     )
-    # Parts of characters are made unlikely: a request waits for the end of a character before it
-    # exits, which rlbudget.decode does not, and random weights write little else.
+    # Parts of characters are made unlikely: there is no checkpoint inside one, and random weights
+    # write little else.
     texts = [tokenizer.decode([token]) for token in range(known["vocab_size"])]
     with torch.no_grad():
         network.lm_head.weight[["\ufffd" in text for text in texts]] = 0.0
@@ -202,51 +229,39 @@ def generate(llm: Any, prompts: list[list[int]], most: int, **extra: Any) -> lis
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def check_decodes(
-    folder: Path,
-    model: TransformersModel,
-    policy: Policy,
-    questions: list[str],
-    options: argparse.Namespace,
-) -> list[dict[str, Any]]:
+def check_decodes(folder: Path, subject: Subject, suite: Reference | None) -> list[dict[str, Any]]:
+    model, questions = subject.model, subject.questions
     plan = make_plan(
-        policy,
+        subject.policy,
         model.tokenizer,
         vocabulary_size=len(model.vocabulary.markers),
         eos_ids=model.vocabulary.eos_ids.tolist(),
+        token_price=subject.price,
     )
     prompts = [model.prompt_ids(question) for question in questions]
-    most = options.max_thinking + plan.reserve + 16
+    most = subject.cap + plan.reserve + 16
     llm = engine(folder, adapter=True)
-    said = generate(llm, prompts, most, rlbudget_token_price=PRICE)
-    off = generate(llm, prompts, most, rlbudget_off=True)
-    same, replayed, ties, reasons, places = 0, 0, 0, [], set()
-    for question, prompt, ids in zip(questions, prompts, said, strict=True):
-        expected = decode(
-            model, question, policy, token_price=PRICE, temperature=0.0,
-            max_tokens=options.max_thinking,
-        )  # fmt: skip
-        text = model.vocabulary.text(ids, special=True)
-        same += text.startswith(expected.text)
-        reasons.append(expected.reason)
-        places.add(expected.thinking_tokens)
-        wrong, close = replay(model, plan, prompt, ids, most)
+    said = generate(llm, prompts, most, rlbudget_token_price=subject.price)
+    off = generate(llm, prompts[:OWN], most, rlbudget_off=True)
+    replayed, ties, exits = 0, 0, []
+    for prompt, ids in zip(prompts, said, strict=True):
+        wrong, close, done = replay(subject, plan, prompt, ids, most)
         replayed += not wrong
         ties += close
-    plain = own_decodes(model, prompts, most)
+        exits.append([done.thinking_tokens, done.reason])
+    plain = own_decodes(model, prompts[:OWN], most)
     untouched = sum(a == b for a, b in zip(off, plain, strict=True))
     n = len(questions)
+    reasons, places = [reason for _, reason in exits], {place for place, _ in exits}
     print(f"ends: {({r: reasons.count(r) for r in set(reasons)})}, close calls: {ties}",
           file=sys.stderr)  # fmt: skip
+    agreed = as_decoded(subject, said, ties) if suite is None else conforms("vLLM", exits, suite)
     return [
         {
             "row": "decodes in vLLM that are those of Request on the engine's own tokens",
             "wanted": n, "reached": replayed, "met": replayed == n,
         },
-        {
-            "row": "decodes in vLLM whose exit and answer are those of rlbudget.decode",
-            "wanted": f">= {n - ties} of {n}", "reached": same, "met": same >= n - ties,
-        },
+        agreed,
         {
             "row": "stops by the policy among them, and different places",
             "wanted": ">= 1 in 4, >= 4",
@@ -255,22 +270,40 @@ def check_decodes(
         },
         {
             "row": "decodes with rlbudget_off that are the model's own",
-            "wanted": f">= {n - ties} of {n}", "reached": untouched, "met": untouched >= n - ties,
+            "wanted": f">= {len(plain) - ties} of {len(plain)}", "reached": untouched,
+            "met": untouched >= len(plain) - ties,
         },
     ]  # fmt: skip
 
 
+def as_decoded(subject: Subject, said: list[list[int]], ties: int) -> dict[str, Any]:
+    """The row on exits and answers beside those of ``rlbudget.decode``."""
+    model, n = subject.model, len(said)
+    same = 0
+    for question, ids in zip(subject.questions, said, strict=True):
+        expected = decode(
+            model, question, subject.policy, token_price=subject.price, temperature=0.0,
+            max_tokens=subject.cap,
+        )  # fmt: skip
+        same += model.vocabulary.text(ids, special=True).startswith(expected.text)
+    return {
+        "row": "decodes in vLLM whose exit and answer are those of rlbudget.decode",
+        "wanted": f">= {n - ties} of {n}", "reached": same, "met": same >= n - ties,
+    }  # fmt: skip
+
+
 @torch.inference_mode()
 def replay(
-    model: TransformersModel, plan: Plan, prompt: list[int], ids: list[int], most: int
-) -> tuple[bool, bool]:
-    """Whether ``Request`` would have chosen another token somewhere, and whether a choice was
-    so close that other kernels may choose otherwise."""  # fmt: skip
+    subject: Subject, plan: Plan, prompt: list[int], ids: list[int], most: int
+) -> tuple[bool, bool, Outcome]:
+    """Whether ``Request`` would have chosen another token somewhere, whether a choice was so
+    close that other kernels may choose otherwise, and where it ended."""  # fmt: skip
+    model = subject.model
     logits = model.network(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].float()
     signals = token_signals(
         logits, torch.tensor(ids), torch.from_numpy(model.vocabulary.end_first_ids)
     )
-    request = Request(plan, token_price=PRICE, max_new_tokens=most)
+    request = Request(plan, token_price=subject.price, max_new_tokens=most)
     wrong, close = False, False
     for row, token, values in zip(logits, ids, signals, strict=True):
         forced = request.forced(int(row.argmax()))
@@ -283,7 +316,7 @@ def replay(
         else:
             wrong |= token != forced
         request.push(token, values)
-    return wrong, close
+    return wrong, close, request.outcome
 
 
 @torch.inference_mode()
@@ -299,7 +332,7 @@ def own_decodes(model: TransformersModel, prompts: list[list[int]], most: int) -
     return out
 
 
-def check_http(folder: Path, model: TransformersModel, question: str) -> list[dict[str, Any]]:
+def check_http(folder: Path, subject: Subject) -> list[dict[str, Any]]:
     wrong = [
         {"rlbudget_token_price": 1e9},
         {"rlbudget_token_price": "x"},
@@ -307,11 +340,11 @@ def check_http(folder: Path, model: TransformersModel, question: str) -> list[di
         {"rlbudget_nonsense": 1},
         {"rlbudget_off": 3},
     ]
-    prompt = model.prompt_ids(question)
+    prompt = subject.model.prompt_ids(subject.questions[0])
     with server(folder) as ask:
         codes = [ask(prompt, 200, xargs) for xargs in wrong] + [ask(prompt, 3, {})]
         right = [ask(prompt, 200, xargs) for xargs in ({}, {"rlbudget_off": True},
-                 {"rlbudget_policy": "never", "rlbudget_token_price": PRICE})]  # fmt: skip
+                 {"rlbudget_policy": "never", "rlbudget_token_price": subject.price})]  # fmt: skip
     return [
         {
             "row": "wrong requests over HTTP that are answered with 400",
@@ -374,14 +407,13 @@ def status(port: int, name: str, prompt: list[int], most: int, xargs: dict[str, 
         return error.code
 
 
-def overhead(
-    folder: Path, model: TransformersModel, questions: list[str], thinking: int
-) -> dict[str, Any]:
+def overhead(folder: Path, subject: Subject) -> dict[str, Any]:
     """Percent more time a step with the adapter, 16 requests of equal length."""
     from vllm import SamplingParams
 
+    model, questions = subject.model, subject.questions[:BATCH]
     prompts = [{"prompt_token_ids": model.prompt_ids(question)} for question in questions]
-    length = thinking // 2  # all of it thinking: the part that costs
+    length = min(subject.cap // 2, 96)  # all of it thinking: the part that costs
     engines = {"without": engine(folder, adapter=False), "with": engine(folder, adapter=True)}
     reserve = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
     print(f"{length} tokens a request, {reserve} kept for the answer", file=sys.stderr)

@@ -176,7 +176,7 @@ class DecodeBatch:
 
     def _standing(self) -> npt.NDArray[np.bool_]:
         """Which places stand at a checkpoint: they think, and not inside a character."""
-        stand = self._mode == _THINKING
+        stand: npt.NDArray[np.bool_] = self._mode == _THINKING
         for place in np.flatnonzero(stand).tolist():
             step = int(self._step[place])
             last = self._history[place, max(0, step - LONGEST_CHARACTER) : step]

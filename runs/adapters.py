@@ -1,0 +1,37 @@
+"""The adapters' rows in one file, from what ``runs/adapters.sh`` measured.
+
+    python runs/adapters.py
+
+Reads ``runs/results/{adapter_overhead,conformance_hf,vllm_check,llama_check}.json`` and writes
+``runs/results/adapters.json``.
+"""
+
+from __future__ import annotations
+
+import json
+
+from results import FOLDER, write_result
+
+SOURCES = ("adapter_overhead", "conformance_hf", "vllm_check", "llama_check")
+
+
+def main() -> None:
+    found = {}
+    for name in SOURCES:
+        path = FOLDER / f"{name}.json"
+        if not path.is_file():
+            raise SystemExit(f"there is no {path.name} yet: run runs/adapters.sh")
+        found[name] = json.loads(path.read_text(encoding="utf-8"))
+    write_result(
+        "adapters",
+        [row for result in found.values() for row in result["rows"]],
+        reproduce="bash runs/adapters.sh",
+        measured={
+            name: {key: result[key] for key in ("command", "machine", "versions")}
+            for name, result in found.items()
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

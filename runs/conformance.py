@@ -1,0 +1,149 @@
+"""The conformance suite: the same questions, greedy, the same policy, and where a replay exits.
+
+    python runs/conformance.py [--n 100]        # makes the reference, and holds transformers to it
+
+Records the questions greedily with the SmolLM2 reasoner, replays the kept policy on the traces and
+keeps questions and exits as ``runs/smollm2/reference.json``, which every engine's check reads. Then
+decodes them with both adapters for transformers. Writes ``runs/results/conformance_hf.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KEPT = Path(__file__).parent / "smollm2"
+REFERENCE, POLICY = KEPT / "reference.json", KEPT / "policy"
+WANTED = 0.99
+SEED = 11
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Questions and where a replay exits."""
+
+    questions: list[str]
+    exits: list[list[Any]]
+    """(thinking tokens, reason) of each"""
+    token_price: float
+
+
+def load_reference(path: Path = REFERENCE) -> Reference:
+    """What this script kept."""
+    return Reference(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def conforms(engine: str, found: Sequence[Sequence[Any]], reference: Reference) -> dict[str, Any]:
+    """The row of an engine; ``found`` are its exits as in ``Reference.exits``."""
+    wanted = reference.exits[: len(found)]
+    same = sum(list(one) == other for one, other in zip(found, wanted, strict=True))
+    return {
+        "row": f"greedy questions with the exit of the replay, {engine}",
+        "wanted": f">= {WANTED:.0%}",
+        "reached": f"{same} of {len(wanted)}",
+        "met": same >= WANTED * len(wanted),
+    }
+
+
+def main() -> None:
+    import torch
+    from results import write_result
+
+    from rlbudget.adapters.hf import BudgetProcessor
+    from rlbudget.adapters.hf_generate import BudgetGenerate
+    from rlbudget.models import load_model
+    from rlbudget.policy import load_policy
+    from rlbudget.tasks.load import load_task
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--n", type=int, default=100, help="questions (default: 100)")
+    arguments = parser.parse_args()
+    model, policy = load_model("smollm2"), load_policy(POLICY)
+    task = load_task("smollm2", n=arguments.n, seed=SEED)
+    reference = made(model, policy, task)
+    REFERENCE.write_text(json.dumps(reference_json(reference), indent=1) + "\n", encoding="utf-8")
+    print("the reference is made", file=sys.stderr, flush=True)
+    rows = []
+    for engine, budget in (
+        ("transformers, BudgetProcessor", BudgetProcessor),
+        ("transformers, BudgetGenerate", BudgetGenerate),
+    ):
+        found: list[list[Any]] = []
+        for start in range(0, len(reference.questions), BATCH):
+            part = reference.questions[start : start + BATCH]
+            given: Any = budget.for_model(
+                model.network, model.tokenizer, policy, token_price=reference.token_price
+            )
+            prompts = [model.prompt_ids(question) for question in part]
+            width = max(map(len, prompts))
+            inputs = {
+                "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
+                "attention_mask": torch.tensor(
+                    [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+                ),
+            }
+            room = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
+            where: dict[str, Any] = (
+                {"logits_processor": [given]}
+                if budget is BudgetProcessor
+                else {"custom_generate": given}
+            )
+            ids = model.network.generate(
+                **inputs,
+                **where,
+                do_sample=False,
+                max_new_tokens=model.profile.max_tokens + room,
+                pad_token_id=int(model.vocabulary.eos_ids[0]),
+            )
+            outcomes = given.report(ids) if budget is BudgetProcessor else given.report()
+            found += [[outcome.thinking_tokens, outcome.reason] for outcome in outcomes]
+            print(f"{engine}: {len(found)}", file=sys.stderr, flush=True)
+        rows.append(conforms(engine, found, reference))
+    write_result("conformance_hf", rows, seed=SEED)
+
+
+def made(model: Any, policy: Any, task: Any) -> Reference:
+    """Record greedily and replay at the policy's own price."""
+    from rlbudget.evaluate.replay import replay
+    from rlbudget.record import record
+    from rlbudget.store import load_table, load_traces
+
+    price = float(policy.default_price)
+    with tempfile.TemporaryDirectory() as scratch:
+        record(model, task, scratch, temperature=0.0)
+        table = load_table(scratch)
+        played = replay(policy, table, price)
+        natural = {t.trace_id: bool(t.meta["natural"]) for t in load_traces(scratch)}
+    exits = {
+        str(question): [
+            int(thinking),
+            "policy" if stop >= 0 else "natural" if natural[str(name)] else "max_tokens",
+        ]
+        for question, name, stop, thinking in zip(
+            table.question_ids, table.trace_ids, played.stops, played.outcome.thinking, strict=True
+        )
+    }
+    return Reference(
+        [question.question for question in task.questions],
+        [exits[question.question_id] for question in task.questions],
+        price,
+    )
+
+
+def reference_json(reference: Reference) -> dict[str, Any]:
+    return {
+        "questions": reference.questions,
+        "exits": reference.exits,
+        "token_price": reference.token_price,
+    }
+
+
+if __name__ == "__main__":
+    main()
