@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.context import context_columns
 from rlbudget.errors import UserError
 from rlbudget.signals import hedged
 from rlbudget.traces import Trace
@@ -109,10 +110,12 @@ class TraceTable:
         )
 
 
-def table_of(traces: Sequence[Trace]) -> TraceTable:
-    """Lay traces out as columns, in their order."""
+def table_of(traces: Sequence[Trace], *, context: bool = False) -> TraceTable:
+    """Lay traces out as columns, in their order; ``context`` adds the signals of the question."""
     names = sorted({name for t in traces for c in t.checkpoints for name in c.signals})
     points = [c for t in traces for c in t.checkpoints]
+    lengths = [len(t.checkpoints) for t in traces]
+    known = context_columns(t.question for t in traces) if context else {}
     answers: list[int] = []
     for trace in traces:
         codes: dict[str, int] = {}
@@ -123,7 +126,7 @@ def table_of(traces: Sequence[Trace]) -> TraceTable:
     return TraceTable(
         trace_ids=np.array([t.trace_id for t in traces], dtype=np.str_),
         question_ids=np.array([t.question_id for t in traces], dtype=np.str_),
-        offsets=np.cumsum([0, *(len(t.checkpoints) for t in traces)], dtype=np.int64),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
         thinking_tokens=np.array([c.thinking_tokens for c in points], dtype=np.int64),
         exit_exact_match=np.array([c.exit.exact_match for c in points], dtype=np.float64),
         exit_answer_tokens=np.array([c.exit.answer_tokens for c in points], dtype=np.int64),
@@ -137,7 +140,8 @@ def table_of(traces: Sequence[Trace]) -> TraceTable:
         signals={
             name: np.array([c.signals.get(name, np.nan) for c in points], dtype=np.float64)
             for name in names
-        },
+        }
+        | {name: np.repeat(column, lengths) for name, column in known.items()},
         final_exact_match=np.array([t.final.exact_match for t in traces], dtype=np.float64),
         final_thinking_tokens=np.array([t.final.thinking_tokens for t in traces], dtype=np.int64),
         final_answer_tokens=np.array([t.final.answer_tokens for t in traces], dtype=np.int64),

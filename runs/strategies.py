@@ -10,16 +10,19 @@ there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.outcomes import (
     NATURAL_END,
     Floats,
@@ -30,11 +33,12 @@ from rlbudget.evaluate.outcomes import (
 )
 from rlbudget.evaluate.replay import replay
 from rlbudget.freeze import policy_of_run
+from rlbudget.observation import observe
 from rlbudget.policy import Policy
 from rlbudget.store import digest, iter_traces, load_table
 from rlbudget.strategies.correct import EXIT_FEATURES, OFF, correct, tune
 from rlbudget.strategies.ensemble import ensemble
-from rlbudget.strategies.hybrid import HybridRules, Request, Rule
+from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
 from rlbudget.table import Split, TraceTable, split_questions
 from rlbudget.training import train_on
@@ -97,7 +101,7 @@ def main() -> None:
             measured = [as_row(case, compared) for compared in found]
             rows += measured
             later, contexts = later_on_harder(case)
-            rows += [later, recovered(case)]
+            rows += [later, recovered(case), rule_engine(case)]
             details[name] = {
                 "traces_digest": digest(traces),
                 "held_out_questions": len(np.unique(case.split.held_out.question_ids)),
@@ -287,63 +291,74 @@ def recovered(case: Case) -> dict[str, Any]:
     )
 
 
+def rule_engine(case: Case) -> dict[str, Any]:
+    """Microseconds of a decision under 100 rules, half of which look at each checkpoint."""
+    policy, price = case.policies[0], case.price(0.1)
+    rules = [
+        Rule(name=f"r{n}", line=n, question=re.compile(f"{n}|why"), metadata={"n": n}, price=0.9)
+        for n in range(50)
+    ] + [
+        Rule(
+            name=f"r{n}",
+            line=n,
+            live=(
+                Comparison("thinking_tokens", "<", float(n)),
+                Comparison(policy.features[n % len(policy.features)], ">", 1e9),
+            ),
+            then="go on",
+        )
+        for n in range(50)
+    ]
+    engine = HybridRules(tuple(rules), {"policy": policy})
+    request = Request("Why is 7 * 6 not 43?", metadata={"n": 7})
+    seen = observe(case.split.held_out, policy.features)[:1000]
+    ruled = engine.for_request(request)
+
+    def microseconds(decide: Any) -> float:
+        begun = time.perf_counter()
+        for observation in seen:
+            decide(observation, token_price=price)
+        return 1e6 * (time.perf_counter() - begun) / len(seen)
+
+    turns = [(microseconds(policy), microseconds(ruled)) for _ in range(9)]
+    alone, under = (float(np.median(column)) for column in zip(*turns, strict=True))
+    begun = time.perf_counter()
+    for _ in range(100):
+        engine.for_request(request)
+    once = 1e4 * (time.perf_counter() - begun)
+    return row(
+        f"{case.name}: a decision under 100 rules, half of them looking at every checkpoint, in"
+        " microseconds, the policy's own time included",
+        "<= 20",
+        f"{under:.1f} (the policy alone {alone:.1f}; once for each request {once:.0f})",
+        under <= 20,
+    )
+
+
 def later_on_harder(case: Case) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Where the policy with context stops: by family, and by length and complexity.
 
-    A question is harder where the full decodes of its family are wrong oftener or longer: here
-    the families are ranked by the thinking of their full decodes on the training questions.
+    A question is harder where its full decode thinks longer, a family where its full decodes do.
     """
     relative = 0.1
     held_out, price = case.split.held_out, case.price(relative)
-    train = case.split.train
-    stops = replayed(case.with_context, held_out, price).thinking
-    own = np.array([case.families[str(q)] for q in held_out.question_ids])
-    known = np.array([case.families[str(q)] for q in train.question_ids])
-    contexts: list[dict[str, Any]] = []
-    for family in sorted(set(own)):
-        contexts.append({
-            "context": f"family {family}",
-            "full_thinking": float(train.final_thinking_tokens[known == family].mean()),
-            "full_exact_match": float(train.final_exact_match[known == family].mean()),
-            "stop_thinking": float(stops[own == family].mean()),
-            "share_of_full": float(
-                stops[own == family].mean() / held_out.final_thinking_tokens[own == family].mean()
-            ),
-        })  # fmt: skip
-    first = held_out.offsets[:-1]
-    some = held_out.lengths > 0
-    for signal in ("question_characters", "question_numbers"):
-        value = held_out.signals[signal][first[some]]
-        cuts = np.quantile(value, [1 / 3, 2 / 3])
-        third = np.searchsorted(cuts, value, side="left")
-        for place, what in enumerate(("low", "middle", "high")):
-            mine = third == place
-            if mine.any():
-                contexts.append({
-                    "context": f"{signal} {what}",
-                    "full_thinking": float(held_out.final_thinking_tokens[some][mine].mean()),
-                    "full_exact_match": float(held_out.final_exact_match[some][mine].mean()),
-                    "stop_thinking": float(stops[some][mine].mean()),
-                    "share_of_full": float(
-                        stops[some][mine].mean()
-                        / held_out.final_thinking_tokens[some][mine].mean()
-                    ),
-                })  # fmt: skip
-    families = [c for c in contexts if str(c["context"]).startswith("family")]
-    hard = rank([c["full_thinking"] for c in families])
-    late = rank([c["stop_thinking"] for c in families])
-    correlation = float(np.corrcoef(hard, late)[0, 1]) if len(families) > 2 else float("nan")
+    done = replayed(case.with_context, held_out, price)
+    contexts = contexts_of(done, held_out, [case.families[str(q)] for q in held_out.question_ids])
+    families = [context for context in contexts if context.by == "family"]
+    hard = rank([context.full_tokens for context in families])
+    late = rank([context.tokens for context in families])
+    over_families = float(np.corrcoef(hard, late)[0, 1]) if len(families) > 2 else float("nan")
     thinking = held_out.final_thinking_tokens.astype(np.float64)
-    within = float(np.corrcoef(rank(thinking), rank(stops))[0, 1])
+    over_questions = float(np.corrcoef(rank(thinking), rank(done.thinking))[0, 1])
     return (
         row(
             f"{case.name}: stops come later on harder questions (rank correlation of stop and full"
             " thinking: over questions, over families)",
             "> 0",
-            f"{within:.2f}, {correlation:.2f}",
-            within > 0 and not correlation < 0,
+            f"{over_questions:.2f}, {over_families:.2f}",
+            over_questions > 0 and not over_families < 0,
         ),
-        contexts,
+        [asdict(context) for context in contexts],
     )
 
 

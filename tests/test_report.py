@@ -76,6 +76,26 @@ def test_cases_are_the_answers_that_change(cases: Cases) -> None:
     assert shown["before"] + shown["after"] == traces[0].meta["thinking"]
 
 
+def test_contexts_divide_the_decodes() -> None:
+    traces = [
+        replace(trace, question="What is it, then? " * (1 + i % 7) + str(i), meta={"family": f})
+        for i, (trace, f) in enumerate(zip(told_traces(), "ab" * 1000, strict=False))
+    ]
+    policy = random_policy(seed=3)
+    done = replay(policy, table_of(traces), 1e-2).outcome
+    contexts = cases_of(policy, traces, 1e-2).contexts
+    by = {context.by for context in contexts}
+    assert by == {"family", "length", "numbers", "clauses"} - ({"numbers"} - by)
+    for name in by:
+        groups = [context for context in contexts if context.by == name]
+        assert len(groups) == (2 if name == "family" else len({g.group for g in groups})) > 1
+        assert sum(group.traces for group in groups) == len(traces)
+        together = sum(group.traces * group.tokens for group in groups) / len(traces)
+        assert together == pytest.approx(done.thinking.mean())
+        right = sum(group.traces * group.exact_match for group in groups) / len(traces)
+        assert right == pytest.approx(done.exact_match.mean())
+
+
 def test_the_file_is_small_and_names_no_other(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     assert len(text.encode()) < 5 * 2**20

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.evaluate.contexts import Context, contexts_of
 from rlbudget.evaluate.outcomes import NATURAL_END, full_stops, outcome
 from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.table import table_of
@@ -34,11 +35,14 @@ class Cases:
     """by tenths of the full thinking: the share of decodes stopped there"""
     natural: float
     """share of decodes that were never stopped"""
+    contexts: list[Context]
+    """where it stops early and where late"""
 
 
 def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) -> Cases:
     """Replay a policy on traces. Text is shown where the recording kept it."""
-    table = table_of(traces)
+    table = table_of(traces, context=True)
+    families = [str(trace.meta.get("family", trace.task)) for trace in traces]
     low, high = policy.price_range
     told = min(max(token_price, low), high)
     replayed = replay(policy, table, told)
@@ -63,6 +67,7 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
         ),
         stops=_places(table.final_thinking_tokens, stopped.thinking, stops),
         natural=float((stops == NATURAL_END).mean()),
+        contexts=contexts_of(stopped, table, families),
     )
 
 

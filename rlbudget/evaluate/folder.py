@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def evaluate_folder(
         )  # fmt: skip
         evaluation = as_json(assessment)
         cases = _cases(traces, split.held_out, loaded, evaluation)
+        evaluation["contexts"] = {
+            name: [asdict(context) for context in found.contexts] for name, found in cases.items()
+        }
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
