@@ -2,8 +2,7 @@
 
     python runs/adapters.py
 
-Reads ``runs/results/{adapter_overhead,conformance_hf,vllm_check,llama_check}.json`` and writes
-``runs/results/adapters.json``.
+Reads the results of ``SOURCES`` and writes ``runs/results/adapters.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 
 from results import FOLDER, write_result
 
-SOURCES = ("adapter_overhead", "conformance_hf", "vllm_check", "llama_check")
+SOURCES = ("adapter_overhead", "conformance_hf", "vllm_check", "llama_check", "llama_cpp_check")
 
 
 def main() -> None:

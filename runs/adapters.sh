@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything about the adapters, on the SmolLM2 reasoner and the policy kept in runs/smollm2: what
 # they cost, what a policy saves by the clock, and the conformance suite in the real engines. About
-# an hour on two cores, a third of it for building llama-server and for vLLM's own venv (3.5 GB).
+# an hour on two cores, half of it for building llama-server, llama-cpp-python and vLLM's own venv
+# (3.5 GB).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 source runs/smol_setup.sh
@@ -13,4 +14,5 @@ bash runs/vllm.sh --model "$(python -c 'from rlbudget.models.smollm2 import *; p
   --overhead --name vllm_check
 runs/llama_server.sh
 python runs/llama_check.py
+bash runs/llama_cpp.sh
 python runs/adapters.py
