@@ -18,11 +18,14 @@ from rlbudget.errors import UserError
 from rlbudget.observation import Preset
 
 if TYPE_CHECKING:
+    from rlbudget.controller import StopPolicy
     from rlbudget.policy import Policy
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Metadata = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")]
 OptionalRange = Annotated[
     tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="")
 ]
@@ -191,11 +194,17 @@ class Decode:
     token_price: OptionalFloat = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
     max_tokens: OptionalInt = None
-    """Hard cap on thinking tokens; by default the profile's."""
+    """Hard cap on thinking tokens; by default that of the policy's traces."""
     temperature: OptionalFloat = None
     """Sampling temperature, 0 for greedy; by default the profile's."""
     seed: int = 0
     """Seed of the sampling."""
+    rules: OptionalPath = None
+    """TOML file of hybrid rules over the policy."""
+    task: str = ""
+    """Task of the request, for the rules."""
+    metadata: Metadata = ()
+    """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +284,7 @@ class RulesExplain:
     """Policy folders that rules may name, by the folder's name; the first is the usual one."""
     task: str = ""
     """Task of the request."""
-    metadata: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    metadata: Metadata = ()
     """KEY=VALUE of the request; a value that is a number counts as one."""
 
 
@@ -509,10 +518,19 @@ def _decode(command: Decode) -> None:
     from rlbudget.policy import load_policy
 
     policy = load_policy(command.policy)
+    ruled: StopPolicy = policy
+    if command.rules is not None:
+        from rlbudget.strategies.hybrid import Request, load_rules
+
+        rules = load_rules(command.rules, {command.policy.name: policy})
+        request = Request(command.question, command.task, _metadata(command.metadata))
+        ruled = rules.for_request(request)
+        for line in rules.explain(request):
+            err.print(line, markup=False, soft_wrap=True)
     decoded = decode(
         load_model(command.model, profile=command.profile),
         command.question,
-        policy,
+        ruled,
         token_price=_price(policy, command.token_price),
         seed=command.seed,
         temperature=command.temperature,
@@ -538,8 +556,14 @@ def _rules(command: RulesCheck | RulesExplain) -> None:
     if isinstance(command, RulesCheck):
         out.print(f"{command.rules}: {len(rules.rules)} rules, no mistake")
         return
+    request = Request(command.question, command.task, _metadata(command.metadata))
+    for line in rules.explain(request):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _metadata(pairs: Sequence[str]) -> dict[str, str | float]:
     metadata: dict[str, str | float] = {}
-    for pair in command.metadata:
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--metadata takes KEY=VALUE, not {pair!r}")
@@ -547,8 +571,7 @@ def _rules(command: RulesCheck | RulesExplain) -> None:
             metadata[key] = float(value)
         except ValueError:
             metadata[key] = value
-    for line in rules.explain(Request(command.question, command.task, metadata)):
-        out.print(line, markup=False, soft_wrap=True)
+    return metadata
 
 
 def _retrain(command: Retrain) -> None:

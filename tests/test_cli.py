@@ -83,7 +83,12 @@ def test_the_whole_way(
          "--out", tmp_path / "evaluation", "--draws", 50],
         ["decode", "--model", model, "--profile", "embedded", "--policy", tmp_path / "policy",
          "--max-tokens", 24, "What is 2 + 3?"],
+        ["decode", "--model", model, "--profile", "embedded", "--policy", tmp_path / "policy",
+         "--max-tokens", 24, "--rules", tmp_path / "rules.toml", "--metadata", "tier=2",
+         "What is 2 + 3?"],
     ]  # fmt: skip
+    rule = '[[rule]]\nname = "gold"\nmetadata = { tier = 2 }\nthen = "full"\n'
+    (tmp_path / "rules.toml").write_text(rule)
     for step in steps:
         main([str(argument) for argument in step])
     said = capsys.readouterr()
@@ -93,6 +98,8 @@ def test_the_whole_way(
     assert "policy" in {row["method"] for row in evaluation["summary"]}
     assert "held-out questions" in said.out
     assert re.search(r"Tokens: \d+ = \d+ thinking \+ \d+ probe \+ \d+ answer", said.out)
+    assert "line 1: gold: full" in said.err
+    assert re.search(r"Stopped at the natural end \((natural|max_tokens)\)\.\n$", said.out)
     assert "Traceback" not in said.err
 
 
