@@ -25,6 +25,7 @@ from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.outcomes import (
     NATURAL_END,
+    RELATIVE_PRICES,
     Floats,
     Outcome,
     outcome,
@@ -36,7 +37,7 @@ from rlbudget.freeze import policy_of_run
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
 from rlbudget.store import digest, iter_traces, load_table
-from rlbudget.strategies.correct import EXIT_FEATURES, OFF, correct, tune
+from rlbudget.strategies.correct import EXIT_FEATURES, OFF, correct, majority, tune
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
@@ -65,6 +66,7 @@ class Case:
     """question id -> family"""
     policies: tuple[Policy, ...]
     with_context: tuple[Policy, ...]
+    with_probes: tuple[Policy, ...]
 
     def price(self, relative: float) -> float:
         """Reward per token."""
@@ -96,7 +98,8 @@ def main() -> None:
         for name, traces in sources.items():
             case = prepared(name, traces, scratch)
             found = [
-                context(case), guard(case), together(case), by_family(case), *correction(case)
+                context(case), guard(case), together(case), by_family(case), *correction(case),
+                voting(case),
             ]  # fmt: skip
             measured = [as_row(case, compared) for compared in found]
             rows += measured
@@ -117,19 +120,24 @@ def main() -> None:
 def prepared(name: str, traces: Path, scratch: Path) -> Case:
     """Load, split, train with and without the question's own numbers."""
     table = load_table(traces, context=True)
-    policies: dict[bool, list[Policy]] = {False: [], True: []}
+    kinds: dict[str, dict[str, Any]] = {
+        "free": {},
+        "context": {"context": True},
+        "probe": {"preset": "probe"},
+    }
+    policies: dict[str, list[Policy]] = {kind: [] for kind in kinds}
     for seed in SEEDS:
-        for with_context, kept in policies.items():
-            run = scratch / f"{name}-{with_context}-{seed}"
-            train_on(traces, run, context=with_context, seed=seed)
-            kept.append(policy_of_run(run))
+        for kind, settings in kinds.items():
+            run = scratch / f"{name}-{kind}-{seed}"
+            train_on(traces, run, seed=seed, **settings)
+            policies[kind].append(policy_of_run(run))
+            print(f"{name}: {kind}, seed {seed}", file=sys.stderr, flush=True)
     families = {t.question_id: str(t.meta.get("family", t.task)) for t in iter_traces(traces)}
     return Case(
         name,
         split_questions(table, seed=0),
         families,
-        tuple(policies[False]),
-        tuple(policies[True]),
+        *(tuple(policies[kind]) for kind in kinds),
     )
 
 
@@ -240,6 +248,33 @@ def correction(case: Case) -> list[Compared]:
         name = "correction: exits that look wrong are thought on"
         found.append(Compared(name, relative, mean_of(before), mean_of(after), note))
     return found
+
+
+def voting(case: Case) -> Compared:
+    """The majority of the trial answers that a probe policy has paid for, where validation says so.
+
+    The price is where the majority is best on the validation questions.
+    """
+    best, worth = RELATIVE_PRICES[0], -np.inf
+    for relative in RELATIVE_PRICES:
+        price = case.price(relative)
+        done = [replay(policy, case.split.validation, price) for policy in case.with_probes]
+        gained = float(
+            np.mean([majority(one).exact_match - one.outcome.exact_match for one in done])
+        )
+        if gained > worth:
+            best, worth = relative, gained
+    price = case.price(best)
+    done = [replay(policy, case.split.held_out, price) for policy in case.with_probes]
+    before = mean_of([one.outcome for one in done])
+    after = mean_of([majority(one) for one in done]) if worth > 0 else before
+    return Compared(
+        "correction: the majority of the trial answers that were paid for (probe policies)",
+        best,
+        before,
+        after,
+        "" if worth > 0 else "switched off by itself: no price gains on the validation questions",
+    )
 
 
 def _corrected(

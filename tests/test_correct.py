@@ -15,6 +15,8 @@ from rlbudget.strategies.correct import (
     OFF,
     Resume,
     correct,
+    majority,
+    majority_answer,
     repaired,
     risk_at_stops,
     tune,
@@ -127,3 +129,35 @@ def test_whatever_is_repaired_comes_out_stripped(text: str) -> None:
 @given(st.integers(-(10**9), 10**9))
 def test_a_plain_number_stays(number: int) -> None:
     assert repaired(str(number)) == str(number)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
+def test_the_majority_is_the_most_frequent_answer_and_the_latest_of_equals(
+    answers: list[str],
+) -> None:
+    found = majority_answer(answers)
+    counts = {answer: answers.count(answer) for answer in answers}
+    assert counts[found] == max(counts.values())
+    equals = [answer for answer in counts if counts[answer] == counts[found]]
+    assert found == next(answer for answer in reversed(answers) if answer in equals)
+
+
+def test_a_replay_votes_as_the_answers_themselves_do(table: TraceTable) -> None:
+    done = Replay(table, fixed_stops(table, 40), "until_stop", np.zeros(len(table.thinking_tokens)))
+    voted = majority(done)
+    np.testing.assert_array_equal(voted.tokens, done.outcome.tokens)
+    changed = 0
+    for trace in range(len(table)):
+        if done.stops[trace] == NATURAL_END:
+            assert voted.exact_match[trace] == table.final_exact_match[trace]
+            continue
+        start = int(table.offsets[trace])
+        stop = start + int(done.stops[trace])
+        answers = [str(code) for code in table.probe_answer[start : stop + 1]]
+        chosen = majority_answer(answers)
+        row = start + max(i for i, answer in enumerate(answers) if answer == chosen)
+        assert voted.exact_match[trace] == table.exit_exact_match[row]
+        changed += chosen != answers[-1]
+    assert changed > 10
+    with pytest.raises(UserError, match="trial answers"):
+        majority(_stopped_at(table, 40))

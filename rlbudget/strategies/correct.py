@@ -6,7 +6,9 @@ the thinking is resumed where it was left, for a small budget or to its natural 
 anew. Every token is charged: the first answer, the thinking after it, the second answer. The
 threshold is chosen on training questions at a price; where no threshold pays, it stays off.
 
-Before that, ``repaired`` mends the form of an answer, which costs nothing.
+Two corrections cost nothing: ``repaired`` mends the form of an answer, and where a policy of the
+``probe`` preset has paid for trial answers, ``majority_answer`` of them can take the place of the
+exit's; ``majority`` says on a replay whether it should.
 """
 
 from __future__ import annotations
@@ -46,6 +48,17 @@ def repaired(answer: str) -> str:
     if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
         text = text.replace(",", "")
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+
+
+def majority_answer(answers: Sequence[str]) -> str:
+    """The most frequent of the answers seen so far, in their order; of equal ones the latest.
+
+    Raises ``ValueError`` for none.
+    """
+    if not answers:
+        raise ValueError("there is no answer to take")
+    latest = {answer: place for place, answer in enumerate(answers)}
+    return max(latest, key=lambda answer: (answers.count(answer), latest[answer]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,27 @@ def correct(resume: Resume, done: Replay, risk: Floats | None = None) -> Correct
         recovered=(before.exact_match == 0) & (exact_match == 1),
         broken=(before.exact_match == 1) & (exact_match == 0),
     )
+
+
+def majority(done: Replay) -> Outcome:
+    """Answer with the majority of the trial answers up to each stop, the stop's among them.
+
+    At a checkpoint the exit's answer is the trial answer's, written out, so it is right where that
+    exit is. Raises ``UserError`` for a policy that does not pay for a trial answer at every
+    checkpoint.
+    """
+    table, before = done.table, done.outcome
+    if done.charged != "until_stop":
+        raise UserError("a majority needs trial answers: take a policy of the probe preset")
+    exact_match = before.exact_match.copy()
+    for trace in np.flatnonzero(done.stops != NATURAL_END).tolist():
+        start = int(table.offsets[trace])
+        seen = table.probe_answer[start : start + int(done.stops[trace]) + 1]
+        codes, counts = np.unique(seen, return_counts=True)
+        latest = [int(np.flatnonzero(seen == code)[-1]) for code in codes]
+        place = max(zip(counts.tolist(), latest, strict=True))[1]
+        exact_match[trace] = table.exit_exact_match[start + place]
+    return Outcome(exact_match, before.thinking, before.probe, before.answer)
 
 
 def tune(
