@@ -19,7 +19,7 @@ if [ ! -e "$source/.unpacked" ]; then
   python=$PWD/.venv/bin/python
   [ -x "$python" ] || python=${PYTHON:-python3}
   # Pinned: without a version pip would unpack every one of them in search of one it can build.
-  "$python" -m pip download --quiet --no-deps --no-binary :all: --dest "$fetch" \
+  "$python" -m pip download --quiet --no-deps --no-binary "$package" --dest "$fetch" \
     "$package==$version" >&2
   rm -rf "$source"
   mkdir -p "$source"

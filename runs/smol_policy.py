@@ -21,6 +21,7 @@ from rlbudget.agents.learners import fit_learners
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import as_json, assess
+from rlbudget.evaluate.outcomes import token_price_of
 from rlbudget.freeze import policy_of_run
 from rlbudget.policy import save_policy
 from rlbudget.store import digest, load_table
@@ -32,6 +33,10 @@ from results import write_result
 from rivals import row
 
 SEEDS = (0, 1, 2)
+RELATIVE_RANGE = (0.01, 4.0)
+"""Prices to train for. With the default range, up to 1, the policy at its highest price still has a
+better exact match than the full decodes, on the validation questions as on the held-out ones (76.9%
+saved, 3.2 points gained there): what could be given up for more savings lies beyond its end."""
 KEPT = Path(__file__).parent / "smollm2"
 LEAST = 0.30
 
@@ -46,10 +51,12 @@ def main() -> None:
     split = split_questions(table, seed=0)
     train = without(table, split.held_out)
     policies, learners = {}, {}
+    low, high = (token_price_of(relative, split.train) for relative in RELATIVE_RANGE)
+    prices = (low, high)
     with tempfile.TemporaryDirectory() as scratch:
         for seed in SEEDS:
             run = Path(scratch) / f"ppo-{seed}"
-            train_on(args.traces, run, preset="free", seed=seed)
+            train_on(args.traces, run, preset="free", token_price=prices, seed=seed)
             policies[f"ppo-{seed}"] = policy_of_run(run)
             for name, learner in fit_learners(split, ("free",), seed=seed).items():
                 learners[f"{name}-{seed}"] = learner
