@@ -98,6 +98,10 @@ class Batch:
     """(n + 1,)"""
     weight: Floats
     """(k,) of the trace's price"""
+    traces: Ints
+    """(n,) which they are"""
+    price: Floats
+    """(n,)"""
 
 
 class TraceSource:
@@ -165,6 +169,8 @@ class TraceSource:
             natural=table.final_exact_match[traces] - price * columns.full_tokens[traces],
             offsets=offsets,
             weight=self.weight(prices),
+            traces=traces,
+            price=price,
         )
 
 

@@ -7,7 +7,7 @@ A run folder holds ``best.safetensors`` and ``run.json`` (what ``rlbudget freeze
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from stable_baselines3.common.logger import configure
 
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, TraceSource
+from rlbudget.agents.exact_cascade import CascadeRolloutBuffer, cascade_weight
 from rlbudget.agents.exact_looks import LookRolloutBuffer
 from rlbudget.agents.look_start import adopt
 from rlbudget.agents.monitor import Monitor, Progress
 from rlbudget.agents.snapshot import BEST, LATEST, read_latest, restore
 from rlbudget.agents.tanh import Tanh
 from rlbudget.agents.threads import one_thread
-from rlbudget.agents.validation import Float32s, Validation, gap_weight
+from rlbudget.agents.validation import Float32s, Floats, Validation, gap_weight
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
@@ -207,15 +208,16 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     exact = config.advantages == "exact"
     buffer: dict[str, Any] = {}
     if exact:
+        weight, kind = _exact_for(columns, price_range)
         source = TraceSource(
             columns,
             price_range,
-            gap_weight(columns.table, price_range),
+            weight,
             np.random.default_rng([config.seed, 1]),
             noise=config.input_noise,
         )
         buffer = {
-            "rollout_buffer_class": LookRolloutBuffer if columns.looks else ExactRolloutBuffer,
+            "rollout_buffer_class": kind,
             "rollout_buffer_kwargs": {"source": source, "exploration": config.exploration},
         }
     rows = config.n_envs * config.n_steps
@@ -248,9 +250,21 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     with torch.no_grad():
         bias = model.policy.action_net.get_parameter("bias")
         bias[1] = float(np.log(odds))
+        if columns.handover is not None:
+            bias[2] = bias[1]
     if isinstance(model.rollout_buffer, ExactRolloutBuffer):
         model.rollout_buffer.evaluate = _evaluate(model)
     return model
+
+
+def _exact_for(
+    columns: ReplayColumns, price_range: tuple[float, float]
+) -> tuple[Callable[[Floats], Floats], type[ExactRolloutBuffer]]:
+    """The weights of prices and the buffer for episodes of this kind."""
+    if columns.handover is not None:
+        return cascade_weight(columns, price_range), CascadeRolloutBuffer
+    kind = LookRolloutBuffer if columns.looks else ExactRolloutBuffer
+    return gap_weight(columns.table, price_range), kind
 
 
 def _evaluate(model: PPO) -> Evaluate:

@@ -4,6 +4,7 @@
 operation with ``gymnasium.make_vec(..., vectorization_mode="vector_entry_point")``).
 ``rlbudget/ReplayProbe-v0`` has a third action: pay for a trial answer and decide knowing it.
 ``rlbudget/Sampling-v0`` draws one more recorded sample each step; the answer is the majority.
+``rlbudget/Cascade-v0`` replays a small model's decodes and may hand over to a large model.
 ``rlbudget/Decoding-v0`` decodes with a live model.
 """
 
@@ -19,6 +20,7 @@ except ImportError as error:
 CONTINUE = 0
 STOP = 1
 PROBE = 2
+ESCALATE = 2
 
 if "rlbudget/Replay-v0" not in gymnasium.registry:
     gymnasium.register(
@@ -36,5 +38,10 @@ if "rlbudget/Replay-v0" not in gymnasium.registry:
         "rlbudget/Sampling-v0",
         entry_point="rlbudget.envs.sampling:SamplingEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
+    )
+    gymnasium.register(
+        "rlbudget/Cascade-v0",
+        entry_point="rlbudget.envs.cascade:CascadeEnv",
+        vector_entry_point="rlbudget.envs.cascade:CascadeVectorEnv",
     )
     gymnasium.register("rlbudget/Decoding-v0", entry_point="rlbudget.envs.decoding:DecodingEnv")

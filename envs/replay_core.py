@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
+from rlbudget.evaluate.handover import Handover
 from rlbudget.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
 from rlbudget.table import TraceTable
 
@@ -43,10 +44,15 @@ class ReplayColumns:
     """(n,) whether the budget, not the natural end, follows on the last row"""
     probe_tokens: Ints
     """(m,) probe tokens charged in the trace up to this checkpoint, it included"""
-    exit_tokens: Ints
+    exit_tokens: Ints | Floats
     """(m,) all tokens of a stop here"""
-    full_tokens: Ints
+    full_tokens: Ints | Floats
     """(n,) all tokens of the full decode under observation: thinking, probes charged, answer"""
+    ratio: float = 1.0
+    """what a token of these traces costs, in tokens that the price is for; ``exit_tokens`` and
+    ``full_tokens`` are counted in those"""
+    handover: Handover | None = None
+    """what another model gives on each question, where an episode may ask it"""
 
     @property
     def looks(self) -> bool:
@@ -129,7 +135,7 @@ class ReplayCore:
     equal bounds fix it.
     """
 
-    n_actions = 2
+    action_names: ClassVar[tuple[str, ...]] = ("continue", "stop")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         low, high = (float(price) for price in token_price)
@@ -145,6 +151,11 @@ class ReplayCore:
         self.row = np.zeros(n, dtype=np.int64)
         self.price = np.full(n, low)
         self._price_input = np.zeros(n, dtype=np.float32)
+
+    @property
+    def n_actions(self) -> int:
+        """Actions there are, numbered from 0."""
+        return len(self.action_names)
 
     def begin(
         self,
@@ -208,12 +219,12 @@ class ReplayCore:
         chosen = np.asarray(actions)
         if chosen.shape != (self.n,):
             raise ValueError(f"actions have shape {chosen.shape}, there are {self.n} episodes")
-        valid = (chosen == 1) | (chosen == 0)
-        if self.n_actions == 3:
-            valid |= chosen == 2
+        valid = chosen == 0
+        for action in range(1, self.n_actions):
+            valid |= chosen == action
         if not valid.all():
-            known = ("0 (continue) or 1 (stop)", "0 (continue), 1 (stop) or 2 (probe)")
-            raise ValueError(f"an action is {known[self.n_actions - 2]}")
+            *others, last = (f"{number} ({name})" for number, name in enumerate(self.action_names))
+            raise ValueError(f"an action is {', '.join(others)} or {last}")
         return chosen
 
     def _pay(self, stopped: Bools, done: Bools, moving: Bools) -> Floats:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.envs.cascade_core import CascadeCore
 from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 
@@ -15,7 +16,7 @@ from rlbudget.looks import LOOK_SIGNALS, LookMemory
 class LookCore(ReplayCore):
     """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay_probe``."""
 
-    n_actions = 3
+    action_names: ClassVar[tuple[str, ...]] = ("continue", "stop", "probe")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         super().__init__(columns, n, token_price)
@@ -88,4 +89,6 @@ class LookCore(ReplayCore):
 
 def core_of(columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> ReplayCore:
     """``n`` episodes of the kind that these features ask for."""
+    if columns.handover is not None:
+        return CascadeCore(columns, n, token_price)
     return (LookCore if columns.looks else ReplayCore)(columns, n, token_price)

@@ -1,0 +1,197 @@
+"""Train a cascade by PPO with exact advantages; the best on the validation questions is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.exact_cascade import constant_and_oracle
+from rlbudget.agents.monitor import Progress, actor_chances
+from rlbudget.agents.ppo import make_ppo
+from rlbudget.agents.snapshot import actor_of
+from rlbudget.agents.threads import one_thread
+from rlbudget.agents.validation import SMALLEST_GAP, PriceResult, Score
+from rlbudget.cascade import Cascade, cascade_features, choose, make_cascade, of_three
+from rlbudget.envs.cascade_core import cascade_columns
+from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns
+from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
+from rlbudget.errors import UserError
+from rlbudget.evaluate import outcomes
+from rlbudget.evaluate.cascade import act
+from rlbudget.evaluate.handover import Handover, handover, served
+from rlbudget.evaluate.replay import StopPolicy
+from rlbudget.observation import observe
+from rlbudget.pairs import Pair, with_natural_end
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedCascade:
+    """What a training left."""
+
+    cascade: Cascade
+    score: Score
+    """on the validation questions; 0 of the gap is the better constant way of the training ones"""
+
+
+def train_cascade(
+    train: Pair,
+    validation: Pair,
+    config: PPOConfig | None = None,
+    *,
+    large: StopPolicy | None = None,
+    progress: Progress | None = None,
+) -> TrainedCascade:
+    """Train on one pair, choose on the other; they must share no question.
+
+    ``large`` is the policy that the large model is served by when it is asked, its natural end if
+    left out. The prices of ``config`` are per token of the large model, by default the relative
+    prices 0.01 to 1 of its full decodes. Raises ``UserError`` for pairs that share a question or
+    differ in their ratio, and for a configuration that is not that of a cascade.
+    """
+    config = config or PPOConfig()
+    _check(train, validation, config)
+    steps = config.steps(len(np.unique(train.question_ids)))
+    config = replace(config, total_timesteps=steps)
+    prices = config.price_range(train.large)
+    features = cascade_features(train.small)
+    seen = observe(with_natural_end(train.small), features)
+    columns = cascade_columns(
+        train,
+        handover=handover(large, train.large, prices),
+        features=features,
+        normaliser=fit_normaliser(seen, prices),
+    )
+    judge = CascadeValidation(columns, train, validation, large)
+    with one_thread():
+        model = make_ppo(columns, config)
+        keeper = _Keeper(judge, config.evaluate_every, steps, progress)
+        model.learn(steps, callback=keeper)
+    normaliser = judge.normaliser
+    tensors = {name: value.numpy() for name, value in keeper.actor.items()}
+    tensors |= {"obs_mean": normaliser.mean, "obs_std": normaliser.std}
+    cascade = make_cascade(
+        tensors,
+        features=features,
+        price_range=prices,
+        ratio=train.ratio,
+        clip=normaliser.clip,
+        trained={
+            "config": config.as_dict(),
+            "n_train_questions": len(np.unique(train.question_ids)),
+            "mean_full_tokens": float(train.large.full_tokens.mean()),
+            "validation": keeper.best.as_dict(),
+        },
+    )
+    return TrainedCascade(cascade, keeper.best)
+
+
+def _check(train: Pair, validation: Pair, config: PPOConfig) -> None:
+    if not len(train) or not len(validation):
+        raise UserError("training needs training and validation traces: record more questions")
+    common = np.intersect1d(train.question_ids, validation.question_ids)
+    if len(common):
+        raise UserError(
+            f"question {common[0]} is in the training and in the validation traces: split by"
+            " question"
+        )
+    if train.ratio != validation.ratio:
+        raise UserError(
+            f"ratio {train.ratio:g} in training, {validation.ratio:g} in validation: one cascade"
+            " has one ratio"
+        )
+    if config.preset != "free" or config.features is not None or config.constraint is not None:
+        raise UserError("a cascade sees the free preset, all of it, and serves token prices")
+
+
+class CascadeValidation:
+    """The validation questions, with everything that does not depend on the cascade worked out."""
+
+    def __init__(
+        self, trained_on: ReplayColumns, train: Pair, validation: Pair, large: StopPolicy | None
+    ) -> None:
+        assert trained_on.normaliser is not None
+        self.normaliser: Normaliser = trained_on.normaliser
+        self.columns = cascade_columns(
+            validation, features=trained_on.features, normaliser=self.normaliser
+        )
+        self._at_end = np.zeros(len(self.columns.inputs), dtype=bool)
+        self._at_end[self.columns.last_row] = True
+        self._prices = [outcomes.token_price_of(r, train.large) for r in outcomes.RELATIVE_PRICES]
+        self._large = [served(large, validation.large, price).outcome for price in self._prices]
+        self._bounds = []
+        for price, given in zip(self._prices, self._large, strict=True):
+            budget = outcomes.best_budget(trained_on.table, price * train.ratio)
+            asked = Handover(np.array([price]), given.exact_match[None], given.tokens[None])
+            here = replace(self.columns, handover=asked)
+            self._bounds.append(constant_and_oracle(here, price, budget))
+
+    def measure(self, chances: Callable[[Float32s], Floats]) -> Score:
+        """Replay at every relative price; ``chances`` takes network inputs, (k, F + 1), and gives
+        those of the three actions, (k, 3)."""  # fmt: skip
+        columns, results, chosen = self.columns, [], []
+        for relative, price, large, (constant, oracle) in zip(
+            outcomes.RELATIVE_PRICES, self._prices, self._large, self._bounds, strict=True
+        ):
+            columns.inputs[:, -1] = self.normaliser.price(price)
+            actions = choose(chances(columns.inputs), self._at_end)
+            result = act(columns.table, columns.ratio, actions, large).outcome
+            utility = float(outcomes.utility(result, price).mean())
+            results.append(
+                PriceResult(
+                    relative_price=relative,
+                    token_price=price,
+                    exact_match=float(result.exact_match.mean()),
+                    tokens=float(result.tokens.mean()),
+                    utility=utility,
+                    oracle_gap_closed=outcomes.oracle_gap_closed(utility, constant, oracle),
+                )
+            )
+            chosen.append((utility - constant) / max(oracle - constant, SMALLEST_GAP))
+        gaps = [r.oracle_gap_closed for r in results if not np.isnan(r.oracle_gap_closed)]
+        return Score(
+            prices=tuple(results),
+            mean_utility=float(np.mean([r.utility for r in results])),
+            mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
+            selection=float(np.mean(chosen)),
+        )
+
+
+class _Keeper(BaseCallback):
+    """Looks at the actor between two updates and keeps the best."""
+
+    best: Score
+    actor: dict[str, torch.Tensor]
+
+    def __init__(
+        self, judge: CascadeValidation, every: int, total: int, progress: Progress | None
+    ) -> None:
+        super().__init__()
+        self._judge, self._every, self._total, self._progress = judge, every, total, progress
+        self._updates = 0
+
+    def _on_rollout_start(self) -> None:
+        if self._updates % self._every == 0:
+            self._look()
+        self._updates += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._progress is not None:
+            self._progress(min(self.num_timesteps, self._total), self._total)
+
+    def _on_training_end(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        actor = actor_of(self.model)  # type: ignore[arg-type]
+        score = self._judge.measure(lambda inputs: of_three(*actor_chances(actor, inputs)))
+        # Of equals the later: it has trained longer at the prices that nobody looks at here.
+        if self._updates == 0 or score.selection >= self.best.selection:
+            self.best, self.actor = score, actor

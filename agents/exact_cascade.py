@@ -1,0 +1,106 @@
+"""Exact advantages for a cascade: three actions, each with a return that the record knows.
+
+With U the utility of a stop, H that of handing over to the large model and p the chances of the
+three actions at a checkpoint,
+
+    V(t) = p_stop(t) U(t) + p_escalate(t) H(t) + p_continue(t) V(t + 1)
+
+backwards from the natural end. To leave is one action with the chance and the mean return of its
+two ways, so ``rlbudget.agents.exact.values_of`` solves it. Of the three actions of a checkpoint
+the two that are *less likely* take a row each, with the advantage
+``reach * probability(a) * (Q(a) - Q(likeliest))``: the chances sum to one, so the surrogate has the
+gradient of all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rlbudget.agents.exact import ExactRolloutBuffer, values_of
+from rlbudget.agents.validation import SMALLEST_GAP
+from rlbudget.cascade import ESCALATE, STOP
+from rlbudget.envs.cascade_core import handed_over
+from rlbudget.envs.replay_core import Floats, ReplayColumns
+from rlbudget.evaluate import outcomes
+
+_RARE = 1e-12
+_OTHERS = np.array([1, 2])
+
+
+class CascadeRolloutBuffer(ExactRolloutBuffer):
+    """The rollout buffer of ``rlbudget.agents.exact`` for cascades."""
+
+    def _fill(self, size: int) -> None:
+        source, columns = self.source, self.source.columns
+        batch = source.draw(-(-size // 2))
+        logits, critic = self.evaluate(batch.inputs)
+        wide = logits.astype(np.float64)
+        log_chances = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
+        chances = np.exp(log_chances)
+        rows, _ = columns.table.rows_of(batch.traces)
+        lengths = columns.table.lengths[batch.traces]
+        traces, prices = np.repeat(batch.traces, lengths), np.repeat(batch.price, lengths)
+        handed = handed_over(columns, rows, traces, prices)
+        leaves = chances[:, STOP] + chances[:, ESCALATE]
+        left = chances[:, STOP] * batch.exits + chances[:, ESCALATE] * handed
+        values = values_of(
+            leaves,
+            left / np.maximum(leaves, _RARE),
+            batch.natural,
+            batch.offsets,
+            self.exploration,
+        )
+        worth = np.stack([values.go_on, batch.exits, handed], axis=1)
+        likeliest = chances.argmax(axis=1)[:, None]
+        others = (likeliest + _OTHERS) % 3
+        gain = np.take_along_axis(worth, others, 1) - np.take_along_axis(worth, likeliest, 1)
+        probability = np.take_along_axis(chances, others, 1)
+        regretted = (gain > 0) & (probability < self.exploration)
+        probability[regretted] = self.exploration
+        advantages = (batch.weight * values.reach)[:, None] * probability * gain
+        self._keep(
+            size,
+            np.repeat(batch.inputs, 2, axis=0),
+            others.ravel(),
+            np.repeat(critic, 2),
+            np.repeat(values.value, 2),
+            np.take_along_axis(log_chances, others, 1).ravel(),
+            advantages.ravel(),
+        )
+
+
+def constant_and_oracle(
+    columns: ReplayColumns, token_price: float, budget: float
+) -> tuple[float, float]:
+    """Mean utilities of the better constant way and of the best in hindsight.
+
+    A constant way is to stop every decode at ``budget`` thinking tokens, or to ask the large model
+    at once.
+    """
+    table, n = columns.table, len(columns.table)
+    first = handed_over(columns, table.offsets[:-1], np.arange(n), np.full(n, token_price))
+    own = outcomes.outcome(table, outcomes.fixed_stops(table, budget))
+    small = outcomes.utility(own, token_price * columns.ratio)
+    exits = table.exit_exact_match - token_price * columns.exit_tokens
+    oracle = np.maximum(np.maximum.reduceat(exits, table.offsets[:-1]), first)
+    return float(max(small.mean(), first.mean())), float(oracle.mean())
+
+
+def cascade_weight(
+    columns: ReplayColumns, token_price: tuple[float, float]
+) -> Callable[[Floats], Floats]:
+    """Weights of prices in the objective, as ``rlbudget.agents.validation.gap_weight`` makes them:
+    one over what there is to gain over the better constant way."""  # fmt: skip
+    grid, weights = np.geomspace(*token_price, 9), []
+    for price in grid:
+        budget = outcomes.best_budget(columns.table, price * columns.ratio)
+        constant, oracle = constant_and_oracle(columns, price, budget)
+        weights.append(1 / max(oracle - constant, SMALLEST_GAP))
+
+    def weight(price: Floats) -> Floats:
+        between: Floats = np.interp(np.log(price), np.log(grid), weights)
+        return between
+
+    return weight
