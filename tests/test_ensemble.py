@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from frozen_nets import FREE, PRICES, random_policy
+from frozen_nets import FREE, PRICES, policy_for, random_policy
 from synthetic import make_table
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END
+from rlbudget.evaluate.outcomes import NATURAL_END, RELATIVE_PRICES, token_price_of, utility
 from rlbudget.evaluate.replay import replay
 from rlbudget.observation import feature_names, observe
-from rlbudget.strategies.ensemble import Combine, ensemble
+from rlbudget.strategies.blend import fit_blend
+from rlbudget.strategies.ensemble import Blend, Combine, ensemble
+from rlbudget.strategies.steered import SteeredPolicy
+from rlbudget.table import TraceTable
 
 PRICE = 1e-3
 MEMBERS = [random_policy(FREE, seed=seed) for seed in range(3)]
@@ -32,8 +35,8 @@ def test_the_mean_is_the_mean_and_the_vote_is_the_majority() -> None:
     np.testing.assert_array_equal(vote > 0.5, (each > 0.5).sum(axis=0) >= 2)
 
 
-@pytest.mark.parametrize("combine", ["mean", "vote"])
-def test_live_is_replay(combine: Combine) -> None:
+@pytest.mark.parametrize("combine", ["mean", "vote", Blend((0.7, -0.2, 0.4), 0.1, 0.2)])
+def test_live_is_replay(combine: Combine | Blend) -> None:
     together = ensemble(MEMBERS, combine=combine, price_factors=[0.5, 1.0, 2.0])
     done = replay(together, TABLE, PRICE)
     seen = observe(TABLE, FREE)
@@ -65,3 +68,50 @@ def test_members_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=said):
             ensemble(members, price_factors=factors)
+
+
+def test_a_blend_is_a_logistic_regression_on_the_members_log_odds() -> None:
+    seen = observe(TABLE, FREE)
+    blend = Blend((0.7, -0.2, 0.4), 0.1, 0.2)
+    together = ensemble(MEMBERS, combine=blend).chances(seen, PRICE)[0]
+    each = np.array([member.chances(seen, PRICE)[0] for member in MEMBERS])
+    odds = np.log(each / (1 - each)).clip(-12, 12)
+    expected = 1 / (1 + np.exp(-(np.array([0.7, -0.2, 0.4]) @ odds + 0.1 * np.log10(PRICE) + 0.2)))
+    np.testing.assert_allclose(together, expected, rtol=1e-6)
+    alone = ensemble(MEMBERS[:1], combine=Blend((1.0,)))
+    np.testing.assert_array_equal(
+        replay(alone, TABLE, PRICE).stops, replay(MEMBERS[0], TABLE, PRICE).stops
+    )
+
+
+def test_a_fitted_blend_is_worth_more_than_the_mean() -> None:
+    whole = make_table(260, seed=7)
+    train, validation, fresh = (
+        whole.take(range(*span)) for span in ((0, 120), (120, 160), (160, 260))
+    )
+    members = [policy_for(train, "free", seed) for seed in range(3)]
+    fitted = fit_blend(members, train, validation)
+
+    def worth(policy: SteeredPolicy, table: TraceTable) -> float:
+        prices = [token_price_of(relative, train) for relative in RELATIVE_PRICES]
+        low, high = policy.price_range
+        return float(np.mean([utility(replay(policy, table, price).outcome, price).mean()
+                              for price in prices if low <= price <= high]))  # fmt: skip
+
+    start = ensemble(members, combine=Blend((1 / 3,) * 3))
+    assert worth(fitted, fresh) > worth(start, fresh) + 0.02
+    assert worth(fitted, fresh) > worth(ensemble(members), fresh) + 0.02
+    assert fit_blend(members, train, validation).steering == fitted.steering
+
+
+def test_what_cannot_be_blended_is_refused() -> None:
+    for members, validation, said in (
+        (MEMBERS, TABLE, "in the training and in the validation"),
+        ([random_policy(FREE, price_range=(1.0, 2.0))], TABLE.take([]), "none of the relative"),
+        ([policy_for(TABLE, "probe")], TABLE, "free preset"),
+        ([], TABLE, "at least one"),
+    ):
+        with pytest.raises(UserError, match=said):
+            fit_blend(members, TABLE, validation)
+    with pytest.raises(UserError, match="blend is of 1 members, not 3"):
+        ensemble(MEMBERS, combine=Blend((1.0,)))

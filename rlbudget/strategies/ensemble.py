@@ -1,6 +1,7 @@
-"""Several policies as one: by the mean of their chances to stop, or by vote.
+"""Several policies as one: by the mean of their chances to stop, by vote, or by a meta-model.
 
-The members may be trained with different seeds, or be one policy at different prices.
+The members may be trained with different seeds, or be one policy at different prices. The
+meta-model (``Blend``) weighs their chances; ``rlbudget.strategies.blend`` fits it to traces.
 """
 
 from __future__ import annotations
@@ -20,6 +21,34 @@ from rlbudget.strategies.steered import SteeredPolicy
 Floats = npt.NDArray[np.float64]
 Combine = Literal["mean", "vote"]
 HALF = 0.5
+SUREST = 12.0
+"""log-odds beyond which a member's chance counts no more"""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A logistic regression on the members' log-odds and the price."""
+
+    weights: tuple[float, ...]
+    """one a member"""
+    price_weight: float = 0.0
+    """of log10(token price)"""
+    offset: float = 0.0
+
+    def chance(self, chances: Sequence[Floats], token_price: float) -> Floats:
+        """The members' chances, (n,) each -> the chance to stop, (n,)."""
+        odds = np.full(len(chances[0]), self.offset + self.price_weight * np.log10(token_price))
+        for weight, chance in zip(self.weights, chances, strict=True):
+            odds += weight * log_odds(chance)
+        together: Floats = 1 / (1 + np.exp(-odds))
+        return together
+
+
+def log_odds(chance: Floats) -> Floats:
+    """Chances (n,) -> their log-odds, within ``SUREST``."""
+    inner = np.clip(chance, 1e-9, 1 - 1e-9)
+    odds: Floats = np.clip(np.log(inner / (1 - inner)), -SUREST, SUREST)
+    return odds
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +58,31 @@ class Ensemble:
     members: tuple[Policy, ...]
     price_factors: tuple[float, ...]
     """times the token price, for each member, within the member's own prices"""
-    combine: Combine
+    combine: Combine | Blend
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """(n, n_features) -> chance to stop or share of votes for it, (n,), and zeros."""
+        each = self.of_members(observations, token_price)
+        if isinstance(self.combine, Blend):
+            together = self.combine.chance(each, token_price)
+        elif self.combine == "vote":
+            says = [chance > m.threshold for chance, m in zip(each, self.members, strict=True)]
+            together = np.mean(says, axis=0, dtype=np.float64)
+        else:
+            together = np.mean(each, axis=0, dtype=np.float64)
+        return together, np.zeros(len(together))
+
+    def of_members(self, observations: Any, token_price: float) -> list[Floats]:
+        """(n, n_features) -> each member's chance to stop, (n,)."""
         each = []
         for member, factor in zip(self.members, self.price_factors, strict=True):
             low, high = member.price_range
-            chance = member.chances(observations, min(max(token_price * factor, low), high))[0]
-            each.append(chance if self.combine == "mean" else chance > member.threshold)
-        together: Floats = np.mean(each, axis=0, dtype=np.float64)
-        return together, np.zeros(len(together))
+            price = min(max(token_price * factor, low), high)
+            each.append(member.chances(observations, price)[0])
+        return each
 
     def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
-        """Stop where the mean chance, or the share of the votes, is above a half."""
+        """Stop where the mean or blended chance, or the share of the votes, is above a half."""
         chance = float(self.chances(np.asarray(observation)[None, :], token_price)[0][0])
         return Decision(stop=chance > HALF, stop_probability=chance)
 
@@ -50,12 +90,13 @@ class Ensemble:
 def ensemble(
     members: Sequence[Policy],
     *,
-    combine: Combine = "mean",
+    combine: Combine | Blend = "mean",
     price_factors: Sequence[float] | None = None,
 ) -> SteeredPolicy:
     """Combine policies; ``price_factors`` (one a member, all 1 if left out) scale the price.
 
-    Raises ``UserError`` for members that do not fit together, ``look`` policies and bad factors.
+    ``combine`` is ``mean``, ``vote`` or a fitted ``Blend`` of as many members. Raises ``UserError``
+    for members that do not fit together, ``look`` policies and bad factors.
     """
     if not members:
         raise UserError("an ensemble needs at least one policy")
@@ -64,6 +105,8 @@ def ensemble(
         raise UserError("the members of an ensemble must share one observation")
     if first.preset == "look":
         raise UserError("policies of the look preset cannot be combined: each asks for its own")
+    if isinstance(combine, Blend) and len(combine.weights) != len(members):
+        raise UserError(f"the blend is of {len(combine.weights)} members, not {len(members)}")
     factors = (1.0,) * len(members) if price_factors is None else tuple(price_factors)
     if len(factors) != len(members) or not all(factor > 0 for factor in factors):
         raise UserError("price_factors needs a number above 0 for each member")
