@@ -13,7 +13,8 @@ served without scikit-learn is a cascade (``rlbudget.cascade``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,8 @@ class MetaModel:
     """whether that is the large one"""
     columns: Ints
     """(k,) what it looks at of all there is: what was not the same everywhere in training"""
+    trees: int = 0
+    """how many of the classifier's trees are asked"""
 
     def takes_large(self, decoded: Decoded) -> Bools:
         """(n,) whether to take the large member's answer."""
@@ -110,7 +113,8 @@ class MetaModel:
     def _says(self, rows: Floats) -> Bools:
         if self.classifier is None:
             return np.full(len(rows), self.otherwise)
-        says: Bools = self.classifier.predict_proba(rows[:, self.columns])[:, 1] > 0.5
+        stages = self.classifier.staged_predict_proba(rows[:, self.columns])
+        says: Bools = next(islice(stages, self.trees - 1, None))[:, 1] > 0.5
         return says
 
 
@@ -142,24 +146,22 @@ def fit_meta_model(
         return constant
     weight = np.abs(gain[counts])
 
-    def fitted(trees: int) -> Any:
-        booster = HistGradientBoostingClassifier(
-            learning_rate=0.06,
-            max_iter=trees,
-            max_bins=63,
-            max_leaf_nodes=8,
-            min_samples_leaf=60,
-            l2_regularization=1.0,
-            early_stopping=False,
-            random_state=seed,
-        )
-        return booster.fit(x[counts], gain[counts] > 0, weight / weight.mean())
-
-    stages = fitted(MOST_TREES).staged_predict_proba(unseen)
+    booster = HistGradientBoostingClassifier(
+        learning_rate=0.06,
+        max_iter=MOST_TREES,
+        max_bins=31,
+        max_leaf_nodes=8,
+        min_samples_leaf=60,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=seed,
+    )
+    booster.fit(x[counts], gain[counts] > 0, weight / weight.mean())
+    stages = booster.staged_predict_proba(unseen)
     worth = [float(at_stake[chances[:, 1] > 0.5].sum()) for chances in stages]
     if max(worth) <= max(float(at_stake.sum()), 0.0):
         return constant
-    return MetaModel(when, record, fitted(1 + int(np.argmax(worth))), otherwise, columns)
+    return replace(constant, classifier=booster, trees=1 + int(np.argmax(worth)))
 
 
 def _stacked(parts: Sequence[Decoded], when: When, record: Floats) -> tuple[Floats, Floats]:
