@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlbudget.agents.config import PPOConfig
-from rlbudget.agents.exact_cascade import constant_and_oracle
+from rlbudget.agents.exact_cascade import ROWS, constant_and_oracle
 from rlbudget.agents.monitor import Progress, actor_chances
 from rlbudget.agents.ppo import make_ppo
 from rlbudget.agents.snapshot import actor_of
@@ -50,12 +50,14 @@ def train_cascade(
 
     ``large`` is the policy that the large model is served by when it is asked, its natural end if
     left out. The prices of ``config`` are per token of the large model, by default the relative
-    prices 0.01 to 1 of its full decodes. Raises ``UserError`` for pairs that share a question or
-    differ in their ratio, and for a configuration that is not that of a cascade.
+    prices 0.01 to 1 of its full decodes; ``total_timesteps`` is by default twice that of a stop
+    policy. Raises ``UserError`` for pairs that share a question or differ in their ratio, and for a
+    configuration that is not that of a cascade.
     """
     config = config or PPOConfig()
     _check(train, validation, config)
-    steps = config.steps(len(np.unique(train.question_ids)))
+    # Two rows a checkpoint: the steps are twice those of a policy that only stops.
+    steps = config.total_timesteps or ROWS * config.steps(len(np.unique(train.question_ids)))
     config = replace(config, total_timesteps=steps)
     prices = config.price_range(train.large)
     features = cascade_features(train.small)

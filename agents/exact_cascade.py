@@ -25,6 +25,8 @@ from rlbudget.envs.cascade_core import handed_over
 from rlbudget.envs.replay_core import Floats, ReplayColumns
 from rlbudget.evaluate import outcomes
 
+ROWS = 2
+"""rows of the buffer that a checkpoint takes"""
 _RARE = 1e-12
 _OTHERS = np.array([1, 2])
 
@@ -34,7 +36,7 @@ class CascadeRolloutBuffer(ExactRolloutBuffer):
 
     def _fill(self, size: int) -> None:
         source, columns = self.source, self.source.columns
-        batch = source.draw(-(-size // 2))
+        batch = source.draw(-(-size // ROWS))
         logits, critic = self.evaluate(batch.inputs)
         wide = logits.astype(np.float64)
         log_chances = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
@@ -62,10 +64,10 @@ class CascadeRolloutBuffer(ExactRolloutBuffer):
         advantages = (batch.weight * values.reach)[:, None] * probability * gain
         self._keep(
             size,
-            np.repeat(batch.inputs, 2, axis=0),
+            np.repeat(batch.inputs, ROWS, axis=0),
             others.ravel(),
-            np.repeat(critic, 2),
-            np.repeat(values.value, 2),
+            np.repeat(critic, ROWS),
+            np.repeat(values.value, ROWS),
             np.take_along_axis(log_chances, others, 1).ravel(),
             advantages.ravel(),
         )

@@ -138,10 +138,11 @@ def fit_meta_model(
     x, gain = _stacked(train, when, running)
     unseen, at_stake = _stacked(validation, when, after)
     otherwise = bool(at_stake.sum() > 0)
-    varies = [k for k, column in enumerate(x.T) if len(np.unique(column[~np.isnan(column)])) > 1]
-    x, unseen, columns = x[:, varies], unseen[:, varies], np.array(varies, dtype=np.int64)
-    constant = MetaModel(when, record, None, otherwise, columns)
     counts = gain != 0
+    known = [column[~np.isnan(column)] for column in x[counts].T]
+    columns = np.flatnonzero([len(np.unique(column)) > 1 for column in known])
+    x, unseen = x[:, columns], unseen[:, columns]
+    constant = MetaModel(when, record, None, otherwise, columns)
     if len(np.unique(gain[counts] > 0)) < 2:
         return constant
     weight = np.abs(gain[counts])
