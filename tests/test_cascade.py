@@ -153,7 +153,9 @@ def test_ppo_finds_the_known_optimum() -> None:
     pair = known_optimum()
     other = replace(pair.small, question_ids=np.char.add("v", pair.small.question_ids))
     validation = Pair(other, pair.large, pair.ratio, pair.tasks)
-    config = PPOConfig(total_timesteps=30_000, n_envs=64, batch_size=512, n_epochs=4)
+    config = PPOConfig(
+        total_timesteps=20_000, n_envs=64, batch_size=512, n_epochs=4, evaluate_every=8
+    )
     trained = train_cascade(pair, validation, config)
     assert trained.score.mean_oracle_gap_closed > 0.99
     kind = np.arange(len(pair)) // 16

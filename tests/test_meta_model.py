@@ -111,9 +111,9 @@ def test_the_record_of_a_question_holds_those_before_it_alone() -> None:
 
 @pytest.mark.parametrize("when", WHEN)
 def test_the_meta_model_is_worth_more_than_either_member(when: When) -> None:
-    model = fit_meta_model(TRAIN, VALIDATION, when)
+    model = fit_meta_model(TRAIN[::2], VALIDATION[::2], when)
     assert model.classifier is not None
-    for part, low in ((VALIDATION, 0.0), (HELD_OUT, 0.01)):
+    for part, low in ((VALIDATION[::2], 0.0), (HELD_OUT, 0.01)):
         means = np.array(
             [
                 [
@@ -125,9 +125,6 @@ def test_the_meta_model_is_worth_more_than_either_member(when: When) -> None:
             ]
         ).mean(axis=0)
         assert means[0] >= means[1:].max() + low
-    again = fit_meta_model(TRAIN, VALIDATION, when)
-    for decoded in HELD_OUT:
-        np.testing.assert_array_equal(again.takes_large(decoded), model.takes_large(decoded))
 
 
 def test_where_one_member_is_always_better_it_is_always_taken() -> None:
@@ -148,8 +145,10 @@ def test_a_live_choice_is_that_of_the_replay(tmp_path: Path) -> None:
                 writer.add(make_trace(i * 10 ** (i % 9)))
     pair = load_pair(tmp_path / "small", tmp_path / "large", ratio=0.5)
     fitted = fit_meta_model(TRAIN, VALIDATION, "before")
-    assert not isinstance(fitted.classifier, type(None))
+    assert fitted.classifier is not None
+    again = fit_meta_model(TRAIN, VALIDATION, "before")
     says = fitted.takes_large(decode_both(pair, [PRICES[0]])[0])
+    np.testing.assert_array_equal(says, again.takes_large(decode_both(pair, [PRICES[0]])[0]))
     questions = [f"What is {i * 10 ** (i % 9)}?" for i in range(20)]
     live = [fitted.prefers_large(q, task="made", token_price=PRICES[0]) for q in questions]
     assert says.tolist() == live
