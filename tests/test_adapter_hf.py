@@ -339,7 +339,7 @@ def test_a_policy_that_needs_trial_answers_is_sent_to_the_other_way(
     model: TransformersModel, recorded: tuple[TraceTable, dict[str, Trace]]
 ) -> None:
     policy = policy_for(recorded[0], "probe")
-    with pytest.raises(UserError, match="needs a trial answer"):
+    with pytest.raises(UserError, match="looks at trial answers"):
         processor(model, policy)
     with pytest.raises(UserError, match="no profile 'nobody'"):
         processor(model, scripted(), profile="nobody")

@@ -99,7 +99,7 @@ def test_the_whole_way(
     assert "held-out questions" in said.out
     assert re.search(r"Tokens: \d+ = \d+ thinking \+ \d+ probe \+ \d+ answer", said.out)
     assert "line 1: gold: full" in said.err
-    assert re.search(r"Stopped at the natural end \((natural|max_tokens)\)\.\n$", said.out)
+    assert re.search(r"Stopped at the natural end\s+\((natural|max_tokens)\)\.\s*$", said.out)
     assert "Traceback" not in said.err
 
 
