@@ -57,7 +57,7 @@ PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
 TOY_CAP = 96
 BATCH, ROUNDS = 16, 7
-OWN = 20
+OWN = 8
 """Decodes that are compared with the model's own, which is slow."""
 TIE = 1e-3
 """Logits nearer than this may come out in another order from other kernels."""
