@@ -205,6 +205,7 @@ def test_exits_and_answers_are_those_of_the_model_itself(
     check_equal(answers(url, model, policy, asked), live(model, policy, asked))
 
 
+@pytest.mark.slow
 def test_so_they_are_by_text(
     url: str, toy: Any, model: TransformersModel, policy: Policy, questions: list[str]
 ) -> None:
@@ -216,6 +217,7 @@ def test_so_they_are_by_text(
         assert same(replace(mine, text=""), replace(other, text=""))
 
 
+@pytest.mark.slow
 def test_so_they_are_with_several_tokens_a_chunk(
     url: str, toy: Any, model: TransformersModel, policy: Policy, questions: list[str]
 ) -> None:
