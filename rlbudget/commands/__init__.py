@@ -1,0 +1,1 @@
+"""The subcommands: frozen dataclasses whose fields are their arguments, with ``execute``."""

@@ -1,0 +1,175 @@
+"""A policy at work: decode, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from rlbudget.commands.arguments import (
+    Metadata,
+    OptionalFloat,
+    OptionalInt,
+    OptionalPath,
+    OptionalStr,
+)
+from rlbudget.console import err, out
+from rlbudget.errors import UserError
+
+if TYPE_CHECKING:
+    from rlbudget.controller import StopPolicy
+    from rlbudget.policy import Policy
+    from rlbudget.strategies.hybrid import HybridRules
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Answer one question live under a policy."""
+
+    model: str
+    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
+    policy: Path
+    """Policy folder."""
+    question: tyro.conf.Positional[str]
+    """The question."""
+    profile: OptionalStr = None
+    """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
+    token_price: OptionalFloat = None
+    """Reward lost per token; by default the certified one, else the middle of the range."""
+    max_tokens: OptionalInt = None
+    """Hard cap on thinking tokens; by default that of the policy's traces."""
+    temperature: OptionalFloat = None
+    """Sampling temperature, 0 for greedy; by default the profile's."""
+    seed: int = 0
+    """Seed of the sampling."""
+    rules: OptionalPath = None
+    """TOML file of hybrid rules over the policy."""
+    task: str = ""
+    """Task of the request, for the rules."""
+    metadata: Metadata = ()
+    """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.decode import decode
+        from rlbudget.models import load_model
+        from rlbudget.policy import load_policy
+
+        policy = load_policy(self.policy)
+        ruled: StopPolicy = policy
+        if self.rules is not None:
+            from rlbudget.strategies.hybrid import Request, load_rules
+
+            rules = load_rules(self.rules, {self.policy.name: policy})
+            request = Request(self.question, self.task, _metadata(self.metadata))
+            ruled = rules.for_request(request)
+            for line in rules.explain(request):
+                err.print(line, markup=False, soft_wrap=True)
+        decoded = decode(
+            load_model(self.model, profile=self.profile),
+            self.question,
+            ruled,
+            token_price=_price(policy, self.token_price),
+            seed=self.seed,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+        )
+        out.print(decoded.text, markup=False)
+        out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
+        where = f"at token {decoded.stopped_at}" if decoded.stopped else "at the natural end"
+        out.print(
+            f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
+            f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
+            f" Stopped {where} ({decoded.reason})."
+        )
+        if decoded.message:
+            err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class RulesCheck:
+    """Check a file of hybrid rules; mistakes are named with their lines."""
+
+    rules: tyro.conf.Positional[Path]
+    """TOML file."""
+    policy: list[Path]
+    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
+
+    def execute(self) -> None:
+        """Load the file and count its rules."""
+        rules = _load_rules(self.rules, self.policy)
+        out.print(f"{self.rules}: {len(rules.rules)} rules, no mistake")
+
+
+@dataclass(frozen=True)
+class RulesExplain:
+    """Say which hybrid rules match a question and what follows from them."""
+
+    rules: tyro.conf.Positional[Path]
+    """TOML file."""
+    question: tyro.conf.Positional[str]
+    """The question."""
+    policy: list[Path]
+    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
+    task: str = ""
+    """Task of the request."""
+    metadata: Metadata = ()
+    """KEY=VALUE of the request; a value that is a number counts as one."""
+
+    def execute(self) -> None:
+        """Load the file and explain."""
+        from rlbudget.strategies.hybrid import Request
+
+        rules = _load_rules(self.rules, self.policy)
+        request = Request(self.question, self.task, _metadata(self.metadata))
+        for line in rules.explain(request):
+            out.print(line, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Hybrid rules over a policy: check a file, or explain what it does to a question."""
+
+    action: (
+        Annotated[RulesCheck, tyro.conf.subcommand("check")]
+        | Annotated[RulesExplain, tyro.conf.subcommand("explain")]
+    )
+
+    def execute(self) -> None:
+        """Run the action."""
+        self.action.execute()
+
+
+def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
+    from rlbudget.policy import load_policy
+    from rlbudget.strategies.hybrid import load_rules
+
+    return load_rules(file, {path.name: load_policy(path) for path in policies})
+
+
+def _metadata(pairs: Sequence[str]) -> dict[str, str | float]:
+    metadata: dict[str, str | float] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--metadata takes KEY=VALUE, not {pair!r}")
+        try:
+            metadata[key] = float(value)
+        except ValueError:
+            metadata[key] = value
+    return metadata
+
+
+def _price(policy: Policy, asked: float | None) -> float:
+    """The price to decode at; a price above the certified one is served, but said to be."""
+    certified = policy.config["calibration"] is not None
+    if certified and asked is not None and asked > policy.default_price:
+        err.print(
+            f"rlbudget: token price {asked:g} is above the certified {policy.default_price:.3g}:"
+            " the bound on lost answers does not cover it",
+            soft_wrap=True,
+        )
+    return policy.default_price if asked is None else asked
