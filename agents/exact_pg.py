@@ -33,6 +33,11 @@ class ExactGradientResult:
     normaliser: Normaliser
     charged: outcomes.Probing
 
+    @property
+    def operating_prices(self) -> tuple[float, ...]:
+        """As many over its range as a policy has."""
+        return tuple(outcomes.operating_prices(self.normaliser.token_price))
+
     def stops(self, table: TraceTable, token_price: float) -> outcomes.Ints:
         """(n,) the first checkpoint at which the chance to stop is above a half."""
         seen = self.normaliser.features(observe(table, self.features))

@@ -34,6 +34,11 @@ class FittedQ:
     pairs: dict[float, tuple[Any, Any]]
     """token price -> (exact match of a stop, return of going on)"""
 
+    @property
+    def operating_prices(self) -> tuple[float, ...]:
+        """Those it was fitted for."""
+        return tuple(self.pairs)
+
     def stops(self, table: TraceTable, token_price: float) -> Ints:
         """(n,) the first checkpoint at which stopping looks as good as going on."""
         nearest = min(self.pairs, key=lambda price: abs(np.log(price / token_price)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlbudget.agents import exact_pg
-from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.config import RELATIVE_PRICE_RANGE
 from rlbudget.agents.fitted_q import fit_q
 from rlbudget.console import Advance
 from rlbudget.evaluate.measure import Learned
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, doublings, token_price_of
 from rlbudget.observation import Preset
 from rlbudget.table import Split
 
@@ -20,14 +20,18 @@ def fit_learners(
     *,
     seed: int = 0,
     steps: int = 1000,
+    highest: float = RELATIVE_PRICE_RANGE[1],
     progress: Advance | None = None,
 ) -> dict[str, Learned]:
     """``fitted-q`` and ``exact-pg`` for each preset; with ``-probe`` at the end for that one.
 
-    ``steps`` are those of the exact gradient. The held-out traces of the split are not looked at.
+    ``steps`` are those of the exact gradient, ``highest`` is the relative price up to which both
+    are fitted. The held-out traces of the split are not looked at.
     """
     fitted: dict[str, Learned] = {}
-    prices = [token_price_of(relative, split.train) for relative in RELATIVE_PRICES]
+    relative = [*RELATIVE_PRICES, *doublings(highest)]
+    prices = [token_price_of(one, split.train) for one in relative]
+    low, high = (token_price_of(one, split.train) for one in (RELATIVE_PRICE_RANGE[0], highest))
     for preset in presets:
         end = "" if preset == "free" else f"-{preset}"
         if progress is not None:
@@ -40,7 +44,7 @@ def fit_learners(
         fitted[f"exact-pg{end}"] = exact_pg.maximise(
             split.train,
             split.validation,
-            token_price=PPOConfig(preset=preset).price_range(split.train),
+            token_price=(low, high),
             preset=preset,
             steps=steps,
             seed=seed,

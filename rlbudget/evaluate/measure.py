@@ -14,6 +14,7 @@ from rlbudget.evaluate.outcomes import (
     Outcome,
     Probing,
     full_stops,
+    operating_prices,
     oracle_stops,
     outcome,
     token_price_of,
@@ -23,7 +24,6 @@ from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.observation import observe
 from rlbudget.table import TraceTable
 
-POLICY_POINTS = 25
 ORACLE_RELATIVE_PRICES = (0.005, 50.0)
 NEVER: Mapping[str, float] = {"never_stop": True}
 
@@ -131,7 +131,7 @@ def measure_policy(
     """A policy is told the price; a price outside its range it is told as the nearest it knows.
 
     ``train`` are traces that it was not fitted to, if possible. Its operating points are
-    ``POLICY_POINTS`` prices, log-spaced over its range.
+    the ``operating_prices`` of its range.
     """
     low, high = policy.price_range
     seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
@@ -141,12 +141,11 @@ def measure_policy(
         replays = [replay(policy, table, told, seen[id(table)]) for table in (train, held_out)]
         return Point({"token_price": told}, *(each.outcome for each in replays))
 
-    grid = np.geomspace(low, high, POLICY_POINTS).clip(low, high)
     return Measured(
         name,
         "learned",
         tuple(under(price) for price in token_prices),
-        (never(train, held_out), *(under(float(price)) for price in grid)),
+        (never(train, held_out), *(under(price) for price in operating_prices((low, high)))),
     )
 
 
@@ -156,6 +155,10 @@ class Learned(Protocol):
     @property
     def charged(self) -> Probing:
         """Whose trial answers it pays."""
+
+    @property
+    def operating_prices(self) -> tuple[float, ...]:
+        """The token prices of its operating points."""
 
     def stops(self, table: TraceTable, token_price: float) -> Choice:
         """The choice under a token price."""
@@ -168,7 +171,7 @@ def measure_learned(
     held_out: TraceTable,
     token_prices: Sequence[float],
 ) -> Measured:
-    """A learner at each token price; these are its operating points as well."""
+    """A learner at each token price, and at those of its operating points."""
 
     def under(price: float) -> Point:
         def replay(table: TraceTable) -> Outcome:
@@ -177,7 +180,8 @@ def measure_learned(
         return Point({"token_price": price}, replay(train), replay(held_out))
 
     chosen = tuple(under(price) for price in token_prices)
-    return Measured(name, "learned", chosen, (never(train, held_out), *chosen))
+    others = (under(price) for price in learned.operating_prices if price not in token_prices)
+    return Measured(name, "learned", chosen, (never(train, held_out), *chosen, *others))
 
 
 def measure_oracle(
@@ -196,6 +200,6 @@ def measure_oracle(
         tuple(under(price) for price in token_prices),
         (
             never(train, held_out),
-            *(under(float(price)) for price in np.geomspace(low, high, POLICY_POINTS)),
+            *(under(price) for price in operating_prices((low, high))),
         ),
     )

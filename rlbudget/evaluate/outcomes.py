@@ -27,6 +27,8 @@ checkpoints in a mask (m,) up to the stop; or tokens (m,) that a look at each ch
 
 NATURAL_END = -1
 RELATIVE_PRICES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+OPERATING_POINTS = 49
+"""of everything that is told a price"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,17 @@ def token_price_of(relative_price: float, train: TraceTable) -> float:
     if not len(train):
         raise UserError("no training traces: a relative price needs their mean number of tokens")
     return relative_price / float(train.full_tokens.mean())
+
+
+def operating_prices(token_price: tuple[float, float]) -> list[float]:
+    """``OPERATING_POINTS`` token prices over a range, log-spaced, its ends exactly."""
+    grid: list[float] = np.geomspace(*token_price, OPERATING_POINTS).clip(*token_price).tolist()
+    return grid
+
+
+def doublings(highest: float) -> list[float]:
+    """The relative prices 1, 2, 4, ... up to ``highest`` that lie beyond ``RELATIVE_PRICES``."""
+    return [2.0**k for k in range(1 + int(np.log2(highest)))] if highest > 1 else []
 
 
 def oracle_gap_closed(utility: float, fixed: float, oracle: float) -> float:
