@@ -2,9 +2,10 @@
 
     python runs/conformance.py [--n 100]        # makes the reference, and holds transformers to it
 
-Records the questions greedily with the SmolLM2 reasoner, replays the kept policy on the traces and
-keeps questions and exits as ``runs/smollm2/reference.json``, which every engine's check reads. Then
-decodes them with both adapters for transformers. Writes ``runs/results/conformance_hf.json``.
+Records the questions greedily with the SmolLM2 reasoner, replays the kept policies on the traces
+and keeps questions and exits as ``runs/smollm2/reference.json``, which every engine's check reads:
+``policy`` looks at all free signals, ``policy_top`` at those that the 20 likeliest tokens give.
+Then decodes them with both adapters for transformers. Writes ``runs/results/conformance_hf.json``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 KEPT = Path(__file__).parent / "smollm2"
 REFERENCE, POLICY = KEPT / "reference.json", KEPT / "policy"
+POLICIES = ("policy", "policy_top")
 WANTED = 0.99
 SEED = 11
 BATCH = 16
@@ -30,22 +32,25 @@ class Reference:
     """Questions and where a replay exits."""
 
     questions: list[str]
+    policy: str
+    """of ``POLICIES``"""
     exits: list[list[Any]]
     """(thinking tokens, reason) of each"""
     token_price: float
 
 
-def load_reference(path: Path = REFERENCE) -> Reference:
-    """What this script kept."""
-    return Reference(**json.loads(path.read_text(encoding="utf-8")))
+def load_reference(policy: str = "policy", path: Path = REFERENCE) -> Reference:
+    """What this script kept of one of ``POLICIES``."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return Reference(kept["questions"], policy, **kept["policies"][policy])
 
 
 def conforms(engine: str, found: Sequence[Sequence[Any]], reference: Reference) -> dict[str, Any]:
-    """The row of an engine; ``found`` are its exits as in ``Reference.exits``."""
+    """The row of an engine; ``found`` are its exits as in ``Reference.exits``, or of the first."""
     wanted = reference.exits[: len(found)]
     same = sum(list(one) == other for one, other in zip(found, wanted, strict=True))
     return {
-        "row": f"greedy questions with the exit of the replay, {engine}",
+        "row": f"greedy questions with the exit of the replay, {engine}, {reference.policy}",
         "wanted": f">= {WANTED:.0%}",
         "reached": f"{same} of {len(wanted)}",
         "met": same >= WANTED * len(wanted),
@@ -65,83 +70,96 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--n", type=int, default=100, help="questions (default: 100)")
     arguments = parser.parse_args()
-    model, policy = load_model("smollm2"), load_policy(POLICY)
+    model = load_model("smollm2")
+    policies = {name: load_policy(KEPT / name) for name in POLICIES}
     task = load_task("smollm2", n=arguments.n, seed=SEED)
-    reference = made(model, policy, task)
-    REFERENCE.write_text(json.dumps(reference_json(reference), indent=1) + "\n", encoding="utf-8")
+    references = made(model, policies, task)
+    REFERENCE.write_text(json.dumps(references_json(references), indent=1) + "\n", encoding="utf-8")
     print("the reference is made", file=sys.stderr, flush=True)
     rows = []
-    for engine, budget in (
-        ("transformers, BudgetProcessor", BudgetProcessor),
-        ("transformers, BudgetGenerate", BudgetGenerate),
-    ):
-        found: list[list[Any]] = []
-        for start in range(0, len(reference.questions), BATCH):
-            part = reference.questions[start : start + BATCH]
-            given: Any = budget.for_model(
-                model.network, model.tokenizer, policy, token_price=reference.token_price
-            )
-            prompts = [model.prompt_ids(question) for question in part]
-            width = max(map(len, prompts))
-            inputs = {
-                "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
-                "attention_mask": torch.tensor(
-                    [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-                ),
-            }
-            room = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
-            where: dict[str, Any] = (
-                {"logits_processor": [given]}
-                if budget is BudgetProcessor
-                else {"custom_generate": given}
-            )
-            ids = model.network.generate(
-                **inputs,
-                **where,
-                do_sample=False,
-                max_new_tokens=model.profile.max_tokens + room,
-                pad_token_id=int(model.vocabulary.eos_ids[0]),
-            )
-            outcomes = given.report(ids) if budget is BudgetProcessor else given.report()
-            found += [[outcome.thinking_tokens, outcome.reason] for outcome in outcomes]
-            print(f"{engine}: {len(found)}", file=sys.stderr, flush=True)
-        rows.append(conforms(engine, found, reference))
+    for budget in (BudgetProcessor, BudgetGenerate):
+        for reference in references:
+            found: list[list[Any]] = []
+            for start in range(0, len(reference.questions), BATCH):
+                part = reference.questions[start : start + BATCH]
+                given: Any = budget.for_model(
+                    model.network,
+                    model.tokenizer,
+                    policies[reference.policy],
+                    token_price=reference.token_price,
+                )
+                prompts = [model.prompt_ids(question) for question in part]
+                width = max(map(len, prompts))
+                inputs = {
+                    "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
+                    "attention_mask": torch.tensor(
+                        [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+                    ),
+                }
+                room = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
+                where: dict[str, Any] = (
+                    {"logits_processor": [given]}
+                    if budget is BudgetProcessor
+                    else {"custom_generate": given}
+                )
+                ids = model.network.generate(
+                    **inputs,
+                    **where,
+                    do_sample=False,
+                    max_new_tokens=model.profile.max_tokens + room,
+                    pad_token_id=int(model.vocabulary.eos_ids[0]),
+                )
+                outcomes = given.report(ids) if budget is BudgetProcessor else given.report()
+                found += [[outcome.thinking_tokens, outcome.reason] for outcome in outcomes]
+                print(f"{budget.__name__}: {len(found)}", file=sys.stderr, flush=True)
+            rows.append(conforms(f"transformers, {budget.__name__}", found, reference))
     write_result("conformance_hf", rows, seed=SEED)
 
 
-def made(model: Any, policy: Any, task: Any) -> Reference:
-    """Record greedily and replay at the policy's own price."""
+def made(model: Any, policies: Mapping[str, Any], task: Any) -> list[Reference]:
+    """Record greedily and replay each policy at its own price."""
     from rlbudget.evaluate.replay import replay
     from rlbudget.record import record
     from rlbudget.store import load_table, load_traces
 
-    price = float(policy.default_price)
     with tempfile.TemporaryDirectory() as scratch:
         record(model, task, scratch, temperature=0.0)
         table = load_table(scratch)
-        played = replay(policy, table, price)
         natural = {t.trace_id: bool(t.meta["natural"]) for t in load_traces(scratch)}
-    exits = {
-        str(question): [
-            int(thinking),
-            "policy" if stop >= 0 else "natural" if natural[str(name)] else "max_tokens",
-        ]
-        for question, name, stop, thinking in zip(
-            table.question_ids, table.trace_ids, played.stops, played.outcome.thinking, strict=True
+    references = []
+    for name, policy in policies.items():
+        price = float(policy.default_price)
+        played = replay(policy, table, price)
+        exits = {
+            str(question): [
+                int(thinking),
+                "policy" if stop >= 0 else "natural" if natural[str(trace)] else "max_tokens",
+            ]
+            for question, trace, stop, thinking in zip(
+                table.question_ids,
+                table.trace_ids,
+                played.stops,
+                played.outcome.thinking,
+                strict=True,
+            )
+        }
+        references.append(
+            Reference(
+                [question.question for question in task.questions],
+                name,
+                [exits[question.question_id] for question in task.questions],
+                price,
+            )
         )
-    }
-    return Reference(
-        [question.question for question in task.questions],
-        [exits[question.question_id] for question in task.questions],
-        price,
-    )
+    return references
 
 
-def reference_json(reference: Reference) -> dict[str, Any]:
+def references_json(references: Sequence[Reference]) -> dict[str, Any]:
     return {
-        "questions": reference.questions,
-        "exits": reference.exits,
-        "token_price": reference.token_price,
+        "questions": references[0].questions,
+        "policies": {
+            one.policy: {"exits": one.exits, "token_price": one.token_price} for one in references
+        },
     }
 
 

@@ -4,7 +4,8 @@
 
 PPO, fitted-Q and the exact gradient are trained with three seeds on the same training questions;
 every rule's parameters are chosen on the training questions. The first seed's policy is kept in
-``--policy``. Writes ``runs/results/smol_policy.json``.
+``--policy``; beside it, with ``_top`` at its name, one that needs the 20 likeliest tokens alone.
+Writes ``runs/results/smol_policy.json``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ def main() -> None:
             for name, learner in fit_learners(split, ("free",), seed=seed, highest=highest).items():
                 learners[f"{name}-{seed}"] = learner
             print(f"seed {seed}", file=sys.stderr, flush=True)
+        run = Path(scratch) / "top"
+        train_on(args.traces, run, signals="top", token_price=prices, seed=0)
+        policies["top-0"] = policy_of_run(run)
     save_policy(args.policy, policies["ppo-0"], overwrite=True)
+    save_policy(args.policy.with_name(args.policy.name + "_top"), policies["top-0"], overwrite=True)
     assessment = assess(
         chosen_on,
         split.held_out,
@@ -121,7 +126,7 @@ def rows_of(summary: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[s
         for name, entries in groups.items()
     }
     own = spots["ppo"]
-    rivals = {name: spot for name, spot in spots.items() if name not in ("ppo", "full")}
+    rivals = {name: spot for name, spot in spots.items() if name not in ("ppo", "top", "full")}
     kept = {name: spot for name, spot in rivals.items() if spot["held_out_em_loss"] <= MOST_LOST}
     best = max(kept, key=lambda name: kept[name]["saved"])
     saved, lost = own["saved"], own["held_out_em_loss"]
