@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 source runs/smol_setup.sh
 python runs/adapter_overhead.py --model smollm2 --task smollm2 --policy runs/smollm2/policy \
   --name adapter_overhead
-python runs/conformance.py
+python runs/conformance.py --record
 bash runs/vllm.sh
 bash runs/vllm.sh --model "$(python -c 'from rlbudget.models.smollm2 import *; print(smollm2_folder())')" \
   --overhead --name vllm_check

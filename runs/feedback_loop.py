@@ -1,0 +1,165 @@
+"""The feedback loop and the stream evaluator: what retraining earns, and whether intervals hold.
+
+    python runs/feedback_loop.py [--traces FOLDER] [--n 3600]
+
+*Retraining*: a policy trained on 400 questions is served; a registry trains it on with 2,400 others
+and holds its contest on questions that neither has seen. *Stream*: requests drawn from the held-out
+questions of the served policy, each audited with a chance of a half; how often the confidence
+sequence misses the true loss at any time, and how soon a loss that rises halfway is noticed.
+Writes ``runs/results/feedback_loop.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlbudget.evaluate.outcomes import NATURAL_END, Outcome, outcome, token_price_of
+from rlbudget.evaluate.replay import replay
+from rlbudget.freeze import policy_of_run
+from rlbudget.policy import Policy
+from rlbudget.store import TraceWriter, digest, iter_traces, load_table
+from rlbudget.strategies.registry import Registry
+from rlbudget.strategies.retrain import Retrained, retrain
+from rlbudget.strategies.stream import Audit, StreamEvaluator, audited
+from rlbudget.table import TraceTable
+from rlbudget.traces import Trace
+from rlbudget.training import train_on
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recorded import parser_of, recorded
+from results import write_result
+from rivals import row
+
+SEEDS = (0, 1, 2)
+FIRST, NEW = 400, 2400
+STREAMS, REQUESTS, SHARE = 400, 1000, 0.5
+CONFIDENCE = 0.95
+RELATIVE_PRICE, BLIND = 0.05, 0.2
+"""of the streams; and the share of the requests that are stopped at once after the change"""
+
+
+def main() -> None:
+    """Retrain, stream, write."""
+    args = parser_of(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        traces = recorded(args.traces, scratch, args.n)
+        every = list(iter_traces(traces))
+        first, new = every[:FIRST], every[FIRST : FIRST + NEW]
+        unseen = written(scratch / "unseen", every[FIRST + NEW :])
+        done, policy = [], None
+        for seed in SEEDS:
+            begun = written(scratch / f"first-{seed}", first)
+            policy = served(begun, scratch / f"run-{seed}", seed)
+            done.append(loop(policy, written(scratch / f"new-{seed}", new), scratch, seed))
+            print(f"seed {seed}", file=sys.stderr, flush=True)
+        assert policy is not None
+        rows = [retraining(done), *stream_rows(policy, load_table(unseen))]
+        write_result(
+            "feedback_loop", rows, reproduce="bash runs/strategies.sh", seeds=list(SEEDS),
+            traces_digest=digest(traces),
+        )  # fmt: skip
+
+
+def written(folder: Path, traces: Sequence[Trace]) -> Path:
+    """A folder of these traces."""
+    with TraceWriter(folder) as writer:
+        for trace in traces:
+            writer.add(trace)
+    return folder
+
+
+def served(traces: Path, run: Path, seed: int) -> Policy:
+    """A policy trained on few questions, for the usual prices."""
+    train_on(traces, run, seed=seed)
+    return policy_of_run(run)
+
+
+def loop(policy: Policy, traces: Path, scratch: Path, seed: int) -> Retrained:
+    """One turn of the feedback loop in a registry of its own."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        registry = Registry(Path(folder) / "registry")
+        registry.promote(registry.add(policy))
+        return retrain(registry, traces, seed=seed)
+
+
+def retraining(done: Sequence[Retrained]) -> dict[str, Any]:
+    """What the loop earned."""
+    promoted = sum(one.promoted for one in done)
+    return row(
+        f"feedback loop: utility of the policy trained on with {NEW} new questions, less that"
+        f" of the served one ({FIRST} questions), held out, mean over the prices, each seed",
+        "utility with it >= without; promoted only if shown",
+        ", ".join(str(one.contest) for one in done) + f"; promoted {promoted} of {len(done)}",
+        min(one.contest.difference for one in done) >= 0,
+    )
+
+
+def audits_of(full: Outcome, stopped: Outcome) -> list[Audit]:
+    """What an audit of each request would say."""
+    return [
+        Audit(float(a), float(b), int(c), int(d))
+        for a, b, c, d in zip(
+            full.exact_match, stopped.exact_match, full.tokens, stopped.tokens, strict=True
+        )
+    ]
+
+
+def stream_rows(policy: Policy, table: TraceTable) -> list[dict[str, Any]]:
+    """Coverage at all times, and the delay of the alarm."""
+    full = outcome(table, np.full(len(table), NATURAL_END))
+    stopped = replay(policy, table, token_price_of(RELATIVE_PRICE, table)).outcome
+    before = audits_of(full, stopped)
+    blind = audits_of(full, outcome(table, np.zeros(len(table), dtype=np.int64)))
+    chance = np.random.default_rng(0).random(len(table))
+    after = [b if c < BLIND else a for a, b, c in zip(before, blind, chance, strict=True)]
+    loss = float(np.mean([one.loss for one in before]))
+    risen = float(np.mean([one.loss for one in after]))
+    missed, widths, false_alarms, delays = 0, [], 0, []
+    estimates: list[float] = []
+    for stream in range(STREAMS):
+        rng = np.random.default_rng(stream)
+        calm, changing = StreamEvaluator(confidence=CONFIDENCE), StreamEvaluator()
+        outside, delay = False, None
+        for request in range(REQUESTS):
+            which = int(rng.integers(len(before)))
+            if not audited(f"{stream}-{request}", SHARE):
+                continue
+            false_alarms += calm.add(before[which])
+            bound = calm.report.loss_interval
+            outside |= not bound[0] <= loss <= bound[1]
+            late = request >= REQUESTS // 2
+            alarm = changing.add((after if late else before)[which])
+            if alarm and late and delay is None:
+                delay = request - REQUESTS // 2 + 1
+        missed += outside
+        widths.append(calm.report.loss_interval[1] - calm.report.loss_interval[0])
+        estimates.append(calm.report.loss)
+        delays.append(REQUESTS if delay is None else delay)
+    share, most = missed / STREAMS, 0.05 + 2 * (0.05 * 0.95 / STREAMS) ** 0.5
+    bias = float(np.mean(estimates) - loss)
+    spread = float(np.std(estimates, ddof=1) / STREAMS**0.5)
+    noticed = float(np.mean(np.array(delays) < REQUESTS))
+    return [
+        row(f"stream evaluator: {STREAMS} streams of {REQUESTS} requests, half audited: share in"
+            " which the 95% interval of the loss misses the true one at any time",
+            f"<= {most:.3f} (0.05 + 2 standard errors)",
+            f"{share:.3f} (mean width at the end {np.mean(widths):.3f})", share <= most),
+        row("stream evaluator: bias of the audited loss", "within 2 standard errors of 0",
+            f"{bias:+.5f} (standard error {spread:.5f})", abs(bias) <= 2 * spread),
+        row(f"stream evaluator: a loss that rises from {loss:+.3f} to {risen:+.3f} halfway is"
+            " noticed", "in >= 95% of the streams; false alarms in <= 5% without a change",
+            f"{noticed:.1%}, median {np.median(delays):.0f} requests later; false alarms"
+            f" {false_alarms / STREAMS:.1%}",
+            noticed >= 0.95 and false_alarms <= 0.05 * STREAMS),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
