@@ -116,7 +116,7 @@ def stream_rows(policy: Policy, table: TraceTable) -> list[dict[str, Any]]:
     full = outcome(table, np.full(len(table), NATURAL_END))
     stopped = replay(policy, table, token_price_of(RELATIVE_PRICE, table)).outcome
     before = audits_of(full, stopped)
-    blind = audits_of(full, outcome(table, np.zeros(len(table), dtype=np.int64)))
+    blind = audits_of(full, outcome(table, np.where(table.lengths > 0, 0, NATURAL_END)))
     chance = np.random.default_rng(0).random(len(table))
     after = [b if c < BLIND else a for a, b, c in zip(before, blind, chance, strict=True)]
     loss = float(np.mean([one.loss for one in before]))

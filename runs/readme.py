@@ -1,7 +1,7 @@
-"""Put the measured rows into the README: each table between marks is that of the kept results.
+"""Put the measured rows into the pages: each table between marks is that of the kept results.
 
-python runs/readme.py            # rewrites README.md
-python runs/readme.py --check    # exit status 1 if it would change
+python runs/readme.py            # rewrites README.md and docs/strategies.md
+python runs/readme.py --check    # exit status 1 if they would change
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "runs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "strategies.md")
 MARKED = re.compile(r"<!-- results: ([a-z_, ]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
     """Rewrite or check."""
-    file = ROOT / "README.md"
-    text = file.read_text(encoding="utf-8")
-    fresh = MARKED.sub(lambda found: _table(found.group(1)), text)
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    fresh = {
+        page: MARKED.sub(lambda found: _table(found.group(1)), text) for page, text in texts.items()
+    }
     if "--check" in sys.argv[1:]:
-        sys.exit(int(fresh != text))
-    file.write_text(fresh, encoding="utf-8")
+        sys.exit(int(fresh != texts))
+    for page, text in fresh.items():
+        page.write_text(text, encoding="utf-8")
 
 
 def _table(names: str) -> str:

@@ -5,7 +5,7 @@
 Everything is fitted and chosen on training and validation questions; utilities are means over the
 held-out questions and three seeds, intervals come from a paired bootstrap over the questions. Where
 there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
-``runs/results/strategies.json`` and ``docs/strategies.md``.
+``runs/results/strategies.json``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ from rivals import row
 
 SEEDS = (0, 1, 2)
 DRAWS = 2000
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "strategies.md"
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -111,7 +110,6 @@ def main() -> None:
                 "contexts": contexts,
             }
             print(name, file=sys.stderr, flush=True)
-    PAGE.write_text(page(rows), encoding="utf-8")
     write_result(
         "strategies", rows, reproduce="bash runs/strategies.sh", seeds=list(SEEDS), **details
     )
@@ -425,24 +423,6 @@ def as_row(case: Case, compared: Compared) -> dict[str, Any]:
         mean >= 0,
     )
     return result
-
-
-def page(rows: Sequence[dict[str, Any]]) -> str:
-    """``docs/strategies.md``."""
-    lines = [
-        "# Strategies, measured",
-        "",
-        "Each strategy with it and without it, on held-out questions, all tokens counted, means of",
-        "three seeds, 95% intervals of a paired bootstrap over the questions. Written by",
-        "`bash runs/strategies.sh`; the numbers are those of `runs/results/strategies.json`.",
-        "",
-        "| what | wanted | reached | |",
-        "|---|---|---|---|",
-    ]
-    for entry in rows:
-        met = "met" if entry["met"] else "not met"
-        lines.append(f"| {entry['row']} | {entry['wanted']} | {entry['reached']} | {met} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Measures every strategy on recorded traces: the impact model, floors and budgets, and each
-# strategy with it and without it (docs/strategies.md). Records the embedded model once.
+# Measures every strategy on recorded traces and puts the rows into docs/strategies.md: the impact
+# model, floors and budgets, two models together, the feedback loop, and each strategy with it and
+# without it. Records the embedded model once, on its own questions and on those of SmolLM2.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-traces=runs/strategies-run/traces
-[ -d "$traces" ] || rlbudget record --model embedded --task embedded --n 3600 --out "$traces.part"
-[ -d "$traces" ] || mv "$traces.part" "$traces"
+traces=runs/strategies-run/traces small=runs/strategies-run/small
+record() {
+  local to=${!#}
+  [ -d "$to" ] || rlbudget record --model embedded "${@:1:$#-1}" --out "$to.part"
+  [ -d "$to" ] || mv "$to.part" "$to"
+}
+mkdir -p runs/strategies-run
+record --task embedded --n 3600 "$traces"
+record --task smollm2 --n 2600 "$small"
 python runs/impact_model.py --traces "$traces"
 python runs/em_floor.py --traces "$traces"
+# A token of the small model costs what its parameters are of the large one's: 1.4 of 135 million.
+python runs/ensembles.py --small "$small" --large runs/smollm2/traces --ratio 0.0104
+python runs/feedback_loop.py --traces "$traces"
 python runs/strategies.py --traces "$traces"
+python runs/readme.py
