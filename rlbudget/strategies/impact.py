@@ -8,8 +8,8 @@ the risk is at most r*) and is the confidence of an exit. Serving needs numpy al
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.strategies.steered import SteeredPolicy, steered
+from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
@@ -44,6 +43,8 @@ class ImpactModel:
     weights: tuple[Floats, ...]
     """(inputs, outputs) of each layer, the last one has one output"""
     biases: tuple[Floats, ...]
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, where known"""
 
     def risk(self, observations: npt.ArrayLike) -> Floats:
         """(n, n_features) or (n_features,) -> the chance that a stop loses an answer, (n,)."""
@@ -62,7 +63,7 @@ class ImpactModel:
 class Guard:
     """Lets a policy stop only where the risk is low enough."""
 
-    policy: Policy
+    policy: AnyPolicy
     impact: ImpactModel
     max_risk: float
 
@@ -79,7 +80,7 @@ class Guard:
         return decision._replace(stop=False, stop_probability=0.0)
 
 
-def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
+def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
     """Guard a policy; ``max_risk`` is the share of stops that may lose an answer, in [0, 1].
 
     Raises ``UserError`` for another range and for a model of another observation.
@@ -198,7 +199,11 @@ def save_impact(path: Path | str, model: ImpactModel) -> None:
     tensors = {"mean": model.mean, "std": model.std}
     for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
         tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
-    named = {"format": FORMAT, "features": json.dumps(model.features)}
+    named = {
+        "format": FORMAT,
+        "features": json.dumps(model.features),
+        "trained": json.dumps(dict(model.trained)),
+    }
     write_bytes(Path(path), save(tensors, metadata=named))
 
 
@@ -217,6 +222,7 @@ def load_impact(path: Path | str) -> ImpactModel:
             tensors["std"],
             tuple(tensors[f"weight.{layer}"] for layer in range(layers)),
             tuple(tensors[f"bias.{layer}"] for layer in range(layers)),
+            dict(json.loads(named.get("trained", "{}"))),
         )
         model.risk(np.zeros(len(model.features)))
     except FileNotFoundError:
