@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds, assess_split
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
-from rlbudget.policy import Policy, load_policy
+from rlbudget.policy import Policy, load_policy, policy_folders
 from rlbudget.store import digest, iter_traces, load_table
 from rlbudget.strategies.compose import OnTraces, Strategy, requests_of, stages
 from rlbudget.table import TraceTable, split_questions, without
@@ -55,7 +56,7 @@ def evaluate_folder(
             f"folds is {folds}: it must be at least 1, and a card is written with 1 only, because"
             " folds measure other policies than the one in the folder"
         )
-    folders = _named(policies)
+    folders = policy_folders(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
     composed = [] if strategy is None else stages(loaded, strategy)
     if composed and folds > 1:
@@ -70,11 +71,9 @@ def evaluate_folder(
         evaluation = as_json(assessment)
         split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
     else:
-        trained = {
-            name: policy.config["trained"].get("traces") or {} for name, policy in loaded.items()
-        }
-        trained |= {} if strategy is None else strategy.fitted
-        split_seed, notes = _split_of(trained, digest(traces) if loaded else "", seed)
+        fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
+        fitted |= {} if strategy is None else strategy.fitted
+        split_seed, notes = split_seed_of(fitted, digest(traces) if fitted else "", seed)
         requests = requests_of(iter_traces(traces)) if strategy and strategy.rules else {}
         table = load_table(traces, context=True)
         split = split_questions(table, seed=split_seed)
@@ -115,50 +114,6 @@ def _cases(
         if row["relative_price"] == SHOWN_RELATIVE_PRICE
     )
     return {name: cases_of(policy, shown, price) for name, policy in policies.items()}
-
-
-def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Policies under the last name of their folder, with its parent's where names are equal."""
-    resolved = list(dict.fromkeys(Path(folder).absolute() for folder in folders))
-    last = [folder.name for folder in resolved]
-    names = [
-        folder.name if last.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}"
-        for folder in resolved
-    ]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two policies are called {twice}; rename one of their folders")
-    return dict(zip(names, resolved, strict=True))
-
-
-def _split_of(
-    trained: Mapping[str, Mapping[str, Any]], these: str, seed: int
-) -> tuple[int, list[str]]:
-    """The split that keeps every training question out of the held-out ones.
-
-    ``trained`` says of each policy, guard and blend what it was fitted to.
-    """
-    seeds: dict[str, int] = {}
-    notes = []
-    for name, traces in trained.items():
-        if traces.get("digest") != these:
-            notes.append(
-                f"{name}: trained on other traces; if they shared questions with these, its"
-                " numbers are too good"
-            )
-        elif traces.get("split_seed") is None:
-            raise UserError(
-                f"policy {name} was trained on these traces but does not say how they were split,"
-                " so no question is known to be held out; train it with rlbudget train"
-            )
-        else:
-            seeds[name] = int(traces["split_seed"])
-    if len(set(seeds.values())) > 1:
-        said = ", ".join(f"{name}: {value}" for name, value in seeds.items())
-        raise UserError(
-            f"what is measured was trained on different splits of these traces (--split-seed"
-            f" {said}); evaluate one at a time"
-        )
-    return next(iter(seeds.values()), seed), notes
 
 
 def _print(evaluation: dict[str, Any], folder: Path) -> None:

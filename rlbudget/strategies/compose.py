@@ -57,6 +57,38 @@ class Strategy:
         return found
 
 
+class Served:
+    """A composition at work on one request; not to be shared. It decides as the policy does."""
+
+    __slots__ = ("_guard", "_policy", "confidence")
+
+    def __init__(self, policy: AnyPolicy, guard: ImpactModel | None) -> None:
+        self._policy, self._guard = policy, guard
+        self.confidence: float | None = None
+        """1 - risk where it was last asked: that of the exit, after a stop; None without a guard"""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Those of the policy."""
+        return self._policy.features
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """That of the policy."""
+        return self._policy.price_range
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """That of the policy."""
+        return self._policy.recorded
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
+        """Decide at one checkpoint."""
+        if self._guard is not None:
+            self.confidence = 1 - float(self._guard.risk(observation)[0])
+        return self._policy(observation, token_price=token_price)
+
+
 @dataclass(frozen=True, slots=True)
 class Composed:
     """Policies under a strategy."""
@@ -68,9 +100,14 @@ class Composed:
     guard: ImpactModel | None = None
     rules: HybridRules | None = None
 
-    def for_request(self, request: Request) -> AnyPolicy:
+    def serve(self, request: Request) -> Served:
         """What serves a request: the rules that match it are those that act."""
-        return self.policy if self.rules is None else self.rules.for_request(request)
+        policy = self.policy if self.rules is None else self.rules.for_request(request)
+        return Served(policy, self.guard)
+
+    def explain(self, request: Request) -> list[str]:
+        """What the rules say to a request, a line each; none without rules."""
+        return [] if self.rules is None else self.rules.explain(request)
 
     @property
     def price_range(self) -> tuple[float, float]:
@@ -205,36 +242,3 @@ def _combined(policies: list[Policy], strategy: Strategy) -> AnyPolicy:
     if len(policies) == 1 and len(factors) > 1:
         policies = policies * len(factors)
     return ensemble(policies, combine=how, price_factors=factors or None)
-
-
-class Confident:
-    """A policy for one request that knows how sure its exit is; not to be shared.
-
-    It decides as the policy does; ``confidence`` is 1 - the risk where it was last asked.
-    """
-
-    __slots__ = ("_impact", "_policy", "confidence")
-
-    def __init__(self, policy: AnyPolicy, impact: ImpactModel) -> None:
-        self._policy, self._impact = policy, impact
-        self.confidence: float | None = None
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Those of the policy."""
-        return self._policy.features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """That of the policy."""
-        return self._policy.price_range
-
-    @property
-    def recorded(self) -> Mapping[str, object]:
-        """That of the policy."""
-        return self._policy.recorded
-
-    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
-        """Decide at one checkpoint."""
-        self.confidence = 1 - float(self._impact.risk(observation)[0])
-        return self._policy(observation, token_price=token_price)
