@@ -68,7 +68,7 @@ class TrainCascade:
             ]
             for at in done.prices
         ]
-        out.print(plain_table(["price", *ways, "over the better", "handed over"], rows))
+        out.print(plain_table(["price", *ways, "over the best alone", "asked"], rows))
         wins = sum(at.ahead[0] > 0 for at in done.prices)
         out.print(f"The cascade is above every model alone at {wins} of {len(rows)} prices.")
         for note in done.notes:
@@ -106,7 +106,7 @@ def answer_through_cascade(asked: Decode) -> None:
     )
     out.print(decoded.text, markup=False)
     out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
-    out.print(_ledger(decoded))
+    out.print(_ledger(decoded), soft_wrap=True)
     if decoded.message:
         err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
 

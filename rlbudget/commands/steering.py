@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from rlbudget.commands.arguments import Floats
-from rlbudget.console import err, out, plain_table
+from rlbudget.console import err, out, plain_table, progress
+from rlbudget.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class Impact:
         """Fit, print how good it is."""
         from rlbudget.strategies.fit_guard import fit_guard
 
-        err.print("Fitting the impact model")
-        done = fit_guard(self.policy, self.traces, self.out, max_risk=self.max_risk, seed=self.seed)
+        with progress("Fitting") as advance:
+            done = fit_guard(
+                self.policy, self.traces, self.out, max_risk=self.max_risk, seed=self.seed,
+                progress=advance,
+            )  # fmt: skip
         fitted, calibrated, held_out = done.questions
         found = done.reliability
         out.print(
@@ -72,10 +77,10 @@ class Impact:
 class Blend:
     """Fit how much each policy of an ensemble counts, by what stopping earns on traces."""
 
-    policies: tyro.conf.Positional[tuple[Path, ...]]
-    """Policy folders."""
-    traces: tyro.conf.Positional[Path]
-    """Folder of the traces, split as the policies were trained."""
+    folders: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY ... TRACES")
+    ]
+    """Policy folders, and last the folder of the traces, split as the policies were trained."""
     out: Path
     """File of the blend (JSON), for --combine."""
     price_factor: Floats = ()
@@ -86,10 +91,14 @@ class Blend:
         from rlbudget.policy import load_policies
         from rlbudget.strategies.fit_blend import fit_blend_file
 
-        err.print("Fitting the blend")
-        done = fit_blend_file(
-            load_policies(self.policies), self.traces, self.out, price_factors=self.price_factor
-        )
+        *policies, traces = self.folders or [Path()]
+        if not policies:
+            raise UserError("blend takes policy folders, and last the folder of the traces")
+        members = load_policies(policies)
+        with progress("Fitting") as advance:
+            done = fit_blend_file(
+                members, traces, self.out, price_factors=self.price_factor, progress=advance
+            )
         out.print(f"Utility on {done.questions:,} held-out questions", style="bold")
         rows = [
             [way, *(f"{value:.4f}" for value in values)] for way, values in done.utilities.items()

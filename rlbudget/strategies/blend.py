@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlbudget.console import Advance
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.evaluate.replay import replay
@@ -34,6 +35,7 @@ def fit_blend(
     validation: TraceTable,
     *,
     price_factors: Sequence[float] | None = None,
+    progress: Advance | None = None,
 ) -> SteeredPolicy:
     """An ensemble whose members are weighed as is best on recorded traces.
 
@@ -71,7 +73,9 @@ def fit_blend(
     x = np.concatenate(columns)
     best, blend = first, start
     highest = _worth(first, validation, prices, weights)
-    for _ in range(ROUNDS):
+    for done in range(ROUNDS):
+        if progress is not None:
+            progress(done, ROUNDS)
         gains = []
         for each, price, weight in zip(chances, prices, weights, strict=True):
             tokens = train.thinking_tokens + train.exit_answer_tokens
@@ -91,6 +95,8 @@ def fit_blend(
         worth = _worth(fitted, validation, prices, weights)
         if worth > highest:
             best, highest = fitted, worth
+    if progress is not None:
+        progress(ROUNDS, ROUNDS)
     return best
 
 

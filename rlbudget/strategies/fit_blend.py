@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.console import Advance
 from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.evaluate.replay import StopPolicy, replay
@@ -45,6 +46,7 @@ def fit_blend_file(
     out: Path,
     *,
     price_factors: Sequence[float] = (),
+    progress: Advance | None = None,
 ) -> FittedBlend:
     """Fit a blend on the policies' training questions, choose on the validation ones, save it.
 
@@ -60,7 +62,9 @@ def fit_blend_file(
         members = members * len(price_factors)
         names = [f"{names[0]} x {factor:g}" for factor in price_factors]
     factors = list(price_factors) or None
-    fitted = fit_blend(members, split.train, split.validation, price_factors=factors)
+    fitted = fit_blend(
+        members, split.train, split.validation, price_factors=factors, progress=progress
+    )
     saved = saved_of(fitted, {"digest": known, "split_seed": seed})
     save_blend(out, saved)
     ways: dict[str, StopPolicy] = {

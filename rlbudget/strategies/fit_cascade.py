@@ -145,7 +145,7 @@ def measure_cascade(
             "large": served(None, pair.large, price).outcome,
         }
         if large is not None:
-            alone["large under its policy"] = asked
+            alone["large+policy"] = asked
         done = replay_cascade(cascade, pair, _within(cascade, price), asked)
         each = {name: utility(outcome, price) for name, outcome in alone.items()}
         own = utility(done.outcome, price)

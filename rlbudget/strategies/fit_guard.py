@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import (
     NATURAL_END,
@@ -76,7 +77,13 @@ class FittedGuard:
 
 
 def fit_guard(
-    policy_folder: Path, traces: Path, out: Path, *, max_risk: float = 0.01, seed: int = 0
+    policy_folder: Path,
+    traces: Path,
+    out: Path,
+    *,
+    max_risk: float = 0.01,
+    seed: int = 0,
+    progress: Advance | None = None,
 ) -> FittedGuard:
     """Fit an impact model on a policy's observation and its own training questions.
 
@@ -96,7 +103,9 @@ def fit_guard(
     known = digest(traces)
     split_seed, notes = split_seed_of({policy_folder.name: fitted_to(policy)}, known)
     split = split_questions(load_table(traces, context=True), seed=split_seed)
-    fitted = fit_impact(split.train, split.validation, policy.features, seed=seed)
+    fitted = fit_impact(
+        split.train, split.validation, policy.features, seed=seed, progress=progress
+    )
     impact = replace(fitted, trained={"digest": known, "split_seed": split_seed})
     result = replace(measure_guard(policy, impact, split, max_risk=max_risk), notes=tuple(notes))
     save_impact(out, impact)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rlbudget.console import Advance
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
 from rlbudget.frozen import Decision
@@ -109,6 +110,7 @@ def fit_impact(
     epochs: int = 60,
     weight_decay: float = 1e-2,
     seed: int = 0,
+    progress: Advance | None = None,
 ) -> ImpactModel:
     """Fit on the checkpoints of ``train``, choose the epoch and calibrate on ``validation``.
 
@@ -142,13 +144,17 @@ def fit_impact(
         tuple(hidden), activation="tanh", alpha=weight_decay, batch_size=512, random_state=seed
     )
     best, weights, biases = np.inf, [], []
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if progress is not None:
+            progress(epoch, epochs)
         network.partial_fit(x, y, classes=np.array([False, True]))
         loss = log_loss(y_validation, network.predict_proba(x_validation)[:, 1])
         if loss < best:
             best = loss
             weights = [weight.copy() for weight in network.coefs_]
             biases = [bias.copy() for bias in network.intercepts_]
+    if progress is not None:
+        progress(epochs, epochs)
     raw = ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
     chance = np.clip(raw.risk(seen_validation), 1e-7, 1 - 1e-7)
     odds = np.log(chance / (1 - chance))
