@@ -124,7 +124,7 @@ def decode_cascade(
                 failed = _fault("large_failed", "the large model failed", error)
                 break
             return CascadeDecoded(asked.answer, thought + asked.text, thinking, 0,
-                                  cascade.ratio, asked, "escalate", None)  # fmt: skip
+                                  cascade.ratio, asked, "escalate", asked.message)  # fmt: skip
         if at_end:
             break
         if decision.stop:
@@ -163,6 +163,6 @@ def _decision(
 
 
 def _fault(reason: Left, said: str, error: Exception) -> tuple[Left, str]:
-    message = f"{said}: {error or type(error).__name__}"
+    message = f"{said}: {str(error) or type(error).__name__}"
     _log.warning("%s; the small model answers", message)
     return reason, message

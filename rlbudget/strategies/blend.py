@@ -11,10 +11,10 @@ Serving it needs numpy alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlbudget.console import Advance
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.evaluate.replay import replay
@@ -23,6 +23,9 @@ from rlbudget.policy import Policy
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
 from rlbudget.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.console import Advance
 
 ROUNDS = 4
 EXPLORATION = 0.1

@@ -11,20 +11,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rlbudget.console import Advance
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.console import Advance
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
