@@ -11,10 +11,12 @@ from typing import Annotated
 
 import tyro
 
+from rlbudget.commands.cascades import TrainCascade
 from rlbudget.commands.learning import Calibrate, Evaluate, Freeze, Train
 from rlbudget.commands.loop import RegistryCommand, Retrain
 from rlbudget.commands.recording import Import, Quickstart, Record
 from rlbudget.commands.serving import Decode, Rules
+from rlbudget.commands.steering import Blend, Impact
 from rlbudget.errors import UserError
 
 Command = (
@@ -25,6 +27,9 @@ Command = (
     | Annotated[Freeze, tyro.conf.subcommand("freeze")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
+    | Annotated[Impact, tyro.conf.subcommand("impact")]
+    | Annotated[Blend, tyro.conf.subcommand("blend")]
+    | Annotated[TrainCascade, tyro.conf.subcommand("cascade")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
     | Annotated[Retrain, tyro.conf.subcommand("retrain")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
@@ -39,6 +40,16 @@ def progress(title: str) -> Iterator[Advance]:
     with Progress(*columns, console=err) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without frames: names on the left, numbers on the right."""
+    table = Table(header_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _lines(title: str) -> Advance:

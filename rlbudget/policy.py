@@ -18,7 +18,15 @@ from rlbudget.errors import UserError
 from rlbudget.frozen import Decision, Float32s, Floats, FrozenPolicy
 from rlbudget.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 
-__all__ = ["Decision", "Policy", "load_policy", "make_policy", "save_policy"]
+__all__ = [
+    "Decision",
+    "Policy",
+    "load_policies",
+    "load_policy",
+    "make_policy",
+    "policy_folders",
+    "save_policy",
+]
 
 CARD = "README.md"
 DEFAULT_THRESHOLD = 0.5
@@ -202,6 +210,27 @@ def load_policy(folder: str | Path) -> Policy:
             f" version {OBSERVATION_VERSION}; train again or use the rlbudget that froze it"
         )
     return policy
+
+
+def policy_folders(folders: Sequence[str | Path]) -> dict[str, Path]:
+    """Policy folders under their last names, with the parent's where names are equal.
+
+    Raises ``UserError`` where that does not tell two apart.
+    """
+    resolved = list(dict.fromkeys(Path(folder).absolute() for folder in folders))
+    last = [folder.name for folder in resolved]
+    names = [
+        folder.name if last.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}"
+        for folder in resolved
+    ]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two policies are called {twice}; rename one of their folders")
+    return dict(zip(names, resolved, strict=True))
+
+
+def load_policies(folders: Sequence[str | Path]) -> dict[str, Policy]:
+    """Several policies by name, in their order; ``UserError`` as the two parts of it."""
+    return {name: load_policy(folder) for name, folder in policy_folders(folders).items()}
 
 
 def save_policy(folder: str | Path, policy: Policy, *, overwrite: bool = False) -> None:

@@ -18,7 +18,8 @@ from rlbudget.freeze import freeze
 from rlbudget.interchange import write_jsonl
 from rlbudget.store import TraceWriter, load_traces
 
-COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "decode",
+COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
+            "blend", "cascade", "decode",
             "rules check", "rules explain", "retrain", "registry add")  # fmt: skip
 
 

@@ -85,3 +85,38 @@ def assert_same_table(left: TraceTable, right: TraceTable) -> None:
         for name in a:
             np.testing.assert_array_equal(a[name], b[name], err_msg=field.name)
             assert a[name].dtype.kind == b[name].dtype.kind
+
+
+def traces_of(table: TraceTable) -> list[Trace]:
+    """A made-up table as traces; a right answer is ``7``, the target, another one is wrong."""
+    found = []
+    for i, trace_id in enumerate(table.trace_ids.tolist()):
+        points = [
+            Checkpoint(
+                thinking_tokens=int(table.thinking_tokens[row]),
+                signals={name: float(column[row]) for name, column in table.signals.items()},
+                exit=Exit(
+                    "7" if table.exit_exact_match[row] else "8",
+                    int(table.exit_exact_match[row]),
+                    int(table.exit_answer_tokens[row]),
+                ),
+            )
+            for row in range(table.offsets[i], table.offsets[i + 1])
+        ]
+        right = int(table.final_exact_match[i])
+        thinking, answer = int(table.final_thinking_tokens[i]), int(table.final_answer_tokens[i])
+        found.append(
+            Trace(
+                trace_id=trace_id,
+                question_id=str(table.question_ids[i]),
+                task="even" if i % 2 == 0 else "odd",
+                question=f"What is {i}?",
+                target="7",
+                model="none",
+                seed=i,
+                final=Final("7" if right else "8", right, thinking, answer),
+                checkpoints=tuple(points),
+                meta={"stride": 8},
+            )
+        )
+    return found

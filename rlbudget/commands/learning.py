@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from rlbudget.commands.arguments import (
     OptionalFloat,
     OptionalInt,
     OptionalRange,
+    Strategies,
+    StrategyArguments,
 )
 from rlbudget.console import err, out, progress
 from rlbudget.observation import Preset
@@ -114,6 +116,7 @@ class Evaluate:
     """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
     """Put each policy's measured rows into the README.md of its folder."""
+    strategies: Strategies = field(default_factory=StrategyArguments)
 
     def execute(self) -> None:
         """Run it."""
@@ -128,6 +131,7 @@ class Evaluate:
             write_cards=self.write_cards,
             learners=self.learners,
             folds=self.folds,
+            strategy=self.strategies.read(),
         )
 
 

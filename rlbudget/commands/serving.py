@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +15,14 @@ from rlbudget.commands.arguments import (
     OptionalInt,
     OptionalPath,
     OptionalStr,
+    Paths,
+    Strategies,
+    StrategyArguments,
 )
 from rlbudget.console import err, out
 from rlbudget.errors import UserError
 
 if TYPE_CHECKING:
-    from rlbudget.controller import StopPolicy
     from rlbudget.policy import Policy
     from rlbudget.strategies.hybrid import HybridRules
 
@@ -31,10 +33,10 @@ class Decode:
 
     model: str
     """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
-    policy: Path
-    """Policy folder."""
     question: tyro.conf.Positional[str]
     """The question."""
+    policy: Paths = ()
+    """Policy folder; several with --combine, or for rules that name them."""
     profile: OptionalStr = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
     token_price: OptionalFloat = None
@@ -45,8 +47,13 @@ class Decode:
     """Sampling temperature, 0 for greedy; by default the profile's."""
     seed: int = 0
     """Seed of the sampling."""
-    rules: OptionalPath = None
-    """TOML file of hybrid rules over the policy."""
+    strategies: Strategies = field(default_factory=StrategyArguments)
+    cascade: OptionalPath = None
+    """Cascade of `rlbudget cascade`, instead of a policy: it may hand over to the large model."""
+    large_model: OptionalStr = None
+    """For the cascade: the model to hand over to, named as --model."""
+    large_policy: OptionalPath = None
+    """For the cascade: policy folder of the large model; by default it decodes in full."""
     task: str = ""
     """Task of the request, for the rules."""
     metadata: Metadata = ()
@@ -54,25 +61,29 @@ class Decode:
 
     def execute(self) -> None:
         """Run it."""
+        if self.cascade is not None or self.large_model is not None:
+            from rlbudget.commands.cascades import answer_through_cascade
+
+            answer_through_cascade(self)
+            return
         from rlbudget.decode import decode
         from rlbudget.models import load_model
-        from rlbudget.policy import load_policy
+        from rlbudget.policy import load_policies
+        from rlbudget.strategies.compose import compose
+        from rlbudget.strategies.hybrid import Request
 
-        policy = load_policy(self.policy)
-        ruled: StopPolicy = policy
-        if self.rules is not None:
-            from rlbudget.strategies.hybrid import Request, load_rules
-
-            rules = load_rules(self.rules, {self.policy.name: policy})
-            request = Request(self.question, self.task, _metadata(self.metadata))
-            ruled = rules.for_request(request)
-            for line in rules.explain(request):
-                err.print(line, markup=False, soft_wrap=True)
+        policies = load_policies(self.policy)
+        composed = compose(policies, self.strategies.read())
+        request = Request(self.question, self.task, _metadata(self.metadata))
+        served = composed.serve(request)
+        for line in composed.explain(request):
+            err.print(line, markup=False, soft_wrap=True)
+        policy = next(iter(policies.values()))
         decoded = decode(
             load_model(self.model, profile=self.profile),
             self.question,
-            ruled,
-            token_price=_price(policy, self.token_price),
+            served,
+            token_price=_price(policy, self.token_price, served.price_range),
             seed=self.seed,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
@@ -85,6 +96,8 @@ class Decode:
             f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
             f" Stopped {where} ({decoded.reason})."
         )
+        if decoded.stopped and served.confidence is not None:
+            out.print(f"Confidence of the exit: {served.confidence:.1%}.")
         if decoded.message:
             err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
 
@@ -144,10 +157,10 @@ class Rules:
 
 
 def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
-    from rlbudget.policy import load_policy
+    from rlbudget.policy import load_policies
     from rlbudget.strategies.hybrid import load_rules
 
-    return load_rules(file, {path.name: load_policy(path) for path in policies})
+    return load_rules(file, load_policies(policies))
 
 
 def _metadata(pairs: Sequence[str]) -> dict[str, str | float]:
@@ -163,7 +176,7 @@ def _metadata(pairs: Sequence[str]) -> dict[str, str | float]:
     return metadata
 
 
-def _price(policy: Policy, asked: float | None) -> float:
+def _price(policy: Policy, asked: float | None, served: tuple[float, float]) -> float:
     """The price to decode at; a price above the certified one is served, but said to be."""
     certified = policy.config["calibration"] is not None
     if certified and asked is not None and asked > policy.default_price:
@@ -172,4 +185,4 @@ def _price(policy: Policy, asked: float | None) -> float:
             " the bound on lost answers does not cover it",
             soft_wrap=True,
         )
-    return policy.default_price if asked is None else asked
+    return min(max(policy.default_price, served[0]), served[1]) if asked is None else asked

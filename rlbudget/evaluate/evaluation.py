@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from rlbudget.evaluate.measure import (
     measure_learned,
     measure_oracle,
     measure_policy,
+    measure_replays,
     measure_rule,
 )
 from rlbudget.evaluate.outcomes import (
@@ -36,7 +37,7 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.replay import StopPolicy
+from rlbudget.evaluate.replay import Replay, StopPolicy
 from rlbudget.table import TraceTable
 
 VERSION = 1
@@ -63,6 +64,21 @@ class Assessment:
     folds: int = 1
 
 
+class Composition(Protocol):
+    """Policies under strategies: a method that is measured beside the bare policies."""
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest token price it serves."""
+
+    def replay(self, table: TraceTable, token_price: float) -> Replay:
+        """What it does on recorded traces."""
+
+
 @dataclass(frozen=True, slots=True)
 class GapClosed:
     """The mean oracle gap closed over the relative prices, on the held-out traces."""
@@ -79,12 +95,13 @@ def assess(
     *,
     rules: Sequence[Rule] | None = None,
     learners: Mapping[str, Learned] | None = None,
+    compositions: Sequence[Composition] = (),
     validation: TraceTable | None = None,
     seed: int = 0,
     draws: int = 2000,
     progress: Advance | None = None,
 ) -> Assessment:
-    """Measure rules, policies, learners and the oracle.
+    """Measure rules, policies, learners, compositions and the oracle.
 
     Tables must have no question in common. ``rules`` left out are those of the tables' kind.
     ``validation`` is the part of ``train`` that policies and learners were not fitted to: their
@@ -97,14 +114,15 @@ def assess(
         raise UserError("an evaluation needs training and held-out traces; one of them is empty")
     if np.intersect1d(train.question_ids, held_out.question_ids).size:
         raise ValueError("a question is both in the training and in the held-out traces")
-    if taken := {rule.name for rule in rules} & {*policies} | {"oracle", *learned} & {*policies}:
+    named = {*policies, *(composition.name for composition in compositions)}
+    if taken := {*(rule.name for rule in rules), "oracle", *learned} & named:
         raise UserError(
             f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
         )
     prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
     methods: dict[str, MeasuredMethod] = {}
     not_applicable: dict[str, tuple[str, ...]] = {}
-    total = len(rules) + len(policies) + len(learned) + 1
+    total = len(rules) + len(policies) + len(compositions) + len(learned) + 1
 
     def advance() -> None:
         if progress:
@@ -120,6 +138,11 @@ def assess(
         advance()
     for name, policy in policies.items():
         methods[name] = measure_policy(name, policy, unfitted, held_out, prices)
+        advance()
+    for given in compositions:
+        methods[given.name] = measure_replays(
+            given.name, given.replay, given.price_range, unfitted, held_out, prices
+        )
         advance()
     for name, learner in learned.items():
         methods[name] = measure_learned(name, learner, unfitted, held_out, prices)

@@ -17,9 +17,11 @@ from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds, assess_split
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
-from rlbudget.policy import Policy, load_policy
+from rlbudget.policy import Policy, load_policy, policy_folders
 from rlbudget.store import digest, iter_traces, load_table
+from rlbudget.strategies.compose import OnTraces, Strategy, requests_of, stages
 from rlbudget.table import TraceTable, split_questions, without
 
 
@@ -33,6 +35,7 @@ def evaluate_folder(
     write_cards: bool = False,
     learners: bool = False,
     folds: int = 1,
+    strategy: Strategy | None = None,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
@@ -43,6 +46,7 @@ def evaluate_folder(
     of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head,
     fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
     once and the policies are trained anew in each fold, with the settings of the ones given.
+    ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose.stages``).
     Raises ``UserError`` for traces and policies that cannot be measured together.
     """
     if draws < 1:
@@ -52,8 +56,11 @@ def evaluate_folder(
             f"folds is {folds}: it must be at least 1, and a card is written with 1 only, because"
             " folds measure other policies than the one in the folder"
         )
-    folders = _named(policies)
+    folders = policy_folders(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
+    composed = [] if strategy is None else stages(loaded, strategy)
+    if composed and folds > 1:
+        raise UserError("a strategy is measured with folds 1 only: what it holds is fitted once")
     cases: dict[str, Cases] = {}
     if folds > 1:
         with console.progress("Evaluating folds") as advance:
@@ -64,12 +71,16 @@ def evaluate_folder(
         evaluation = as_json(assessment)
         split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
     else:
-        split_seed, notes = _split_of(loaded, digest(traces) if loaded else "", seed)
+        fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
+        fitted |= {} if strategy is None else strategy.fitted
+        split_seed, notes = split_seed_of(fitted, digest(traces) if fitted else "", seed)
+        requests = requests_of(iter_traces(traces)) if strategy and strategy.rules else {}
         table = load_table(traces, context=True)
         split = split_questions(table, seed=split_seed)
         assessment = assess_split(
             split, without(table, split.held_out), loaded, learners=learners, seed=seed,
-            draws=draws, progress=console.progress,
+            draws=draws, compositions=[OnTraces(one, requests) for one in composed],
+            progress=console.progress,
         )  # fmt: skip
         evaluation = as_json(assessment)
         cases = _cases(traces, split.held_out, loaded, evaluation)
@@ -103,46 +114,6 @@ def _cases(
         if row["relative_price"] == SHOWN_RELATIVE_PRICE
     )
     return {name: cases_of(policy, shown, price) for name, policy in policies.items()}
-
-
-def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Policies under the last name of their folder, with its parent's where names are equal."""
-    resolved = list(dict.fromkeys(Path(folder).absolute() for folder in folders))
-    last = [folder.name for folder in resolved]
-    names = [
-        folder.name if last.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}"
-        for folder in resolved
-    ]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two policies are called {twice}; rename one of their folders")
-    return dict(zip(names, resolved, strict=True))
-
-
-def _split_of(policies: dict[str, Policy], these: str, seed: int) -> tuple[int, list[str]]:
-    """The split that keeps every policy's training questions out of the held-out ones."""
-    seeds: dict[str, int] = {}
-    notes = []
-    for name, policy in policies.items():
-        trained = policy.config["trained"].get("traces") or {}
-        if trained.get("digest") != these:
-            notes.append(
-                f"{name}: trained on other traces; if they shared questions with these, its"
-                " numbers are too good"
-            )
-        elif trained.get("split_seed") is None:
-            raise UserError(
-                f"policy {name} was trained on these traces but does not say how they were split,"
-                " so no question is known to be held out; train it with rlbudget train"
-            )
-        else:
-            seeds[name] = int(trained["split_seed"])
-    if len(set(seeds.values())) > 1:
-        said = ", ".join(f"{name}: {value}" for name, value in seeds.items())
-        raise UserError(
-            f"the policies were trained on different splits of these traces (--split-seed {said});"
-            " evaluate them one at a time"
-        )
-    return next(iter(seeds.values()), seed), notes
 
 
 def _print(evaluation: dict[str, Any], folder: Path) -> None:

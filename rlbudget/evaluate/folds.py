@@ -24,7 +24,7 @@ from rlbudget.agents.rules import Kind, rules_for
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.evaluate.evaluation import EM_LOSSES, Assessment, assess
+from rlbudget.evaluate.evaluation import EM_LOSSES, Assessment, Composition, assess
 from rlbudget.evaluate.measure import Point
 from rlbudget.evaluate.outcomes import Outcome
 from rlbudget.observation import Preset
@@ -98,9 +98,11 @@ def assess_split(
     learners: bool,
     seed: int,
     draws: int,
+    compositions: Sequence[Composition] = (),
     progress: Callable[[str], AbstractContextManager[Advance]] | None = None,
 ) -> Assessment:
-    """Assess the rules of the traces' kind, policies and, if asked for, fitted learners.
+    """Assess the rules of the traces' kind, policies, compositions and, if asked for, fitted
+    learners.
 
     ``train`` are training and validation traces together. ``progress`` opens a bar by its title.
     """
@@ -116,7 +118,8 @@ def assess_split(
     with show("Evaluating") as advance:
         return assess(
             train, split.held_out, policies, rules=rules, learners=fitted,
-            validation=split.validation, seed=seed, draws=draws, progress=advance,
+            compositions=compositions, validation=split.validation, seed=seed, draws=draws,
+            progress=advance,
         )  # fmt: skip
 
 

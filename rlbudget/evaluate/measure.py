@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.replay import StopPolicy, replay
+from rlbudget.evaluate.replay import Replay, StopPolicy, replay
 from rlbudget.observation import observe
 from rlbudget.table import TraceTable
 
@@ -133,13 +133,29 @@ def measure_policy(
     ``train`` are traces that it was not fitted to, if possible. Its operating points are
     the ``operating_prices`` of its range.
     """
-    low, high = policy.price_range
     seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
+
+    def played(table: TraceTable, price: float) -> Replay:
+        return replay(policy, table, price, seen[id(table)])
+
+    return measure_replays(name, played, policy.price_range, train, held_out, token_prices)
+
+
+def measure_replays(
+    name: str,
+    played: Callable[[TraceTable, float], Replay],
+    price_range: tuple[float, float],
+    train: TraceTable,
+    held_out: TraceTable,
+    token_prices: Sequence[float],
+) -> Measured:
+    """As ``measure_policy``, for whatever replays traces at a token price in its range."""
+    low, high = price_range
 
     def under(price: float) -> Point:
         told = min(max(price, low), high)
-        replays = [replay(policy, table, told, seen[id(table)]) for table in (train, held_out)]
-        return Point({"token_price": told}, *(each.outcome for each in replays))
+        outcomes = [played(table, told).outcome for table in (train, held_out)]
+        return Point({"token_price": told}, *outcomes)
 
     return Measured(
         name,

@@ -157,16 +157,20 @@ class DecodeBatch:
         return other._rows
 
     @torch.inference_mode()
-    def advance(self) -> None:
+    def advance(self, *, pause_at_end: bool = False) -> None:
         """Run every thinking row to its next checkpoint or its end.
 
         There is no checkpoint inside a character: the row's next one is a stride further on.
         Afterwards ``at_checkpoint`` holds the rows at a checkpoint; it is empty when all rows
-        are through.
+        are through. ``pause_at_end`` also returns where a row has just ended its thinking, before
+        its answer: ``at_checkpoint`` is empty then as well, and ``done`` false.
         """
         self.at_checkpoint = np.empty(0, dtype=np.int64)
         while not self.done:
+            thinking = int((self._mode == _THINKING).sum())
             self._advance_one()
+            if pause_at_end and int((self._mode == _THINKING).sum()) < thinking:
+                return
             if self._tick % self.stride == 0:
                 stand = self._standing()
                 if stand.any():
@@ -185,7 +189,10 @@ class DecodeBatch:
 
     def thinking_tokens(self, rows: npt.ArrayLike) -> Ints:
         """Tokens of thinking of each of these rows so far: shape (len(rows),)."""
-        return self._step[self._places(np.asarray(rows, dtype=np.int64))]
+        places = self._places(np.asarray(rows, dtype=np.int64))
+        thinks = self._mode[places] == _THINKING
+        written: Ints = np.where(thinks, self._step[places], self._thinking[places])
+        return written
 
     def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]:
         """The signals of ``rlbudget.signals.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
@@ -256,9 +263,9 @@ class DecodeBatch:
         self.at_checkpoint = np.setdiff1d(self.at_checkpoint, index)
 
     def thinking_ids(self, row: int) -> Ints:
-        """The thinking so far of a row that is still thinking."""
+        """The thinking so far of a row under way."""
         (place,) = self._places(np.array([row]))
-        return self._history[place, : self._step[place]]
+        return self._history[place, : int(self.thinking_tokens([row])[0])]
 
     def thinking_text(self, row: int) -> str:
         """``thinking_ids`` as text."""

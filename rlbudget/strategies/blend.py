@@ -11,6 +11,7 @@ Serving it needs numpy alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
 from rlbudget.table import TraceTable
 
+if TYPE_CHECKING:
+    from rlbudget.console import Advance
+
 ROUNDS = 4
 EXPLORATION = 0.1
 """least chance of either action where it is counted who gets to a checkpoint"""
@@ -34,6 +38,7 @@ def fit_blend(
     validation: TraceTable,
     *,
     price_factors: Sequence[float] | None = None,
+    progress: Advance | None = None,
 ) -> SteeredPolicy:
     """An ensemble whose members are weighed as is best on recorded traces.
 
@@ -71,7 +76,9 @@ def fit_blend(
     x = np.concatenate(columns)
     best, blend = first, start
     highest = _worth(first, validation, prices, weights)
-    for _ in range(ROUNDS):
+    for done in range(ROUNDS):
+        if progress is not None:
+            progress(done, ROUNDS)
         gains = []
         for each, price, weight in zip(chances, prices, weights, strict=True):
             tokens = train.thinking_tokens + train.exit_answer_tokens
@@ -91,6 +98,8 @@ def fit_blend(
         worth = _worth(fitted, validation, prices, weights)
         if worth > highest:
             best, highest = fitted, worth
+    if progress is not None:
+        progress(ROUNDS, ROUNDS)
     return best
 
 

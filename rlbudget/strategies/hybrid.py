@@ -50,8 +50,7 @@ from rlbudget.evaluate.outcomes import Ints
 from rlbudget.evaluate.replay import Replay, replay
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.strategies.steered import SteeredPolicy, steered
+from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
@@ -167,7 +166,7 @@ def _compile(rules: Sequence[Rule], features: Sequence[str]) -> LiveRules | None
 class Ruling:
     """What the rules that match one request make of a policy."""
 
-    policy: Policy
+    policy: AnyPolicy
     price_factor: float
     full: bool
     least: int
@@ -215,7 +214,7 @@ class HybridRules:
     """Rules in the order of their file, and the policies they may name."""
 
     rules: tuple[Rule, ...]
-    policies: Mapping[str, Policy]
+    policies: Mapping[str, AnyPolicy]
     """the first one is used where no rule names another"""
 
     def for_request(self, request: Request) -> SteeredPolicy:
@@ -284,7 +283,7 @@ class HybridRules:
         return Replay(table, stops, "until_stop" if charged == "until_stop" else "none", chance)
 
 
-def load_rules(path: Path | str, policies: Mapping[str, Policy]) -> HybridRules:
+def load_rules(path: Path | str, policies: Mapping[str, AnyPolicy]) -> HybridRules:
     """Read a TOML file; ``policies`` are those it may name, the first is used by default.
 
     Raises ``UserError`` (``FILE:LINE: what is wrong``) for anything that is not a rule.
@@ -326,7 +325,7 @@ def _rule(
     entry: Mapping[str, Any],
     start: int,
     end: int,
-    policies: Mapping[str, Policy],
+    policies: Mapping[str, AnyPolicy],
 ) -> Rule:
     def bad(key: str, said: str) -> UserError:
         return UserError(f"{path}:{_line_of(lines, key, start, end)}: {said}")

@@ -8,10 +8,10 @@ the risk is at most r*) and is the confidence of an exit. Serving needs numpy al
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,11 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
 from rlbudget.frozen import Decision
 from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.strategies.steered import SteeredPolicy, steered
+from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.console import Advance
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
@@ -44,6 +46,8 @@ class ImpactModel:
     weights: tuple[Floats, ...]
     """(inputs, outputs) of each layer, the last one has one output"""
     biases: tuple[Floats, ...]
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, where known"""
 
     def risk(self, observations: npt.ArrayLike) -> Floats:
         """(n, n_features) or (n_features,) -> the chance that a stop loses an answer, (n,)."""
@@ -62,7 +66,7 @@ class ImpactModel:
 class Guard:
     """Lets a policy stop only where the risk is low enough."""
 
-    policy: Policy
+    policy: AnyPolicy
     impact: ImpactModel
     max_risk: float
 
@@ -79,7 +83,7 @@ class Guard:
         return decision._replace(stop=False, stop_probability=0.0)
 
 
-def guarded(policy: Policy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
+def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
     """Guard a policy; ``max_risk`` is the share of stops that may lose an answer, in [0, 1].
 
     Raises ``UserError`` for another range and for a model of another observation.
@@ -108,6 +112,7 @@ def fit_impact(
     epochs: int = 60,
     weight_decay: float = 1e-2,
     seed: int = 0,
+    progress: Advance | None = None,
 ) -> ImpactModel:
     """Fit on the checkpoints of ``train``, choose the epoch and calibrate on ``validation``.
 
@@ -141,13 +146,17 @@ def fit_impact(
         tuple(hidden), activation="tanh", alpha=weight_decay, batch_size=512, random_state=seed
     )
     best, weights, biases = np.inf, [], []
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if progress is not None:
+            progress(epoch, epochs)
         network.partial_fit(x, y, classes=np.array([False, True]))
         loss = log_loss(y_validation, network.predict_proba(x_validation)[:, 1])
         if loss < best:
             best = loss
             weights = [weight.copy() for weight in network.coefs_]
             biases = [bias.copy() for bias in network.intercepts_]
+    if progress is not None:
+        progress(epochs, epochs)
     raw = ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
     chance = np.clip(raw.risk(seen_validation), 1e-7, 1 - 1e-7)
     odds = np.log(chance / (1 - chance))
@@ -198,7 +207,11 @@ def save_impact(path: Path | str, model: ImpactModel) -> None:
     tensors = {"mean": model.mean, "std": model.std}
     for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
         tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
-    named = {"format": FORMAT, "features": json.dumps(model.features)}
+    named = {
+        "format": FORMAT,
+        "features": json.dumps(model.features),
+        "trained": json.dumps(dict(model.trained)),
+    }
     write_bytes(Path(path), save(tensors, metadata=named))
 
 
@@ -217,6 +230,7 @@ def load_impact(path: Path | str) -> ImpactModel:
             tensors["std"],
             tuple(tensors[f"weight.{layer}"] for layer in range(layers)),
             tuple(tensors[f"bias.{layer}"] for layer in range(layers)),
+            dict(json.loads(named.get("trained", "{}"))),
         )
         model.risk(np.zeros(len(model.features)))
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -26,7 +26,7 @@ class Steering(Protocol):
 class SteeredPolicy:
     """Takes a policy's place in a controller, a decode and a replay."""
 
-    base: Policy
+    base: AnyPolicy
     """whose observation it reads"""
     steering: Steering
     price_range: tuple[float, float]
@@ -58,6 +58,10 @@ class SteeredPolicy:
         return self.steering.decide(observation, token_price)
 
 
-def steered(base: Policy, steering: Steering) -> SteeredPolicy:
+AnyPolicy: TypeAlias = Policy | SteeredPolicy
+"""What a strategy can stand over: a policy, or one that is steered already."""
+
+
+def steered(base: AnyPolicy, steering: Steering) -> SteeredPolicy:
     """A policy under a strategy, at the policy's own prices and threshold."""
     return SteeredPolicy(base, steering, base.price_range, base.threshold)

@@ -1,0 +1,128 @@
+"""Two models: train a cascade, answer through one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from rlbudget.commands.arguments import OptionalInt, OptionalPath, StrategyArguments
+from rlbudget.console import err, out, plain_table, progress
+from rlbudget.errors import UserError
+
+if TYPE_CHECKING:
+    from rlbudget.commands.serving import Decode
+    from rlbudget.decode_cascade import CascadeDecoded
+
+
+@dataclass(frozen=True)
+class TrainCascade:
+    """Train a cascade: a small model that stops, goes on, or hands over to a large one."""
+
+    small_traces: tyro.conf.Positional[Path]
+    """Folder of the small model's traces."""
+    large_traces: tyro.conf.Positional[Path]
+    """Folder of the large model's traces of the same questions."""
+    ratio: float
+    """What a token of the small model costs, in tokens of the large one: above 0, at most 1."""
+    out: Path
+    """File of the cascade (.safetensors)."""
+    large_policy: OptionalPath = None
+    """Policy folder that the large model is served by; by default it decodes in full."""
+    total_timesteps: OptionalInt = None
+    """Environment steps; by default twice those of a policy."""
+    seed: int = 0
+    """Seed of the training."""
+    split_seed: int = 0
+    """Seed of the split, where the large model's policy does not fix it."""
+
+    def execute(self) -> None:
+        """Train, print what it is worth."""
+        from rlbudget.strategies.fit_cascade import fit_cascade
+
+        with progress("Training") as advance:
+            done = fit_cascade(
+                self.small_traces,
+                self.large_traces,
+                self.out,
+                ratio=self.ratio,
+                large_policy=self.large_policy,
+                total_timesteps=self.total_timesteps,
+                seed=self.seed,
+                split_seed=self.split_seed,
+                progress=advance,
+            )
+        out.print(
+            f"Utility on {done.questions:,} held-out questions, in tokens of the large model",
+            style="bold",
+        )
+        ways = list(done.prices[0].utilities)
+        rows = [
+            [
+                f"{at.relative_price:g}",
+                *(f"{at.utilities[way]:.4f}" for way in ways),
+                f"{at.ahead[0]:+.4f} [{at.ahead[1]:+.4f}, {at.ahead[2]:+.4f}]",
+                f"{at.escalated:.0%}",
+            ]
+            for at in done.prices
+        ]
+        out.print(plain_table(["price", *ways, "over the best alone", "asked"], rows))
+        wins = sum(at.ahead[0] > 0 for at in done.prices)
+        out.print(f"The cascade is above every model alone at {wins} of {len(rows)} prices.")
+        for note in done.notes:
+            err.print(note, markup=False, soft_wrap=True)
+        err.print(f"Cascade written to {self.out}")
+
+
+def answer_through_cascade(asked: Decode) -> None:
+    """Answer a question of ``rlbudget decode`` by two models, print answer and ledger."""
+    from rlbudget.cascade import load_cascade
+    from rlbudget.decode_cascade import decode_cascade
+    from rlbudget.models import load_model
+    from rlbudget.policy import load_policy
+
+    if asked.cascade is None or asked.large_model is None:
+        raise UserError("--cascade and --large-model go together: the large one is handed over to")
+    if asked.policy or asked.strategies != StrategyArguments():
+        raise UserError("a cascade stops the small model by itself: leave out --policy, --combine,"
+                        " --guard and --rules; the large one takes --large-policy")  # fmt: skip
+    cascade = load_cascade(asked.cascade)
+    policy = None if asked.large_policy is None else load_policy(asked.large_policy)
+    low, high = cascade.price_range
+    small = load_model(asked.model, profile=asked.profile)
+    same = asked.large_model == asked.model and asked.profile is None
+    decoded = decode_cascade(
+        small,
+        small if same else load_model(asked.large_model),
+        asked.question,
+        cascade,
+        token_price=(low * high) ** 0.5 if asked.token_price is None else asked.token_price,
+        large_policy=policy,
+        seed=asked.seed,
+        temperature=asked.temperature,
+        max_tokens=asked.max_tokens,
+    )
+    out.print(decoded.text, markup=False)
+    out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
+    out.print(_ledger(decoded), soft_wrap=True)
+    if decoded.message:
+        err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+
+
+def _ledger(decoded: CascadeDecoded) -> str:
+    """What was paid, in tokens of the large model, and where the small one was left."""
+    own = f"{decoded.small_thinking_tokens} thinking"
+    if decoded.large is None:
+        own += f" + {decoded.small_answer_tokens} answer"
+    parts = [f"{decoded.ratio:g} x ({own}) of the small model"]
+    if (large := decoded.large) is not None:
+        parts.append(
+            f"{large.thinking_tokens} thinking + {large.probe_tokens} probe"
+            f" + {large.answer_tokens} answer of the large one ({large.reason})"
+        )
+    return (
+        f"Tokens: {decoded.total_tokens:g} = {' + '.join(parts)}."
+        f" Small model left at token {decoded.small_thinking_tokens} ({decoded.reason})."
+    )

@@ -1,0 +1,124 @@
+"""The reliability diagram: how often an answer is lost against how often that was said."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlbudget.errors import missing_extra
+from rlbudget.evaluate.figure import INK, LEARNED, QUIET, RULE_LINE
+from rlbudget.files import write_bytes
+
+if TYPE_CHECKING:
+    from rlbudget.strategies.impact import Reliability
+
+BLUE, RED = LEARNED[0], "#a40e26"
+Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The checkpoints where a guard lets a policy stop."""
+
+    max_risk: float
+    share: float
+    """of all checkpoints"""
+    lost: float
+    """share of them where a stop loses an answer"""
+
+
+def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = None) -> None:
+    """Write the diagram as SVG; ``guard`` marks where one draws the line.
+
+    Above: the share lost in each bin with its 95% interval (Wilson), checkpoints taken as
+    independent. Below: how many checkpoints a bin holds, on a square-root scale. Needs matplotlib
+    (``UserError`` without it); touches no global setting of it.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as missing:
+        raise missing_extra("train", "matplotlib") from missing
+    style: dict[Any, Any] = {"font.size": 10.5, "svg.hashsalt": "rlbudget"}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.4, 6.3), layout="constrained")
+        FigureCanvasAgg(figure)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+        _curve(above, found, guard)
+        _counts(below, found)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    write_bytes(path, content.getvalue())
+
+
+def _curve(axes: Any, found: Reliability, guard: Allowed | None) -> None:
+    low, high = _wilson(found)
+    axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls=(0, (5, 3)), zorder=1)
+    axes.vlines(found.predicted, low, high, color=BLUE, lw=5, alpha=0.18, zorder=2)
+    axes.plot(found.predicted, found.observed, "-o", color=BLUE, lw=2.2, ms=6, mec="white",
+              mew=1, zorder=3, clip_on=False)  # fmt: skip
+    axes.set_title(
+        "Is the risk to be taken at its word?",
+        loc="left", color=INK, fontsize=12, fontweight="bold", pad=14,
+    )  # fmt: skip
+    axes.text(
+        0.03, 0.985, f"{int(found.count.sum()):,} held-out checkpoints\n"
+        f"calibration error {found.ece:.3f}\nBrier score {found.brier:.3f}",
+        transform=axes.transAxes, color=INK, va="top", linespacing=1.5, zorder=4,
+    )  # fmt: skip
+    if guard is not None:
+        axes.axvspan(0, guard.max_risk, color=RED, alpha=0.25, lw=0, zorder=0)
+        axes.text(
+            0.985, 0.03, f"guard at {guard.max_risk:.3g}: {guard.share:.0%} of the checkpoints"
+            f" pass,\nstops there would lose {guard.lost:.1%}",
+            color=RED, fontsize=9.5, ha="right", va="bottom", linespacing=1.4,
+        )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="answers lost")
+    axes.yaxis.set_major_formatter(_percent)
+    axes.tick_params(labelbottom=False)
+    _plain(axes)
+    axes.grid(axis="y", color=RULE_LINE, lw=0.6, alpha=0.7)
+
+
+def _counts(axes: Any, found: Reliability) -> None:
+    tall = np.sqrt(found.count)
+    axes.bar(found.predicted, tall, width=0.04, color=BLUE, alpha=0.75)
+    for x, y, count in zip(found.predicted, tall, found.count, strict=True):
+        axes.text(x, y + 0.03 * tall.max(), _short(int(count)), color=QUIET, fontsize=7.5,
+                  ha="center", va="bottom")  # fmt: skip
+    axes.set(xlabel="risk that a stop here loses the answer", yticks=[])
+    axes.set_ylabel("checkpoints", fontsize=9)
+    axes.set_xlim(-0.015, 1.0)
+    axes.set_ylim(0, 1.2 * tall.max())
+    axes.xaxis.set_major_formatter(_percent)
+    _plain(axes)
+
+
+def _short(count: int) -> str:
+    return f"{count / 1000:.1f}k" if count >= 1000 else str(count)
+
+
+def _plain(axes: Any) -> None:
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=QUIET, length=0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE_LINE)
+
+
+def _percent(value: float, place: int) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _wilson(found: Reliability) -> tuple[Any, Any]:
+    n, p = found.count.astype(np.float64), found.observed
+    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)

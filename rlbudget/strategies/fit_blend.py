@@ -1,0 +1,103 @@
+"""From several policies and traces to a blend in a file: fit, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlbudget.console import Advance
+from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.evaluate.replay import StopPolicy, replay
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.policy import Policy
+from rlbudget.store import digest, load_table
+from rlbudget.strategies.blend import fit_blend
+from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
+from rlbudget.strategies.ensemble import ensemble
+from rlbudget.table import Split, split_questions
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class FittedBlend:
+    """A blend and what it earns on held-out questions."""
+
+    saved: SavedBlend
+    questions: int
+    """held out"""
+    prices: tuple[float, ...]
+    """relative prices that all members serve"""
+    utilities: Mapping[str, tuple[float, ...]]
+    """way -> mean held-out utility at each of them: every member, the mean, the blend"""
+    over_mean: tuple[float, float, float]
+    """utility of the blend minus that of the mean of chances, over the prices, and its 95%
+    interval by question"""
+    notes: tuple[str, ...]
+
+
+def fit_blend_file(
+    policies: Mapping[str, Policy],
+    traces: Path,
+    out: Path,
+    *,
+    price_factors: Sequence[float] = (),
+    progress: Advance | None = None,
+) -> FittedBlend:
+    """Fit a blend on the policies' training questions, choose on the validation ones, save it.
+
+    One policy with several ``price_factors`` is blended with itself at these prices. The split is
+    that of the policies, as in ``rlbudget evaluate``. Raises ``UserError`` as ``fit_blend`` does,
+    and for policies of different splits.
+    """
+    known = digest(traces)
+    seed, notes = split_seed_of({name: fitted_to(p) for name, p in policies.items()}, known)
+    split = split_questions(load_table(traces, context=True), seed=seed)
+    names, members = list(policies), list(policies.values())
+    if len(members) == 1 and len(price_factors) > 1:
+        members = members * len(price_factors)
+        names = [f"{names[0]} x {factor:g}" for factor in price_factors]
+    factors = list(price_factors) or None
+    fitted = fit_blend(
+        members, split.train, split.validation, price_factors=factors, progress=progress
+    )
+    saved = saved_of(fitted, {"digest": known, "split_seed": seed})
+    save_blend(out, saved)
+    ways: dict[str, StopPolicy] = {
+        name: ensemble([member], price_factors=factors and [factors[place]])
+        for place, (name, member) in enumerate(zip(names, members, strict=True))
+    }
+    ways |= {"mean": ensemble(members, price_factors=factors), "blend": fitted}
+    return _measured(saved, split, ways, fitted.price_range, tuple(notes))
+
+
+def _measured(
+    saved: SavedBlend,
+    split: Split,
+    ways: Mapping[str, StopPolicy],
+    price_range: tuple[float, float],
+    notes: tuple[str, ...],
+) -> FittedBlend:
+    low, high = price_range
+    prices = {relative: token_price_of(relative, split.train) for relative in RELATIVE_PRICES}
+    prices = {relative: price for relative, price in prices.items() if low <= price <= high}
+    each: dict[str, Floats] = {
+        name: np.array(
+            [utility(replay(way, split.held_out, p).outcome, p) for p in prices.values()]
+        )
+        for name, way in ways.items()
+    }
+    ahead = (each["blend"] - each["mean"]).mean(axis=0)
+    drawn = resample(split.held_out.question_ids, draws=DRAWS, seed=0).means(ahead)
+    return FittedBlend(
+        saved=saved,
+        questions=len(np.unique(split.held_out.question_ids)),
+        prices=tuple(prices),
+        utilities={name: tuple(map(float, u.mean(axis=1))) for name, u in each.items()},
+        over_mean=(float(ahead.mean()), *interval(drawn)),
+        notes=notes,
+    )

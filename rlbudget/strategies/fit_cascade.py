@@ -1,0 +1,171 @@
+"""From traces of two models to a cascade in a file: train, measure, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlbudget.cascade import Cascade, make_cascade, save_cascade
+from rlbudget.errors import UserError
+from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.cascade import replay_cascade
+from rlbudget.evaluate.handover import in_large_tokens, served
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.pairs import PairSplit, load_pair, split_pair
+from rlbudget.policy import Policy, load_policy
+from rlbudget.store import digest, iter_traces, load_table
+from rlbudget.table import split_questions
+from rlbudget.training import RECORDED
+
+if TYPE_CHECKING:
+    from rlbudget.console import Advance
+
+DRAWS = 2000
+SETTINGS = (*RECORDED, "temperature")
+"""What a live cascade has to do with each model as its recording did."""
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeAtPrice:
+    """Mean held-out utility at one relative price of the large model."""
+
+    relative_price: float
+    utilities: Mapping[str, float]
+    """way -> utility: the models alone, then the cascade"""
+    best: str
+    """the model alone that is best here, in hindsight"""
+    ahead: tuple[float, float, float]
+    """the cascade's utility minus that one's, and its 95% interval by question"""
+    escalated: float
+    """share of the questions that the large model was asked"""
+    exact_match: float
+    tokens: float
+    """of the large model"""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedCascade:
+    """A cascade and what it earns on held-out questions."""
+
+    cascade: Cascade
+    questions: int
+    """held out"""
+    prices: tuple[CascadeAtPrice, ...]
+    notes: tuple[str, ...]
+
+
+def fit_cascade(
+    small: Path,
+    large: Path,
+    out: Path,
+    *,
+    ratio: float,
+    large_policy: Path | None = None,
+    total_timesteps: int | None = None,
+    seed: int = 0,
+    split_seed: int = 0,
+    progress: Advance | None = None,
+) -> FittedCascade:
+    """Train on the training questions that both folders hold, choose on the validation ones.
+
+    ``ratio`` is what a token of the small model costs in tokens of the large one; the large model
+    is served by ``large_policy``, in full if left out. The split is that of the policy where it was
+    trained on these traces; questions it has seen are not measured. Raises ``UserError`` as
+    ``load_pair`` and ``train_cascade`` do.
+    """
+    from rlbudget.agents.cascade import train_cascade
+    from rlbudget.agents.config import PPOConfig
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"the cascade is a .safetensors file, not {out.name}")
+    policy = None if large_policy is None else load_policy(large_policy)
+    fitted = {} if policy is None else {"the large model's policy": fitted_to(policy)}
+    known = digest(large)
+    split_seed, notes = split_seed_of(fitted, known, split_seed)
+    split = split_pair(load_pair(small, large, ratio=ratio), seed=split_seed)
+    if policy is not None and not notes:
+        split = _unseen(split, large, split_seed)
+    config = PPOConfig(seed=seed, total_timesteps=total_timesteps)
+    trained = train_cascade(
+        split.train, split.validation, config, large=policy, progress=progress
+    ).cascade
+    cascade = make_cascade(
+        trained.tensors,
+        features=trained.features,
+        price_range=trained.price_range,
+        ratio=ratio,
+        clip=trained.config["clip"],
+        trained={
+            **trained.config["trained"],
+            "traces": {"small": digest(small), "large": known, "split_seed": split_seed},
+            "recorded": {"small": _settings(small), "large": _settings(large)},
+        },
+    )
+    save_cascade(out, cascade)
+    return FittedCascade(
+        cascade,
+        len(np.unique(split.held_out.question_ids)),
+        measure_cascade(cascade, split, policy),
+        tuple(notes),
+    )
+
+
+def _unseen(split: PairSplit, large: Path, split_seed: int) -> PairSplit:
+    """Without held-out questions that the large model's policy was trained on: it may know more
+    questions than the pair has, and then the two splits differ."""  # fmt: skip
+    held_out = split_questions(load_table(large), seed=split_seed).held_out
+    unseen = np.isin(split.held_out.question_ids, held_out.question_ids)
+    if not unseen.any():
+        raise UserError("the large model's policy has seen every held-out question of the pair")
+    return PairSplit(split.train, split.validation, split.held_out.take(np.flatnonzero(unseen)))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    meta = next(iter_traces(folder)).meta
+    return {name: meta[name] for name in SETTINGS if name in meta}
+
+
+def measure_cascade(
+    cascade: Cascade, split: PairSplit, large: Policy | None
+) -> tuple[CascadeAtPrice, ...]:
+    """Against the small model in full, and the large one in full and under its policy."""
+    pair = split.held_out
+    resampling = resample(pair.question_ids, draws=DRAWS, seed=0)
+    found = []
+    for relative in RELATIVE_PRICES:
+        price = token_price_of(relative, split.train.large)
+        asked = served(large, pair.large, price).outcome
+        alone = {
+            "small": in_large_tokens(served(None, pair.small, price).outcome, pair.ratio),
+            "large": served(None, pair.large, price).outcome,
+        }
+        if large is not None:
+            alone["large+policy"] = asked
+        done = replay_cascade(cascade, pair, _within(cascade, price), asked)
+        each = {name: utility(outcome, price) for name, outcome in alone.items()}
+        own = utility(done.outcome, price)
+        best = max(each, key=lambda name: float(each[name].mean()))
+        ahead = own - each[best]
+        utilities = {name: float(values.mean()) for name, values in each.items()}
+        found.append(
+            CascadeAtPrice(
+                relative_price=relative,
+                utilities=utilities | {"cascade": float(own.mean())},
+                best=best,
+                ahead=(float(ahead.mean()), *interval(resampling.means(ahead))),
+                escalated=float(done.escalated.mean()),
+                exact_match=float(done.outcome.exact_match.mean()),
+                tokens=float(done.outcome.tokens.mean()),
+            )
+        )
+    return tuple(found)
+
+
+def _within(cascade: Cascade, price: float) -> float:
+    low, high = cascade.price_range
+    return min(max(price, low), high)

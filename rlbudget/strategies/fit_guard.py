@@ -1,0 +1,155 @@
+"""From a policy and traces to a guard in a file: fit, calibrate, measure, draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rlbudget.console import Advance
+from rlbudget.errors import UserError
+from rlbudget.evaluate.outcomes import (
+    NATURAL_END,
+    RELATIVE_PRICES,
+    full_stops,
+    outcome,
+    token_price_of,
+)
+from rlbudget.evaluate.reliability import Allowed, draw_reliability
+from rlbudget.evaluate.replay import StopPolicy
+from rlbudget.evaluate.replay import replay as replay_policy
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.observation import Float32s, observe
+from rlbudget.policy import Policy, load_policy
+from rlbudget.store import digest, load_table
+from rlbudget.strategies.impact import (
+    ImpactModel,
+    Reliability,
+    fit_impact,
+    guarded,
+    lost_by_stopping,
+    reliability,
+    save_impact,
+)
+from rlbudget.table import Split, TraceTable, split_questions
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What the stops of a policy did to ``n`` held-out traces."""
+
+    em_lost: float
+    """exact match of the full decodes minus that of the stopped ones"""
+    standard_error: float
+    """of ``em_lost``"""
+    harm: float
+    """share of the traces whose right answer was lost"""
+    savings: float
+    """1 - tokens / tokens of the full decodes"""
+    stopped: float
+    """share of the traces that were stopped"""
+
+
+@dataclass(frozen=True, slots=True)
+class AtPrice:
+    """A policy without and under its guard at one relative price."""
+
+    relative_price: float
+    token_price: float
+    without: Stops
+    guarded: Stops
+
+
+@dataclass(frozen=True, slots=True)
+class FittedGuard:
+    """An impact model and how good it is on held-out questions."""
+
+    impact: ImpactModel
+    allowed: Allowed
+    questions: tuple[int, int, int]
+    """fitted on, calibrated on, held out"""
+    reliability: Reliability
+    base_brier: float
+    """Brier score of always saying the held-out base rate"""
+    prices: tuple[AtPrice, ...]
+    notes: tuple[str, ...] = ()
+
+
+def fit_guard(
+    policy_folder: Path,
+    traces: Path,
+    out: Path,
+    *,
+    max_risk: float = 0.01,
+    seed: int = 0,
+    progress: Advance | None = None,
+) -> FittedGuard:
+    """Fit an impact model on a policy's observation and its own training questions.
+
+    It is calibrated on the validation questions and measured on the held-out ones of the split
+    that the policy was trained with, or of split seed 0 where it was trained on other traces.
+    Writes ``out`` (.safetensors) and the reliability diagram beside it (.svg). Raises
+    ``UserError`` as ``fit_impact`` does, for a ``max_risk`` out of [0, 1], for a name of another
+    kind and for policies of the look preset, whose observation depends on what they asked for.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"the impact model is a .safetensors file, not {out.name}")
+    if not 0 <= max_risk <= 1:
+        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
+    policy = load_policy(policy_folder)
+    if policy.preset == "look":
+        raise UserError("the guard is for policies of the free and probe presets")
+    known = digest(traces)
+    split_seed, notes = split_seed_of({policy_folder.name: fitted_to(policy)}, known)
+    split = split_questions(load_table(traces, context=True), seed=split_seed)
+    fitted = fit_impact(
+        split.train, split.validation, policy.features, seed=seed, progress=progress
+    )
+    impact = replace(fitted, trained={"digest": known, "split_seed": split_seed})
+    result = replace(measure_guard(policy, impact, split, max_risk=max_risk), notes=tuple(notes))
+    save_impact(out, impact)
+    draw_reliability(result.reliability, out.with_suffix(".svg"), guard=result.allowed)
+    return result
+
+
+def measure_guard(
+    policy: Policy, impact: ImpactModel, split: Split, *, max_risk: float
+) -> FittedGuard:
+    """Held-out reliability, and what the policy's stops lose without and under the guard."""
+    held_out = split.held_out
+    seen, lost = observe(held_out, policy.features), lost_by_stopping(held_out)
+    risk, base = impact.risk(seen), float(lost.mean())
+    passes = risk <= max_risk
+    low, high = policy.price_range
+    guard = guarded(policy, impact, max_risk=max_risk)
+    prices = []
+    for relative in RELATIVE_PRICES:
+        price = token_price_of(relative, split.train)
+        told = min(max(price, low), high)
+        both = (_stops(each, held_out, told, seen) for each in (policy, guard))
+        prices.append(AtPrice(relative, price, *both))
+    parts = (split.train, split.validation, held_out)
+    fitted, calibrated, unseen = (len(np.unique(part.question_ids)) for part in parts)
+    return FittedGuard(
+        impact=impact,
+        allowed=Allowed(
+            max_risk, float(passes.mean()), float(lost[passes].mean() if passes.any() else 0)
+        ),
+        questions=(fitted, calibrated, unseen),
+        reliability=reliability(risk, lost),
+        base_brier=base * (1 - base),
+        prices=tuple(prices),
+    )
+
+
+def _stops(policy: StopPolicy, table: TraceTable, token_price: float, seen: Float32s) -> Stops:
+    full, done = outcome(table, full_stops(table)), replay_policy(policy, table, token_price, seen)
+    lost = full.exact_match - done.outcome.exact_match
+    return Stops(
+        em_lost=float(lost.mean()),
+        standard_error=float(lost.std(ddof=1) / len(lost) ** 0.5) if len(lost) > 1 else 0.0,
+        harm=float((lost > 0).mean()),
+        savings=float(1 - done.outcome.tokens.sum() / full.tokens.sum()),
+        stopped=float((done.stops != NATURAL_END).mean()),
+    )

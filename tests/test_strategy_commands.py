@@ -1,0 +1,299 @@
+"""impact, blend, cascade and the strategies of decode and evaluate, from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from frozen_nets import policy_for
+from synthetic import make_table
+from test_cli import mistake
+from tiny_model import save_tiny_model
+from trace_makers import traces_of
+
+from rlbudget.cascade import load_cascade
+from rlbudget.cli import main, parse
+from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of
+from rlbudget.policy import Policy, make_policy, save_policy
+from rlbudget.store import TraceWriter, digest, load_table
+from rlbudget.strategies.blend_file import load_blend
+from rlbudget.strategies.compose import Strategy, compose
+from rlbudget.strategies.impact import load_impact
+from rlbudget.table import TraceTable, split_questions
+
+torch.set_num_threads(1)
+
+DOCS = Path(__file__).parent.parent / "docs"
+SPLIT = 3
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def write(folder: Path, table: TraceTable) -> Path:
+    with TraceWriter(folder) as writer:
+        for trace in traces_of(table):
+            writer.add(trace)
+    return folder
+
+
+def trained_on(traces: Path, seed: int, **of_traces: Any) -> Policy:
+    """A random policy that says what it was trained on."""
+    policy = policy_for(load_table(traces), "free", seed)
+    return make_policy(
+        policy.tensors,
+        features=policy.features,
+        preset="free",
+        price_range=policy.price_range,
+        trained={"traces": {"digest": digest(traces), "split_seed": SPLIT, **of_traces}},
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traces of two models, three policies, a tiny model, a guard and rules."""
+    folder = tmp_path_factory.mktemp("home")
+    write(folder / "traces", make_table(160, seed=1))
+    write(folder / "large", make_table(160, seed=2, mean_tokens=160))
+    for seed, name in enumerate(("a", "b")):
+        save_policy(folder / name, trained_on(folder / "traces", seed))
+    save_policy(folder / "other", trained_on(folder / "traces", 5, split_seed=SPLIT + 1))
+    save_tiny_model(folder / "model")
+    (folder / "rules.toml").write_text('[[rule]]\nname = "even"\ntask = "even"\nthen = "full"\n')
+    main(["impact", str(folder / "a"), str(folder / "traces"),
+          "--out", str(folder / "guard.safetensors"), "--max-risk", "0.05"])  # fmt: skip
+    main(["blend", str(folder / "a"), str(folder / "b"), str(folder / "traces"),
+          "--out", str(folder / "blend.json")])  # fmt: skip
+    return folder
+
+
+def run(home: Path, line: str) -> None:
+    """A command line; ``@name`` is a file or folder of ``home``."""
+    main([word.replace("@", f"{home}/") for word in line.split()])
+
+
+def decode_line(home: Path, rest: str) -> list[str]:
+    words = f"decode --model @model --profile embedded --max-tokens 24 {rest}".split()
+    return [*(word.replace("@", f"{home}/") for word in words), "What is 2 + 3?"]
+
+
+def test_the_impact_model_is_fitted_on_the_policys_own_split(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(home, f"impact @a @traces --out {tmp_path}/guard.safetensors --max-risk 0.05")
+    said = capsys.readouterr().out
+    split = split_questions(load_table(home / "traces"), seed=SPLIT)
+    parts = [len(part) for part in (split.train, split.validation, split.held_out)]
+    assert [int(n) for n in re.findall(r"\d+", said.split("\n")[0])] == parts
+    assert re.search(r"ECE 0\.\d{4}, Brier 0\.\d{4}", said)
+    assert len(re.findall(r"^0\.\d+ ", said, flags=re.MULTILINE)) == len(RELATIVE_PRICES)
+    guard = load_impact(tmp_path / "guard.safetensors")
+    assert guard.trained == {"digest": digest(home / "traces"), "split_seed": SPLIT}
+    assert (tmp_path / "guard.svg").read_text().startswith("<?xml")
+    run(home, f"impact @a @traces --out {tmp_path}/again.safetensors --seed 0")
+    again = load_impact(tmp_path / "again.safetensors")
+    for first, second in zip(guard.weights + guard.biases, again.weights + again.biases,
+                             strict=True):  # fmt: skip
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_blend_is_of_these_policies(home: Path) -> None:
+    saved = load_blend(home / "blend.json")
+    assert len(saved.members) == 2
+    assert saved.trained == {"digest": digest(home / "traces"), "split_seed": SPLIT}
+
+
+def test_one_policy_is_blended_with_itself_at_several_prices(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(home, f"blend @a @traces --out {tmp_path}/v.json --price-factor 0.5 --price-factor 2")
+    assert load_blend(tmp_path / "v.json").price_factors == (0.5, 2.0)
+    main(decode_line(home, f"--policy @a --combine {tmp_path}/v.json"))
+    assert "Tokens: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rest", [
+    "--policy @a --policy @b --combine mean",
+    "--policy @a --policy @b --combine vote --price-factor 0.5 --price-factor 2",
+    "--policy @a --combine vote --price-factor 0.5 --price-factor 1 --price-factor 2",
+    "--policy @a --policy @b --combine @blend.json --guard @guard.safetensors --rules @rules.toml",
+])  # fmt: skip
+def test_decode_serves_every_composition(
+    home: Path, capsys: pytest.CaptureFixture[str], rest: str
+) -> None:
+    main(decode_line(home, rest))
+    said = capsys.readouterr()
+    assert re.search(r"Tokens: \d+ = \d+ thinking", said.out)
+    assert ("so: " in said.err) == ("--rules" in rest)
+
+
+def test_decode_says_how_sure_a_guarded_exit_is(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for risk in ("0", "1"):
+        for seed in range(6):
+            line = f"--policy @a --guard @guard.safetensors --max-risk {risk} --seed {seed}"
+            main(decode_line(home, line))
+            said = capsys.readouterr().out
+            assert ("(policy)" in said) == ("Confidence of the exit:" in said)
+            found[risk, seed] = "(policy)" in said
+    assert not any(stopped for (risk, _), stopped in found.items() if risk == "0")
+    assert any(stopped for (risk, _), stopped in found.items() if risk == "1")
+
+
+def test_evaluate_measures_what_decode_serves(home: Path, tmp_path: Path) -> None:
+    run(home, f"evaluate @traces --policy @a --policy @b --combine @blend.json --draws 20"
+              f" --guard @guard.safetensors --max-risk 0.1 --rules @rules.toml --out {tmp_path}"
+        )  # fmt: skip
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    kinds = {row["method"]: row["kind"] for row in evaluation["summary"]}
+    for name in ("blend", "blend+guard", "blend+guard+rules"):
+        assert kinds[name] == "learned"
+    assert evaluation["split_seed"] == SPLIT
+    assert evaluation["notes"] == []
+    # The row of a method is the replay of its composition.
+    from rlbudget.policy import load_policies
+
+    policies = load_policies([home / "a", home / "b"])
+    guard = load_impact(home / "guard.safetensors")
+    composed = compose(policies, Strategy(load_blend(home / "blend.json"), guard=guard,
+                                          max_risk=0.1))  # fmt: skip
+    table = load_table(home / "traces")
+    split = split_questions(table, seed=SPLIT)
+    rest = table.take(np.flatnonzero(~np.isin(table.question_ids, split.held_out.question_ids)))
+    price = token_price_of(0.1, rest)
+    done = composed.replay(split.held_out, price).outcome
+    row = next(r for r in evaluation["results"]
+               if r["method"] == "blend+guard" and r["relative_price"] == 0.1)  # fmt: skip
+    assert row["tokens"]["total"] == pytest.approx(float(done.tokens.mean()))
+    assert row["exact_match"] == pytest.approx(float(done.exact_match.mean()))
+
+
+def test_a_cascade_is_trained_measured_and_served(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cascade.safetensors"
+    run(home, f"cascade @traces @large --ratio 0.25 --out {file} --total-timesteps 20000"
+              " --large-policy @a")  # fmt: skip
+    said = capsys.readouterr()
+    assert len(re.findall(r"^0\.\d+ ", said.out, flags=re.MULTILINE)) == len(RELATIVE_PRICES)
+    assert "large+policy" in said.out
+    assert re.search(r"above every model alone at \d of 6 prices", said.out)
+    assert "trained on other traces" in said.err
+    cascade = load_cascade(file)
+    assert cascade.ratio == 0.25
+    assert cascade.config["trained"]["recorded"] == {"small": {"stride": 8}, "large": {"stride": 8}}
+    for large in ("", "--large-policy @b"):
+        main(decode_line(home, f"--cascade {file} --large-model @model {large} --seed 2"))
+        assert re.search(r"Tokens: [\d.]+ = 0\.25 x \(\d+ thinking", capsys.readouterr().out)
+
+
+MISTAKES = {
+    "--policy @a --guard @guard.safetensors --max-risk 1.5": "max_risk must lie in",
+    "--policy @a --guard @none": "no impact model",
+    "--policy @a --guard @blend.json": "not an impact model",
+    "--policy @a --combine @rules.toml": "not a blend",
+    "--policy @a --combine most": "no blend most",
+    "--policy @b --policy @a --combine @blend.json": "same order",
+    "--policy @a --policy @b": "say how to combine",
+    "": "at least one policy",
+    "--cascade @none --large-model @model": "no cascade",
+    "--cascade @blend.json --large-model @model": "not a cascade",
+    "--cascade @none": "go together",
+    "--policy @a --large-model @model": "go together",
+    "--cascade @none --large-model @model --policy @a": "leave out --policy",
+}
+
+
+@pytest.mark.parametrize("rest", MISTAKES)
+def test_a_mistake_of_decode_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], rest: str
+) -> None:
+    assert MISTAKES[rest] in mistake(capsys, *decode_line(home, rest))
+
+
+OTHERS = {
+    "impact @a @traces --out @x.json": ".safetensors file",
+    "impact @a @traces --out @x.safetensors --max-risk -0.1": "max_risk must lie in",
+    "impact @none @traces --out @x.safetensors": "none",
+    "blend @traces --out @x.json": "policy folders",
+    "blend @a @other @traces --out @x.json": "different splits",
+    "blend @a @b @traces --out @x.json --price-factor 2": "each member",
+    "evaluate @traces --policy @a --guard @guard.safetensors --folds 2 --out @x": "folds 1 only",
+    "evaluate @traces --policy @other --guard @guard.safetensors --out @x": "different splits",
+    "cascade @traces @large --ratio 2 --out @x.safetensors": "ratio is 2",
+    "cascade @traces @large --ratio 0.5 --out @x": ".safetensors file",
+    "cascade @traces @none --ratio 0.5 --out @x.safetensors": "none",
+}
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_a_mistake_of_the_others_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    words = [word.replace("@", f"{home}/") for word in line.split()]
+    assert OTHERS[line] in mistake(capsys, *words)
+    assert not (home / "x.safetensors").exists()
+    assert not (home / "x.json").exists()
+
+
+def test_a_guard_of_another_observation_and_a_large_model_that_is_not_there(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trained_on(home / "traces", 0)
+    fewer = policy_for(_less(load_table(home / "traces")), "free", 0)
+    save_policy(tmp_path / "fewer", fewer)
+    assert fewer.features != whole.features
+    line = decode_line(home, f"--policy {tmp_path}/fewer --guard @guard.safetensors")
+    assert "another observation" in mistake(capsys, *line)
+    file = tmp_path / "cascade.safetensors"
+    run(home, f"cascade @traces @large --ratio 0.5 --out {file} --total-timesteps 1")
+    capsys.readouterr()
+    line = decode_line(home, f"--cascade {file} --large-model @gone")
+    assert "no model folder" in mistake(capsys, *line)
+
+
+def _less(table: TraceTable) -> TraceTable:
+    return replace(table, signals={n: c for n, c in table.signals.items() if n != "p_end_max"})
+
+
+@pytest.mark.parametrize("page", ["impact.md", "ensembles.md"])
+def test_the_commands_that_are_shown_can_be_parsed(page: str) -> None:
+    lines = commands(page)
+    assert len(lines) >= 5
+    for line in lines:
+        parse(line[1:])
+
+
+def commands(page: str) -> list[list[str]]:
+    """The rlbudget commands of a page, each as words."""
+    import shlex
+
+    text = (DOCS / page).read_text(encoding="utf-8")
+    block = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("rlbudget ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["impact.md", "ensembles.md"])
+def test_the_commands_that_are_shown_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlbudget.agents import config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "MOST_STEPS", 40_000)  # it is shown, not to be good
+    (tmp_path / "rules.toml").write_text('[[rule]]\nname = "sums"\nquestion = "[+]"\n'
+                                         'min_tokens = 16\n')  # fmt: skip
+    for line in commands(page):
+        main(["300" if word == "1200" else word for word in line[1:]])
