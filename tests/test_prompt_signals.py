@@ -18,6 +18,7 @@ import rlbudget.envs  # noqa: F401 - registers the environments
 from rlbudget.context import CONTEXT_SIGNALS, PROMPT_SIGNALS, prompt_signals_of
 from rlbudget.decode import decode
 from rlbudget.errors import UserError
+from rlbudget.freeze import policy_of_run
 from rlbudget.frozen import Decision
 from rlbudget.models import load_model, sequences
 from rlbudget.models.profiles import PROFILES
@@ -28,6 +29,7 @@ from rlbudget.observation import features_of, observe
 from rlbudget.record import record
 from rlbudget.store import TraceWriter, load_table, load_traces
 from rlbudget.tasks.load import load_task
+from rlbudget.training import train_on
 
 sys.path.append(str(Path(__file__).parent.parent / "runs"))
 from add_prompt_signals import add_prompt_signals
@@ -247,6 +249,20 @@ def test_a_live_decode_of_the_embedded_model_sees_what_its_trace_holds(tmp_path:
     assert (told.std(axis=0) > 0).all()
     assert (told[:, 1] > 0).all()
     assert (told[:, 2] < 0).all()
+
+
+def test_training_takes_them_with_the_context_but_not_for_servers_without_logits(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    record(model, tiny_task(24), tmp_path / "traces", max_tokens=CAP, probe_tokens=0)
+    found = {}
+    for signals in ("all", "top"):
+        run = tmp_path / signals
+        train_on(tmp_path / "traces", run, signals=signals, context=True, total_timesteps=64)  # type: ignore[arg-type]
+        found[signals] = policy_of_run(run).features
+    assert prompt_signals_of(found["all"]) == list(PROMPT_SIGNALS)
+    assert not prompt_signals_of(found["top"])
+    assert set(CONTEXT_SIGNALS) <= set(found["all"]) & set(found["top"])
 
 
 def test_the_live_environment_shows_them_where_they_are_asked_for(
