@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlbudget.context import prompt_signals_of
 from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.record import PROBE_TOKENS
 from rlbudget.traces import Probe
@@ -70,8 +71,9 @@ def decode(
     if probe_tokens is None:
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(
-        [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride
-    )
+        [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride,
+        prompt_signals=bool(prompt_signals_of(policy.features)),
+    )  # fmt: skip
     charged = 0
     probability: float | None = None
 

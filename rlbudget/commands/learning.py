@@ -31,7 +31,7 @@ class Train:
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
-    """Let the policy look at the question as well: its length, numbers, clauses."""
+    """Let the policy look at the question as well: length, numbers, the entropy it is read with."""
     em_floor: OptionalFloat = None
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
     token_budget: OptionalFloat = None

@@ -21,14 +21,15 @@ def stream(
     temperature: float | None = None,
     max_tokens: int | None = None,
     stride: int | None = None,
+    prompt_signals: bool = False,
 ) -> Iterator[DecodeBatch]:
     """Decode all questions; the row's number is the question's.
 
     Yields the batch at every checkpoint and, last, where all rows are through; between two
     yields rows join. ``batch.final`` gains the rows that ended: take them out. At most
     ``batch_size`` rows are under way, fewer where ``batch_tokens`` does not hold so many decodes
-    of full length. Give the longest prompts first: what ends last should be short. Raises
-    ``UserError`` as ``TransformersModel.begin`` does.
+    of full length. Give the longest prompts first: what ends last should be short. Other settings
+    are those of ``TransformersModel.begin``, which says what is raised.
     """
     if not questions:
         return
@@ -39,6 +40,7 @@ def stream(
     batch = model.begin(
         questions[:width], seeds[:width],
         temperature=temperature, max_tokens=max_tokens, stride=stride,
+        prompt_signals=prompt_signals,
     )  # fmt: skip
     begun = min(width, len(questions))
     while True:
