@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from rlbudget.context import prompt_signals_of
+from rlbudget.context import context_signals, prompt_signals_of
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer, Preset, feature_names
 from rlbudget.record import PROBE_TOKENS
@@ -133,6 +133,8 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             if len(batch.at_checkpoint):
                 self._batch = batch
                 self._observer = Observer(self.features, 1)
+                context = context_signals(self._question.question)
+                self._context = {name: [value] for name, value in context.items()}
                 self._answers: dict[str, int] = {}
                 self._probe_tokens = 0
                 self._observation = self._observe(batch)
@@ -170,8 +172,9 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             self._probe_tokens += probe.tokens
             answer = [self._answers.setdefault(probe.answer, len(self._answers))]
             confidence = [probe.confidence]
+        signals = {**self._context, **batch.signals(_ROW)}
         features = self._observer.update(
-            _ROW, batch.thinking_tokens(_ROW), batch.signals(_ROW), answer, confidence
+            _ROW, batch.thinking_tokens(_ROW), signals, answer, confidence
         )[0]
         return np.append(features, np.float32(np.log10(self._price)))
 

@@ -23,7 +23,7 @@ from rlbudget.adapters import openai
 from rlbudget.adapters.completions import read_choice
 from rlbudget.adapters.logprobs import least_entropy, top_signals
 from rlbudget.adapters.openai import Server, ServerError, connect
-from rlbudget.context import PROMPT_SIGNALS
+from rlbudget.context import PROMPT_SIGNALS, context_signals
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
 from rlbudget.freeze import freeze
@@ -351,10 +351,23 @@ def test_a_policy_that_looks_at_the_prompt_is_refused_before_the_first_request(
     policy.features = (*policy.features, "question_words", *PROMPT_SIGNALS)
     with pytest.raises(UserError, match=f"looks at {', '.join(PROMPT_SIGNALS)}, .*--signals top"):
         answers(url, model, policy, [])
-    policy.features = (*Told.features, "question_words")
-    with pytest.raises(UserError, match=r"looks at the question, .*without --context"):
-        answers(url, model, policy, [])
     assert not toy.requests
+
+
+def test_a_policy_that_looks_at_the_question_sees_the_one_that_is_asked(
+    url: str, model: TransformersModel, questions: list[str]
+) -> None:
+    seen: list[float] = []
+
+    def noted(words: float) -> Decision:
+        seen.append(words)
+        return Decision(stop=True, stop_probability=1.0)
+
+    policy = Told(noted)
+    policy.features = ("thinking_tokens", "question_words")
+    (found,) = answers(url, model, policy, questions[:1])
+    assert found.message is None
+    assert seen == pytest.approx([context_signals(questions[0])["question_words"]])
 
 
 def test_estimates_are_an_option(

@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from tiny_model import save_tiny_model, tiny_task
 
 import rlbudget.envs  # noqa: F401 - registers the environments
+from rlbudget.context import context_signals
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
@@ -29,6 +30,13 @@ PRICES = (1e-4, 1e-2)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
     return load_model(str(save_tiny_model(tmp_path_factory.mktemp("model"))), profile="embedded")
+
+
+def test_the_question_is_seen_live(model: TransformersModel) -> None:
+    env = make(model, features=("thinking_tokens", "question_words"))
+    observation, _ = env.reset(seed=0, options={"question": 3, "seed": 1})
+    words = context_signals(tiny_task(N).questions[3].question)["question_words"]
+    assert observation[1] == pytest.approx(words)
 
 
 def make(model: TransformersModel, n: int = N, **rest: Any) -> gymnasium.Env[Any, Any]:

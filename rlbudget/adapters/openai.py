@@ -124,6 +124,7 @@ async def connect(
         token_price=token_price,
         stride=stride,
         max_thinking_tokens=max_thinking_tokens,
+        questions=True,
     )
     try:
         client = httpx.AsyncClient(
@@ -188,7 +189,7 @@ async def decode(
     plan = server.plan
     ids = plan.profile.prompt(question, plan.vocabulary.tokenizer)
     limit = _limit(server, max_tokens, len(ids))
-    request = Request(plan, token_price=token_price, max_new_tokens=limit)
+    request = Request(plan, token_price=token_price, max_new_tokens=limit, question=question)
     temperature = plan.profile.temperature if temperature is None else temperature
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature must be 0 or more, not {temperature}")
