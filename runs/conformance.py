@@ -63,6 +63,7 @@ def conforms(engine: str, found: Sequence[Sequence[Any]], reference: Reference) 
 def main() -> None:
     import torch
     from results import write_result
+    from transformers import StoppingCriteriaList
 
     from rlbudget.adapters.hf import BudgetProcessor
     from rlbudget.adapters.hf_generate import BudgetGenerate
@@ -110,6 +111,7 @@ def main() -> None:
                 ids = model.network.generate(
                     **inputs,
                     **where,
+                    stopping_criteria=StoppingCriteriaList([all_exited(given)]),
                     do_sample=False,
                     max_new_tokens=model.profile.max_tokens + room,
                     pad_token_id=int(model.vocabulary.eos_ids[0]),
@@ -119,6 +121,16 @@ def main() -> None:
                 print(f"{budget.__name__}: {len(found)}", file=sys.stderr, flush=True)
             rows.append(conforms(f"transformers, {budget.__name__}", found, reference))
     write_result("conformance_hf", rows, seed=SEED)
+
+
+def all_exited(budget: Any) -> Any:
+    """A criterion: every row has ended its thinking, and what it answers is not asked here."""
+
+    def criterion(ids: Any, scores: Any) -> Any:
+        ended = all(outcome.reason is not None for outcome in budget.report())
+        return ids.new_full((len(ids),), ended).bool()
+
+    return criterion
 
 
 def made(model: Any, policies: Mapping[str, Any], task: Any) -> list[Reference]:
