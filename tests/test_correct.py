@@ -237,7 +237,7 @@ def test_a_refined_exit_is_the_second_models_and_both_are_paid(
     np.testing.assert_allclose(after.outcome.tokens, 0.25 * done.outcome.tokens + 55 * stopped)
     assert after.share_recovered == 1
     tuned = tune_refinement(done, second, doubts, PRICE, ratio=0.25)
-    assert 0 < refine(tuned, done, second, doubts).resumed.sum()
+    assert refine(tuned, done, second, doubts).resumed.sum() > 0
     assert tune_refinement(done, second, doubts, 1.0, ratio=0.25).threshold == NEVER
     with pytest.raises(UserError, match="ratio"):
         tune_refinement(done, second, doubts, PRICE, ratio=2)

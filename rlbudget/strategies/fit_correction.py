@@ -115,14 +115,7 @@ def fit_correction(
     calculator answer questions that are plain arithmetic, if that helps on the tuning questions.
     Raises ``UserError`` for too few questions.
     """
-    trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
-    split_seed = trained.get("split_seed")
-    if split_seed is None and trained.get("digest") == digest(traces):
-        raise UserError(
-            "the policy was trained on these traces but does not say how they were split, so no"
-            " question is known to be unseen; fit the correction on other traces"
-        )
-    split = split_questions(exit_table(traces), seed=int(split_seed or 0))
+    split = own_split(policy, traces)
     doubts = fit_doubts(split, policy, seed=seed)
     done = replay(policy, doubts.tuning, token_price)
     correction = tune(
@@ -138,6 +131,21 @@ def fit_correction(
         proposals = of_table(matches, split.held_out)
     measured = correct(correction, held_out, proposals=proposals)
     return Fitted(correction, measured, split.held_out.question_ids, token_price)
+
+
+def own_split(policy: Policy, traces: Path | str) -> Split:
+    """The ``exit_table`` of a folder in three parts: the policy's own if they are its traces.
+
+    Raises ``UserError`` for a policy trained on them that does not say how they were split.
+    """
+    trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
+    split_seed = trained.get("split_seed")
+    if split_seed is None and trained.get("digest") == digest(traces):
+        raise UserError(
+            "the policy was trained on these traces but does not say how they were split, so no"
+            " question is known to be unseen; fit the correction on other traces"
+        )
+    return split_questions(exit_table(traces), seed=int(split_seed or 0))
 
 
 def with_proposals(

@@ -9,13 +9,19 @@ of the second model. The other way to a second opinion, the same model for longe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
-from rlbudget.evaluate.replay import Replay
-from rlbudget.strategies.correct import LEVELS, OFF, Corrected
+from rlbudget.evaluate.replay import Replay, replay
+from rlbudget.pairs import pair_tables
+from rlbudget.policy import Policy
+from rlbudget.store import load_table
+from rlbudget.strategies.correct import LEVELS, OFF, Corrected, doubts_of
+from rlbudget.strategies.fit_correction import fit_doubts, own_split
+from rlbudget.table import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,35 @@ def tune_refinement(
         if value > highest:
             best, highest = tried, value
     return best
+
+
+def fit_refinement(
+    policy: Policy, first: Path | str, second: Path | str, *, ratio: float, token_price: float
+) -> tuple[Refinement, Corrected]:
+    """From folders of both models' traces to a refinement and what it does on held-out questions.
+
+    ``policy`` serves the first model; the second decodes in full. ``token_price`` is that of a
+    token of the second. Raises ``UserError`` as ``rlbudget.pairs.pair_tables`` does.
+    """
+    split, large = own_split(policy, first), load_table(second)
+    pairs = [
+        pair_tables(part, large, ratio=ratio)
+        for part in (split.train, split.validation, split.held_out)
+    ]
+    train, validation, held_out = pairs
+    doubts = fit_doubts(Split(train.small, validation.small, held_out.small), policy)
+    answered = [outcome(pair.large, full_stops(pair.large)) for pair in pairs]
+    known = Outcome(
+        *(
+            np.concatenate([getattr(part, name) for part in answered[:2]])
+            for name in ("exact_match", "thinking", "probe", "answer")
+        )
+    )
+    own_price = ratio * token_price
+    done = replay(policy, doubts.tuning, own_price)
+    refinement = tune_refinement(done, known, doubts.of_tuning, token_price, ratio=ratio)
+    done = replay(policy, held_out.small, own_price)
+    return refinement, refine(refinement, done, answered[2], doubts_of(doubts.model, done.table))
 
 
 def _priced(result: Outcome, ratio: float) -> Outcome:
