@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from frozen_nets import policy_for
+from frozen_nets import policy_for, random_policy
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make_table
+from trace_makers import make_trace
 
+from rlbudget.cli import main
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import (
     NATURAL_END,
@@ -20,6 +23,8 @@ from rlbudget.evaluate.outcomes import (
     utility,
 )
 from rlbudget.evaluate.replay import Replay
+from rlbudget.policy import save_policy
+from rlbudget.store import TraceWriter
 from rlbudget.strategies.correct import OFF, Correction, correct, doubts_of, tune
 from rlbudget.strategies.correction_file import load_correction, save_correction
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt, stop_chances
@@ -222,6 +227,25 @@ def test_a_correction_is_the_same_after_a_file(tmp_path: Path, doubt: ImpactMode
     save_impact(tmp_path / "impact.safetensors", doubt)
     with pytest.raises(UserError, match="is not a correction"):
         load_correction(tmp_path / "impact.safetensors")
+
+
+def test_the_command_keeps_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TraceWriter(tmp_path / "traces") as writer:
+        for i in range(90):
+            made = make_trace(i % 3, checkpoints=4)  # right at one of three checkpoints
+            writer.add(replace(made, trace_id=f"t{i}", question_id=f"q{i}"))
+    save_policy(tmp_path / "policy", random_policy())
+    file = tmp_path / "correction.safetensors"
+    for price, off in ((1e-5, False), (1e-2, True)):
+        main(["correct", str(tmp_path / "policy"), str(tmp_path / "traces"), "--out", str(file),
+              "--token-price", str(price), "--most-extra", "2"])  # fmt: skip
+        said = capsys.readouterr().out
+        assert load_correction(file).off == off
+        assert said.startswith("OFF") == off
+        assert ("27 held-out questions" in said) != off
+        assert ("worth it." in said) != off
 
 
 def test_a_refined_exit_is_the_second_models_and_both_are_paid(

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,8 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     for name in ("small", "large"):
         with TraceWriter(tmp_path / "traces" / name) as writer:
             for i in range(60):
-                writer.add(make_trace(i, checkpoints=1 + i % 5))
+                made = make_trace(i % 3, checkpoints=4)  # right at one of three checkpoints
+                writer.add(replace(made, trace_id=f"t{i}", question_id=f"q{i}"))
     save_policy(tmp_path / "policies" / "small", random_policy())
     (code,) = blocks("python", (DOCS / "correction.md").read_text(encoding="utf-8"))
     done = subprocess.run(
