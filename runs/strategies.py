@@ -298,11 +298,11 @@ def voting(case: Case) -> Compared:
 def corrected(
     case: Case, doubts: Sequence[Doubts], relative: float, aim: Aim, *, propose: bool = False
 ) -> list[Corrected]:
-    """Held out, one a seed; tuned on the other questions to cost at most 9% of the saved tokens."""
+    """Held out, one a seed; tuned on the other questions to cost at most 8% of the saved tokens."""
     price, held_out, found = case.price(relative), case.split.held_out, []
     for policy, own in zip(case.policies, doubts, strict=True):
         done = replay(policy, own.tuning, price)
-        best = tune(own.model, done, own.of_tuning, price, most_extra=0.09, aim=aim)
+        best = tune(own.model, done, own.of_tuning, price, most_extra=0.08, aim=aim)
         if propose:
             known = of_table(case.proposals, own.tuning)
             best = with_proposals(best, done, own.of_tuning, known, price)

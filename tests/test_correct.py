@@ -236,9 +236,10 @@ def test_the_command_keeps_what_it_prints(
         for i in range(90):
             made = make_trace(i % 3, checkpoints=4)  # right at one of three checkpoints
             writer.add(replace(made, trace_id=f"t{i}", question_id=f"q{i}"))
-    save_policy(tmp_path / "policy", random_policy())
+    # It always stops at the first checkpoint, where two of three answers are wrong.
+    save_policy(tmp_path / "policy", random_policy(threshold=1e-12, price_range=(1e-5, 1.0)))
     file = tmp_path / "correction.safetensors"
-    for price, off in ((1e-5, False), (1e-2, True)):
+    for price, off in ((1e-5, False), (0.1, True)):
         main(["correct", str(tmp_path / "policy"), str(tmp_path / "traces"), "--out", str(file),
               "--token-price", str(price), "--most-extra", "2"])  # fmt: skip
         said = capsys.readouterr().out

@@ -82,7 +82,8 @@ class Corrected:
     @property
     def recovered(self) -> npt.NDArray[np.bool_]:
         """(n,) lost before, right after."""
-        return self.lost & (self.outcome.exact_match == 1)
+        recovered: npt.NDArray[np.bool_] = self.lost & (self.outcome.exact_match == 1)
+        return recovered
 
     @property
     def broken(self) -> npt.NDArray[np.bool_]:
@@ -186,10 +187,12 @@ def tune(
     known = doubts[done.table.offsets[stopped] + done.stops[stopped]]
     if not len(known):
         return off
+    places = 1 - np.linspace(0, 1, LEVELS) ** 2  # close together where few are doubted
+    levels: list[float] = np.unique(np.quantile(known, places)).tolist()
     without = float(utility(done.outcome, token_price).mean())
     worth: list[tuple[float, float, Correction]] = []
     for budget, rounds in plans:
-        for level in np.unique(np.quantile(known, np.linspace(0.5, 1, LEVELS))).tolist():
+        for level in levels:
             tried = Correction(doubt, level, budget, rounds)
             after = correct(tried, done, doubts)
             gained = float(utility(after.outcome, token_price).mean()) - without

@@ -52,8 +52,8 @@ def exit_table(folder: Path | str) -> TraceTable:
     columns: dict[str, list[float]] = {name: [] for name in (*THINKING_CHECKS, QUESTION_CHECK)}
     has_text = True
     for trace in iter_traces(folder):
-        thinking, cuts = trace.meta.get("thinking"), trace.meta.get("cuts")
-        has_text &= isinstance(thinking, str) and isinstance(cuts, list)
+        thinking, cuts = trace.meta.get("thinking", ""), trace.meta.get("cuts", [])
+        has_text &= len(cuts) == len(trace.checkpoints) and "thinking" in trace.meta
         fits: dict[str, float] = {}
         for place, checkpoint in enumerate(trace.checkpoints):
             answer = checkpoint.exit.answer

@@ -137,6 +137,7 @@ def fit_impact(
         epochs=epochs,
         weight_decay=weight_decay,
         seed=seed,
+        progress=progress,
     )
 
 
@@ -149,6 +150,7 @@ def fit_chance(
     epochs: int,
     weight_decay: float,
     seed: int,
+    progress: Advance | None = None,
 ) -> ImpactModel:
     """The chance of an event given an observation, from observations (m, n_features) and whether
     it happened (m,), which must be so and not so in both parts.
@@ -168,7 +170,11 @@ def fit_chance(
         np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
     )
     network = MLPClassifier(
-        tuple(hidden), activation="tanh", alpha=weight_decay, batch_size=512, random_state=seed
+        tuple(hidden),
+        activation="tanh",
+        alpha=weight_decay,
+        batch_size=min(512, len(x)),
+        random_state=seed,
     )
     best, weights, biases = np.inf, [], []
     for epoch in range(epochs):
