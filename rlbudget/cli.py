@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from rlbudget.commands.cascades import TrainCascade
+from rlbudget.commands.correcting import Correct
 from rlbudget.commands.learning import Calibrate, Evaluate, Freeze, Train
 from rlbudget.commands.loop import RegistryCommand, Retrain
 from rlbudget.commands.recording import Import, Quickstart, Record
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Impact, tyro.conf.subcommand("impact")]
     | Annotated[Blend, tyro.conf.subcommand("blend")]
     | Annotated[TrainCascade, tyro.conf.subcommand("cascade")]
+    | Annotated[Correct, tyro.conf.subcommand("correct")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
     | Annotated[Retrain, tyro.conf.subcommand("retrain")]

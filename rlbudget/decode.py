@@ -13,6 +13,7 @@ from rlbudget.traces import Probe
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
+    from rlbudget.strategies.correct import Correction
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Decoded:
     stop_probability: float | None
     """at the last checkpoint; None where there was none"""
     message: str | None
-    """what went wrong with the policy"""
+    """what went wrong with the policy, or with the correction"""
+    resumed: int = 0
+    """how often a correction took an exit back and went on thinking"""
 
     @property
     def total_tokens(self) -> int:
@@ -54,6 +57,7 @@ def decode(
     max_tokens: int | None = None,
     stride: int | None = None,
     probe_tokens: int | None = None,
+    correction: Correction | None = None,
 ) -> Decoded:
     """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
 
@@ -62,7 +66,9 @@ def decode(
     on, ``temperature`` is the profile's. With the ``row_seed`` of a recorded trace and its
     settings the decode is that trace's, up to the stop. A policy that raises or says NaN does not
     cost the answer: the decode goes on to its natural end, and ``reason`` and ``message`` say so.
-    Raises ``UserError`` for a price outside the range and for settings out of range.
+    ``correction`` looks at the answer of a stop and may go on thinking; if it fails, the answer
+    stays and ``message`` says so. Raises ``UserError`` for a price outside the range and for
+    settings out of range.
     """
     controller = Controller(policy, token_price=token_price, question=question)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
@@ -74,6 +80,11 @@ def decode(
         [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride,
         prompt_signals=bool(prompt_signals_of(policy.features)),
     )  # fmt: skip
+    corrector = None
+    if correction is not None and not correction.off:
+        from rlbudget.strategies.corrector import Corrector, exit_corrected
+
+        corrector = Corrector(correction, question, probe_tokens=probe_tokens)
     charged = 0
     probability: float | None = None
 
@@ -89,12 +100,30 @@ def decode(
             break
         thinking = int(batch.thinking_tokens([0])[0])
         signals = {name: float(column[0]) for name, column in batch.signals([0]).items()}
+        if corrector is not None:
+            corrector.take(signals, thinking)
         probe = trial_answer() if controller.needs_probe else None
         decision = controller.at_checkpoint(signals, thinking, probe)
         if decision.probe:
             decision = controller.looked(trial_answer())
         if controller.failed is None:
             probability = decision.stop_probability
+        if decision.stop and corrector is not None:
+            kept = exit_corrected(batch, corrector)
+            ended: Reason = "natural" if kept.natural else "max_tokens"
+            return Decoded(
+                answer=kept.answer,
+                text=kept.text,
+                thinking_tokens=kept.thinking_tokens,
+                probe_tokens=charged,
+                answer_tokens=kept.answer_tokens,
+                stopped=kept.stopped_at is not None,
+                stopped_at=kept.stopped_at,
+                reason=ended if kept.stopped_at is None else "policy",
+                stop_probability=probability,
+                message=kept.message,
+                resumed=kept.resumed,
+            )
         if decision.stop:
             text = batch.thinking_text(0) + model.profile.exit_text
             answer = batch.stop([0])[0]

@@ -24,11 +24,9 @@ import numpy as np
 from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.outcomes import (
-    NATURAL_END,
     RELATIVE_PRICES,
     Floats,
     Outcome,
-    outcome,
     token_price_of,
     utility,
 )
@@ -36,11 +34,20 @@ from rlbudget.evaluate.replay import replay
 from rlbudget.freeze import policy_of_run
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
-from rlbudget.store import digest, iter_traces, load_table
-from rlbudget.strategies.correct import EXIT_FEATURES, OFF, correct, majority, tune
+from rlbudget.store import digest, iter_traces
+from rlbudget.strategies.correct import Aim, Corrected, correct, tune
 from rlbudget.strategies.ensemble import ensemble
+from rlbudget.strategies.exits import exit_table
+from rlbudget.strategies.fit_correction import (
+    Doubts,
+    fit_doubts,
+    of_table,
+    proposal_matches,
+    with_proposals,
+)
 from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
+from rlbudget.strategies.majority import majority
 from rlbudget.table import Split, TraceTable, split_questions
 from rlbudget.training import train_on
 
@@ -66,6 +73,12 @@ class Case:
     policies: tuple[Policy, ...]
     with_context: tuple[Policy, ...]
     with_probes: tuple[Policy, ...]
+    doubts: tuple[Doubts, ...]
+    """of each policy's exits"""
+    doubts_without: tuple[Doubts, ...]
+    """the same without ``question_check``"""
+    proposals: dict[str, float]
+    """trace id -> exact match of a calculator's answer"""
 
     def price(self, relative: float) -> float:
         """Reward per token."""
@@ -103,7 +116,7 @@ def main() -> None:
             measured = [as_row(case, compared) for compared in found]
             rows += measured
             later, contexts = later_on_harder(case)
-            rows += [later, recovered(case), rule_engine(case)]
+            rows += [later, *recovered(case), rule_engine(case)]
             details[name] = {
                 "traces_digest": digest(traces),
                 "held_out_questions": len(np.unique(case.split.held_out.question_ids)),
@@ -117,7 +130,7 @@ def main() -> None:
 
 def prepared(name: str, traces: Path, scratch: Path) -> Case:
     """Load, split, train with and without the question's own numbers."""
-    table = load_table(traces, context=True)
+    split = split_questions(exit_table(traces), seed=0)
     kinds: dict[str, dict[str, Any]] = {
         "free": {},
         "context": {"context": True},
@@ -131,11 +144,19 @@ def prepared(name: str, traces: Path, scratch: Path) -> Case:
             policies[kind].append(policy_of_run(run))
             print(f"{name}: {kind}, seed {seed}", file=sys.stderr, flush=True)
     families = {t.question_id: str(t.meta.get("family", t.task)) for t in iter_traces(traces)}
+    doubts: dict[bool, list[Doubts]] = {True: [], False: []}
+    for question, found in doubts.items():
+        for seed, policy in zip(SEEDS, policies["free"], strict=True):
+            found.append(fit_doubts(split, policy, question=question, seed=seed))
+            print(f"{name}: doubts, seed {seed}", file=sys.stderr, flush=True)
     return Case(
         name,
-        split_questions(table, seed=0),
+        split,
         families,
         *(tuple(policies[kind]) for kind in kinds),
+        tuple(doubts[True]),
+        tuple(doubts[False]),
+        proposal_matches(traces),
     )
 
 
@@ -233,18 +254,17 @@ def by_family(case: Case) -> Compared:
 
 
 def correction(case: Case) -> list[Compared]:
-    """Taking risky exits back, at a price where stops are bold, for every token charged."""
+    """Taking doubted exits back, for every token charged, where that earns most."""
     found = []
     for relative in (0.05, 0.2):
-        before, after, off = [], [], 0
-        for seed, policy in zip(SEEDS, case.policies, strict=True):
-            done, corrected, threshold = _corrected(case, policy, seed, relative, None)
-            before.append(done)
-            after.append(corrected)
-            off += threshold == OFF
-        note = f"switched off by itself in {off} of {len(SEEDS)} seeds" if off else ""
+        done = corrected(case, case.doubts, relative, "utility")
+        off = sum(not one.resumed.any() for one in done)
+        note = f"nothing is taken back in {off} of {len(SEEDS)} seeds" if off else ""
         name = "correction: exits that look wrong are thought on"
-        found.append(Compared(name, relative, mean_of(before), mean_of(after), note))
+        before, after = (
+            mean_of([getattr(one, when) for one in done]) for when in ("before", "outcome")
+        )
+        found.append(Compared(name, relative, before, after, note))
     return found
 
 
@@ -275,53 +295,64 @@ def voting(case: Case) -> Compared:
     )
 
 
-def _corrected(
-    case: Case, policy: Policy, seed: int, relative: float, most_extra: float | None
-) -> tuple[Outcome, Outcome, float]:
-    split, price = case.split, case.price(relative)
-    features = tuple(dict.fromkeys((*policy.features, *EXIT_FEATURES)))
-    impact = fit_impact(split.train, split.validation, features, seed=seed)
-    budgets = (None, 16, 32, 64)
-    chosen = replay(policy, split.validation, price)
-    resume = tune(impact, chosen, price, budgets=budgets, most_extra=most_extra)
-    done = replay(policy, split.held_out, price)
-    return done.outcome, correct(resume, done).outcome, resume.threshold
+def corrected(
+    case: Case, doubts: Sequence[Doubts], relative: float, aim: Aim, *, propose: bool = False
+) -> list[Corrected]:
+    """Held out, one a seed; tuned on the other questions to cost at most 8% of the saved tokens."""
+    price, held_out, found = case.price(relative), case.split.held_out, []
+    for policy, own in zip(case.policies, doubts, strict=True):
+        done = replay(policy, own.tuning, price)
+        best = tune(own.model, done, own.of_tuning, price, most_extra=0.08, aim=aim)
+        if propose:
+            known = of_table(case.proposals, own.tuning)
+            best = with_proposals(best, done, own.of_tuning, known, price)
+        proposals = of_table(case.proposals, held_out)
+        found.append(correct(best, replay(policy, held_out, price), proposals=proposals))
+    return found
 
 
-def recovered(case: Case) -> dict[str, Any]:
+def recovered(case: Case) -> list[dict[str, Any]]:
     """How many of the lost answers come back, and at what share of the saved tokens.
 
-    The threshold is the one that takes back at most 9% of the saved tokens on the validation
-    questions, tuned at a price where tokens hardly count.
+    With every check; without working the question out; and, for comparison, with a calculator that
+    answers what it can, which needs no model.
     """
     relative = 0.2
-    split, price = case.split, case.price(relative)
-    full = outcome(split.held_out, np.full(len(split.held_out), NATURAL_END))
-    shares, costs, per_hundred = [], [], []
-    for seed, policy in zip(SEEDS, case.policies, strict=True):
-        features = tuple(dict.fromkeys((*policy.features, *EXIT_FEATURES)))
-        impact = fit_impact(split.train, split.validation, features, seed=seed)
-        chosen = replay(policy, split.validation, price)
-        budgets = (None, 16, 32, 64)
-        resume = tune(impact, chosen, 1e-9, budgets=budgets, most_extra=0.09)
-        done = replay(policy, split.held_out, price)
-        after = correct(resume, done)
-        lost = (full.exact_match == 1) & (done.outcome.exact_match == 0)
-        back = lost & (after.outcome.exact_match == 1)
-        saved = float(full.tokens.sum() - done.outcome.tokens.sum())
-        extra = float(after.extra_tokens.sum())
-        shares.append(float(back.sum() / max(lost.sum(), 1)))
-        costs.append(extra / saved)
-        gained = float((after.outcome.exact_match - done.outcome.exact_match).sum())
-        per_hundred.append(100 * gained / max(extra, 1.0))
-    share, cost = float(np.mean(shares)), float(np.mean(costs))
-    return row(
-        f"{case.name}: answers lost by early exits that the correction recovers, relative price"
-        f" {relative:g}, mean of {len(SEEDS)} seeds",
-        ">= 25% at <= 10% of the saved tokens",
-        f"{share:.1%} at {cost:.1%}; {np.mean(per_hundred):.2f} answers per 100 extra tokens",
-        share >= 0.25 and cost <= 0.10,
-    )
+    price = case.price(relative)
+
+    def shown(doubts: Sequence[Doubts], propose: bool = False) -> tuple[str, float, float]:
+        done = corrected(case, doubts, relative, "answers", propose=propose)
+        share = float(np.mean([one.share_recovered for one in done]))
+        cost = float(np.mean([one.share_of_saved for one in done]))
+        gained = np.mean([one.gained_per_100_tokens for one in done])
+        worth = np.mean([utility(one.outcome, price) - utility(one.before, price) for one in done])
+        counts = ", ".join(
+            f"{one.recovered.sum()} of {one.lost.sum()} back, {one.broken.sum()} broken"
+            for one in done
+        )
+        text = f"{share:.1%} at {cost:.1%} ({counts}); utility {worth:+.4f}"
+        return text + (f"; {gained:+.2f} EM per 100 extra tokens" if cost else ""), share, cost
+
+    rows = []
+    for doubts, how in (
+        (case.doubts, "by doubt and re-check"),
+        (case.doubts_without, "the same without working the question out"),
+    ):
+        text, share, cost = shown(doubts)
+        if doubts is case.doubts:
+            text += (
+                "; for comparison, a calculator answering what it can: " + shown(doubts, True)[0]
+            )
+        rows.append(
+            row(
+                f"{case.name}: answers lost by early exits that thinking on recovers, {how},"
+                f" relative price {relative:g}, mean of {len(SEEDS)} seeds",
+                ">= 25% at <= 10% of the saved tokens",
+                text,
+                share >= 0.25 and cost <= 0.10,
+            )
+        )
+    return rows
 
 
 def rule_engine(case: Case) -> dict[str, Any]:

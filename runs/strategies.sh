@@ -11,7 +11,7 @@ record() {
   [ -d "$to" ] || mv "$to.part" "$to"
 }
 mkdir -p runs/strategies-run
-record --task embedded --n 3600 "$traces"
+record --task embedded --n 3600 --store-text "$traces"
 record --task smollm2 --n 2600 "$small"
 python runs/impact_model.py --traces "$traces"
 python runs/em_floor.py --traces "$traces"

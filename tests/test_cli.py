@@ -19,7 +19,7 @@ from rlbudget.interchange import write_jsonl
 from rlbudget.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
-            "blend", "cascade", "decode",
+            "blend", "cascade", "correct", "decode",
             "rules check", "rules explain", "retrain", "registry add")  # fmt: skip
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from frozen_nets import random_policy
+from trace_makers import make_trace
 
+from rlbudget.cli import parse
 from rlbudget.interchange import import_jsonl, trace_from_dict
 from rlbudget.policy import save_policy
-from rlbudget.store import load_traces
+from rlbudget.store import TraceWriter, load_traces
 
 DOCS = Path(__file__).parent.parent / "docs"
 TRACES = (DOCS / "traces.md").read_text(encoding="utf-8")
@@ -64,6 +68,29 @@ def test_the_budget_shown_stops_hugging_face(tmp_path: Path) -> None:
     )
     lines = done.stdout.splitlines()
     assert len([line for line in lines if line.startswith(("policy", "natural", "max_"))]) == 4
+
+
+def test_the_commands_of_the_correction_page_are_commands() -> None:
+    page = (DOCS / "correction.md").read_text(encoding="utf-8")
+    lines = [line for block in blocks("bash", page) for line in block.splitlines()]
+    commands = [type(parse(shlex.split(line)[1:])).__name__ for line in lines]
+    assert commands == ["Record", "Train", "Freeze", "Correct", "Decode"]
+
+
+def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
+    for name in ("small", "large"):
+        with TraceWriter(tmp_path / "traces" / name) as writer:
+            for i in range(60):
+                made = make_trace(i % 3, checkpoints=4)  # right at one of three checkpoints
+                writer.add(replace(made, trace_id=f"t{i}", question_id=f"q{i}"))
+    save_policy(tmp_path / "policies" / "small", random_policy())
+    (code,) = blocks("python", (DOCS / "correction.md").read_text(encoding="utf-8"))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert re.match(r"\d+ of \d+ ", done.stdout)
 
 
 @pytest.mark.parametrize("field", ["trace_id", "final", "checkpoints"])

@@ -85,9 +85,11 @@ def answer_through_cascade(asked: Decode) -> None:
 
     if asked.cascade is None or asked.large_model is None:
         raise UserError("--cascade and --large-model go together: the large one is handed over to")
-    if asked.policy or asked.strategies != StrategyArguments():
-        raise UserError("a cascade stops the small model by itself: leave out --policy, --combine,"
-                        " --guard and --rules; the large one takes --large-policy")  # fmt: skip
+    if asked.policy or asked.correct or asked.strategies != StrategyArguments():
+        raise UserError(
+            "a cascade stops the small model by itself: leave out --policy, --combine, --guard,"
+            " --rules and --correct; the large one takes --large-policy"
+        )
     cascade = load_cascade(asked.cascade)
     policy = None if asked.large_policy is None else load_policy(asked.large_policy)
     low, high = cascade.price_range

@@ -54,6 +54,8 @@ class Decode:
     """For the cascade: the model to hand over to, named as --model."""
     large_policy: OptionalPath = None
     """For the cascade: policy folder of the large model; by default it decodes in full."""
+    correct: OptionalPath = None
+    """File of `rlbudget correct`: exits that look wrong are thought on."""
     task: str = ""
     """Task of the request, for the rules."""
     metadata: Metadata = ()
@@ -79,6 +81,11 @@ class Decode:
         for line in composed.explain(request):
             err.print(line, markup=False, soft_wrap=True)
         policy = next(iter(policies.values()))
+        correction = None
+        if self.correct is not None:
+            from rlbudget.strategies.correction_file import load_correction
+
+            correction = load_correction(self.correct)
         decoded = decode(
             load_model(self.model, profile=self.profile),
             self.question,
@@ -87,6 +94,7 @@ class Decode:
             seed=self.seed,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
+            correction=correction,
         )
         out.print(decoded.text, markup=False)
         out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
@@ -98,6 +106,8 @@ class Decode:
         )
         if decoded.stopped and served.confidence is not None:
             out.print(f"Confidence of the exit: {served.confidence:.1%}.")
+        if decoded.resumed:
+            out.print(f"An exit that looked wrong was thought on {decoded.resumed} times.")
         if decoded.message:
             err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
 

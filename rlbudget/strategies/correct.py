@@ -1,188 +1,215 @@
 """Correction: an exit that looks wrong is taken back, and the model thinks on.
 
-Once an exit's answer is written, more is known than before it: how sure the model was of its
-words. Where the risk that the answer is lost, seen with that knowledge, is above a threshold,
-the thinking is resumed where it was left, for a small budget or to its natural end, and answers
-anew. Every token is charged: the first answer, the thinking after it, the second answer. The
-threshold is chosen on training questions at a price; where no threshold pays, it stays off.
-
-Two corrections cost nothing: ``repaired`` mends the form of an answer, and where a policy of the
-``probe`` preset has paid for trial answers, ``majority_answer`` of them can take the place of the
-exit's; ``majority`` says on a replay whether it should.
+Once an exit's answer is written, more is known than before it (``rlbudget.strategies.exits``).
+Where the doubt in the answer is above a threshold, the thinking is resumed where it was left, for
+a small budget or to its natural end, and answers anew; of the answers written so far the least
+doubted is kept, a later one where they are equal, and the answer of a natural end always. Every
+token is charged: the first answer, the thinking after it, the next answers. Threshold, budget and
+rounds are chosen on training questions at a price; where nothing pays, it stays off.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Ints, Outcome, utility
+from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
 from rlbudget.evaluate.replay import Replay
 from rlbudget.observation import observe
 from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.recheck import QUESTION_CHECK
+from rlbudget.table import TraceTable
 
-EXIT_FEATURES = ("probe_confidence", "exit_entropy")
-"""What an exit's answer tells, beside the policy's own observation."""
+Aim = Literal["utility", "answers"]
 OFF = float("inf")
-
-
-def repaired(answer: str) -> str:
-    """An answer without the wrapping that makes an exact match fail: ``$12.0$`` -> ``12``.
-
-    Takes away LaTeX boxes and dollar signs, "the answer is", "x =", a final full stop, thousands
-    separators and empty decimals. Costs no token, and leaves what is none of these as it is.
-    """
-    text = answer.strip()
-    boxed = re.search(r"\\boxed\{([^{}]*)\}", text)
-    if boxed:
-        text = boxed.group(1)
-    text = text.strip("$ \n\t")
-    text = re.sub(r"(?i)^(?:so,? )?(?:the )?(?:final )?answer(?: is|:)\s*", "", text)
-    text = re.sub(r"^[A-Za-z]\s*=\s*", "", text)
-    text = text.rstrip(".").strip()
-    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
-        text = text.replace(",", "")
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
-
-
-def majority_answer(answers: Sequence[str]) -> str:
-    """The most frequent of the answers seen so far, in their order; of equal ones the latest.
-
-    Raises ``ValueError`` for none.
-    """
-    if not answers:
-        raise ValueError("there is no answer to take")
-    latest = {answer: place for place, answer in enumerate(answers)}
-    return max(latest, key=lambda answer: (answers.count(answer), latest[answer]))
+LEVELS = 40
+"""thresholds tried: quantiles of the doubts at the stops"""
+PLANS: tuple[tuple[int | None, int], ...] = (
+    (None, 1), (8, 1), (8, 2), (8, 4), (16, 2), (32, 1), (32, 2), (64, 1), (64, 2),
+)  # fmt: skip
+"""budgets (thinking tokens; None for the natural end) and rounds tried"""
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class Correction:
     """When to take an exit back, and for how long to think on."""
 
-    impact: ImpactModel
-    """reads the policy's observation and ``EXIT_FEATURES``"""
+    doubt: ImpactModel
+    """the chance that a written answer is wrong; see ``rlbudget.strategies.doubt``"""
     threshold: float
-    """risk above which the thinking is resumed; ``OFF`` for never"""
+    """doubt above which the thinking is resumed; ``OFF`` for never"""
     budget: int | None
-    """thinking tokens before the second exit; None for the natural end"""
+    """thinking tokens before the next exit; None for the natural end"""
+    rounds: int = 1
+    """exits after the first at most, while the doubt stays above the threshold"""
+    proposes: bool = False
+    """whether the result of a question that is plain arithmetic takes the place of an answer that
+    does not fit it (``rlbudget.strategies.recheck.proposed``)"""
+
+    @property
+    def off(self) -> bool:
+        """Whether it changes nothing."""
+        return self.threshold == OFF and not self.proposes
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
     """What a correction did to a replay."""
 
+    before: Outcome
     outcome: Outcome
-    resumed: npt.NDArray[np.bool_]
-    """(n,) whether the exit of the trace was taken back"""
-    extra_tokens: Ints
-    """(n,) tokens beyond those of the first exit"""
-    recovered: npt.NDArray[np.bool_]
-    """(n,) wrong before, right after"""
-    broken: npt.NDArray[np.bool_]
-    """(n,) right before, wrong after"""
+    resumed: npt.NDArray[np.int64]
+    """(n,) how often the exit of the trace was taken back"""
+    full: Outcome
+    """the full decodes"""
+
+    @property
+    def extra_tokens(self) -> Floats:
+        """(n,) tokens beyond those of the first exit."""
+        return self.outcome.tokens - self.before.tokens
+
+    @property
+    def lost(self) -> npt.NDArray[np.bool_]:
+        """(n,) answers lost by early exits: right in the full decode, wrong at the first exit."""
+        lost: npt.NDArray[np.bool_] = self.full.exact_match > self.before.exact_match
+        return lost
+
+    @property
+    def recovered(self) -> npt.NDArray[np.bool_]:
+        """(n,) lost before, right after."""
+        recovered: npt.NDArray[np.bool_] = self.lost & (self.outcome.exact_match == 1)
+        return recovered
+
+    @property
+    def broken(self) -> npt.NDArray[np.bool_]:
+        """(n,) right before, wrong after."""
+        broken: npt.NDArray[np.bool_] = self.outcome.exact_match < self.before.exact_match
+        return broken
+
+    @property
+    def share_recovered(self) -> float:
+        """Of the lost answers; NaN where none was lost."""
+        lost = int(self.lost.sum())
+        return int(self.recovered.sum()) / lost if lost else float("nan")
+
+    @property
+    def share_of_saved(self) -> float:
+        """Extra tokens over those that the stops had saved; NaN where they saved none."""
+        saved = float(self.full.tokens.sum() - self.before.tokens.sum())
+        return float(self.extra_tokens.sum()) / saved if saved > 0 else float("nan")
+
+    @property
+    def gained_per_100_tokens(self) -> float:
+        """Exact matches gained, broken ones taken off, for 100 extra tokens; 0 without any."""
+        extra = float(self.extra_tokens.sum())
+        gained = float((self.outcome.exact_match - self.before.exact_match).sum())
+        return 100 * gained / extra if extra else 0.0
 
 
-def risk_at_stops(resume: Resume, done: Replay) -> Floats:
-    """(n,) the risk of each exit, 0 where the trace ran to its natural end."""
-    table = done.table
-    stopped = np.flatnonzero(done.stops != NATURAL_END)
-    rows = table.offsets[stopped] + done.stops[stopped]
-    risk = np.zeros(len(table))
-    if len(stopped):
-        risk[stopped] = resume.impact.risk(observe(table, resume.impact.features)[rows])
-    return risk
+def correct(
+    correction: Correction,
+    done: Replay,
+    doubts: Floats | None = None,
+    proposals: Floats | None = None,
+) -> Corrected:
+    """Take back the doubted exits of a replay on an ``exit_table``.
 
-
-def correct(resume: Resume, done: Replay, risk: Floats | None = None) -> Corrected:
-    """Take back the risky exits of a replay. ``risk`` spares computing ``risk_at_stops``."""
-    table, before = done.table, done.outcome
-    if risk is None:
-        risk = risk_at_stops(resume, done)
-    resumed = (done.stops != NATURAL_END) & (risk > resume.threshold)
-    exact_match = before.exact_match.copy()
-    thinking, answer = before.thinking.copy(), before.answer.copy()
-    for trace in np.flatnonzero(resumed).tolist():
-        start, end = int(table.offsets[trace]), int(table.offsets[trace + 1])
-        first = start + int(done.stops[trace])
-        later = np.zeros(0, dtype=np.int64)
-        if resume.budget is not None:
-            least = table.thinking_tokens[first] + resume.budget
-            later = np.flatnonzero(table.thinking_tokens[first + 1 : end] >= least)
-        if len(later):
-            row = first + 1 + int(later[0])
-            exact_match[trace] = table.exit_exact_match[row]
-            thinking[trace] = table.thinking_tokens[row]
-            answer[trace] += table.exit_answer_tokens[row]
-        else:
-            exact_match[trace] = table.final_exact_match[trace]
-            thinking[trace] = table.final_thinking_tokens[trace]
-            answer[trace] += table.final_answer_tokens[trace]
-    after = Outcome(exact_match, thinking, before.probe, answer)
-    return Corrected(
-        outcome=after,
-        resumed=resumed,
-        extra_tokens=(after.tokens - before.tokens).astype(np.int64),
-        recovered=(before.exact_match == 0) & (exact_match == 1),
-        broken=(before.exact_match == 1) & (exact_match == 0),
-    )
-
-
-def majority(done: Replay) -> Outcome:
-    """Answer with the majority of the trial answers up to each stop, the stop's among them.
-
-    At a checkpoint the exit's answer is the trial answer's, written out, so it is right where that
-    exit is. Raises ``UserError`` for a policy that does not pay for a trial answer at every
-    checkpoint.
+    ``doubts`` (m,) spares computing those of every checkpoint. ``proposals`` (n,), needed where
+    the correction proposes: the exact match of the proposed answer, NaN where there is none.
     """
     table, before = done.table, done.outcome
-    if done.charged != "until_stop":
-        raise UserError("a majority needs trial answers: take a policy of the probe preset")
+    if doubts is None:
+        doubts = doubts_of(correction.doubt, table)
     exact_match = before.exact_match.copy()
-    for trace in np.flatnonzero(done.stops != NATURAL_END).tolist():
-        start = int(table.offsets[trace])
-        seen = table.probe_answer[start : start + int(done.stops[trace]) + 1]
-        codes, counts = np.unique(seen, return_counts=True)
-        latest = [int(np.flatnonzero(seen == code)[-1]) for code in codes]
-        place = max(zip(counts.tolist(), latest, strict=True))[1]
-        exact_match[trace] = table.exit_exact_match[start + place]
-    return Outcome(exact_match, before.thinking, before.probe, before.answer)
+    thinking, answer = before.thinking.copy(), before.answer.copy()
+    resumed = np.zeros(len(table), dtype=np.int64)
+    stopped = np.flatnonzero(done.stops != NATURAL_END)
+    firsts = table.offsets[stopped] + done.stops[stopped]
+    doubted = doubts[firsts] > correction.threshold
+    if correction.proposes:
+        if proposals is None:
+            raise ValueError("this correction proposes answers: their exact match is needed")
+        misfit = table.signals[QUESTION_CHECK][firsts] < 0
+        exact_match[stopped[misfit]] = proposals[stopped[misfit]]
+        doubted &= ~misfit
+    for trace, first in zip(stopped[doubted].tolist(), firsts[doubted].tolist(), strict=True):
+        now = best = first
+        end = int(table.offsets[trace + 1])
+        while doubts[best] > correction.threshold and resumed[trace] < correction.rounds:
+            resumed[trace] += 1
+            later = _next(table, now, end, correction.budget)
+            if later is None:
+                exact_match[trace] = table.final_exact_match[trace]
+                thinking[trace] = table.final_thinking_tokens[trace]
+                answer[trace] += table.final_answer_tokens[trace]
+                break
+            now = later
+            best = now if doubts[now] <= doubts[best] else best
+            exact_match[trace] = table.exit_exact_match[best]
+            thinking[trace] = table.thinking_tokens[now]
+            answer[trace] += table.exit_answer_tokens[now]
+    after = Outcome(exact_match, thinking, before.probe, answer)
+    return Corrected(before, after, resumed, outcome(table, full_stops(table)))
+
+
+def doubts_of(doubt: ImpactModel, table: TraceTable) -> Floats:
+    """(m,) the doubt in the exit at every checkpoint of an ``exit_table``."""
+    return doubt.risk(observe(table, doubt.features)) if len(table.thinking_tokens) else np.zeros(0)
 
 
 def tune(
-    impact: ImpactModel,
+    doubt: ImpactModel,
     done: Replay,
+    doubts: Floats,
     token_price: float,
     *,
-    budgets: Sequence[int | None] = (None,),
     most_extra: float | None = None,
-) -> Resume:
-    """The threshold and budget of highest mean utility on a replay of training questions.
+    aim: Aim = "utility",
+    plans: Sequence[tuple[int | None, int]] = PLANS,
+) -> Correction:
+    """The threshold, budget and rounds that are best on a replay of training questions.
 
-    ``most_extra`` bounds the extra tokens, as a share of those that the stops save. Where nothing
-    pays, the threshold is ``OFF``. Raises ``UserError`` for a bound below 0.
+    ``aim`` says what is best: the highest mean utility, or the highest exact match among those
+    that gain at least half as much utility as the best. ``doubts`` (m,) are those of models that
+    have not seen the question. ``most_extra`` bounds the extra tokens, as a share of those that
+    the stops save. Where nothing gains utility, the correction is off. Raises ``UserError`` for a
+    bound below 0.
     """
     if most_extra is not None and most_extra < 0:
         raise UserError(f"most_extra must be at least 0, not {most_extra:g}")
-    before = done.outcome
-    saved = float(done.table.full_tokens.sum() - before.tokens.sum())
-    best = Resume(impact, OFF, None)
-    highest = float(utility(before, token_price).mean())
-    risk = risk_at_stops(best, done)
-    known = risk[risk > 0] if risk.any() else np.zeros(1)
-    levels: Floats = np.unique(np.quantile(known, np.linspace(0, 1, 60)))
-    for budget in budgets:
+    off = Correction(doubt, OFF, None)
+    stopped = np.flatnonzero(done.stops != NATURAL_END)
+    known = doubts[done.table.offsets[stopped] + done.stops[stopped]]
+    if not len(known):
+        return off
+    places = 1 - np.linspace(0, 1, LEVELS) ** 2  # close together where few are doubted
+    levels: list[float] = np.unique(np.quantile(known, places)).tolist()
+    without = float(utility(done.outcome, token_price).mean())
+    worth: list[tuple[float, float, Correction]] = []
+    for budget, rounds in plans:
         for level in levels:
-            tried = Resume(impact, float(level), budget)
-            after = correct(tried, done, risk)
-            if most_extra is not None and after.extra_tokens.sum() > most_extra * saved:
-                continue
-            value = float(utility(after.outcome, token_price).mean())
-            if value > highest:
-                best, highest = tried, value
-    return best
+            tried = Correction(doubt, level, budget, rounds)
+            after = correct(tried, done, doubts)
+            gained = float(utility(after.outcome, token_price).mean()) - without
+            if gained > 0 and (most_extra is None or after.share_of_saved <= most_extra):
+                worth.append((gained, float(after.outcome.exact_match.mean()), tried))
+    if not worth:
+        return off
+    best = max(worth, key=lambda each: each[0])
+    if aim == "answers":
+        best = max((each for each in worth if 2 * each[0] >= best[0]), key=lambda each: each[1])
+    return best[2]
+
+
+def _next(table: TraceTable, row: int, end: int, budget: int | None) -> int | None:
+    """The first checkpoint ``budget`` tokens after ``row``; None for the natural end."""
+    if budget is None:
+        return None
+    least = table.thinking_tokens[row] + budget
+    place = row + 1 + int(np.searchsorted(table.thinking_tokens[row + 1 : end], least))
+    return place if place < end else None

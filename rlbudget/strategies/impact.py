@@ -120,12 +120,6 @@ def fit_impact(
     Raises ``UserError`` where stopping loses nothing or everything in one of the two, and without
     scikit-learn.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import log_loss
-        from sklearn.neural_network import MLPClassifier
-    except ImportError as missing:
-        raise missing_extra("train", "scikit-learn") from missing
     if np.intersect1d(train.question_ids, validation.question_ids).size:
         raise ValueError("a question is both in the training and in the validation traces")
     y, y_validation = lost_by_stopping(train), lost_by_stopping(validation)
@@ -135,15 +129,52 @@ def fit_impact(
                 f"in the {what} traces stopping loses an answer everywhere or nowhere: there is"
                 " nothing to learn"
             )
-    seen, seen_validation = (
-        observe(part, features).astype(np.float64) for part in (train, validation)
+    return fit_chance(
+        features,
+        (observe(train, features), y),
+        (observe(validation, features), y_validation),
+        hidden=hidden,
+        epochs=epochs,
+        weight_decay=weight_decay,
+        seed=seed,
+        progress=progress,
     )
+
+
+def fit_chance(
+    features: Sequence[str],
+    train: tuple[Float32s, npt.NDArray[np.bool_]],
+    validation: tuple[Float32s, npt.NDArray[np.bool_]],
+    *,
+    hidden: Sequence[int],
+    epochs: int,
+    weight_decay: float,
+    seed: int,
+    progress: Advance | None = None,
+) -> ImpactModel:
+    """The chance of an event given an observation, from observations (m, n_features) and whether
+    it happened (m,), which must be so and not so in both parts.
+
+    Epoch and calibration are chosen on ``validation``. Raises ``UserError`` without scikit-learn.
+    """  # fmt: skip
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
+        from sklearn.neural_network import MLPClassifier
+    except ImportError as missing:
+        raise missing_extra("train", "scikit-learn") from missing
+    (observed, y), (observed_validation, y_validation) = train, validation
+    seen, seen_validation = (part.astype(np.float64) for part in (observed, observed_validation))
     mean, std = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-6)
     x, x_validation = (
         np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
     )
     network = MLPClassifier(
-        tuple(hidden), activation="tanh", alpha=weight_decay, batch_size=512, random_state=seed
+        tuple(hidden),
+        activation="tanh",
+        alpha=weight_decay,
+        batch_size=min(512, len(x)),
+        random_state=seed,
     )
     best, weights, biases = np.inf, [], []
     for epoch in range(epochs):
@@ -204,24 +235,37 @@ def reliability(risk: Floats, lost: npt.ArrayLike, *, bins: int = 15) -> Reliabi
 
 def save_impact(path: Path | str, model: ImpactModel) -> None:
     """Write a model to a file (.safetensors), atomically."""
-    tensors = {"mean": model.mean, "std": model.std}
-    for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
-        tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
     named = {
         "format": FORMAT,
         "features": json.dumps(model.features),
         "trained": json.dumps(dict(model.trained)),
     }
-    write_bytes(Path(path), save(tensors, metadata=named))
+    write_bytes(Path(path), save(impact_tensors(model), metadata=named))
 
 
 def load_impact(path: Path | str) -> ImpactModel:
     """Read what ``save_impact`` wrote; ``UserError`` for anything else."""
+    return read_impact(path, FORMAT, "an impact model")[0]
+
+
+def impact_tensors(model: ImpactModel) -> dict[str, Floats]:
+    """The numbers of a model by name, as its file holds them."""
+    tensors = {"mean": model.mean, "std": model.std}
+    for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
+        tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
+    return tensors
+
+
+def read_impact(path: Path | str, kind: str, what: str) -> tuple[ImpactModel, dict[str, str]]:
+    """The model in a file of the format ``kind`` and the file's metadata.
+
+    ``what`` names such a file in the ``UserError`` for anything else.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             named = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if named.get("format") != FORMAT:
+        if named.get("format") != kind:
             raise ValueError("it is another kind of file")
         layers = sum(name.startswith("weight.") for name in tensors)
         model = ImpactModel(
@@ -234,7 +278,7 @@ def load_impact(path: Path | str) -> ImpactModel:
         )
         model.risk(np.zeros(len(model.features)))
     except FileNotFoundError:
-        raise UserError(f"there is no impact model {path}") from None
+        raise UserError(f"there is no {what.partition(' ')[2]} {path}") from None
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path} is not an impact model: {error}") from error
-    return model
+        raise UserError(f"{path} is not {what}: {error}") from error
+    return model, named

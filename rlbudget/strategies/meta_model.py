@@ -25,12 +25,13 @@ from rlbudget.evaluate.outcomes import NATURAL_END, Bools, Floats, Ints
 from rlbudget.evaluate.replay import Replay
 from rlbudget.observation import Float32s
 from rlbudget.pairs import Pair
-from rlbudget.strategies.correct import EXIT_FEATURES
 from rlbudget.strategies.members import Decoded, When
 
 PRIOR = 10.0
 """questions' worth of the mean over all tasks in the record of each"""
 MOST_TREES = 120
+EXIT_FEATURES = ("probe_confidence", "exit_entropy")
+"""what the small member's written answer tells"""
 
 
 @dataclass(slots=True)

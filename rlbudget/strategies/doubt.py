@@ -1,0 +1,98 @@
+"""Doubt: the chance that an answer which an exit has just written is wrong.
+
+A network as that of ``rlbudget.strategies.impact``, on what is known once the answer is written
+(``rlbudget.strategies.exits``). It is fitted where the policy stops: checkpoints are drawn with
+the chance that the policy stops there, for everything else is another distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlbudget.errors import UserError
+from rlbudget.evaluate.outcomes import Floats, Ints
+from rlbudget.evaluate.replay import StopPolicy, replay
+from rlbudget.observation import observe
+from rlbudget.strategies.impact import ImpactModel, fit_chance
+from rlbudget.table import TraceTable, split_fold
+
+PRICES = 6
+"""prices over the policy's range at which its stops are looked at"""
+EVERYWHERE = 0.2
+"""share of the checkpoints that is drawn evenly: a resumed decode exits later than the policy"""
+FOLDS = 3
+
+
+def stop_chances(policy: StopPolicy, table: TraceTable) -> Floats:
+    """(m,) how likely the policy ends a decode at each checkpoint, mean over its prices."""
+    observations = observe(table, policy.features)
+    total = np.zeros(len(table.thinking_tokens))
+    place = np.arange(len(total)) - table.offsets[:-1][table.trace_of_row]
+    for price in np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range):
+        chance = np.nan_to_num(replay(policy, table, float(price), observations).chance)
+        going = np.zeros((len(table), int(table.lengths.max(initial=0))))
+        going[table.trace_of_row, place] = 1 - chance
+        before = np.cumprod(np.hstack([np.ones((len(table), 1)), going[:, :-1]]), axis=1)
+        total += chance * before[table.trace_of_row, place]
+    return total / PRICES
+
+
+def fit_doubt(
+    train: TraceTable,
+    validation: TraceTable,
+    policy: StopPolicy,
+    features: Sequence[str],
+    *,
+    seed: int = 0,
+) -> ImpactModel:
+    """Fit on the exits of ``train``, choose the epoch and calibrate on those of ``validation``.
+
+    The two must have no question in common. Raises ``UserError`` where all exits of a part are
+    right or all are wrong.
+    """
+    generator = np.random.default_rng(seed)
+    parts = []
+    for what, table in (("training", train), ("validation", validation)):
+        rows = _drawn(stop_chances(policy, table), generator)
+        wrong = table.exit_exact_match[rows] == 0
+        if len(np.unique(wrong)) < 2:
+            raise UserError(f"in the {what} traces all exits are right, or all are wrong: there is"
+                            " nothing to learn")  # fmt: skip
+        parts.append((observe(table, features)[rows], wrong))
+    return fit_chance(
+        features, parts[0], parts[1], hidden=(32, 32), epochs=30, weight_decay=1.0, seed=seed
+    )
+
+
+def doubts_in_turn(
+    train: TraceTable,
+    validation: TraceTable,
+    policy: StopPolicy,
+    features: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Floats:
+    """(m,) the doubt at every checkpoint of ``train`` by models that have not seen its question.
+
+    What is tuned on them sees doubts as they will be on new questions.
+    """
+    doubts = np.zeros(len(train.thinking_tokens))
+    for fold in range(FOLDS):
+        split = split_fold(train, fold, FOLDS, seed=seed)
+        out = np.isin(train.question_ids, split.held_out.question_ids)
+        rest = train.take(np.flatnonzero(~out))
+        model = fit_doubt(rest, validation, policy, features, seed=seed)
+        rows = out[train.trace_of_row]
+        doubts[rows] = model.risk(observe(train, features)[rows])
+    return doubts
+
+
+def _drawn(chances: Floats, generator: np.random.Generator) -> Ints:
+    """As many rows as there are, drawn by chance, some of them evenly."""
+    n = len(chances)
+    even = np.full(n, 1 / max(n, 1))
+    total = chances.sum()
+    weights = EVERYWHERE * even + (1 - EVERYWHERE) * (chances / total if total > 0 else even)
+    return generator.choice(n, n, p=weights / weights.sum()).astype(np.int64)

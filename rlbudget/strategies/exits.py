@@ -1,0 +1,96 @@
+"""What the answer of an exit tells once it is written, as signals: recorded and live.
+
+===================  =========================================================================
+exit_confidence      geometric mean of the probabilities of the answer's first tokens, as many as
+                     a trial answer has
+exit_entropy         of the distribution of the first of them (recorded)
+probe_tail           mean of their probabilities after the first (recorded)
+thinking checks      see ``rlbudget.strategies.recheck``; where the traces hold the thinking
+question_check       see there
+===================  =========================================================================
+
+None of them costs a token more than the exit did: an exit begins with the tokens of the trial
+answer that was recorded at its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlbudget.context import CONTEXT_SIGNALS
+from rlbudget.observation import feature_names
+from rlbudget.store import iter_traces, load_table
+from rlbudget.strategies.recheck import (
+    QUESTION_CHECK,
+    THINKING_CHECKS,
+    question_check,
+    thinking_checks,
+)
+from rlbudget.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.models.answers import ExitResult, ProbeResult
+
+CONFIDENCE = "exit_confidence"
+ANSWER_SIGNALS = (CONFIDENCE, "exit_entropy", "probe_tail")
+WRITTEN_SIGNALS = (*ANSWER_SIGNALS, *THINKING_CHECKS, QUESTION_CHECK)
+"""all that an exit's answer tells"""
+
+
+def exit_table(folder: Path | str) -> TraceTable:
+    """The table of a folder of traces, ``WRITTEN_SIGNALS`` and the question's numbers included.
+
+    What the traces cannot give is left out: ``exit_confidence`` without trial answers, the checks
+    of the thinking where its text was not stored (``record --store-text``).
+    """
+    table = load_table(folder, context=True)
+    columns: dict[str, list[float]] = {name: [] for name in (*THINKING_CHECKS, QUESTION_CHECK)}
+    has_text = True
+    for trace in iter_traces(folder):
+        thinking, cuts = trace.meta.get("thinking", ""), trace.meta.get("cuts", [])
+        has_text &= len(cuts) == len(trace.checkpoints) and "thinking" in trace.meta
+        fits: dict[str, float] = {}
+        for place, checkpoint in enumerate(trace.checkpoints):
+            answer = checkpoint.exit.answer
+            if answer not in fits:
+                fits[answer] = question_check(trace.question, answer)
+            columns[QUESTION_CHECK].append(fits[answer])
+            if has_text:
+                for name, value in thinking_checks(thinking[: cuts[place]], answer).items():
+                    columns[name].append(value)
+    known = [QUESTION_CHECK, *(THINKING_CHECKS if has_text else ())]
+    signals = table.signals | {name: np.array(columns[name], np.float64) for name in known}
+    if table.has_probes:
+        signals[CONFIDENCE] = table.probe_confidence
+    return dataclasses.replace(table, signals=signals)
+
+
+def exit_features(table: TraceTable, *, question: bool = True) -> tuple[str, ...]:
+    """The observation of a written exit: the free signals of the decode and ``WRITTEN_SIGNALS``.
+
+    ``question=False`` leaves out ``question_check``, which works the question out.
+    """
+    free = set(table.signals) - {*WRITTEN_SIGNALS, *CONTEXT_SIGNALS}
+    written = [name for name in WRITTEN_SIGNALS if name in table.signals]
+    if not question:
+        written.remove(QUESTION_CHECK)
+    return (*feature_names(free, "free"), *written)
+
+
+def written_signals(
+    exit: ExitResult, trial: ProbeResult | None, *, question: str, thinking: str
+) -> Mapping[str, float]:
+    """``WRITTEN_SIGNALS`` of an exit made live; ``trial`` is the trial answer it begins with."""
+    signals = {
+        "exit_entropy": exit.entropy,
+        **thinking_checks(thinking, exit.answer),
+        QUESTION_CHECK: question_check(question, exit.answer),
+    }
+    if trial is not None:
+        signals |= {CONFIDENCE: trial.confidence, "probe_tail": trial.tail}
+    return signals

@@ -1,0 +1,194 @@
+"""From a policy and a folder of traces to a correction and what it does on held-out questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.evaluate.outcomes import Floats, utility
+from rlbudget.evaluate.replay import Replay, StopPolicy, replay
+from rlbudget.policy import Policy
+from rlbudget.store import digest, iter_traces
+from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
+from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt
+from rlbudget.strategies.exits import exit_features, exit_table
+from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.recheck import proposed
+from rlbudget.table import Split, TraceTable, split_questions
+from rlbudget.tasks.scorers import exact_match_math
+
+MOST_EXTRA = 0.1
+"""extra tokens, as a share of those that the stops save"""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """A doubt model, and what it says of the questions that corrections are tuned on."""
+
+    model: ImpactModel
+    tuning: TraceTable
+    """training and validation questions"""
+    of_tuning: Floats
+    """(m,) their doubts, by models that have not seen the question"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A correction and its effect on questions that nothing was chosen on."""
+
+    correction: Correction
+    held_out: Corrected
+    questions: npt.NDArray[np.str_]
+    """(n,) those of the held-out traces"""
+    token_price: float
+
+    @property
+    def utility_gained(self) -> float:
+        """Mean utility with it minus without, at its price."""
+        after, before = (
+            float(utility(one, self.token_price).mean())
+            for one in (self.held_out.outcome, self.held_out.before)
+        )
+        return after - before
+
+    def lines(self) -> list[str]:
+        """What it is and what it does, for a reader."""
+        plan, done = self.correction, self.held_out
+        if plan.off:
+            return [
+                f"OFF at token price {self.token_price:.3g}: no threshold gains utility on the"
+                " training and validation questions."
+            ]
+        on = "to the natural end" if plan.budget is None else f"for {plan.budget} tokens"
+        times = f", {plan.rounds} times at most" if plan.rounds > 1 else ""
+        what = f"An exit with a doubt above {plan.threshold:.3f} is thought on {on}{times}."
+        if plan.proposes:
+            what += " A calculator's result replaces answers that do not fit the question."
+        worth = "worth it" if self.utility_gained > 0 else "not worth it"
+        return [
+            what,
+            f"On {len(np.unique(self.questions))} held-out questions: {done.recovered.sum()} of"
+            f" {done.lost.sum()} lost answers recovered, {done.broken.sum()} right answers broken,"
+            f" {(done.resumed > 0).sum()} exits taken back.",
+            f"Extra tokens: {done.extra_tokens.sum():.0f}, {done.share_of_saved:.1%} of those that"
+            f" the stops save; {done.gained_per_100_tokens:+.2f} answers gained per 100 of them.",
+            f"Exact match {done.before.exact_match.mean():.4f} ->"
+            f" {done.outcome.exact_match.mean():.4f}, utility {self.utility_gained:+.4f} at token"
+            f" price {self.token_price:.3g}: {worth}.",
+        ]
+
+
+def fit_doubts(split: Split, policy: StopPolicy, *, question: bool = True, seed: int = 0) -> Doubts:
+    """Fit on the training questions; the doubts of the validation questions are the model's own.
+
+    ``question=False`` keeps ``question_check`` out. The split is of an ``exit_table``.
+    """
+    features = exit_features(split.train, question=question)
+    model = fit_doubt(split.train, split.validation, policy, features, seed=seed)
+    in_turn = doubts_in_turn(split.train, split.validation, policy, features, seed=seed)
+    return Doubts(
+        model,
+        joined(split.train, split.validation),
+        np.concatenate([in_turn, doubts_of(model, split.validation)]),
+    )
+
+
+def fit_correction(
+    policy: Policy,
+    traces: Path | str,
+    *,
+    token_price: float,
+    most_extra: float = MOST_EXTRA,
+    aim: Aim = "utility",
+    propose: bool = False,
+    seed: int = 0,
+) -> Fitted:
+    """Fit and tune on training and validation questions, measure on the held-out ones.
+
+    Where the policy was trained on these traces, the split is its own. ``propose`` lets a
+    calculator answer questions that are plain arithmetic, if that helps on the tuning questions.
+    Raises ``UserError`` for too few questions.
+    """
+    split = own_split(policy, traces)
+    doubts = fit_doubts(split, policy, seed=seed)
+    done = replay(policy, doubts.tuning, token_price)
+    correction = tune(
+        doubts.model, done, doubts.of_tuning, token_price, most_extra=most_extra, aim=aim
+    )
+    held_out = replay(policy, split.held_out, token_price)
+    proposals = None
+    if propose:
+        matches = proposal_matches(traces)
+        correction = with_proposals(
+            correction, done, doubts.of_tuning, of_table(matches, doubts.tuning), token_price
+        )
+        proposals = of_table(matches, split.held_out)
+    measured = correct(correction, held_out, proposals=proposals)
+    return Fitted(correction, measured, split.held_out.question_ids, token_price)
+
+
+def own_split(policy: Policy, traces: Path | str) -> Split:
+    """The ``exit_table`` of a folder in three parts: the policy's own if they are its traces.
+
+    Raises ``UserError`` for a policy trained on them that does not say how they were split.
+    """
+    trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
+    split_seed = trained.get("split_seed")
+    if split_seed is None and trained.get("digest") == digest(traces):
+        raise UserError(
+            "the policy was trained on these traces but does not say how they were split, so no"
+            " question is known to be unseen; fit the correction on other traces"
+        )
+    return split_questions(exit_table(traces), seed=int(split_seed or 0))
+
+
+def with_proposals(
+    correction: Correction, done: Replay, doubts: Floats, proposals: Floats, token_price: float
+) -> Correction:
+    """The correction that proposes as well, where that is better on the tuning questions."""
+    proposing = Correction(
+        correction.doubt, correction.threshold, correction.budget, correction.rounds, True
+    )
+    worth = [
+        float(utility(correct(one, done, doubts, proposals).outcome, token_price).mean())
+        for one in (correction, proposing)
+    ]
+    return proposing if worth[1] > worth[0] else correction
+
+
+def proposal_matches(traces: Path | str) -> dict[str, float]:
+    """Trace id -> exact match of the answer that a calculator gives, where it gives one."""
+    found = ((t.trace_id, proposed(t.question), t.target) for t in iter_traces(traces))
+    return {
+        name: float(exact_match_math(answer, target))
+        for name, answer, target in found
+        if answer is not None
+    }
+
+
+def of_table(matches: Mapping[str, float], table: TraceTable) -> Floats:
+    """(n,) the matches of a table's traces, NaN where there is none."""
+    return np.array([matches.get(name, np.nan) for name in table.trace_ids.tolist()], np.float64)
+
+
+def joined(first: TraceTable, second: TraceTable) -> TraceTable:
+    """The traces of both, one table after the other, which must hold the same signals."""
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in TraceTable.__slots__
+        if name not in ("signals", "offsets")
+    }
+    return TraceTable(
+        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        signals={
+            name: np.concatenate([column, second.signals[name]])
+            for name, column in first.signals.items()
+        },
+        **columns,
+    )
