@@ -39,6 +39,28 @@ class Event:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A policy to serve, and the registry's number of it where it came from one."""
+
+    policy: Policy
+    version: int | None
+
+
+def load_serving(folder: Path | str) -> Serving:
+    """The policy of a policy folder, or the one that a registry serves.
+
+    Raises ``UserError`` as ``load_policy`` and ``Registry.served_policy`` do.
+    """
+    if not any((Path(folder) / name).is_file() for name in (_SERVED, _HISTORY)):
+        return Serving(load_policy(folder), None)
+    registry = Registry(folder)
+    version = registry.served()
+    return Serving(
+        registry.served_policy() if version is None else registry.policy(version), version
+    )
+
+
 class Registry:
     """Versions of a policy in a folder; made where there is none."""
 
