@@ -27,9 +27,17 @@ from rlbudget.observation import Preset
 from rlbudget.policy import Policy, save_policy
 from rlbudget.record import record, record_one
 from rlbudget.store import load_table, load_traces
-from rlbudget.strategies.entries import read_log
+from rlbudget.strategies.entries import Entries, read_log
 from rlbudget.strategies.harvest import audit_of, harvest, scored_trace
-from rlbudget.strategies.log import AUDITS, DECISIONS, DecisionLog, Outcome, feedback
+from rlbudget.strategies.log import (
+    AUDITS,
+    DECISIONS,
+    DecisionLog,
+    Outcome,
+    Served,
+    Stop,
+    feedback,
+)
 from rlbudget.strategies.logged import Logged, Origin, decode_logged
 from rlbudget.strategies.production import as_json, streams_of
 from rlbudget.strategies.registry import Registry
@@ -295,6 +303,57 @@ def test_the_way_by_commands(
     assert [t.trace_id for t in load_traces(tmp_path / "traces")] == ["a", "b"]
     with pytest.raises(UserError, match="2 are known"):
         harvest(log, tmp_path / "more", without=[tmp_path / "traces"])
+
+
+def test_an_audit_under_rules_logs_the_stop_under_the_rules(
+    model_folder: Path, model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    never = replace_threshold(policies["free"])
+    question = next(
+        q for q in tiny_questions(N)
+        if decode(model, q, never, token_price=PRICE, max_tokens=32).thinking_tokens == 32
+    )  # fmt: skip
+    save_policy(tmp_path / "policy", policies["look"])
+    rules, log = tmp_path / "rules.toml", tmp_path / "log"
+    stops = {}
+    for name, effect in (("cut", "max_tokens = 16"), ("full", 'then = "full"')):
+        rules.write_text(f'[[rule]]\nname = "{name}"\n{effect}\n')
+        for share in ("0", "1"):
+            main(["decode", "--model", str(model_folder), "--profile", "embedded", "--policy",
+                  str(tmp_path / "policy"), "--rules", str(rules), "--log", str(log),
+                  "--audit-share", share, "--request-id", name + share, "--max-tokens", "32",
+                  question])  # fmt: skip
+            stops[name + share] = read_log(log).decisions[name + share].stop
+    assert stops["cut0"] == replace(stops["cut1"], stop_probability=stops["cut0"].stop_probability)
+    assert stops["full0"] == stops["full1"]
+    assert stops["cut0"].stopped_at in (8, 16)
+    assert stops["full0"].stopped_at is None
+    decisions = read_log(log).decisions
+    assert len({served.rules for served in decisions.values()}) == 2
+    assert [s.policy.count("+ rules") for s in streams_of(read_log(log))] == [1, 1, 0]
+
+
+def test_a_loss_that_rises_is_an_alarm_of_its_policy() -> None:
+    decisions, audits, outcomes = {}, {}, {}
+    for i in range(160):
+        name = f"r{i}"
+        trace = replace(make_trace(2), trace_id=name)  # exits say 0, 1, 2; the end says 2
+        stop = Stop("policy", 24 if i < 100 else 8, 0.9, 8, 0, 4)
+        decisions[name] = Served(name, f"2026-01-01T00:{i // 60:02}:{i % 60:02}", "ab" * 32, 1,
+                                 None, 1e-3, True, stop)  # fmt: skip
+        audits[name], outcomes[name] = trace, Outcome(name, "", target="2")
+    other = replace(decisions["r0"], request_id="x", registry_version=2, audited=False)
+    entries = Entries({**decisions, "x": other}, audits, outcomes, 0)
+    first, second, everything = streams_of(entries, window=60)
+    assert (first.policy, second.policy, everything.policy) == ("version 1", "version 2", "all")
+    assert 100 < int(first.alarms[0].request_id[1:]) < 112
+    assert first.changed == pytest.approx(60 / 160)
+    assert first.report.loss == pytest.approx(60 / 160)
+    assert first.report.recent_loss == 1.0
+    assert first.report.saving == pytest.approx(1 - 12 / 36)
+    assert (second.audited, second.report.audits, second.alarms) == (0, 0, ())
+    assert everything.alarms == first.alarms
+    assert json.loads(json.dumps(as_json(second), allow_nan=False))["report"]["loss"] is None
 
 
 def test_mistakes_are_one_line(

@@ -137,7 +137,8 @@ def test_a_rolling_window_measures_the_latest_traces_of_several_folders(
     old, new = _varied(tmp_path / "old", range(60)), _varied(tmp_path / "new", range(60, 100))
     save_policy(tmp_path / "policy", random_policy(price_range=(1e-5, 1.0)))
     main(["evaluate", str(old), str(new), "--policy", str(tmp_path / "policy"), "--folds", "3",
-          "--last", "50", "--as-they-are", "--draws", "20", "--out", str(tmp_path / "out")])  # fmt: skip
+          "--last", "50", "--as-they-are", "--draws", "20",
+          "--out", str(tmp_path / "out")])  # fmt: skip
     assert "standard deviation over 3 folds" in capsys.readouterr().out
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert evaluation["held_out_traces"] == 50
