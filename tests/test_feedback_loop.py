@@ -84,7 +84,7 @@ def serve(
 
 @pytest.mark.parametrize(
     ("preset", "n"),
-    [*((preset, 6) for preset in PRESETS),
+    [*((preset, 10) for preset in PRESETS),
      *(pytest.param(preset, N, marks=pytest.mark.slow) for preset in PRESETS)],
 )  # fmt: skip
 def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
@@ -114,6 +114,7 @@ def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
     played = replay(policy, table, PRICE)
     entries = read_log(log.folder)
     assert 0 < (played.stops >= 0).sum() < n
+    assert (played.outcome.probe > 0).any() == (preset != "free")
     for k, trace in enumerate(load_traces(tmp_path / "traces")):
         served = entries.decisions[trace.trace_id]
         assert served.stop.tokens == played.outcome.tokens[k]

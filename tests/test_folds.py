@@ -142,7 +142,7 @@ def test_a_rolling_window_measures_the_latest_traces_of_several_folders(
     assert "standard deviation over 3 folds" in capsys.readouterr().out
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert evaluation["held_out_traces"] == 50
-    assert evaluation["notes"] == ["policy: as it is, in every fold"]
+    assert evaluation["notes"][0].startswith("policy: as it is")
     # By hand: each fold by itself, on its share of the last 50 traces.
     table = load_table([old, new], context=True)
     policy = load_policy(tmp_path / "policy")
