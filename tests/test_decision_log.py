@@ -22,7 +22,7 @@ from rlbudget.strategies.log import (
     DECISIONS,
     OUTCOMES,
     DecisionLog,
-    Served,
+    LoggedRequest,
     Stop,
     append,
     feedback,
@@ -30,13 +30,13 @@ from rlbudget.strategies.log import (
 )
 
 
-def served(request_id: str = "r0", **changes: object) -> Served:
+def served(request_id: str = "r0", **changes: object) -> LoggedRequest:
     given: dict[str, object] = {
         "request_id": request_id, "time": now(), "policy": "ab" * 32, "registry_version": None,
-        "rules": None, "token_price": 1e-3, "audited": False,
+        "strategy": None, "token_price": 1e-3, "audited": False,
         "stop": Stop("policy", 16, 0.75, 16, 0, 4), "question": "Who?", "answer": "Ada",
     }  # fmt: skip
-    return Served(**{**given, **changes})  # type: ignore[arg-type]
+    return LoggedRequest(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

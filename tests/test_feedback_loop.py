@@ -33,8 +33,8 @@ from rlbudget.strategies.log import (
     AUDITS,
     DECISIONS,
     DecisionLog,
+    LoggedRequest,
     Outcome,
-    Served,
     Stop,
     feedback,
 )
@@ -69,7 +69,15 @@ def policies(
 ) -> dict[str, Policy]:
     out = tmp_path_factory.mktemp("traces")
     record(model, tiny_task(40), out, max_tokens=CAP, probe_tokens=PROBE)
-    return {preset: policy_for(load_table(out), preset) for preset in PRESETS}
+    table = load_table(out)
+
+    def looking(seed: int) -> bool:
+        """Whether it pays for looks in some decodes, and stops in some and not in others."""
+        played = replay(policy_for(table, "look", seed), table, PRICE)
+        return (played.outcome.probe > 0).sum() >= 10 and 10 <= (played.stops >= 0).sum() <= 30
+
+    seeds = {"free": 0, "probe": 0, "look": next(filter(looking, range(100)))}
+    return {preset: policy_for(table, preset, seeds[preset]) for preset in PRESETS}
 
 
 def serve(
@@ -330,8 +338,8 @@ def test_an_audit_under_rules_logs_the_stop_under_the_rules(
     assert stops["cut0"].stopped_at in (8, 16)
     assert stops["full0"].stopped_at is None
     decisions = read_log(log).decisions
-    assert len({served.rules for served in decisions.values()}) == 2
-    assert [s.policy.count("+ rules") for s in streams_of(read_log(log))] == [1, 1, 0]
+    assert len({served.strategy for served in decisions.values()}) == 2
+    assert [s.policy.count("+ strategy") for s in streams_of(read_log(log))] == [1, 1, 0]
 
 
 def test_a_loss_that_rises_is_an_alarm_of_its_policy() -> None:
@@ -340,8 +348,8 @@ def test_a_loss_that_rises_is_an_alarm_of_its_policy() -> None:
         name = f"r{i}"
         trace = replace(make_trace(2), trace_id=name)  # exits say 0, 1, 2; the end says 2
         stop = Stop("policy", 24 if i < 100 else 8, 0.9, 8, 0, 4)
-        decisions[name] = Served(name, f"2026-01-01T00:{i // 60:02}:{i % 60:02}", "ab" * 32, 1,
-                                 None, 1e-3, True, stop)  # fmt: skip
+        time = f"2026-01-01T00:{i // 60:02}:{i % 60:02}"
+        decisions[name] = LoggedRequest(name, time, "ab" * 32, 1, None, 1e-3, True, stop)
         audits[name], outcomes[name] = trace, Outcome(name, "", target="2")
     other = replace(decisions["r0"], request_id="x", registry_version=2, audited=False)
     entries = Entries({**decisions, "x": other}, audits, outcomes, 0)

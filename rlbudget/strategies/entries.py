@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 from rlbudget.errors import UserError
 from rlbudget.interchange import trace_from_dict
-from rlbudget.strategies.log import AUDITS, DECISIONS, OUTCOMES, Outcome, Served, Stop, parsed
+from rlbudget.strategies.log import (
+    AUDITS,
+    DECISIONS,
+    OUTCOMES,
+    LoggedRequest,
+    Outcome,
+    Stop,
+    parsed,
+)
 from rlbudget.traces import Trace
 
 Row = TypeVar("Row")
@@ -19,7 +27,7 @@ Row = TypeVar("Row")
 class Entries:
     """What a log holds, by request id. Of several lines of one id the last counts."""
 
-    decisions: Mapping[str, Served]
+    decisions: Mapping[str, LoggedRequest]
     """in the order in which they were served"""
     audits: Mapping[str, Trace]
     """not yet scored: no target, and every exact match is 0"""
@@ -57,8 +65,10 @@ def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | N
                 yield None
 
 
-def _served(row: Mapping[str, Any]) -> Served:
-    return Served(**{**_known(row, Served), "stop": Stop(**_known(row["stop"], Stop))})
+def _served(row: Mapping[str, Any]) -> LoggedRequest:
+    return LoggedRequest(
+        **{**_known(row, LoggedRequest), "stop": Stop(**_known(row["stop"], Stop))}
+    )
 
 
 def _audit(row: Mapping[str, Any]) -> Trace:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rlbudget.errors import UserError
 from rlbudget.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.strategies.entries import read_log
-from rlbudget.strategies.log import Outcome, Served
+from rlbudget.strategies.log import LoggedRequest, Outcome
 from rlbudget.strategies.stream import Audit
 from rlbudget.tasks.files import LAYOUTS
 from rlbudget.tasks.scorers import exact_match_text
@@ -118,7 +118,7 @@ def _kind(outcome: Outcome) -> str:
     return "target" if outcome.target is not None else "right" if outcome.right else "wrong"
 
 
-def stopped_answer(trace: Trace, served: Served) -> str | None:
+def stopped_answer(trace: Trace, served: LoggedRequest) -> str | None:
     """What the policy's stop would have given; None where it names no checkpoint of the trace."""
     at = served.stop.stopped_at
     if at is None:
@@ -126,7 +126,7 @@ def stopped_answer(trace: Trace, served: Served) -> str | None:
     return next((c.exit.answer for c in trace.checkpoints if c.thinking_tokens == at), None)
 
 
-def audit_of(trace: Trace, served: Served, outcome: Outcome) -> Audit | None:
+def audit_of(trace: Trace, served: LoggedRequest, outcome: Outcome) -> Audit | None:
     """An audited request for the stream evaluation; None where the outcome does not decide it."""
     judge, stopped = judge_of(trace, outcome), stopped_answer(trace, served)
     full = judge(trace.final.answer)

@@ -52,7 +52,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoggedRequest:
     """A request that was served."""
 
     request_id: str
@@ -62,8 +62,8 @@ class Served:
     """digest of the policy"""
     registry_version: int | None
     """of the policy, where it came from a registry"""
-    rules: str | None
-    """digest of the hybrid rules over the policy, where there are some"""
+    strategy: str | None
+    """digest of what stands over the policy (an ensemble, a guard, rules); None for nothing"""
     token_price: float
     audited: bool
     stop: Stop
@@ -100,7 +100,7 @@ class DecisionLog:
         self.failures = 0
         """lines that could not be written"""
 
-    def decision(self, served: Served) -> None:
+    def decision(self, served: LoggedRequest) -> None:
         """Note a served request."""
         row = asdict(served)
         if not self.store_text:

@@ -17,7 +17,7 @@ from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
 from rlbudget.record import PROBE_TOKENS, record_one
-from rlbudget.strategies.log import DecisionLog, Served, Stop, now
+from rlbudget.strategies.log import DecisionLog, LoggedRequest, Stop, now
 from rlbudget.strategies.stream import audited
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces import Trace
@@ -33,8 +33,8 @@ class Origin:
     policy: str
     """digest"""
     registry_version: int | None = None
-    rules: str | None = None
-    """digest of the hybrid rules over it"""
+    strategy: str | None = None
+    """digest of what stands over it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Logged:
 
     decoded: Decoded
     """what the user gets"""
-    served: Served
+    served: LoggedRequest
 
 
 def decode_logged(
@@ -104,12 +104,12 @@ def decode_logged(
             decoded.reason, decoded.stopped_at, decoded.stop_probability,
             decoded.thinking_tokens, decoded.probe_tokens, decoded.answer_tokens,
         )  # fmt: skip
-    served = Served(
+    served = LoggedRequest(
         request_id=request_id,
         time=now(),
         policy=origin.policy,
         registry_version=origin.registry_version,
-        rules=origin.rules,
+        strategy=origin.strategy,
         token_price=token_price,
         audited=drawn,
         stop=stop,

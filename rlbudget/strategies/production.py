@@ -12,7 +12,7 @@ from rich.table import Table
 from rlbudget.errors import UserError
 from rlbudget.strategies.entries import Entries
 from rlbudget.strategies.harvest import audit_of, stopped_answer
-from rlbudget.strategies.log import Served
+from rlbudget.strategies.log import LoggedRequest
 from rlbudget.strategies.stream import StreamEvaluator, StreamReport
 
 
@@ -55,7 +55,7 @@ def streams_of(
     policy's loss and savings together. Raises ``UserError`` for settings out of range and a log
     without a request.
     """
-    groups: dict[str, list[Served]] = {}
+    groups: dict[str, list[LoggedRequest]] = {}
     for served in entries.decisions.values():
         groups.setdefault(_name(served), []).append(served)
     if not groups:
@@ -65,15 +65,15 @@ def streams_of(
     return [_stream(name, group, entries, window, confidence) for name, group in groups.items()]
 
 
-def _name(served: Served) -> str:
+def _name(served: LoggedRequest) -> str:
     name = served.policy[:12]
     if served.registry_version is not None:
         name = f"version {served.registry_version}"
-    return name if served.rules is None else f"{name} + rules {served.rules[:6]}"
+    return name if served.strategy is None else f"{name} + strategy {served.strategy[:6]}"
 
 
 def _stream(
-    name: str, group: Iterable[Served], entries: Entries, window: int, confidence: float
+    name: str, group: Iterable[LoggedRequest], entries: Entries, window: int, confidence: float
 ) -> PolicyStream:
     evaluator = StreamEvaluator(window=window, confidence=confidence)
     requests = stopped = audited = waiting = undecided = changed = 0
