@@ -14,7 +14,7 @@ import tyro
 from rlbudget.commands.cascades import TrainCascade
 from rlbudget.commands.correcting import Correct
 from rlbudget.commands.learning import Calibrate, Evaluate, Freeze, Train
-from rlbudget.commands.loop import RegistryCommand, Retrain
+from rlbudget.commands.loop import Feedback, Harvest, RegistryCommand, Retrain, Stream
 from rlbudget.commands.recording import Import, Quickstart, Record
 from rlbudget.commands.serving import Decode, Rules
 from rlbudget.commands.steering import Blend, Impact
@@ -34,6 +34,9 @@ Command = (
     | Annotated[Correct, tyro.conf.subcommand("correct")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
+    | Annotated[Feedback, tyro.conf.subcommand("feedback")]
+    | Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Harvest, tyro.conf.subcommand("harvest")]
     | Annotated[Retrain, tyro.conf.subcommand("retrain")]
     | Annotated[RegistryCommand, tyro.conf.subcommand("registry")]
 )

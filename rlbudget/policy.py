@@ -116,6 +116,14 @@ class Policy:
         return {k: v for k, v in self._frozen.config.items() if k != "digests"}
 
     @property
+    def digest(self) -> str:
+        """sha256 (hex) of what it is: equal policies have equal ones."""
+        whole = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, weights in _weights(self):
+            whole.update(name.encode() + weights)
+        return whole.hexdigest()
+
+    @property
     def tensors(self) -> Mapping[str, Float32s]:
         """The normaliser and the weights."""
         return self._frozen.tensors

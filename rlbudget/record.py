@@ -134,7 +134,9 @@ def record(
         if progress is not None:
             progress(len(there), len(ids))
         measured = not held or _holds_prompt_signals(folder)
-        for traces in _record(model, task, missing, rows, settings, batch_size, measured):
+        seeds = [row_seed(seed, question.question_id) for question in missing]
+        for ended in _record(model, task, missing, seeds, rows, settings, batch_size, measured):
+            traces = [one.trace for one in ended]
             for trace in traces:
                 writer.add(trace)
                 tokens += trace.final.thinking_tokens + trace.final.answer_tokens
@@ -149,6 +151,45 @@ def record(
     return RecordStats(
         n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens, seconds=seconds
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A full decode, recorded."""
+
+    trace: Trace
+    text: str
+    """everything after the prompt: thinking, end of thinking, answer"""
+
+
+def record_one(
+    model: TransformersModel,
+    task: Task,
+    *,
+    seed: int,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    probe_tokens: int = PROBE_TOKENS,
+    store_text: bool = False,
+) -> Recorded:
+    """Record the one question of ``task`` as ``decode`` would decode it with this ``seed``.
+
+    ``seed`` is that of the sampling itself, and of the trace. The rest is as for ``record``.
+    """
+    profile = model.profile
+    settings = _Settings(
+        stride=profile.stride if stride is None else stride,
+        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
+        temperature=float(profile.temperature if temperature is None else temperature),
+        probe_tokens=probe_tokens,
+        seed=seed,
+        store_text=store_text,
+    )
+    (question,) = task.questions
+    rows = [model.option_ids(question.options)]
+    recorded = _record(model, task, [question], [seed], rows, settings, 1, True)
+    return next(one for ended in recorded for one in ended)
 
 
 def _check_same(
@@ -176,16 +217,16 @@ def _record(
     model: TransformersModel,
     task: Task,
     questions: Sequence[Question],
+    seeds: Sequence[int],
     options: Sequence[Sequence[Sequence[int]]],
     settings: _Settings,
     batch_size: int,
     prompt_signals: bool,
-) -> Iterator[list[Trace]]:
+) -> Iterator[list[Recorded]]:
     """The traces of the questions, some at a time, as they end."""
     from rlbudget.models.stream import stream  # needs torch
 
     score = remembering(task, questions)
-    seeds = [row_seed(settings.seed, question.question_id) for question in questions]
     checkpoints: dict[int, list[Checkpoint]] = {}
     for batch in stream(
         model,
@@ -203,8 +244,11 @@ def _record(
         ended = [(row, batch.final.pop(row)) for row in sorted(batch.final)]
         if ended:
             yield [
-                _trace(model, task, questions[row], end, checkpoints.pop(row, []), settings,
-                       score(row, end.answer))
+                Recorded(
+                    _trace(model, task, questions[row], seeds[row], end, checkpoints.pop(row, []),
+                           settings, score(row, end.answer)),
+                    end.text + end.rest,
+                )
                 for row, end in ended
             ]  # fmt: skip
 
@@ -253,6 +297,7 @@ def _trace(
     model: TransformersModel,
     task: Task,
     question: Question,
+    seed: int,
     end: Finished,
     checkpoints: Sequence[Checkpoint],
     settings: _Settings,
@@ -261,7 +306,7 @@ def _trace(
     meta = {
         **question.meta,
         **settings.meta(model),
-        "row_seed": row_seed(settings.seed, question.question_id),
+        "row_seed": seed,
         "natural": end.natural,
     }
     if question.options:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +36,9 @@ from rlbudget.traces import Trace, problem_of
 
 if sys.platform != "win32":
     import fcntl
+
+Folders = Path | str | Sequence[Path | str]
+"""A folder of traces, or several of them in order, no trace id in two."""
 
 PART_SIZE = 256
 _PART = re.compile(r"part-([0-9]{6,})\.parquet")
@@ -148,40 +151,40 @@ def existing_ids(folder: Path | str) -> set[str]:
     folder = Path(folder)
     if not folder.is_dir():
         return set()
-    seen: dict[str, str] = {}
+    seen: dict[str, Path] = {}
     for path in _parts(folder):
         _claim(_read(path, ["trace_id"]).column("trace_id").to_pylist(), path, seen)
     return set(seen)
 
 
-def iter_traces(folder: Path | str) -> Iterator[Trace]:
-    """The traces of a folder, a part in memory at a time.
+def iter_traces(folder: Folders) -> Iterator[Trace]:
+    """The traces of a folder, or of several, a part in memory at a time.
 
     Raises ``UserError`` for a folder without traces, a damaged or foreign part, or a trace
     id that occurs twice.
     """
-    seen: dict[str, str] = {}
-    for path in _required_parts(Path(folder)):
+    seen: dict[str, Path] = {}
+    for path in _all_parts(folder):
         with _damage_named(path):
             traces = traces_of(_read(path, None))
         _claim([trace.trace_id for trace in traces], path, seen)
         yield from traces
 
 
-def load_traces(folder: Path | str) -> list[Trace]:
+def load_traces(folder: Folders) -> list[Trace]:
     """All traces of a folder, in the order they were written; errors as ``iter_traces``."""
     return list(iter_traces(folder))
 
 
-def load_table(folder: Path | str, *, context: bool = False) -> TraceTable:
+def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     """The traces of a folder as columns: equal to ``table_of(load_traces(folder))``.
 
     Reads the columns it needs straight from arrow, texts left out. ``context`` adds the
     ``CONTEXT_SIGNALS`` of each question to its checkpoints. Errors as ``iter_traces``.
     """
-    seen: dict[str, str] = {}
+    seen: dict[str, Path] = {}
     parts = []
-    for path in _required_parts(Path(folder)):
+    for path in _all_parts(folder):
         with _damage_named(path):
             part = table_columns(_read(path, None, without_texts=True, questions=context))
         _claim(part.trace_ids, path, seen)
@@ -189,7 +192,7 @@ def load_table(folder: Path | str, *, context: bool = False) -> TraceTable:
     return table_of_parts(parts)
 
 
-def digest(folder: Path | str) -> str:
+def digest(folder: Folders) -> str:
     """sha256 (hex) over the traces' contents in the order of their ids.
 
     Independent of how the traces are spread over parts and in which order they were written.
@@ -212,6 +215,11 @@ def _parts(folder: Path) -> list[Path]:
 
 def _number(part: Path) -> int:
     return int(part.name.removeprefix("part-").removesuffix(".parquet"))
+
+
+def _all_parts(folders: Folders) -> list[Path]:
+    several = [folders] if isinstance(folders, Path | str) else folders
+    return [part for folder in several for part in _required_parts(Path(folder))]
 
 
 def _required_parts(folder: Path) -> list[Path]:
@@ -265,13 +273,15 @@ def _damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _claim(ids: list[str], path: Path, seen: dict[str, str]) -> None:
+def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
     for trace_id in ids:
         if trace_id in seen:
+            other = seen[trace_id]
+            where = other.name if other.parent == path.parent else other
             raise UserError(
-                f"{path}: trace {trace_id!r} is also in {seen[trace_id]}: delete one of the parts"
+                f"{path}: trace {trace_id!r} is also in {where}: delete one of the parts"
             )
-        seen[trace_id] = path.name
+        seen[trace_id] = path
 
 
 def _bytes_of(part: pa.Table) -> bytes:
@@ -325,6 +335,7 @@ def _lock(folder: Path) -> int:
 
 __all__ = [
     "PART_SIZE",
+    "Folders",
     "TraceWriter",
     "digest",
     "existing_ids",

@@ -7,7 +7,7 @@ are the rows ``offsets[i] : offsets[i + 1]`` of every per-checkpoint column.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,22 +178,36 @@ def without(table: TraceTable, others: TraceTable) -> TraceTable:
 def split_fold(
     table: TraceTable, fold: int, folds: int, *, validation: float = 0.15, seed: int = 0
 ) -> Split:
-    """The same for cross-validation: fold ``fold`` of ``folds`` is held out.
+    """The same for cross-validation: the questions of fold ``fold`` of ``folds`` are held out.
 
-    Every question is held out in exactly one fold. ``validation`` is a fraction of the others.
+    Every question is held out in exactly one fold (``fold_of``). ``validation`` is a fraction of
+    the others.
     """
     if folds < 2:
         raise UserError(f"folds is {folds}: cross-validation needs at least 2")
-    rank, n = _ranks(table, seed)
-    first, last = n * fold // folds, n * (fold + 1) // folds
-    turned = (rank - first) % n  # the fold comes first
-    return _cut(table, turned, n, last - first, round(validation * (n - (last - first))))
+    inside = {
+        question: fold_of(question, folds, seed=seed) == fold
+        for question in np.unique(table.question_ids).tolist()
+    }
+    held_out = sum(inside.values())
+    rank, n = _ranks(table, seed, {question for question, is_in in inside.items() if is_in})
+    return _cut(table, rank, n, held_out, round(validation * (n - held_out)))
 
 
-def _ranks(table: TraceTable, seed: int) -> tuple[Ints, int]:
-    """(n,) the place of each trace's question in an order by hash, and how many there are."""
+def fold_of(question_id: str, folds: int, *, seed: int = 0) -> int:
+    """The fold of a question: a hash, so it stays where it is whatever other questions come."""
+    return int.from_bytes(_hash(question_id, seed)[-8:], "big") % folds
+
+
+def _hash(question_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{question_id}".encode()).digest()
+
+
+def _ranks(table: TraceTable, seed: int, first: Collection[str] = frozenset()) -> tuple[Ints, int]:
+    """(n,) the place of each trace's question in an order by hash, and how many there are;
+    the questions of ``first`` come before the others."""  # fmt: skip
     questions, of_trace = np.unique(table.question_ids, return_inverse=True)
-    keys = [hashlib.sha256(f"{seed}:{question}".encode()).digest() for question in questions]
+    keys = [(question not in first, _hash(question, seed)) for question in questions.tolist()]
     place = np.empty(len(questions), dtype=np.int64)
     place[sorted(range(len(questions)), key=keys.__getitem__)] = np.arange(len(questions))
     return place[of_trace], len(questions)

@@ -19,8 +19,8 @@ from rlbudget.interchange import write_jsonl
 from rlbudget.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
-            "blend", "cascade", "correct", "decode",
-            "rules check", "rules explain", "retrain", "registry add")  # fmt: skip
+            "blend", "cascade", "correct", "decode", "rules check", "rules explain", "feedback",
+            "stream", "harvest", "retrain", "registry add")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +149,10 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "no command": (lambda m, t, p, o: [], "see --help"),
     "unknown command": (lambda m, t, p, o: ["forget"], "forget"),
     "missing argument": (lambda m, t, p, o: ["train", t], "--out"),
+    "no traces": (lambda m, t, p, o: ["evaluate", "--out", o], "a folder of traces"),
+    "a window without folds": (
+        lambda m, t, p, o: ["evaluate", t, "--last", 5, "--out", o], "add --folds",
+    ),
     "no number": (lambda m, t, p, o: ["train", t, "--out", o, "--seed", "x"], "--seed"),
     "unknown model": (
         lambda m, t, p, o: ["record", "--model", o / "none", "--task", "embedded", "--n", 1,

@@ -93,6 +93,49 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     assert re.match(r"\d+ of \d+ ", done.stdout)
 
 
+LOOP = (DOCS / "feedback_loop.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_feedback_loop_are_commands() -> None:
+    from rlbudget.cli import parse
+
+    lines = [line for block in blocks("bash", LOOP) for line in block.splitlines()]
+    names = [type(parse(shlex.split(line)[1:])).__name__ for line in lines]
+    for name in ("Decode", "Feedback", "Stream", "Harvest", "Evaluate", "Retrain"):
+        assert name in names
+    (code,) = blocks("python", LOOP)
+    compile(code, "feedback_loop.md", "exec")
+
+
+@pytest.mark.slow
+def test_the_feedback_loop_is_run_from_serving_to_rolling_back(tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = ""
+    for language, body in re.findall(r"```(bash|python)\n(.*?)```", LOOP, flags=re.DOTALL):
+        lines = body.strip().splitlines()
+        for command in (
+            [["-c", body]]
+            if language == "python"
+            else [["-m", "rlbudget.cli", *shlex.split(line)[1:]] for line in lines]
+        ):
+            done = subprocess.run(
+                [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True
+            )
+            promoted = "promoted: registry" in said and "not promoted" not in said
+            if command[-2:] == ["rollback", "registry"] and not promoted:
+                assert "nothing was served before" in done.stderr
+                continue
+            assert done.returncode == 0, (command, done.stderr)
+            said += done.stdout
+    assert len(load_traces(tmp_path / "traces" / "second")) > 50
+    rows = [json.loads(line) for line in said.splitlines() if line.startswith('{"policy"')]
+    assert [row["policy"] for row in rows] == ["version 1"]
+    assert rows[0]["requests"] == 161
+    assert rows[0]["stopped"] > 16
+    assert rows[0]["report"]["saving"] > 0.05
+    assert said.rstrip().endswith("served: 1")
+
+
 @pytest.mark.parametrize("field", ["trace_id", "final", "checkpoints"])
 def test_what_may_not_be_left_out_may_not(field: str) -> None:
     from rlbudget.errors import UserError

@@ -14,25 +14,49 @@ from hypothesis import strategies as st
 from synthetic import make_table
 from trace_makers import make_trace
 
+from rlbudget.cli import main
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
-from rlbudget.evaluate.evaluation import as_json, assess, utilities
+from rlbudget.evaluate.evaluation import as_json, assess, gap_closed, utilities
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
 from rlbudget.freeze import freeze
-from rlbudget.store import TraceWriter
-from rlbudget.table import split_fold, table_of, without
+from rlbudget.policy import load_policy, save_policy
+from rlbudget.store import TraceWriter, load_table
+from rlbudget.table import fold_of, split_fold, table_of, without
 
 
 @given(st.integers(2, 9), st.integers(20, 60), st.integers(0, 5))
 def test_every_question_is_held_out_in_exactly_one_fold(folds: int, n: int, seed: int) -> None:
     table = table_of([make_trace(i) for i in range(n)])
     held_out: list[str] = []
+    if len({fold_of(f"q{i}", folds, seed=seed) for i in range(n)}) < folds:
+        with pytest.raises(UserError, match="too few"):
+            [split_fold(table, fold, folds, seed=seed) for fold in range(folds)]
+        return
     for fold in range(folds):
         split = split_fold(table, fold, folds, seed=seed)
         parts = [set(p.question_ids) for p in (split.train, split.validation, split.held_out)]
         assert sum(map(len, parts)) == n == len(set.union(*parts))
         held_out += split.held_out.question_ids.tolist()
     assert sorted(held_out) == sorted(table.question_ids)
+
+
+@given(st.integers(2, 5), st.integers(40, 60), st.integers(1, 60), st.integers(0, 5))
+def test_a_question_keeps_its_fold_whatever_traces_arrive(
+    folds: int, n: int, more: int, seed: int
+) -> None:
+    before = table_of([make_trace(i) for i in range(n)])
+    after = table_of([make_trace(i) for i in range(n + more)])
+    for fold in range(folds):
+        held_out = [set(split_fold(t, fold, folds, seed=seed).held_out.question_ids)
+                    for t in (before, after)]  # fmt: skip
+        assert held_out[0] == held_out[1] & set(before.question_ids)
+
+
+def test_folds_are_of_about_equal_size() -> None:
+    counts = np.bincount([fold_of(f"q{i}", 7) for i in range(7000)])
+    assert len(counts) == 7
+    assert np.abs(counts - 1000).max() < 4 * np.sqrt(1000)
 
 
 def test_a_pool_is_the_folds_side_by_side() -> None:
@@ -62,14 +86,7 @@ def test_a_pool_is_the_folds_side_by_side() -> None:
 
 
 def test_a_folder_is_evaluated_in_folds_by_fresh_policies(tmp_path: Path) -> None:
-    with TraceWriter(tmp_path / "traces") as writer:
-        for i in range(60):
-            trace = make_trace(i)
-            exits = tuple(
-                replace(c, exit=replace(c.exit, exact_match=int(k > i % 3)))
-                for k, c in enumerate(trace.checkpoints)
-            )
-            writer.add(replace(trace, checkpoints=exits))
+    _varied(tmp_path / "traces", range(60))
     config = {"preset": "free", "total_timesteps": 4096, "n_envs": 64, "n_steps": 8,
               "batch_size": 128, "seed": 3, "token_price": None}  # fmt: skip
     write_run(tmp_path / "run", config=config)
@@ -100,3 +117,61 @@ def test_what_cannot_be_folded_is_refused(tmp_path: Path) -> None:
         assess_folds(tmp_path / "traces", {"mine": random_policy()}, folds=2)
     with pytest.raises(UserError, match="a card is written with 1"):
         evaluate_folder(tmp_path / "traces", out=tmp_path / "out", folds=3, write_cards=True)
+
+
+def _varied(folder: Path, numbers: range) -> Path:
+    with TraceWriter(folder) as writer:
+        for i in numbers:
+            trace = make_trace(i)
+            exits = tuple(
+                replace(c, exit=replace(c.exit, exact_match=int(k > i % 3)))
+                for k, c in enumerate(trace.checkpoints)
+            )
+            writer.add(replace(trace, checkpoints=exits))
+    return folder
+
+
+def test_a_rolling_window_measures_the_latest_traces_of_several_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = _varied(tmp_path / "old", range(60)), _varied(tmp_path / "new", range(60, 100))
+    save_policy(tmp_path / "policy", random_policy(price_range=(1e-5, 1.0)))
+    main(["evaluate", str(old), str(new), "--policy", str(tmp_path / "policy"), "--folds", "3",
+          "--last", "50", "--as-they-are", "--draws", "20",
+          "--out", str(tmp_path / "out")])  # fmt: skip
+    assert "standard deviation over 3 folds" in capsys.readouterr().out
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert evaluation["held_out_traces"] == 50
+    assert evaluation["notes"][0].startswith("policy: as it is")
+    # By hand: each fold by itself, on its share of the last 50 traces.
+    table = load_table([old, new], context=True)
+    policy = load_policy(tmp_path / "policy")
+    each = []
+    for fold in range(3):
+        split = split_fold(table, fold, 3)
+        train = without(table, split.held_out)
+        recent = np.flatnonzero(np.isin(split.held_out.trace_ids, table.trace_ids[-50:]))
+        part = assess(train, split.held_out.take(recent), {"policy": policy}, draws=2,
+                      validation=split.validation)  # fmt: skip
+        each.append(gap_closed(part, utilities(part, part.methods["policy"].chosen)).mean)
+        assert set(part.question_ids) <= {f"q{i}" for i in range(50, 100)}
+    row = next(r for r in evaluation["summary"] if r["method"] == "policy")
+    spread = row["over_folds"]["mean_oracle_gap_closed"]
+    assert spread["each"] == pytest.approx(each)
+    assert spread["mean"] == pytest.approx(np.mean(each))
+    assert spread["std"] == pytest.approx(np.std(each, ddof=1))
+    assert set(row["over_folds"]["savings_at_em_loss"]) == {"0.005", "0.01"}
+    assert len(row["over_folds"]["savings_at_em_loss"]["0.01"]["each"]) == 3
+
+
+def test_a_window_needs_folds_and_traces_in_each(tmp_path: Path) -> None:
+    old = _varied(tmp_path / "old", range(40))
+    with pytest.raises(UserError, match="add --folds"):
+        evaluate_folder(old, out=tmp_path / "out", last=10)
+    with pytest.raises(UserError, match="none of the last 1 traces"):
+        assess_folds(old, {}, folds=2, last=1)
+    with pytest.raises(UserError, match="at least 1"):
+        assess_folds(old, {}, folds=2, last=0)
+    again = _varied(tmp_path / "again", range(39, 45))
+    with pytest.raises(UserError, match=r"'t39' is also in .*old/part-000000"):
+        evaluate_folder([old, again], out=tmp_path / "out")

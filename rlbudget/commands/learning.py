@@ -17,6 +17,7 @@ from rlbudget.commands.arguments import (
     StrategyArguments,
 )
 from rlbudget.console import err, out, progress
+from rlbudget.errors import UserError
 from rlbudget.observation import Preset
 
 
@@ -100,8 +101,8 @@ class Freeze:
 class Evaluate:
     """Measure every rule and policy on the same held-out questions, all tokens counted."""
 
-    traces: tyro.conf.Positional[Path]
-    """Folder of the traces."""
+    traces: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of traces, the oldest first."""
     out: Path
     """Folder for evaluation.json, the table and the frontier figure."""
     policy: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
@@ -111,7 +112,12 @@ class Evaluate:
     draws: int = 2000
     """Bootstrap draws."""
     folds: int = 1
-    """Cross-validate by question: policies are trained anew in each of so many folds."""
+    """Cross-validate by question: policies are trained anew in each of so many folds. A question
+    keeps its fold as traces arrive."""
+    last: OptionalInt = None
+    """With folds: measure on so many of the latest traces only."""
+    as_they_are: Flag = False
+    """With folds: measure the policies given, for traces they have not seen, and train none."""
     learners: Flag = False
     """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
@@ -122,6 +128,8 @@ class Evaluate:
         """Run it."""
         from rlbudget.evaluate import evaluate_folder
 
+        if not self.traces:
+            raise UserError("evaluate needs a folder of traces")
         evaluate_folder(
             self.traces,
             policies=self.policy,
@@ -132,6 +140,8 @@ class Evaluate:
             learners=self.learners,
             folds=self.folds,
             strategy=self.strategies.read(),
+            last=self.last,
+            as_they_are=self.as_they_are,
         )
 
 

@@ -1,7 +1,8 @@
-"""The feedback loop: retrain, registry."""
+"""The feedback loop: feedback, stream, harvest, retrain, registry."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,97 @@ import tyro
 from rlbudget.commands.arguments import (
     Flag,
     OptionalInt,
+    OptionalStr,
 )
-from rlbudget.console import out, progress
+from rlbudget.console import err, out, progress
+from rlbudget.errors import UserError
 
 if TYPE_CHECKING:
     from rlbudget.strategies.registry import Registry
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Tell a decision log what the right answer to a request was, or whether the given one was."""
+
+    log: tyro.conf.Positional[Path]
+    """Folder of the log."""
+    request_id: str
+    """Id of the request, as `rlbudget decode --log` said it."""
+    target: OptionalStr = None
+    """The right answer."""
+    right: Flag = False
+    """The answer that was given is right."""
+    wrong: Flag = False
+    """The answer that was given is wrong."""
+
+    def execute(self) -> None:
+        """Add the line; the latest one of a request counts."""
+        from rlbudget.strategies.log import feedback
+
+        if self.right and self.wrong:
+            raise UserError("feedback takes one of: --target TEXT, --right, --wrong")
+        right = self.right if self.right or self.wrong else None
+        feedback(self.log, self.request_id, target=self.target, right=right)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Show what each policy of a decision log saves and loses, from its audited requests."""
+
+    log: tyro.conf.Positional[Path]
+    """Folder of the log."""
+    window: int = 200
+    """Audits of the window that shows the present."""
+    confidence: float = 0.95
+    """Chance that both intervals of a policy hold, however often one looks."""
+    json: Flag = False
+    """Print JSON, one policy a line, instead of the table."""
+
+    def execute(self) -> None:
+        """Read and show."""
+        from rlbudget.strategies.entries import read_log
+        from rlbudget.strategies.production import as_json, shown, streams_of
+
+        entries = read_log(self.log)
+        streams = streams_of(entries, window=self.window, confidence=self.confidence)
+        if self.json:
+            for stream in streams:
+                out.print(json.dumps(as_json(stream)), markup=False, soft_wrap=True)
+        else:
+            out.print(shown(streams))
+        _say_damaged(entries.damaged)
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """Turn the audited requests of a decision log whose outcome is known into traces."""
+
+    log: tyro.conf.Positional[Path]
+    """Folder of the log."""
+    out: Path
+    """Folder of the traces (Parquet parts)."""
+    without: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A folder of traces whose questions are left out, such as those the policy was trained on."""
+    resume: Flag = False
+    """Add to the traces of an earlier harvest that are in the folder."""
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.strategies.harvest import harvest
+
+        stats = harvest(self.log, self.out, without=self.without, resume=self.resume)
+        err.print(
+            f"{stats.n} traces written to {self.out}; left out: {stats.waiting} without an"
+            f" outcome, {stats.undecided} that it does not decide, {stats.known} known",
+            soft_wrap=True,
+        )
+        _say_damaged(stats.damaged)
+
+
+def _say_damaged(lines: int) -> None:
+    if lines:
+        err.print(f"rlbudget: {lines} damaged lines of the log were left out")
 
 
 @dataclass(frozen=True)

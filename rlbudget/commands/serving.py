@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from rlbudget.commands.arguments import (
+    Flag,
     Metadata,
     OptionalFloat,
     OptionalInt,
@@ -23,8 +25,13 @@ from rlbudget.console import err, out
 from rlbudget.errors import UserError
 
 if TYPE_CHECKING:
+    from rlbudget.controller import StopPolicy
+    from rlbudget.decode import Decoded
+    from rlbudget.models.transformers_model import TransformersModel
     from rlbudget.policy import Policy
     from rlbudget.strategies.hybrid import HybridRules
+    from rlbudget.strategies.logged import Origin
+    from rlbudget.strategies.registry import Serving
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Decode:
     question: tyro.conf.Positional[str]
     """The question."""
     policy: Paths = ()
-    """Policy folder; several with --combine, or for rules that name them."""
+    """Policy folder, or a registry, whose served policy is taken; several with --combine, or for
+    rules that name them."""
     profile: OptionalStr = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
     token_price: OptionalFloat = None
@@ -57,45 +65,49 @@ class Decode:
     correct: OptionalPath = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
     task: str = ""
-    """Task of the request, for the rules."""
+    """Task of the request, for the rules and for the scorer of audited answers (gsm8k, math)."""
     metadata: Metadata = ()
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
+    log: OptionalPath = None
+    """Folder of a decision log that gets a line for this request."""
+    audit_share: float = 0.0
+    """Chance, from 0 to 1, that the request runs to its natural end and is recorded in the log."""
+    request_id: OptionalStr = None
+    """Id of the request in the log, to tell its outcome later; by default one is drawn."""
+    store_text: Flag = False
+    """Keep the question and the answer in the log; an audited request keeps them anyway."""
 
     def execute(self) -> None:
         """Run it."""
+        if self.log is None and (self.audit_share or self.request_id or self.store_text):
+            raise UserError("--audit-share, --request-id and --store-text need a --log FOLDER")
+        special = (self.cascade, self.large_model, self.correct)
+        if self.log is not None and any(given is not None for given in special):
+            raise UserError(
+                "a cascade or a correction cannot be logged: audits do not replay them; leave --log out"
+            )
         if self.cascade is not None or self.large_model is not None:
             from rlbudget.commands.cascades import answer_through_cascade
 
             answer_through_cascade(self)
             return
-        from rlbudget.decode import decode
         from rlbudget.models import load_model
-        from rlbudget.policy import load_policies
         from rlbudget.strategies.compose import compose
         from rlbudget.strategies.hybrid import Request
+        from rlbudget.strategies.registry import load_servings
 
-        policies = load_policies(self.policy)
+        servings = load_servings(self.policy)
+        policies = {name: serving.policy for name, serving in servings.items()}
         composed = compose(policies, self.strategies.read())
         request = Request(self.question, self.task, _metadata(self.metadata))
         served = composed.serve(request)
         for line in composed.explain(request):
             err.print(line, markup=False, soft_wrap=True)
         policy = next(iter(policies.values()))
-        correction = None
-        if self.correct is not None:
-            from rlbudget.strategies.correction_file import load_correction
-
-            correction = load_correction(self.correct)
-        decoded = decode(
-            load_model(self.model, profile=self.profile),
-            self.question,
-            served,
-            token_price=_price(policy, self.token_price, served.price_range),
-            seed=self.seed,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            correction=correction,
-        )
+        decoded = self._decode(
+            load_model(self.model, profile=self.profile), served, list(servings.values()),
+            _price(policy, self.token_price, served.price_range),
+        )  # fmt: skip
         out.print(decoded.text, markup=False)
         out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
         where = f"at token {decoded.stopped_at}" if decoded.stopped else "at the natural end"
@@ -110,6 +122,54 @@ class Decode:
             out.print(f"An exit that looked wrong was thought on {decoded.resumed} times.")
         if decoded.message:
             err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+
+    def _decode(
+        self,
+        model: TransformersModel,
+        policy: StopPolicy,
+        servings: Sequence[Serving],
+        token_price: float,
+    ) -> Decoded:
+        """Decode, and log it if that is asked for."""
+        from rlbudget.decode import decode
+        from rlbudget.strategies.correction_file import load_correction
+        from rlbudget.strategies.log import DecisionLog
+        from rlbudget.strategies.logged import decode_logged
+
+        if self.log is None:
+            return decode(
+                model, self.question, policy, token_price=token_price, seed=self.seed,
+                temperature=self.temperature, max_tokens=self.max_tokens,
+                correction=None if self.correct is None else load_correction(self.correct),
+            )  # fmt: skip
+        logged = decode_logged(
+            model, self.question, policy, token_price=token_price, seed=self.seed,
+            temperature=self.temperature, max_tokens=self.max_tokens, task=self.task,
+            log=DecisionLog(self.log, store_text=self.store_text),
+            origin=_origin(servings, self.strategies),
+            audit_share=self.audit_share, request_id=self.request_id,
+        )  # fmt: skip
+        audited = ", audited: it was not stopped" if logged.served.audited else ""
+        err.print(f"Request {logged.served.request_id}{audited}", markup=False, soft_wrap=True)
+        return logged.decoded
+
+
+def _origin(servings: Sequence[Serving], strategies: StrategyArguments) -> Origin:
+    """What the log keeps of the policies and of what stands over them."""
+    from rlbudget.strategies.logged import Origin
+
+    digests = [serving.policy.digest for serving in servings]
+    together = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+    version = servings[0].version if len(servings) == 1 else None
+    if strategies == StrategyArguments():
+        return Origin(together, version)
+    over = sha256(repr(strategies).encode())
+    for file in (strategies.combine, strategies.guard, strategies.rules):
+        path = Path(file) if file is not None else None
+        inside = sorted(path.rglob("*")) if path is not None and path.is_dir() else [path]
+        for one in inside:
+            over.update(one.read_bytes() if one is not None and one.is_file() else b"")
+    return Origin(together, version, over.hexdigest())
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Assessment:
     policies: tuple[str, ...] = ()
     """the methods that are policies, which the others are compared with"""
     folds: int = 1
+    parts: tuple[Assessment, ...] = ()
+    """the folds by themselves"""
 
 
 class Composition(Protocol):

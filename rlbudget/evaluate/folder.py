@@ -17,16 +17,17 @@ from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds, assess_split
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
+from rlbudget.evaluate.spread import add_spread
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
 from rlbudget.policy import Policy, load_policy, policy_folders
-from rlbudget.store import digest, iter_traces, load_table
+from rlbudget.store import Folders, digest, iter_traces, load_table
 from rlbudget.strategies.compose import OnTraces, Strategy, requests_of, stages
 from rlbudget.table import TraceTable, split_questions, without
 
 
 def evaluate_folder(
-    traces: Path,
+    traces: Folders,
     *,
     policies: Sequence[Path] = (),
     out: Path,
@@ -36,6 +37,8 @@ def evaluate_folder(
     learners: bool = False,
     folds: int = 1,
     strategy: Strategy | None = None,
+    last: int | None = None,
+    as_they_are: bool = False,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
@@ -45,7 +48,8 @@ def evaluate_folder(
     returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card
     of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head,
     fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
-    once and the policies are trained anew in each fold, with the settings of the ones given.
+    once and the policies are trained anew in each fold, with the settings of the ones given, or
+    measured ``as_they_are``; ``last`` then restricts what is measured to the latest traces.
     ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose.stages``).
     Raises ``UserError`` for traces and policies that cannot be measured together.
     """
@@ -56,6 +60,8 @@ def evaluate_folder(
             f"folds is {folds}: it must be at least 1, and a card is written with 1 only, because"
             " folds measure other policies than the one in the folder"
         )
+    if folds == 1 and (last is not None or as_they_are):
+        raise UserError("last and as-they-are are for several folds: add --folds K")
     folders = policy_folders(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
     composed = [] if strategy is None else stages(loaded, strategy)
@@ -65,11 +71,15 @@ def evaluate_folder(
     if folds > 1:
         with console.progress("Evaluating folds") as advance:
             assessment = assess_folds(
-                traces, loaded, folds=folds, learners=learners, seed=seed, draws=draws,
-                progress=advance,
+                traces, loaded, folds=folds, last=last, as_they_are=as_they_are,
+                learners=learners, seed=seed, draws=draws, progress=advance,
             )  # fmt: skip
         evaluation = as_json(assessment)
-        split_seed, notes = seed, [f"{name}: trained anew in each fold" for name in loaded]
+        add_spread(evaluation, assessment.parts)
+        how = "trained anew in each fold"
+        if as_they_are:
+            how = "as it is; of questions it was trained on its numbers are too good"
+        split_seed, notes = seed, [f"{name}: {how}" for name in loaded]
     else:
         fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
         fitted |= {} if strategy is None else strategy.fitted
@@ -101,7 +111,7 @@ def evaluate_folder(
 
 
 def _cases(
-    traces: Path, held_out: TraceTable, policies: dict[str, Policy], evaluation: dict[str, Any]
+    traces: Folders, held_out: TraceTable, policies: dict[str, Policy], evaluation: dict[str, Any]
 ) -> dict[str, Cases]:
     """What each policy did on the held-out traces at the price that is shown."""
     if not policies:

@@ -2,7 +2,8 @@
 
 In each fold the rules choose their parameters, and the policies are trained with the settings of
 the ones given, on the other questions only. What the folds held out is pooled question by
-question; a token price is that of its own fold.
+question; a token price is that of its own fold. A question's fold is a hash of its id, so as new
+traces arrive the old ones stay in their folds and a rolling window of the latest can be measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rlbudget.evaluate.measure import Point
 from rlbudget.evaluate.outcomes import Outcome
 from rlbudget.observation import Preset
 from rlbudget.policy import Policy
-from rlbudget.store import load_table
+from rlbudget.store import Folders, load_table
 from rlbudget.table import Split, TraceTable, split_fold, without
 
 
@@ -53,10 +54,12 @@ class Pooled:
 
 
 def assess_folds(
-    traces: Path,
+    traces: Folders,
     policies: Mapping[str, Policy],
     *,
     folds: int,
+    last: int | None = None,
+    as_they_are: bool = False,
     learners: bool = False,
     seed: int = 0,
     draws: int = 2000,
@@ -65,12 +68,21 @@ def assess_folds(
 ) -> Assessment:
     """Assess on every fold, in parallel processes of one thread each, and pool.
 
-    Raises ``UserError`` for fewer than two folds, too few questions, and a policy that does not
-    say how it was trained.
+    ``last`` measures on so many of the latest traces only, in the order of their folders; the
+    others are still learned from. ``as_they_are`` measures the policies given instead of training
+    them anew: for traces they have not seen. Raises ``UserError`` for fewer than two folds, too few
+    questions, and a policy that does not say how it was trained.
     """
-    settings = {name: _settings(name, policy) for name, policy in policies.items()}
-    split_fold(load_table(traces, context=True), 0, folds, seed=seed)
-    jobs = [(traces, fold, folds, settings, learners, seed, draws) for fold in range(folds)]
+    settings: dict[str, Policy | dict[str, Any]] = {
+        name: policy if as_they_are else _settings(name, policy)
+        for name, policy in policies.items()
+    }
+    table = load_table(traces, context=True)
+    for fold in range(folds):
+        _recent(split_fold(table, fold, folds, seed=seed).held_out, table, last)
+    jobs = [
+        _Job(traces, fold, folds, last, settings, learners, seed, draws) for fold in range(folds)
+    ]
     parts: list[Assessment] = []
     workers = min(folds, processes or os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -81,6 +93,33 @@ def assess_folds(
             if progress is not None:
                 progress(len(parts), folds)
     return pool_assessments(parts, seed=seed, draws=draws)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a process has to do."""
+
+    traces: Folders
+    fold: int
+    folds: int
+    last: int | None
+    policies: Mapping[str, Policy | dict[str, Any]]
+    """a policy to measure, or the settings to train one with"""
+    learners: bool
+    seed: int
+    draws: int
+
+
+def _recent(held_out: TraceTable, table: TraceTable, last: int | None) -> TraceTable:
+    """Those among the last traces of the table."""
+    if last is None:
+        return held_out
+    if last < 1:
+        raise UserError(f"the last {last} traces: it must be at least 1")
+    recent = np.isin(held_out.trace_ids, table.trace_ids[-last:])
+    if not recent.any():
+        raise UserError(f"a fold holds none of the last {last} traces: take more, or fewer folds")
+    return held_out.take(np.flatnonzero(recent))
 
 
 def _settings(name: str, policy: Policy) -> dict[str, Any]:
@@ -128,28 +167,30 @@ def _silent(title: str) -> Iterator[Advance]:
     yield lambda done, total: None
 
 
-def _assess_fold(
-    job: tuple[Path, int, int, Mapping[str, dict[str, Any]], bool, int, int],
-) -> Assessment:
-    traces, fold, folds, settings, learners, seed, draws = job
-    table = load_table(traces, context=True)
-    split = split_fold(table, fold, folds, seed=seed)
+def _assess_fold(job: _Job) -> Assessment:
+    table = load_table(job.traces, context=True)
+    split = split_fold(table, job.fold, job.folds, seed=job.seed)
     train = without(table, split.held_out)
-    policies = {}
-    if settings:
+    split = replace(split, held_out=_recent(split.held_out, table, job.last))
+    policies = {k: policy for k, policy in job.policies.items() if isinstance(policy, Policy)}
+    if len(policies) < len(job.policies):
         from rlbudget.agents.config import PPOConfig
         from rlbudget.agents.ppo import train as train_ppo
         from rlbudget.freeze import policy_of_run
 
         known = {field.name for field in fields(PPOConfig)}
-        for name, stored in settings.items():
+        for name, stored in job.policies.items():
+            if isinstance(stored, Policy):
+                continue
             given = {key: value for key, value in stored.items() if key in known}
             if given.get("token_price") is not None:
                 given["token_price"] = tuple(given["token_price"])
             with tempfile.TemporaryDirectory() as run:
                 train_ppo(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
                 policies[name] = policy_of_run(Path(run) / "run")
-    return assess_split(split, train, policies, learners=learners, seed=seed, draws=draws)
+    return assess_split(
+        split, train, policies, learners=job.learners, seed=job.seed, draws=job.draws
+    )
 
 
 def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> Assessment:
@@ -172,6 +213,7 @@ def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> A
         not_applicable=lacking,
         resampling=resample(question_ids, draws=draws, seed=seed),
         folds=len(parts),
+        parts=tuple(parts),
     )
 
 

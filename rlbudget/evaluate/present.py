@@ -59,13 +59,19 @@ def _table(evaluation: Mapping[str, Any]) -> Table:
             f"{row['tokens']['total']:,.1f}",
             f"{1 - row['token_fraction']:.1%}",
             _share(row["oracle_gap_closed"]),
-            _share(summary["mean_oracle_gap_closed"]),
+            _share(summary["mean_oracle_gap_closed"]) + _over_folds(summary),
             f"{summary['savings_at_em_loss']['0.01']:.1%}"
             f" ({_points(-summary['held_out_em_loss']['0.01'])})",
             *([] if reference is None else [_verdict(summary, reference)]),
             style=style,
         )
     return table
+
+
+def _over_folds(summary: Mapping[str, Any]) -> str:
+    """The spread of the mean gap closed."""
+    spread = summary.get("over_folds", {}).get("mean_oracle_gap_closed", {}).get("std")
+    return "" if spread is None else f" ±{spread:.2f}"
 
 
 def _reference(evaluation: Mapping[str, Any]) -> str | None:
@@ -101,6 +107,11 @@ def _notes(evaluation: Mapping[str, Any]) -> Text:
         "saved at ≤1 pt: tuned to lose at most 1 point of EM on training questions,",
         "a policy on those that only validated it; in brackets how EM then changes",
         "on the held-out questions, in points.",
+        *(
+            [f"±: standard deviation over {evaluation['folds']} folds."]
+            if evaluation["folds"] > 1
+            else []
+        ),
         *(
             f"{entry['method']}: not applicable, needs {' and '.join(entry['needs'])}"
             for entry in evaluation["not_applicable"]

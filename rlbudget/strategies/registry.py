@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from typing import Literal
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_text
-from rlbudget.policy import Policy, load_policy, save_policy
+from rlbudget.policy import Policy, load_policy, policy_folders, save_policy
 
 Action = Literal["added", "promoted", "refused", "rolled back"]
 _SERVED, _HISTORY, _LOCK = "served", "history.jsonl", ".lock"
@@ -37,6 +37,33 @@ class Event:
     action: Action
     version: int
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A policy to serve, and the registry's number of it where it came from one."""
+
+    policy: Policy
+    version: int | None
+
+
+def load_serving(folder: Path | str) -> Serving:
+    """The policy of a policy folder, or the one that a registry serves.
+
+    Raises ``UserError`` as ``load_policy`` and ``Registry.served_policy`` do.
+    """
+    if not any((Path(folder) / name).is_file() for name in (_SERVED, _HISTORY)):
+        return Serving(load_policy(folder), None)
+    registry = Registry(folder)
+    version = registry.served()
+    return Serving(
+        registry.served_policy() if version is None else registry.policy(version), version
+    )
+
+
+def load_servings(folders: Sequence[str | Path]) -> dict[str, Serving]:
+    """Several by the names of their folders, in their order."""
+    return {name: load_serving(folder) for name, folder in policy_folders(folders).items()}
 
 
 class Registry:

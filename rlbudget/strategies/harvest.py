@@ -1,0 +1,137 @@
+"""From a decision log to what training and the stream evaluation take.
+
+An audited request whose right answer is known becomes a trace with all its exits scored, by the
+scorer of its task. One that has a verdict only is scored by equality with the answer that was
+judged: all of it where that was right, and where it was wrong the exits that gave the same. What
+that leaves open is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlbudget.errors import UserError
+from rlbudget.store import TraceWriter, existing_ids, iter_traces
+from rlbudget.strategies.entries import read_log
+from rlbudget.strategies.log import LoggedRequest, Outcome
+from rlbudget.strategies.stream import Audit
+from rlbudget.tasks.files import LAYOUTS
+from rlbudget.tasks.scorers import exact_match_text
+from rlbudget.traces import Trace
+
+Judge = Callable[[str], int | None]
+"""answer -> 0 or 1, None where it cannot be told"""
+
+
+@dataclass(frozen=True, slots=True)
+class HarvestStats:
+    """What a harvest did with the audited requests."""
+
+    n: int
+    """traces written"""
+    known: int
+    """left out: there already, or of a question that other traces hold"""
+    waiting: int
+    """left out: no outcome yet"""
+    undecided: int
+    """left out: the verdict does not decide every exit"""
+    damaged: int
+    """lines of the log that could not be read"""
+
+
+def harvest(
+    log: Path | str, out: Path | str, *, without: Sequence[Path] = (), resume: bool = False
+) -> HarvestStats:
+    """Write the audited requests whose outcome is known to a folder of traces.
+
+    ``without`` are folders of traces whose questions are left out: a contest wants questions that
+    the served policy has not seen. ``resume`` adds to a folder of an earlier harvest. Raises
+    ``UserError`` for a folder that is no log, traces that are there already and nothing to write.
+    """
+    entries = read_log(log)
+    seen = {trace.question_id for folder in without for trace in iter_traces(folder)}
+    n = known = waiting = undecided = 0
+    there = existing_ids(out)
+    if there and not resume:
+        raise UserError(f"{out} already holds traces: add --resume, or choose another --out")
+    traces = []
+    for request_id, trace in entries.audits.items():
+        outcome = entries.outcomes.get(request_id)
+        if request_id in there or trace.question_id in seen:
+            known += 1
+        elif outcome is None:
+            waiting += 1
+        elif (scored := scored_trace(trace, outcome)) is None:
+            undecided += 1
+        else:
+            traces.append(scored)
+            n += 1
+    if not n and not there:
+        raise UserError(
+            f"{log}: none of the {len(entries.audits)} audited requests can be used: {waiting} wait"
+            f" for their outcome, {undecided} are not decided by it, {known} are known"
+        )
+    with TraceWriter(out, append=resume) as writer:
+        for trace in traces:
+            writer.add(trace)
+    return HarvestStats(n, known, waiting, undecided, entries.damaged)
+
+
+def judge_of(trace: Trace, outcome: Outcome) -> Judge:
+    """What an outcome says about other answers to the same request."""
+    same = LAYOUTS[trace.task].same if trace.task in LAYOUTS else exact_match_text
+    given, target = trace.final.answer, outcome.target
+    if target is not None:
+        return lambda answer: same(answer, target)
+    if outcome.right:
+        return lambda answer: int(answer == given or same(answer, given))
+    return lambda answer: 0 if answer == given or same(answer, given) else None
+
+
+def scored_trace(trace: Trace, outcome: Outcome) -> Trace | None:
+    """An audited request's trace with its target and every answer scored; None where the outcome
+    does not decide that."""  # fmt: skip
+    judge = judge_of(trace, outcome)
+    given = trace.final.answer
+    target = outcome.target or (given if outcome.right else f"not {given}")
+    final = judge(given)
+    points = []
+    for point in trace.checkpoints:
+        match = judge(point.exit.answer)
+        if match is None:
+            return None
+        points.append(replace(point, exit=replace(point.exit, exact_match=match)))
+    if final is None or not target.strip():
+        return None
+    return replace(
+        trace,
+        target=target,
+        final=replace(trace.final, exact_match=final),
+        checkpoints=tuple(points),
+        meta={**trace.meta, "outcome": _kind(outcome)},
+    )
+
+
+def _kind(outcome: Outcome) -> str:
+    return "target" if outcome.target is not None else "right" if outcome.right else "wrong"
+
+
+def stopped_answer(trace: Trace, served: LoggedRequest) -> str | None:
+    """What the policy's stop would have given; None where it names no checkpoint of the trace."""
+    at = served.stop.stopped_at
+    if at is None:
+        return trace.final.answer
+    return next((c.exit.answer for c in trace.checkpoints if c.thinking_tokens == at), None)
+
+
+def audit_of(trace: Trace, served: LoggedRequest, outcome: Outcome) -> Audit | None:
+    """An audited request for the stream evaluation; None where the outcome does not decide it."""
+    judge, stopped = judge_of(trace, outcome), stopped_answer(trace, served)
+    full = judge(trace.final.answer)
+    early = None if stopped is None else judge(stopped)
+    if full is None or early is None:
+        return None
+    tokens = trace.final.thinking_tokens + trace.final.answer_tokens
+    return Audit(full, early, max(tokens, 1), served.stop.tokens)

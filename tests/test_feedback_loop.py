@@ -1,0 +1,423 @@
+"""From served requests back to traces: what is logged is what a replay of the harvest does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from frozen_nets import policy_for
+from tiny_model import save_tiny_model, tiny_questions, tiny_task
+from trace_makers import make_trace
+
+from rlbudget.cli import main
+from rlbudget.decode import decode
+from rlbudget.errors import UserError
+from rlbudget.evaluate.replay import replay
+from rlbudget.frozen import Decision
+from rlbudget.models import load_model
+from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.observation import Preset
+from rlbudget.policy import Policy, save_policy
+from rlbudget.record import record, record_one
+from rlbudget.store import load_table, load_traces
+from rlbudget.strategies.entries import Entries, read_log
+from rlbudget.strategies.harvest import audit_of, harvest, scored_trace
+from rlbudget.strategies.log import (
+    AUDITS,
+    DECISIONS,
+    DecisionLog,
+    LoggedRequest,
+    Outcome,
+    Stop,
+    feedback,
+)
+from rlbudget.strategies.logged import Logged, Origin, decode_logged
+from rlbudget.strategies.production import as_json, streams_of
+from rlbudget.strategies.registry import Registry
+from rlbudget.table import table_of
+from rlbudget.tasks.task import Task
+
+torch.set_num_threads(1)
+
+N = 24
+CAP = 48
+PRICE = 1e-3
+PROBE = 3
+PRESETS: tuple[Preset, ...] = ("free", "probe", "look")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> TransformersModel:
+    return load_model(str(model_folder), profile="embedded")
+
+
+@pytest.fixture(scope="module")
+def policies(
+    model: TransformersModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Policy]:
+    out = tmp_path_factory.mktemp("traces")
+    record(model, tiny_task(40), out, max_tokens=CAP, probe_tokens=PROBE)
+    table = load_table(out)
+
+    def looking(seed: int) -> bool:
+        """Whether it pays for looks in some decodes, and stops in some and not in others."""
+        played = replay(policy_for(table, "look", seed), table, PRICE)
+        return (played.outcome.probe > 0).sum() >= 10 and 10 <= (played.stops >= 0).sum() <= 30
+
+    seeds = {"free": 0, "probe": 0, "look": next(filter(looking, range(100)))}
+    return {preset: policy_for(table, preset, seeds[preset]) for preset in PRESETS}
+
+
+def serve(
+    model: TransformersModel, policy: Policy, log: DecisionLog, i: int, share: float = 1.0
+) -> Logged:
+    return decode_logged(
+        model, tiny_questions(N)[i], policy, token_price=PRICE, log=log,
+        origin=Origin(policy.digest), audit_share=share, request_id=f"r{i}", seed=1000 + i,
+        max_tokens=CAP, probe_tokens=PROBE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preset", "n"),
+    [*((preset, 10) for preset in PRESETS),
+     *(pytest.param(preset, N, marks=pytest.mark.slow) for preset in PRESETS)],
+)  # fmt: skip
+def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
+    model: TransformersModel, policies: dict[str, Policy], preset: Preset, n: int, tmp_path: Path
+) -> None:
+    policy, log = policies[preset], DecisionLog(tmp_path / "log")
+    never = replace_threshold(policy)
+    for i in range(n):
+        logged = serve(model, policy, log, i)
+        settings = {"seed": 1000 + i, "max_tokens": CAP, "probe_tokens": PROBE}
+        full = decode(model, tiny_questions(N)[i], never, token_price=PRICE, **settings)
+        assert logged.decoded.text == full.text
+        assert logged.decoded.answer == full.answer
+        assert logged.decoded.reason == full.reason
+        live = decode(model, tiny_questions(N)[i], policy, token_price=PRICE, **settings)
+        stop = logged.served.stop
+        assert stop.reason == live.reason
+        assert stop.stopped_at == live.stopped_at
+        assert stop.stop_probability == pytest.approx(live.stop_probability, abs=1e-5)
+        assert stop.thinking_tokens == live.thinking_tokens
+        assert stop.probe_tokens == live.probe_tokens
+        assert stop.answer_tokens == live.answer_tokens
+        feedback(log.folder, f"r{i}", target="2")
+    # log -> traces -> replay: the stops, their cost and the recorded trace are those logged.
+    assert harvest(log.folder, tmp_path / "traces").n == n
+    table = load_table(tmp_path / "traces", context=True)
+    played = replay(policy, table, PRICE)
+    entries = read_log(log.folder)
+    assert 0 < (played.stops >= 0).sum() < n
+    assert (played.outcome.probe > 0).any() == (preset != "free")
+    for k, trace in enumerate(load_traces(tmp_path / "traces")):
+        served = entries.decisions[trace.trace_id]
+        assert served.stop.tokens == played.outcome.tokens[k]
+        assert served.stop.thinking_tokens == played.outcome.thinking[k]
+        assert (served.stop.stopped_at is None) == (played.stops[k] < 0)
+        outcome = entries.outcomes[trace.trace_id]
+        audit = audit_of(trace, served, outcome)
+        assert audit is not None
+        assert audit.stopped_exact_match == played.outcome.exact_match[k]
+        assert audit.full_exact_match == trace.final.exact_match
+        assert audit.full_tokens == table.full_tokens[k]
+        task = tiny_task(N)
+        one = Task("tiny", task.questions[int(trace.trace_id[1:]) :][:1], task.score)
+        seed = 1000 + int(trace.trace_id[1:])
+        recorded = record_one(model, one, seed=seed, max_tokens=CAP, probe_tokens=PROBE).trace
+        assert [c.exit.answer for c in trace.checkpoints] == [
+            c.exit.answer for c in recorded.checkpoints
+        ]
+        assert trace.final == replace(recorded.final, exact_match=trace.final.exact_match)
+        assert trace.meta["row_seed"] == trace.seed == seed
+
+
+def replace_threshold(policy: Policy) -> Policy:
+    from rlbudget.policy import make_policy
+
+    return make_policy(
+        policy.tensors, features=policy.features, preset=policy.preset,
+        price_range=policy.price_range, threshold=1.0,
+    )  # fmt: skip
+
+
+def test_who_is_not_audited_is_served_as_ever(
+    model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    log = DecisionLog(tmp_path)
+    for i in range(5):
+        logged = serve(model, policies["probe"], log, i, share=0.0)
+        plain = decode(
+            model, tiny_questions(N)[i], policies["probe"], token_price=PRICE, seed=1000 + i,
+            max_tokens=CAP, probe_tokens=PROBE,
+        )  # fmt: skip
+        assert logged.decoded == plain
+        assert not logged.served.audited
+        assert logged.served.stop.tokens == plain.total_tokens
+    assert not (tmp_path / AUDITS).exists()
+    assert len(read_log(tmp_path).decisions) == 5
+
+
+def test_whether_a_request_is_audited_depends_on_its_id_alone(
+    model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    def drawn(request_id: str, question: str, policy: Policy, seed: int) -> bool:
+        return decode_logged(
+            model, question, policy, token_price=PRICE, log=DecisionLog(tmp_path),
+            origin=Origin(policy.digest), audit_share=0.5, request_id=request_id, seed=seed,
+            max_tokens=8,
+        ).served.audited  # fmt: skip
+
+    easy = [drawn(f"r{i}", "1?", policies["free"], 0) for i in range(12)]
+    hard = [drawn(f"r{i}", tiny_questions(N)[i], policies["probe"], i) for i in range(12)]
+    assert easy == hard
+    assert 0 < sum(easy) < 12
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_unwritable_log_costs_nothing(
+    model: TransformersModel,
+    policies: dict[str, Policy],
+    tmp_path: Path,
+    share: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    broken, whole = DecisionLog(tmp_path / "file"), DecisionLog(tmp_path / "log")
+    with caplog.at_level(logging.WARNING, logger="rlbudget"):
+        for i in range(3):
+            lost = serve(model, policies["free"], broken, i, share=share)
+            kept = serve(model, policies["free"], whole, i, share=share)
+            assert lost.decoded == kept.decoded
+    assert len(caplog.records) == 1
+
+
+class Broken:
+    """A policy that breaks down at its second checkpoint."""
+
+    features = ("thinking_tokens", "entropy_mean")
+    price_range = (1e-5, 1.0)
+    asked = 0
+
+    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+        self.asked += 1
+        if self.asked > 1:
+            raise RuntimeError("out of order")
+        return Decision(stop=False, stop_probability=0.25)
+
+
+def test_a_failing_policy_is_logged_and_costs_no_audit(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    question = next(
+        q for q in tiny_questions(N)
+        if decode(model, q, Broken(), token_price=PRICE, max_tokens=CAP).reason == "policy_failed"
+    )  # fmt: skip
+    logged = decode_logged(
+        model, question, Broken(), token_price=PRICE, log=DecisionLog(tmp_path),
+        origin=Origin("none"), audit_share=1.0, max_tokens=CAP,
+    )  # fmt: skip
+    assert logged.served.stop.reason == "policy_failed"
+    assert logged.served.stop.stop_probability == 0.25
+    assert logged.decoded.message == "the policy failed: out of order"
+    assert len(read_log(tmp_path).audits) == 1
+
+
+def test_a_verdict_decides_what_equals_the_judged_answer() -> None:
+    trace = make_trace(2)  # exits say 0, 1, 2; the end says 2
+    right = scored_trace(trace, Outcome("t2", "", right=True))
+    assert right is not None
+    assert right.target == "2"
+    assert [c.exit.exact_match for c in right.checkpoints] == [0, 0, 1]
+    assert scored_trace(trace, Outcome("t2", "", right=False)) is None
+    same = replace(
+        trace,
+        checkpoints=tuple(
+            replace(c, exit=replace(c.exit, answer="2.0")) for c in trace.checkpoints
+        ),
+    )
+    wrong = scored_trace(same, Outcome("t2", "", right=False))
+    assert wrong is not None
+    assert {wrong.final.exact_match, *(c.exit.exact_match for c in wrong.checkpoints)} == {0}
+    told = scored_trace(trace, Outcome("t2", "", target="1"))
+    assert told is not None
+    assert [c.exit.exact_match for c in told.checkpoints] == [0, 1, 0]
+    assert told.final.exact_match == 0
+
+
+def test_the_scorer_is_the_tasks() -> None:
+    trace = replace(make_trace(2), task="math", final=replace(make_trace(2).final, answer="1/2"))
+    told = scored_trace(trace, Outcome("t2", "", target=r"\frac{1}{2}"))
+    assert told is not None
+    assert told.final.exact_match == 1
+    told = scored_trace(replace(trace, task="other"), Outcome("t2", "", target=r"\frac{1}{2}"))
+    assert told is not None
+    assert told.final.exact_match == 0
+
+
+def test_the_way_by_commands(
+    model_folder: Path,
+    policies: dict[str, Policy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    registry, log = tmp_path / "registry", tmp_path / "log"
+    Registry(registry).promote(Registry(registry).add(policies["free"]))
+    base = ["decode", "--model", str(model_folder), "--profile", "embedded", "--policy",
+            str(registry), "--max-tokens", "24", "--log", str(log)]  # fmt: skip
+    main([*base, "--audit-share", "1", "--request-id", "a", "What is 1 + 1?"])
+    assert "Request a, audited" in capsys.readouterr().err
+    main([*base, "What is 1 + 1?"])
+    drawn = re.search(r"^Request ([0-9a-f]{32})$", capsys.readouterr().err, re.MULTILINE)
+    assert drawn
+    main([*base, "--audit-share", "1", "--request-id", "b", "What is 1 + 2?"])
+    main(["feedback", str(log), "--request-id", "a", "--target", "2"])
+    main(["feedback", str(log), "--request-id", drawn.group(1), "--right"])
+    main(["harvest", str(log), "--out", str(tmp_path / "traces")])
+    assert "1 traces written" in capsys.readouterr().err
+    (trace,) = load_traces(tmp_path / "traces")
+    assert trace.trace_id == "a"
+    with (log / DECISIONS).open("a") as torn:
+        torn.write('{"version": 1, "requ')
+    main(["stream", str(log)])
+    said = capsys.readouterr()
+    assert re.search(r"^\s+version 1$", said.out, re.MULTILINE)
+    assert re.search(r"requests\s+3$", said.out, re.MULTILINE)
+    assert re.search(r"with an outcome\s+1$", said.out, re.MULTILINE)
+    assert "1 damaged lines" in said.err
+    main(["stream", str(log), "--json"])
+    row = json.loads(capsys.readouterr().out)
+    assert row == as_json(streams_of(read_log(log))[0])
+    assert (row["requests"], row["audited"], row["waiting"], row["report"]["audits"]) == (
+        3,
+        2,
+        1,
+        1,
+    )
+    main(["feedback", str(log), "--request-id", "b", "--target", "3"])
+    main(["harvest", str(log), "--out", str(tmp_path / "traces"), "--resume"])
+    assert [t.trace_id for t in load_traces(tmp_path / "traces")] == ["a", "b"]
+    with pytest.raises(UserError, match="2 are known"):
+        harvest(log, tmp_path / "more", without=[tmp_path / "traces"])
+
+
+def test_an_audit_under_rules_logs_the_stop_under_the_rules(
+    model_folder: Path, model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    never = replace_threshold(policies["free"])
+    question = next(
+        q for q in tiny_questions(N)
+        if decode(model, q, never, token_price=PRICE, max_tokens=32).thinking_tokens == 32
+    )  # fmt: skip
+    save_policy(tmp_path / "policy", policies["look"])
+    rules, log = tmp_path / "rules.toml", tmp_path / "log"
+    stops = {}
+    for name, effect in (("cut", "max_tokens = 16"), ("full", 'then = "full"')):
+        rules.write_text(f'[[rule]]\nname = "{name}"\n{effect}\n')
+        for share in ("0", "1"):
+            main(["decode", "--model", str(model_folder), "--profile", "embedded", "--policy",
+                  str(tmp_path / "policy"), "--rules", str(rules), "--log", str(log),
+                  "--audit-share", share, "--request-id", name + share, "--max-tokens", "32",
+                  question])  # fmt: skip
+            stops[name + share] = read_log(log).decisions[name + share].stop
+    assert stops["cut0"] == replace(stops["cut1"], stop_probability=stops["cut0"].stop_probability)
+    assert stops["full0"] == stops["full1"]
+    assert stops["cut0"].stopped_at in (8, 16)
+    assert stops["full0"].stopped_at is None
+    decisions = read_log(log).decisions
+    assert len({served.strategy for served in decisions.values()}) == 2
+    assert [s.policy.count("+ strategy") for s in streams_of(read_log(log))] == [1, 1, 0]
+
+
+def test_a_loss_that_rises_is_an_alarm_of_its_policy() -> None:
+    decisions, audits, outcomes = {}, {}, {}
+    for i in range(160):
+        name = f"r{i}"
+        trace = replace(make_trace(2), trace_id=name)  # exits say 0, 1, 2; the end says 2
+        stop = Stop("policy", 24 if i < 100 else 8, 0.9, 8, 0, 4)
+        time = f"2026-01-01T00:{i // 60:02}:{i % 60:02}"
+        decisions[name] = LoggedRequest(name, time, "ab" * 32, 1, None, 1e-3, True, stop)
+        audits[name], outcomes[name] = trace, Outcome(name, "", target="2")
+    other = replace(decisions["r0"], request_id="x", registry_version=2, audited=False)
+    entries = Entries({**decisions, "x": other}, audits, outcomes, 0)
+    first, second, everything = streams_of(entries, window=60)
+    assert (first.policy, second.policy, everything.policy) == ("version 1", "version 2", "all")
+    assert 100 < int(first.alarms[0].request_id[1:]) < 112
+    assert first.changed == pytest.approx(60 / 160)
+    assert first.report.loss == pytest.approx(60 / 160)
+    assert first.report.recent_loss == 1.0
+    assert first.report.saving == pytest.approx(1 - 12 / 36)
+    assert (second.audited, second.report.audits, second.alarms) == (0, 0, ())
+    assert everything.alarms == first.alarms
+    assert json.loads(json.dumps(as_json(second), allow_nan=False))["report"]["loss"] is None
+
+
+def test_mistakes_are_one_line(
+    model_folder: Path,
+    policies: dict[str, Policy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_policy(tmp_path / "policy", policies["free"])
+    base = ["decode", "--model", str(model_folder), "--policy", str(tmp_path / "policy"), "Why?"]
+    log = ["--log", str(tmp_path / "log")]
+    for arguments, expected in (
+        ([*base, "--audit-share", "0.1"], "need a --log"),
+        ([*base, *log, "--audit-share", "1.5"], "must lie in"),
+        ([*base, *log, "--request-id", " "], "blank"),
+        (["stream", str(tmp_path)], "no decision log"),
+        (["feedback", str(tmp_path), "--request-id", "x", "--right", "--wrong"], "one of"),
+        (["harvest", str(tmp_path), "--out", str(tmp_path / "out")], "no decision log"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_equal_policies_have_equal_digests(policies: dict[str, Policy], tmp_path: Path) -> None:
+    from rlbudget.policy import load_policy
+
+    save_policy(tmp_path / "policy", policies["free"])
+    assert load_policy(tmp_path / "policy").digest == policies["free"].digest
+    assert len({policy.digest for policy in policies.values()}) == 3
+    assert replace_threshold(policies["free"]).digest != policies["free"].digest
+
+
+def test_the_stream_counts_what_the_audits_say(
+    model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
+) -> None:
+    log = DecisionLog(tmp_path)
+    for i in range(N):
+        serve(model, policies["free"], log, i, share=0.6)
+        if i % 3:
+            feedback(tmp_path, f"r{i}", right=bool(i % 2))
+    entries = read_log(tmp_path)
+    (stream,) = streams_of(entries)
+    audits = {name: d for name, d in entries.decisions.items() if d.audited}
+    assert set(audits) == set(entries.audits)
+    assert stream.audited == len(audits)
+    assert stream.audited == stream.waiting + stream.undecided + stream.report.audits
+    told = [n for n in audits if n in entries.outcomes]
+    decided = [
+        a for n in told
+        if (a := audit_of(entries.audits[n], audits[n], entries.outcomes[n])) is not None
+    ]  # fmt: skip
+    assert 0 < len(decided) < len(told) < len(audits) < N
+    assert stream.report.loss == pytest.approx(np.mean([a.loss for a in decided]))
+    assert stream.report.saving == pytest.approx(np.mean([a.saving for a in decided]))
+    assert stream.report.loss <= stream.changed or stream.waiting
+    assert table_of([entries.audits[n] for n in audits]).final_exact_match.sum() == 0
