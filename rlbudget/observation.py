@@ -29,6 +29,7 @@ traces at once, so both see the same numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -120,6 +121,80 @@ def features_of(table: TraceTable, preset: Preset, *, context: bool = False) -> 
     return feature_names(table.signals, preset, context=context)
 
 
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What the transforms know of the checkpoints of ``r`` decodes beside their signals."""
+
+    tokens: Floats
+    """(r, 1) of thinking so far"""
+    again: npt.NDArray[np.bool_]
+    """(r, 1) whether it is not the first checkpoint"""
+    seen: Floats
+    """(r, 1) checkpoints so far, this one among them"""
+
+
+Transform = Callable[[Floats, Floats, _Now], tuple[Floats, Floats]]
+"""signals (r, k), memory of each (r, k), now -> what is shown, what is remembered"""
+
+
+def _log(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    return np.log1p(x), memory
+
+
+def _sum(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    total = memory + x
+    return total, total
+
+
+def _mean(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    total = memory + x
+    return total / now.seen, total
+
+
+def _delta(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    return np.where(now.again, x - memory, 0.0), x
+
+
+def _age(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    last = np.where(x > 0, now.tokens, memory)
+    return np.log1p(now.tokens - last), last
+
+
+def _blend(combine: Callable[[Floats, Floats], Floats]) -> Transform:
+    def transform(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+        blended = np.where(now.again, combine(memory, x), x)
+        return blended, blended
+
+    return transform
+
+
+TRANSFORMS: Mapping[str, Transform] = {
+    "": lambda x, memory, now: (x, memory),
+    "log": _log,
+    "sum": _sum,
+    "mean": _mean,
+    "delta": _delta,
+    "age": _age,
+    "max": _blend(np.maximum),
+    "min": _blend(np.minimum),
+    "ema": _blend(lambda old, x: EMA_WEIGHT * x + (1 - EMA_WEIGHT) * old),
+}
+"""The part of a feature's name behind the dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The columns of one transform."""
+
+    transform: Transform
+    signals: Ints
+    """(k,) places of their signals"""
+    columns: Ints
+    """(k,) their places in the observation"""
+    memory: Floats
+    """(n, k) float64"""
+
+
 class Observer:
     """Observations of ``n`` decodes, kept incrementally: O(features) per checkpoint."""
 
@@ -132,13 +207,27 @@ class Observer:
         if self.may_look:
             self._last = np.zeros((n, len(self.features)), dtype=np.float32)
             self._tokens = np.zeros(n)
-        self._columns: list[tuple[str, Callable[[Ints, Floats, Floats], Floats]]] = []
-        signals = dict.fromkeys(f.partition(".")[0] for f in own)
-        self._held = {signal: np.zeros(n) for signal in signals}
-        self._seen = np.zeros(n)
-        for feature in own:
-            signal, _, transform = feature.partition(".")
-            self._columns.append((signal, self._transform(feature, transform, n)))
+        self._signals = tuple(dict.fromkeys(f.partition(".")[0] for f in own))
+        self._held = np.zeros((n, len(self._signals)))
+        self._seen = np.zeros((n, 1))
+        # Columns of one transform are made together: a single decode pays for calls, not numbers.
+        by_name: dict[str, list[int]] = {}
+        for column, feature in enumerate(own):
+            name = feature.partition(".")[2]
+            if name not in TRANSFORMS:
+                raise ValueError(
+                    f"feature {feature!r}: no transform {name!r}; one of {sorted(TRANSFORMS)}"
+                )
+            by_name.setdefault(name, []).append(column)
+        self._groups = [
+            _Group(
+                TRANSFORMS[name],
+                np.array([self._signals.index(own[c].partition(".")[0]) for c in columns]),
+                np.array(columns),
+                np.zeros((n, len(columns))),
+            )
+            for name, columns in by_name.items()
+        ]
         self._answer = np.full(n, -1, dtype=np.int64)
         self._streak = np.zeros(n)
         self._votes = np.zeros((n, 4))
@@ -166,13 +255,18 @@ class Observer:
             values["probe_confidence"] = np.asarray(probe_confidence, dtype=np.float64)
         values["thinking_tokens"] = tokens
         self._seen[rows] += 1
-        for signal, held in self._held.items():
+        new = np.full((len(rows), len(self._signals)), np.nan)
+        for place, signal in enumerate(self._signals):
             if signal in values:
-                new = values[signal]
-                held[rows] = np.where(np.isnan(new), held[rows], new)
+                new[:, place] = values[signal]
+        held = np.where(np.isnan(new), self._held[rows], new)
+        self._held[rows] = held
         out = np.empty((len(rows), len(self.features)), dtype=np.float32)
-        for column, (signal, transform) in enumerate(self._columns):
-            out[:, column] = transform(rows, self._held[signal][rows], tokens)
+        now = _Now(tokens[:, None], self._seen[rows] > 1, self._seen[rows])
+        for group in self._groups:
+            shown, kept = group.transform(held[:, group.signals], group.memory[rows], now)
+            out[:, group.columns] = shown
+            group.memory[rows] = kept
         if self._memory is not None:
             self._memory.here[rows] = False
             out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
@@ -190,59 +284,6 @@ class Observer:
         self._memory.look(rows, answer, confidence, tokens)
         out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
         return out
-
-    def _transform(
-        self, feature: str, name: str, n: int
-    ) -> Callable[[Ints, Floats, Floats], Floats]:
-        memory = np.zeros(n)
-        seen = self._seen
-
-        def raw(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            return x
-
-        def log(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            return np.log1p(x)
-
-        def total(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            memory[rows] += x
-            return memory[rows]
-
-        def mean(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            memory[rows] += x
-            return memory[rows] / seen[rows]
-
-        def delta(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            change = np.where(seen[rows] > 1, x - memory[rows], 0.0)
-            memory[rows] = x
-            return change
-
-        def age(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-            memory[rows] = np.where(x > 0, tokens, memory[rows])
-            return np.log1p(tokens - memory[rows])
-
-        def blend(
-            combine: Callable[[Floats, Floats], Floats],
-        ) -> Callable[[Ints, Floats, Floats], Floats]:
-            def apply(rows: Ints, x: Floats, tokens: Floats) -> Floats:
-                memory[rows] = np.where(seen[rows] > 1, combine(memory[rows], x), x)
-                return memory[rows]
-
-            return apply
-
-        known = {
-            "": raw,
-            "log": log,
-            "sum": total,
-            "mean": mean,
-            "delta": delta,
-            "age": age,
-            "max": blend(np.maximum),
-            "min": blend(np.minimum),
-            "ema": blend(lambda old, x: EMA_WEIGHT * x + (1 - EMA_WEIGHT) * old),
-        }
-        if name not in known:
-            raise ValueError(f"feature {feature!r}: no transform {name!r}; one of {sorted(known)}")
-        return known[name]
 
     def _probe(self, rows: Ints, answers: Ints) -> dict[str, Floats]:
         if answers.max(initial=0) >= self._votes.shape[1]:

@@ -15,7 +15,9 @@ of a replay. Checked, all greedy:
 * ``rlbudget_off`` leaves the engine's own decode;
 * over HTTP, wrong arguments are answered with 400 and the server goes on.
 
-``--overhead`` times a policy that never stops beside an engine without the adapter, in turns.
+``--overhead`` times a policy that never stops beside an engine without the adapter, in turns, and
+requests with ``rlbudget_off`` beside both: what vLLM itself spends once it has any such processor.
+``--only-overhead`` leaves the rest out.
 """
 
 from __future__ import annotations
@@ -84,9 +86,10 @@ def main() -> None:
         save_policy(policies / "main", policy)
         save_policy(policies / "never", changed(policy, threshold=1.0))
         os.environ["RLBUDGET_POLICY"] = f"main={policies / 'main'},never={policies / 'never'}"
-        rows = check_decodes(folder, subject, suite)
-        rows += check_http(folder, subject)
-        if options.overhead:
+        rows = []
+        if not options.only_overhead:
+            rows = check_decodes(folder, subject, suite) + check_http(folder, subject)
+        if options.overhead or options.only_overhead:
             rows.append(overhead(folder, subject))
     if options.name:
         write_result(options.name, rows, seeds=[0], details={"toy": suite is None})
@@ -112,6 +115,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="folder of the SmolLM2 reasoner (default: a toy is made)")
     parser.add_argument("--questions", type=int, default=100, help="decodes to compare")
     parser.add_argument("--overhead", action="store_true", help="time the adapter too")
+    parser.add_argument("--only-overhead", action="store_true", help="time it and check nothing")
     parser.add_argument("--name", help="write runs/results/NAME.json")
     return parser.parse_args()
 
@@ -417,10 +421,14 @@ def overhead(folder: Path, subject: Subject) -> dict[str, Any]:
     engines = {"without": engine(folder, adapter=False), "with": engine(folder, adapter=True)}
     reserve = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
     print(f"{length} tokens a request, {reserve} kept for the answer", file=sys.stderr)
-    times: dict[str, list[float]] = {name: [] for name in engines}
+    asked: dict[str, tuple[Any, dict[str, Any] | None]] = {
+        "without": (engines["without"], None),
+        "off": (engines["with"], {"rlbudget_off": True}),
+        "with": (engines["with"], {"rlbudget_policy": "never"}),
+    }
+    times: dict[str, list[float]] = {name: [] for name in asked}
     for turn in range(ROUNDS + 1):
-        for name, llm in engines.items():
-            extra = {"rlbudget_policy": "never"} if name == "with" else None
+        for name, (llm, extra) in asked.items():
             params = SamplingParams(
                 temperature=0.0, max_tokens=length + 2 * reserve, ignore_eos=True, extra_args=extra,
             )  # fmt: skip
