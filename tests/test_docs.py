@@ -97,8 +97,6 @@ LOOP = (DOCS / "feedback_loop.md").read_text(encoding="utf-8")
 
 
 def test_the_commands_of_the_feedback_loop_are_commands() -> None:
-    from rlbudget.cli import parse
-
     lines = [line for block in blocks("bash", LOOP) for line in block.splitlines()]
     names = [type(parse(shlex.split(line)[1:])).__name__ for line in lines]
     for name in ("Decode", "Feedback", "Stream", "Harvest", "Evaluate", "Retrain"):

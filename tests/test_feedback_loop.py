@@ -378,6 +378,7 @@ def test_mistakes_are_one_line(
         ([*base, "--audit-share", "0.1"], "need a --log"),
         ([*base, *log, "--audit-share", "1.5"], "must lie in"),
         ([*base, *log, "--request-id", " "], "blank"),
+        ([*base, *log, "--correct", str(tmp_path / "correction")], "cannot be logged"),
         (["stream", str(tmp_path)], "no decision log"),
         (["feedback", str(tmp_path), "--request-id", "x", "--right", "--wrong"], "one of"),
         (["harvest", str(tmp_path), "--out", str(tmp_path / "out")], "no decision log"),

@@ -84,8 +84,8 @@ class Decode:
         special = (self.cascade, self.large_model, self.correct)
         if self.log is not None and any(given is not None for given in special):
             raise UserError(
-                "a cascade or a correction cannot be logged: audits do not replay them; leave --log"
-                " out"
+                "a cascade or a correction cannot be logged yet, since no audit replays them: leave"
+                " --log out"
             )
         if self.cascade is not None or self.large_model is not None:
             from rlbudget.commands.cascades import answer_through_cascade
