@@ -172,7 +172,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             self._probe_tokens += probe.tokens
             answer = [self._answers.setdefault(probe.answer, len(self._answers))]
             confidence = [probe.confidence]
-        signals = {**self._context, **batch.signals(_ROW)}
+        signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
         features = self._observer.update(
             _ROW, batch.thinking_tokens(_ROW), signals, answer, confidence
         )[0]

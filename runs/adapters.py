@@ -11,7 +11,14 @@ import json
 
 from results import FOLDER, write_result
 
-SOURCES = ("adapter_overhead", "conformance_hf", "vllm_check", "llama_check", "llama_cpp_check")
+SOURCES = (
+    "adapter_overhead",
+    "conformance_hf",
+    "vllm_check",
+    "vllm_overhead",
+    "llama_check",
+    "llama_cpp_check",
+)
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ python runs/adapter_overhead.py --model smollm2 --task smollm2 --policy runs/smo
   --name adapter_overhead
 python runs/conformance.py --record
 bash runs/vllm.sh
-bash runs/vllm.sh --model "$(python -c 'from rlbudget.models.smollm2 import *; print(smollm2_folder())')" \
-  --overhead --name vllm_check
+folder=$(python -c 'from rlbudget.models.smollm2 import *; print(smollm2_folder())')
+bash runs/vllm.sh --model "$folder" --name vllm_check
+bash runs/vllm.sh --model "$folder" --overhead --name vllm_overhead
 runs/llama_server.sh
 python runs/llama_check.py
 bash runs/llama_cpp.sh

@@ -15,9 +15,9 @@ of a replay. Checked, all greedy:
 * ``rlbudget_off`` leaves the engine's own decode;
 * over HTTP, wrong arguments are answered with 400 and the server goes on.
 
-``--overhead`` times a policy that never stops beside an engine without the adapter, in turns, and
-requests with ``rlbudget_off`` beside both: what vLLM itself spends once it has any such processor.
-``--only-overhead`` leaves the rest out.
+``--overhead`` checks nothing, but times a policy that never stops beside an engine without the
+adapter, in turns, and beside both requests with ``rlbudget_off``: what vLLM itself spends once it
+has any such processor.
 """
 
 from __future__ import annotations
@@ -86,11 +86,10 @@ def main() -> None:
         save_policy(policies / "main", policy)
         save_policy(policies / "never", changed(policy, threshold=1.0))
         os.environ["RLBUDGET_POLICY"] = f"main={policies / 'main'},never={policies / 'never'}"
-        rows = []
-        if not options.only_overhead:
+        if options.overhead:
+            rows = [overhead(folder, subject)]
+        else:
             rows = check_decodes(folder, subject, suite) + check_http(folder, subject)
-        if options.overhead or options.only_overhead:
-            rows.append(overhead(folder, subject))
     if options.name:
         write_result(options.name, rows, seeds=[0], details={"toy": suite is None})
     else:
@@ -114,8 +113,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check the vLLM adapter in the real engine.")
     parser.add_argument("--model", help="folder of the SmolLM2 reasoner (default: a toy is made)")
     parser.add_argument("--questions", type=int, default=100, help="decodes to compare")
-    parser.add_argument("--overhead", action="store_true", help="time the adapter too")
-    parser.add_argument("--only-overhead", action="store_true", help="time it and check nothing")
+    parser.add_argument("--overhead", action="store_true", help="time it, check nothing")
     parser.add_argument("--name", help="write runs/results/NAME.json")
     return parser.parse_args()
 

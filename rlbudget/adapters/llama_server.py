@@ -77,8 +77,13 @@ class Server:
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The server's JSON answer; ``ServerError`` if there is none."""
+        content = orjson.dumps(body)
         try:
-            response = self.client.post(path, content=orjson.dumps(body))
+            try:
+                response = self.client.post(path, content=content)
+            except httpx.RemoteProtocolError:
+                # The server had closed the idle connection that was taken; the next is a new one.
+                response = self.client.post(path, content=content)
             _check_status(response.status_code, self.address)
             found = orjson.loads(response.content)
         except httpx.HTTPError as error:

