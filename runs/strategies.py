@@ -153,10 +153,12 @@ def prepared(name: str, traces: Path, scratch: Path) -> Case:
         name,
         split,
         families,
-        *(tuple(policies[kind]) for kind in kinds),
-        tuple(doubts[True]),
-        tuple(doubts[False]),
-        proposal_matches(traces),
+        policies=tuple(policies["free"]),
+        with_context=tuple(policies["context"]),
+        with_probes=tuple(policies["probe"]),
+        doubts=tuple(doubts[True]),
+        doubts_without=tuple(doubts[False]),
+        proposals=proposal_matches(traces),
     )
 
 
