@@ -13,6 +13,9 @@ from rlbudget.observation import PRESETS, Preset
 from rlbudget.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)
+CONSTRAINED_PRICE_RANGE = (0.001, 64.0)
+"""Where the price is looked for that meets a constraint: a model that stopping early makes better
+keeps a floor far beyond the prices that one would pay."""
 MOST_STEPS = 500_000
 QUESTIONS_FOR_MOST = 1200
 
@@ -28,7 +31,8 @@ class PPOConfig:
     """exact: every checkpoint with the advantage the record implies; sampled: plain PPO"""
     token_price: tuple[float, float] | None = None
     """lowest and highest price (reward per token) to train for; by default the relative prices
-    0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes"""
+    0.01 to 1, that is, divided by the mean tokens of the training traces' full decodes; 0.001 to
+    64 where a constraint looks for its price"""
     em_floor: float | None = None
     """instead of serving a price: least exact match, for which training looks for the price that
     spends the fewest tokens"""
@@ -120,7 +124,8 @@ class PPOConfig:
         if self.token_price is not None:
             return check_price_range(self.token_price)
         mean = float(train.full_tokens.mean())
-        return RELATIVE_PRICE_RANGE[0] / mean, RELATIVE_PRICE_RANGE[1] / mean
+        relative = RELATIVE_PRICE_RANGE if self.constraint is None else CONSTRAINED_PRICE_RANGE
+        return relative[0] / mean, relative[1] / mean
 
     def steps(self, questions: int) -> int:
         """Environment steps in all on so many training questions."""

@@ -88,9 +88,6 @@ class Validation:
         both = [(part.final_exact_match, part.full_tokens) for part in (train, validation)]
         exact_match, tokens = (np.concatenate(column) for column in zip(*both, strict=True))
         self.full = Measured(float(exact_match.mean()), float(tokens.mean()))
-        self._own_full = Measured(
-            float(validation.final_exact_match.mean()), float(validation.full_tokens.mean())
-        )
         self._fixed: list[float] = []
         self._oracle: list[float] = []
         for price in self.token_prices:
@@ -110,12 +107,16 @@ class Validation:
         return Replay(table, outcomes.first_stop(table, stop > 0.5), self._probing, stop)
 
     def at(self, chances: Chances, price: float) -> Measured:
-        """What a policy gives at a price: that of the full decodes of all questions, plus what
-        stopping changes on the validation questions."""  # fmt: skip
+        """What a policy gives at a price on questions like all of these.
+
+        That of the validation questions, corrected by how their full decodes differ from those of
+        all questions, as far as the one follows the other (a control variate).
+        """
         result = self._replay(chances, price).outcome
+        table = self.columns.table
         return Measured(
-            self.full.exact_match + float(result.exact_match.mean()) - self._own_full.exact_match,
-            self.full.tokens + float(result.tokens.mean()) - self._own_full.tokens,
+            _controlled(result.exact_match, table.final_exact_match, self.full.exact_match),
+            _controlled(result.tokens, table.full_tokens, self.full.tokens),
         )
 
     def measure(self, chances: Chances) -> Score:
@@ -143,6 +144,15 @@ class Validation:
             mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
             selection=float(np.mean(chosen)),
         )
+
+
+def _controlled(values: Floats, control: npt.ArrayLike, expected: float) -> float:
+    """The mean of ``values`` (n,), given that the mean of ``control`` (n,) should be another."""
+    own = np.asarray(control, dtype=np.float64)
+    spread = own - own.mean()
+    variance = float(spread @ spread)
+    slope = float(spread @ values) / variance if variance > 0 else 0.0
+    return float(values.mean()) + slope * (expected - float(own.mean()))
 
 
 def gap_weight(train: TraceTable, token_price: tuple[float, float]) -> Callable[[Floats], Floats]:

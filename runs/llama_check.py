@@ -5,7 +5,7 @@
 
 The SmolLM2 reasoner is converted to f32 in a temporary file, the server started with a cache in
 f32. ``policy_top`` asks for 20 probabilities a token and is tried on all questions; ``policy``
-asks for all 49,152 of them, which is slow, and is tried on a fifth. The control route is tried on a
+asks for all 49,152 of them, which is slow, and is tried on a tenth. The control route is tried on a
 tenth of the questions, unless ``--no-control``. Writes ``runs/results/llama_check.json``.
 """
 
@@ -50,7 +50,7 @@ def check(arguments: argparse.Namespace) -> None:
         file = Path(place) / "model.gguf"
         write_gguf(folder, file)
         with llama_server(file, context=1024, threads=arguments.threads) as address:
-            for name, n in (("policy_top", arguments.n), ("policy", arguments.n // 5)):
+            for name, n in (("policy_top", arguments.n), ("policy", arguments.n // 10)):
                 suite, policy = load_reference(name), load_policy(KEPT / name)
                 questions = suite.questions[:n]
                 with connect(address, policy, folder, token_price=suite.token_price) as server:

@@ -4,17 +4,19 @@
 # without it. Records the embedded model once, on its own questions and on those of SmolLM2.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-traces=runs/strategies-run/traces small=runs/strategies-run/small
+run=runs/strategies-run
+traces=$run/traces small=$run/small many=$run/many
 record() {
   local to=${!#}
   [ -d "$to" ] || rlbudget record --model embedded "${@:1:$#-1}" --out "$to.part"
   [ -d "$to" ] || mv "$to.part" "$to"
 }
-mkdir -p runs/strategies-run
+mkdir -p "$run"
 record --task embedded --n 3600 --store-text "$traces"
+record --task embedded --n 7200 --seed 1 "$many"
 record --task smollm2 --n 2600 "$small"
 python runs/impact_model.py --traces "$traces"
-python runs/em_floor.py --traces "$traces"
+python runs/em_floor.py --traces "$many"
 # A token of the small model costs what its parameters are of the large one's: 1.4 of 135 million.
 python runs/ensembles.py --small "$small" --large runs/smollm2/traces --ratio 0.0104
 python runs/feedback_loop.py --traces "$traces"
