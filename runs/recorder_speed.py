@@ -1,8 +1,8 @@
 """How fast the recorder is, and what an exit answer at every checkpoint costs.
 
-    python runs/recorder_speed.py                     # the embedded model
+    python runs/recorder_speed.py --name recorder_speed_embedded
     python runs/recorder_speed.py --model FOLDER --model-profile smollm2 --task smollm2 \
-        --no-reprefill --name recorder_speed_smollm2
+        --no-reprefill --n 48 --batch-size 48
 
 The same questions, in alternating runs of one process:
 

@@ -421,9 +421,9 @@ def decode_chat(
 def _end_reasoning(server: Server, stream: str) -> None:
     found = server.post("/v1/chat/completions/control", {"id": stream, "action": "reasoning_end"})
     if not found.get("success"):
+        said = found.get("message") or "its chat template does not open one that it can end"
         raise ServerError(
-            f"the llama-server at {server.address} did not end the thinking: its chat template"
-            " does not open one that it can end; use decode"
+            f"the llama-server at {server.address} did not end the thinking: {said}; use decode"
         )
 
 
