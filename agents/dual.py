@@ -2,7 +2,7 @@
 
 The price is the constraint's dual variable (Lagrange multiplier). While the agent trains it is
 moved after every look at the validation questions: up while there is exact match to spare (or too
-many tokens are spent), down while there is not. Training draws prices around it, from the whole
+many tokens are spent), down while there is not. Training draws prices around it, from a wide
 range at first to a narrow one at the end, so that the net becomes best where it will be served.
 """
 
@@ -18,8 +18,9 @@ RATE = 0.5
 """largest move of the price's logarithm at one look"""
 EM_SCALE, TOKEN_SCALE = 0.02, 0.1
 """slack at which the move is largest: exact match, share of the budget"""
-NARROWEST = 2.0
-"""at the end prices are drawn within this factor of the dual price"""
+WIDEST, NARROWEST = 10.0, 2.0
+"""at the start and at the end prices are drawn within this factor of the dual price: far higher
+ones, where all that counts is to stop at once, would drown the others"""
 HALVINGS = 16
 
 
@@ -98,8 +99,8 @@ class Constraint:
 
 
 def focus(price: float, bounds: tuple[float, float], progress: float) -> tuple[float, float]:
-    """The prices to train on: all of ``bounds`` at the start, a narrow range around ``price`` at
-    the end (``progress`` from 0 to 1)."""  # fmt: skip
-    widest = math.log(bounds[1] / bounds[0])
+    """The prices to train on, around ``price`` and within ``bounds``: within a factor of ``WIDEST``
+    at the start, of ``NARROWEST`` at the end (``progress`` from 0 to 1)."""  # fmt: skip
+    widest = min(math.log(WIDEST), math.log(bounds[1] / bounds[0]))
     spread = math.exp((1 - progress) * widest + progress * math.log(NARROWEST))
     return max(bounds[0], price / spread), min(bounds[1], price * spread)
