@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from rlbudget.context import context_signals, prompt_signals_of
+from rlbudget.context import context_signals, prompt_signals_of, task_signals
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer, Preset, feature_names
 from rlbudget.record import PROBE_TOKENS
@@ -133,7 +133,8 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             if len(batch.at_checkpoint):
                 self._batch = batch
                 self._observer = Observer(self.features, 1)
-                context = context_signals(self._question.question)
+                family = str(self._question.meta.get("family", self._task.name))
+                context = context_signals(self._question.question) | task_signals(family)
                 self._context = {name: [value] for name, value in context.items()}
                 self._answers: dict[str, int] = {}
                 self._probe_tokens = 0

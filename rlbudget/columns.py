@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rlbudget.context import context_columns
+from rlbudget.context import context_columns, task_columns
 from rlbudget.signals import hedged
 from rlbudget.table import TraceTable
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
@@ -168,7 +168,9 @@ def table_columns(part: pa.Table) -> PartColumns:
         flat[name] = column.flatten()
     signals = {name: _numbers(flat[_SIGNAL + name]) for name in _signals_of(part)}
     if "question" in part.column_names:
-        context = context_columns(part.column("question").to_pylist())
+        named = zip(part.column("meta").to_pylist(), part.column("task").to_pylist(), strict=True)
+        families = [str(json.loads(meta).get("family", task)) for meta, task in named]
+        context = context_columns(part.column("question").to_pylist()) | task_columns(families)
         signals |= {name: np.repeat(column, lengths) for name, column in context.items()}
     return PartColumns(
         trace_ids=part.column("trace_id").to_pylist(),

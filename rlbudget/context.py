@@ -7,6 +7,7 @@ an observation all of them are signals that stay as they are from checkpoint to 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable
@@ -30,6 +31,11 @@ CONTEXT_SIGNALS = (
 "or", "if", "then", "but"); 1 + numbers; 1 + digits; 1 + the largest number (base 10); 1 + signs of
 calculation; 1 + minus signs and words of taking away; and the share of the words that are longer
 than seven letters."""
+
+TASK_SIGNALS = tuple(f"task_{place}" for place in range(6))
+"""The request's task, for a policy that is told it: -1 or 1 each, six bits of a hash of its name,
+so that tasks nobody has seen can be told apart as well; 0 where no task is named. Of recorded
+traces it is the ``family`` of their ``meta``, or else their ``task``."""
 
 PROMPT_SIGNALS = ("prompt_tokens", "prompt_entropy", "prompt_logprob")
 """Of the question's own tokens in the prompt: how many there are; the mean entropy (nats) of the
@@ -72,6 +78,22 @@ def context_signals(question: str) -> dict[str, float]:
         sum(len(word) > 7 for word in words) / max(len(words), 1),
     )
     return dict(zip(CONTEXT_SIGNALS, values, strict=True))
+
+
+def task_signals(task: str) -> dict[str, float]:
+    """The ``TASK_SIGNALS`` of a task's name; zeros for none."""
+    bits = hashlib.sha256(task.encode()).digest()[0]
+    return {
+        name: (1.0 if bits >> place & 1 else -1.0) if task else 0.0
+        for place, name in enumerate(TASK_SIGNALS)
+    }
+
+
+def task_columns(tasks: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """``task_signals`` of many tasks: name -> (n,)."""
+    rows = [tuple(task_signals(task).values()) for task in tasks]
+    grid = np.array(rows, dtype=np.float64).reshape(-1, len(TASK_SIGNALS))
+    return {name: grid[:, column] for column, name in enumerate(TASK_SIGNALS)}
 
 
 def context_columns(questions: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.context import CONTEXT_SIGNALS, context_signals
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision
 from rlbudget.looks import LOOK_SIGNALS
@@ -56,10 +56,10 @@ class Controller:
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between
     checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called. ``question``
-    is needed by a policy that looks at it (``rlbudget.context``). ``on_failure`` is told of a
-    fault, which is logged if it is left out. Raises ``UserError`` for a price the policy does not
-    know, a question that is missing and a stride below 1, and, with a stride, for a policy whose
-    signals ``push`` cannot make.
+    is needed by a policy that looks at it (``rlbudget.context``); ``task`` is the request's, for a
+    policy that is told tasks. ``on_failure`` is told of a fault, which is logged if it is left out.
+    Raises ``UserError`` for a price the policy does not know, a question that is missing and a
+    stride below 1, and, with a stride, for a policy whose signals ``push`` cannot make.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Controller:
         token_price: float,
         stride: int | None = None,
         question: str | None = None,
+        task: str = "",
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         low, high = policy.price_range
@@ -79,13 +80,13 @@ class Controller:
         signals = {feature.partition(".")[0] for feature in policy.features}
         self._context = {
             name: value
-            for name, value in context_signals(question or "").items()
+            for name, value in (context_signals(question or "") | task_signals(task)).items()
             if name in signals
         }
-        if self._context and question is None:
+        if question is None and signals & set(CONTEXT_SIGNALS):
             raise UserError("the policy looks at the question: give it to the controller")
         self._needed = signals - {
-            "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS
+            "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS
         }  # fmt: skip
         unknown = sorted(self._needed - set(SIGNALS))
         if stride is not None and stride < 1:

@@ -52,6 +52,7 @@ def decode(
     policy: StopPolicy,
     *,
     token_price: float,
+    task: str = "",
     seed: int = 0,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -61,7 +62,8 @@ def decode(
 ) -> Decoded:
     """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
 
-    ``token_price`` is reward lost per token and must lie in the policy's range. ``stride``,
+    ``token_price`` is reward lost per token and must lie in the policy's range; ``task`` is the
+    request's, for a policy that is told tasks. ``stride``,
     ``max_tokens`` and ``probe_tokens`` left out are those of the traces the policy was trained
     on, ``temperature`` is the profile's. With the ``row_seed`` of a recorded trace and its
     settings the decode is that trace's, up to the stop. A policy that raises or says NaN does not
@@ -70,7 +72,7 @@ def decode(
     stays and ``message`` says so. Raises ``UserError`` for a price outside the range and for
     settings out of range.
     """
-    controller = Controller(policy, token_price=token_price, question=question)
+    controller = Controller(policy, token_price=token_price, question=question, task=task)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
     stride = recorded.get("stride") if stride is None else stride
     max_tokens = recorded.get("max_tokens") if max_tokens is None else max_tokens

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.table import Ints, TraceTable, split_questions
+from rlbudget.traces import family_of
 
 Strs = npt.NDArray[np.str_]
 _T = TypeVar("_T", bound=np.generic)
@@ -145,7 +146,7 @@ def load_pair(small: Path | str, large: Path | str, *, ratio: float) -> Pair:
             exits += [_code(c.exit.answer, codes) for c in trace.checkpoints]
             final.append(_code(trace.final.answer, codes))
             if folder is small:
-                tasks.append(str(trace.meta.get("family", trace.task)))
+                tasks.append(family_of(trace))
         answers.append(Answers(np.array(exits, np.int64), np.array(final, np.int64)))
     return pair_tables(
         tables[0], tables[1], ratio=ratio, tasks=tasks, answers=(answers[0], answers[1])

@@ -180,7 +180,8 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     """The traces of a folder as columns: equal to ``table_of(load_traces(folder))``.
 
     Reads the columns it needs straight from arrow, texts left out. ``context`` adds the
-    ``CONTEXT_SIGNALS`` of each question to its checkpoints. Errors as ``iter_traces``.
+    ``CONTEXT_SIGNALS`` and ``TASK_SIGNALS`` of each question to its checkpoints. Errors as
+    ``iter_traces``.
     """
     seen: dict[str, Path] = {}
     parts = []
@@ -254,7 +255,7 @@ def _read(
         if without_texts:
             texts = {"task", "question", "target", "model", "meta", "final_answer", "exit_answer"}
             if questions:
-                texts.remove("question")
+                texts -= {"question", "task", "meta"}
             columns = [name for name in schema.names if name not in texts]
         return file.read(columns=columns, use_threads=False)
 

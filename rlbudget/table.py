@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.context import context_columns
+from rlbudget.context import context_columns, task_columns
 from rlbudget.errors import UserError
 from rlbudget.signals import hedged
-from rlbudget.traces import Trace
+from rlbudget.traces import Trace, family_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -111,11 +111,15 @@ class TraceTable:
 
 
 def table_of(traces: Sequence[Trace], *, context: bool = False) -> TraceTable:
-    """Lay traces out as columns, in their order; ``context`` adds the signals of the question."""
+    """Lay traces out as columns, in their order.
+
+    ``context`` adds the signals of the question and of its task.
+    """
     names = sorted({name for t in traces for c in t.checkpoints for name in c.signals})
     points = [c for t in traces for c in t.checkpoints]
     lengths = [len(t.checkpoints) for t in traces]
     known = context_columns(t.question for t in traces) if context else {}
+    known |= task_columns(map(family_of, traces)) if context else {}
     answers: list[int] = []
     for trace in traces:
         codes: dict[str, int] = {}

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from rlbudget.context import CONTEXT_SIGNALS
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.looks import LOOK_SIGNALS
 
 RESERVED_SIGNALS = frozenset(
     {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
     | set(LOOK_SIGNALS)
     | set(CONTEXT_SIGNALS)
+    | set(TASK_SIGNALS)
 )
 """Names the observation makes itself; no recorded signal may take one."""
 
@@ -77,6 +78,11 @@ class Trace:
     final: Final
     checkpoints: tuple[Checkpoint, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def family_of(trace: Trace) -> str:
+    """The kind of question a trace answers: the ``family`` of its ``meta``, or else its task."""
+    return str(trace.meta.get("family", trace.task))
 
 
 def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:

@@ -33,6 +33,7 @@ def train_on(
     total_timesteps: int | None = None,
     advantages: Literal["exact", "sampled"] = "exact",
     context: bool = False,
+    tasks: bool = False,
     em_floor: float | None = None,
     token_budget: float | None = None,
     seed: int = 0,
@@ -45,17 +46,17 @@ def train_on(
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's own numbers to the observation, and what the model made of the
-    prompt where the traces hold it and ``signals`` is ``all``. The held-out questions are not
-    looked at. ``signals`` restricts the observation to those of ``rlbudget.signals.TOP_SIGNALS``,
-    for servers that give no logits. ``start`` is a policy to go on from, whose observation and
-    prices are kept. Raises ``UserError`` for traces that cannot be trained on and for a run folder
-    that holds another run.
+    prompt where the traces hold it and ``signals`` is ``all``; ``tasks`` adds the task. The
+    held-out questions are not looked at. ``signals`` restricts the observation to those of
+    ``rlbudget.signals.TOP_SIGNALS``, for servers that give no logits. ``start`` is a policy to go
+    on from, whose observation and prices are kept. Raises ``UserError`` for traces that cannot be
+    trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train
     from rlbudget.store import digest, iter_traces, load_table
     from rlbudget.table import split_questions
 
-    table = load_table(traces, context=context or start is not None)
+    table = load_table(traces, context=context or tasks or start is not None)
     split = split_questions(table, seed=split_seed)
     meta = next(iter_traces(traces)).meta
     config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
@@ -68,9 +69,9 @@ def train_on(
             token_price=start.price_range,
             learning_rate=config.learning_rate * _GOING_ON,
         )
-    elif context or signals == "top":
+    elif context or tasks or signals == "top":
         kept = table.signals if signals == "all" else _top(table.signals)
-        config = replace(config, features=feature_names(kept, preset, context=context))
+        config = replace(config, features=feature_names(kept, preset, context=context, tasks=tasks))
     if total_timesteps is not None:
         config = replace(config, total_timesteps=total_timesteps)
     return train(

@@ -139,7 +139,7 @@ def prepared(name: str, traces: Path, scratch: Path) -> Case:
     split = split_questions(exit_table(traces), seed=0)
     kinds: dict[str, dict[str, Any]] = {
         "free": {},
-        "context": {"context": True},
+        "context": {"context": True, "tasks": True},
         "probe": {"preset": "probe"},
     }
     policies: dict[str, list[Policy]] = {kind: [] for kind in kinds}
@@ -188,7 +188,7 @@ def context(case: Case) -> Compared:
     relative = 0.1
     held_out, price = case.split.held_out, case.price(relative)
     return Compared(
-        "context: the policy looks at the question as well",
+        "context: the policy looks at the question and its task as well",
         relative,
         replayed(case.policies, held_out, price),
         replayed(case.with_context, held_out, price),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_makers import make_trace
 
-from rlbudget.context import CONTEXT_SIGNALS, context_columns, context_signals
+from rlbudget.context import (
+    CONTEXT_SIGNALS,
+    TASK_SIGNALS,
+    context_columns,
+    context_signals,
+    task_signals,
+)
 from rlbudget.controller import Controller
 from rlbudget.errors import UserError
 from rlbudget.frozen import Decision
@@ -84,3 +91,46 @@ def test_a_live_request_sees_the_question_as_a_replay_does() -> None:
 def test_a_policy_that_looks_at_the_question_must_be_given_it() -> None:
     with pytest.raises(UserError, match="question"):
         Controller(_Watching(), token_price=1e-3)
+
+
+def test_tasks_are_told_apart_and_none_is_zero() -> None:
+    known = {
+        tuple(task_signals(name).values()) for name in ("gcd", "chain_sum", "legs", "calendar")
+    }
+    assert len(known) == 4
+    assert set(task_signals("").values()) == {0.0}
+    assert set(task_signals("never seen").values()) <= {-1.0, 1.0}
+
+
+def test_a_policy_is_told_the_family_that_was_recorded(tmp_path: Path) -> None:
+    traces = [
+        replace(make_trace(n), meta={"family": family})
+        for n, family in enumerate(("gcd", "legs", "gcd"))
+    ]
+    with TraceWriter(tmp_path) as writer:
+        for trace in traces:
+            writer.add(trace)
+    table = load_table(tmp_path, context=True)
+    features = ("thinking_tokens", *TASK_SIGNALS)
+    seen = observe(table, features)
+    first = table.offsets[:-1]
+    for place, family in zip(first, ("gcd", "legs", "gcd"), strict=True):
+        assert seen[place, 1:].tolist() == list(task_signals(family).values())
+        controller = Controller(Noting(features), token_price=1e-3, task=family)
+        controller.at_checkpoint({}, int(table.thinking_tokens[place]))
+        assert controller.failed is None
+        assert Noting.seen[-1].tolist() == seen[place].tolist()
+
+
+class Noting:
+    """Keeps what it is shown, and goes on."""
+
+    price_range = (1e-5, 1e-2)
+    seen: ClassVar[list[Any]] = []
+
+    def __init__(self, features: tuple[str, ...]) -> None:
+        self.features = features
+
+    def __call__(self, observation: Any, *, token_price: float) -> Decision:
+        self.seen.append(observation.copy())
+        return Decision(stop=False, stop_probability=0.0)

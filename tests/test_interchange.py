@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_makers import make_trace, trace_lists, traces
 
-from rlbudget.context import CONTEXT_SIGNALS
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.interchange import (
     import_jsonl,
@@ -197,7 +197,7 @@ def test_progress_counts_bytes_to_the_end(tmp_path: Path) -> None:
 
 
 def test_no_recorded_signal_can_take_a_name_the_observation_makes() -> None:
-    made = {*PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, "thinking_tokens"}
+    made = {*PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS, "thinking_tokens"}
     assert made == RESERVED_SIGNALS
 
 

@@ -59,7 +59,9 @@ class Plan:
         """Tokens kept for the exit text and the answer."""
         return len(self.vocabulary.exit_ids) + self.profile.max_answer_tokens
 
-    def controller(self, token_price: float | None, question: str | None = None) -> Controller:
+    def controller(
+        self, token_price: float | None, question: str | None = None, task: str = ""
+    ) -> Controller:
         """A fresh controller; ``UserError`` for a price the policy does not know, and for a policy
         that looks at the question where there is none."""  # fmt: skip
         return Controller(
@@ -67,6 +69,7 @@ class Plan:
             token_price=self.token_price if token_price is None else token_price,
             stride=self.stride,
             question=question,
+            task=task,
             on_failure=self.failures.add,
         )
 

@@ -39,7 +39,8 @@ class Request:
     """The state of one request; O(1) a token. Not to be shared between threads.
 
     ``max_new_tokens`` is the engine's own cap on all tokens of the request: the thinking ends
-    early enough to leave room for an answer. ``question`` is needed by a policy that looks at it.
+    early enough to leave room for an answer. ``question`` is needed by a policy that looks at it,
+    ``task`` by one that knows tasks.
     Raises ``UserError`` for a price the policy does not know and for a cap that leaves no room to
     think.
     """
@@ -54,9 +55,10 @@ class Request:
         token_price: float | None = None,
         max_new_tokens: int | None = None,
         question: str | None = None,
+        task: str = "",
     ) -> None:
         self._plan = plan
-        self._controller = plan.controller(token_price, question)
+        self._controller = plan.controller(token_price, question, task)
         self._cap = plan.max_thinking
         if max_new_tokens is not None:
             if max_new_tokens <= plan.reserve:

@@ -33,6 +33,8 @@ class Train:
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
     """Let the policy look at the question as well: length, numbers, the entropy it is read with."""
+    tasks: Flag = False
+    """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalFloat = None
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
     token_budget: OptionalFloat = None
@@ -62,6 +64,7 @@ class Train:
                 self.out,
                 preset=self.preset,
                 context=self.context,
+                tasks=self.tasks,
                 em_floor=self.em_floor,
                 token_budget=self.token_budget,
                 signals=self.signals,

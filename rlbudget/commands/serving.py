@@ -65,7 +65,8 @@ class Decode:
     correct: OptionalPath = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
     task: str = ""
-    """Task of the request, for the rules and for the scorer of audited answers (gsm8k, math)."""
+    """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
+    answers (gsm8k, math)."""
     metadata: Metadata = ()
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
     log: OptionalPath = None
@@ -139,7 +140,8 @@ class Decode:
 
         if self.log is None:
             return decode(
-                model, self.question, policy, token_price=token_price, seed=self.seed,
+                model, self.question, policy, token_price=token_price, task=self.task,
+                seed=self.seed,
                 temperature=self.temperature, max_tokens=self.max_tokens,
                 correction=None if self.correct is None else load_correction(self.correct),
             )  # fmt: skip

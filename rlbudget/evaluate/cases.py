@@ -12,7 +12,7 @@ from rlbudget.evaluate.contexts import Context, contexts_of
 from rlbudget.evaluate.outcomes import NATURAL_END, full_stops, outcome
 from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.table import table_of
-from rlbudget.traces import Trace
+from rlbudget.traces import Trace, family_of
 
 MOST_CASES = 40
 BINS = 10
@@ -42,7 +42,7 @@ class Cases:
 def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) -> Cases:
     """Replay a policy on traces. Text is shown where the recording kept it."""
     table = table_of(traces, context=True)
-    families = [str(trace.meta.get("family", trace.task)) for trace in traces]
+    families = [family_of(trace) for trace in traces]
     low, high = policy.price_range
     told = min(max(token_price, low), high)
     replayed = replay(policy, table, told)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlbudget.context import CONTEXT_SIGNALS
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.observation import feature_names
 from rlbudget.store import iter_traces, load_table
 from rlbudget.strategies.recheck import (
@@ -75,7 +75,7 @@ def exit_features(table: TraceTable, *, question: bool = True) -> tuple[str, ...
 
     ``question=False`` leaves out ``question_check``, which works the question out.
     """
-    free = set(table.signals) - {*WRITTEN_SIGNALS, *CONTEXT_SIGNALS}
+    free = set(table.signals) - {*WRITTEN_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
     written = [name for name in WRITTEN_SIGNALS if name in table.signals]
     if not question:
         written.remove(QUESTION_CHECK)

@@ -78,7 +78,7 @@ def decode_logged(
     drawn = audited(request_id, audit_share)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
     if drawn:
-        controller = Controller(policy, token_price=token_price, question=question)
+        controller = Controller(policy, token_price=token_price, question=question, task=task)
         full = record_one(
             model,
             Task(task, (Question(_question_id(task, question), question, ""),), _unscored),
@@ -97,7 +97,8 @@ def decode_logged(
         log.audit(trace)
     else:
         decoded = decode(
-            model, question, policy, token_price=token_price, seed=seed, temperature=temperature,
+            model, question, policy, token_price=token_price, task=task, seed=seed,
+            temperature=temperature,
             max_tokens=max_tokens, stride=stride, probe_tokens=probe_tokens,
         )  # fmt: skip
         stop = Stop(
