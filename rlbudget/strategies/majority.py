@@ -6,12 +6,16 @@ That needs a policy of the ``probe`` preset. It costs no token more; a replay sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import NATURAL_END, Outcome
 from rlbudget.evaluate.replay import Replay
+
+if TYPE_CHECKING:
+    from rlbudget.decode import Decoded
 
 
 def majority_answer(answers: Sequence[str]) -> str:
@@ -23,6 +27,17 @@ def majority_answer(answers: Sequence[str]) -> str:
         raise ValueError("there is no answer to take")
     latest = {answer: place for place, answer in enumerate(answers)}
     return max(latest, key=lambda answer: (answers.count(answer), latest[answer]))
+
+
+def majority_of(decoded: Decoded) -> str:
+    """The answer of a live decode, or the majority of its trial answers where that is another.
+
+    Only a stop under a policy of the ``probe`` preset has them.
+    """
+    if not decoded.trials:
+        return decoded.answer
+    most = majority_answer(decoded.trials)
+    return decoded.answer if most == decoded.trials[-1] else most
 
 
 def majority(done: Replay) -> Outcome:
