@@ -65,6 +65,28 @@ class _Settings:
         }
 
 
+def _settings_of(
+    model: TransformersModel,
+    *,
+    stride: int | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    probe_tokens: int,
+    seed: int,
+    store_text: bool,
+) -> _Settings:
+    """What is left out is as in the model's profile."""
+    profile = model.profile
+    return _Settings(
+        stride=profile.stride if stride is None else stride,
+        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
+        temperature=float(profile.temperature if temperature is None else temperature),
+        probe_tokens=probe_tokens,
+        seed=seed,
+        store_text=store_text,
+    )
+
+
 def row_seed(seed: int, question_id: str) -> int:
     """The seed of one decode: depends on nothing but these two; below 2**48."""
     digest = hashlib.sha256(f"{seed}:{question_id}".encode()).digest()
@@ -103,15 +125,10 @@ def record(
     settings out of range, an option longer than an answer may be and a full disk.
     """
     begun = time.monotonic()
-    profile = model.profile
-    settings = _Settings(
-        stride=profile.stride if stride is None else stride,
-        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
-        temperature=float(profile.temperature if temperature is None else temperature),
-        probe_tokens=probe_tokens,
-        seed=seed,
-        store_text=store_text,
-    )
+    settings = _settings_of(
+        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+        probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+    )  # fmt: skip
     if batch_size < 1 or probe_tokens < 0:
         raise UserError(
             f"batch_size must be at least 1 and probe_tokens at least 0, not {batch_size} and"
@@ -177,15 +194,10 @@ def record_one(
 
     ``seed`` is that of the sampling itself, and of the trace. The rest is as for ``record``.
     """
-    profile = model.profile
-    settings = _Settings(
-        stride=profile.stride if stride is None else stride,
-        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
-        temperature=float(profile.temperature if temperature is None else temperature),
-        probe_tokens=probe_tokens,
-        seed=seed,
-        store_text=store_text,
-    )
+    settings = _settings_of(
+        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+        probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+    )  # fmt: skip
     (question,) = task.questions
     rows = [model.option_ids(question.options)]
     recorded = _record(model, task, [question], [seed], rows, settings, 1, True)
