@@ -1,105 +1,330 @@
-"""Exact match of an answer and a target: as text, and as mathematics.
+"""Scorers by name: first the answer is found in a text, then it is compared with the target.
 
-Both take any text and never raise. Two plain numbers are compared as numbers in either, so
-that ``18.0`` is ``18`` and ``1.5`` is not ``15``.
+================  ==========================================================================
+auto              by the target: choice among options or for a lone capital letter, math for
+                  numbers and formulas, else text
+exact             the whole text, white space at its ends aside
+text              words: case, articles, spacing and the punctuation of sentences set aside
+number            one number: currency, thousands, percent, scientific notation, units
+math              numbers, formulas, lists, sets, tuples, intervals, matrices, other bases
+choice            which option is named, by its letter or its text
+regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``
+python:PKG.FUNC   ``FUNC(answer_text, target)`` -> bool, or a number of which 1 is right
+================  ==========================================================================
+
+All but ``exact``, ``regex`` and ``python`` look for the answer as ``rlbudget.tasks.extraction``
+says. ``score`` takes any text and, but for a function of your own, never raises.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
-import unicodedata
-from fractions import Fraction
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
+from rlbudget.errors import UserError
+from rlbudget.tasks.choice import LETTERS, chosen, labels_of, option_texts
+from rlbudget.tasks.expressions import is_solid, read
+from rlbudget.tasks.extraction import Kind, after_thinking, answer_in
+from rlbudget.tasks.forms import Expression, Form, Number, Words, same_form
 from rlbudget.tasks.mathematics import same_mathematics
+from rlbudget.tasks.numbers import plain_number
+from rlbudget.tasks.text import normalise_text, same_text
 
-_NUMBER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)?(\.[0-9]+)?")
-_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_LONGEST_NUMBER = 100
-_MATHEMATICS_TAIL = 300
+__all__ = [
+    "NAMES",
+    "NOTHING",
+    "Asked",
+    "Scorer",
+    "exact_match_math",
+    "exact_match_text",
+    "find_scorer",
+    "plain_number",
+    "same_answers",
+]
+
+NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN", "python:PKG.FUNC")
 
 
-def exact_match_text(answer: str, target: str) -> int:
-    """1 if both texts are equal once case, punctuation, articles and spacing are set aside.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a scorer may know of a question beside the target."""
 
-    Signs and decimal points of numbers count. Where nothing would be left of the target (it
-    is ``A``, or ``<``), less is set aside, so that a choice ``A`` is still told from ``the``.
-    """
-    left, right = plain_number(answer), plain_number(target)
-    if left is not None and right is not None:
-        return int(left == right)
-    for normalise in (_without_articles, _without_punctuation, _folded):
-        if wanted := normalise(target):
-            return int(normalise(answer) == wanted)
-    return 0
+    options: tuple[str, ...] = ()
+    question: str = ""
+
+
+NOTHING = Asked()
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Finds the answer in a text and compares it with a target, or with another answer."""
+
+    name: str
+    find: Callable[[str, str | None, Asked], str]
+    """(text, target or None, asked) -> the answer as it is written there, "" for none"""
+    same: Callable[[str, str, Asked], bool]
+    """(answer, target, asked) -> whether an answer that was found is the target"""
+    key: Callable[[str], Hashable]
+    """an answer that was found -> what equal answers share, as far as that is quick to tell"""
+
+    def score(
+        self, text: str, target: str, *, options: Sequence[str] = (), question: str = ""
+    ) -> int:
+        """1 if the answer in ``text`` is the target, else 0."""
+        asked = Asked(tuple(options), question) if options or question else NOTHING
+        return int(self.same(self.find(text, target, asked), target, asked))
+
+    def answer_of(self, text: str, *, options: Sequence[str] = (), question: str = "") -> str:
+        """The answer in a whole text, "" where there is none."""
+        return self.find(text, None, Asked(tuple(options), question))
+
+
+def find_scorer(name: str) -> Scorer:
+    """The scorer of a name. Raises ``UserError`` for an unknown one, a pattern that is none, and
+    a function that is not there."""  # fmt: skip
+    if name in _PLAIN:
+        return _PLAIN[name]
+    kind, colon, rest = name.partition(":")
+    if colon and rest and kind == "regex":
+        return _regex(rest)
+    if colon and rest and kind == "python":
+        return _python(rest)
+    raise UserError(f"no scorer {name!r}; there are: {', '.join(NAMES)}")
 
 
 def exact_match_math(answer: str, target: str) -> int:
-    """1 if answer and target are the same mathematics, else 0.
+    """The ``math`` scorer: 1 if the answer in a text is the same mathematics as the target."""
+    return _PLAIN["math"].score(answer, target)
 
-    Plain numbers and equal texts are decided at once; the rest goes to ``math-verify``, which
-    reads the last expression of the answer. Of a long answer only the end is read. An
-    expression whose value could take for ever to work out (towers of powers, factorials,
-    sums) counts as wrong unless its text is the target's.
-    """
-    left, right = plain_number(answer), plain_number(target)
-    if left is not None and right is not None:
-        return int(left == right)
+
+def exact_match_text(answer: str, target: str) -> int:
+    """The ``text`` scorer: 1 if the answer in a text is the same text as the target."""
+    return _PLAIN["text"].score(answer, target)
+
+
+# math
+
+
+def _find_math(text: str, target: str | None, asked: Asked) -> str:
+    if plain_number(text) is not None or (target is not None and text.strip() == target.strip()):
+        return text.strip()
+    if target is not None and isinstance(_target(target), Words):
+        return answer_in(text, "text")
+    return answer_in(text)
+
+
+def _same_math(answer: str, target: str, asked: Asked) -> bool:
+    left = plain_number(answer)
+    if left is not None:
+        right = plain_number(target)
+        if right is not None and "%" not in target:
+            return left == right
     if not answer.strip() or not target.strip():
-        return 0
-    if answer.split() == target.split():
-        return 1
-    wanted = target if right is None else str(right)
-    return int(same_mathematics(_end_of(answer), wanted))
-
-
-def plain_number(text: str) -> Fraction | None:
-    """The value of a text that is one number: ``-1,234.50``, ``$18``, ``18.``; else None."""
-    if len(text) > _LONGEST_NUMBER:
-        return None
-    bare = text.translate(_MINUS).strip()
-    bare = bare.removesuffix(".").replace("\\$", "$").replace("\\!", "").strip()
-    if len(bare) > 1 and bare[0] == bare[-1] == "$":
-        bare = bare[1:-1].strip()
-    sign = "-" if bare.startswith("-") else ""
-    bare = sign + bare.removeprefix(sign).lstrip().removeprefix("$").lstrip()
-    match = _NUMBER.fullmatch(bare)
-    if match is None or not (match[2] or match[3]):
-        return None
-    return Fraction(bare.replace(",", ""))
-
-
-def _end_of(text: str) -> str:
-    if len(text) <= _MATHEMATICS_TAIL:
-        return text
-    words = text[-_MATHEMATICS_TAIL:].split(None, 1)
-    return words[1] if len(words) == 2 else words[0]
-
-
-def _folded(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text.translate(_MINUS)).casefold()
-    return " ".join(folded.split())
-
-
-def _without_punctuation(text: str) -> str:
-    folded = _folded(text)
-    kept = [c for i, c in enumerate(folded) if not _set_aside(folded, i)]
-    return " ".join("".join(kept).split())
-
-
-def _without_articles(text: str) -> str:
-    return " ".join(_ARTICLES.sub(" ", _without_punctuation(text)).split())
-
-
-def _set_aside(text: str, place: int) -> bool:
-    """Whether the character is punctuation that is no part of a number."""
-    character = text[place]
-    if not (unicodedata.category(character)[0] == "P" or character in "$+<=>^`|~"):
         return False
-    digit_after = text[place + 1 : place + 2].isdigit()
-    before = text[place - 1] if place else " "
-    if character == ".":
-        return not (digit_after and (before.isdigit() or before in " -$+"))
-    if character == "-":
-        return not (digit_after and not before.isalpha())
-    return True
+    if answer.strip() == target.strip():
+        return True
+    return same_answers(answer, target)
+
+
+@lru_cache(maxsize=65536)
+def same_answers(answer: str, target: str) -> bool:
+    """Whether two answers, found already, are the same mathematics or the same words."""
+    wanted, given = _target(target), read(answer)
+    if same_form(given, wanted, same_mathematics):
+        return True
+    if isinstance(wanted, Words):
+        return read(_lead(answer)) == wanted or same_text(answer, target)
+    if isinstance(wanted, Expression) and len(wanted.text) == 1 and r"\text" in target:
+        return isinstance(given, Expression) and given.text.upper() == wanted.text
+    return False
+
+
+@lru_cache(maxsize=16384)
+def _target(target: str) -> Form:
+    """The form of a target; one that is a whole solution is read like an answer."""
+    form = read(target)
+    if isinstance(form, Words) and ("\\boxed" in target or "####" in target):
+        return read(answer_in(target))
+    return form
+
+
+_REASON = re.compile(r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for)\b.*", re.DOTALL)
+_SUBJECT = re.compile(r"^.{0,200}\b(?:is|are|was|were|be)\s+", re.DOTALL)
+
+
+def _lead(answer: str) -> str:
+    """Words without a reason after them and a subject before them."""
+    return _SUBJECT.sub("", _REASON.sub("", answer))
+
+
+def _key_math(answer: str) -> Hashable:
+    form = read(answer)
+    return form.value if isinstance(form, Number) else form
+
+
+# text
+
+
+def _find_text(text: str, target: str | None, asked: Asked) -> str:
+    if target is not None and same_text(after_thinking(text), target):
+        return target
+    return answer_in(text, "text")
+
+
+def _same_words(answer: str, target: str, asked: Asked) -> bool:
+    left, right = _number_in_text(answer), _number_in_text(target)
+    if left is not None and right is not None:
+        return left == right
+    return same_text(answer, target)
+
+
+def _number_in_text(text: str) -> object:
+    return plain_number(text) if len(text) <= 100 else None
+
+
+def _key_text(answer: str) -> Hashable:
+    number = plain_number(answer)
+    if number is not None:
+        return number
+    return normalise_text(answer, articles=False) or normalise_text(answer)
+
+
+# number
+
+
+def _find_number(text: str, target: str | None, asked: Asked) -> str:
+    return text.strip() if plain_number(text) is not None else answer_in(text)
+
+
+def _same_number(answer: str, target: str, asked: Asked) -> bool:
+    given, wanted = read(answer), read(target)
+    return (
+        isinstance(given, Number)
+        and isinstance(wanted, Number)
+        and same_form(given, wanted, lambda *_: False)
+    )
+
+
+# choice
+
+
+def _find_choice(text: str, target: str | None, asked: Asked) -> str:
+    whole = after_thinking(text)
+    if len(whole) < 400 and _chosen(whole, asked) is not None:
+        return whole.strip()
+    return answer_in(text, "choice")
+
+
+def _chosen(answer: str, asked: Asked) -> str | None:
+    listed = option_texts(asked.question) if asked.question else {}
+    texts = tuple(listed.values()) if len(listed) == len(asked.options) else ()
+    if not asked.options and listed:
+        return chosen(answer, tuple(listed), tuple(listed.values()))
+    return chosen(answer, asked.options, texts)
+
+
+def _same_choice(answer: str, target: str, asked: Asked) -> bool:
+    wanted = _chosen_target(target, asked)
+    return wanted is not None and _chosen(answer, asked) == wanted
+
+
+def _chosen_target(target: str, asked: Asked) -> str | None:
+    if asked.options:
+        stripped = [option.strip() for option in asked.options]
+        if target.strip() in stripped:
+            return labels_of(asked.options)[stripped.index(target.strip())]
+    return _chosen(target, asked)
+
+
+def _key_choice(answer: str) -> Hashable:
+    label = chosen(answer, ())
+    return label or _key_text(answer)
+
+
+# auto
+
+_MATHEMATICS = re.compile(r"\\[a-zA-Z]|[\^$]|[0-9]\s*[%/]|[=<>]|[0-9]_")
+
+
+def _kind_of(target: str, asked: Asked) -> str:
+    bare = target.strip()
+    if asked.options or (len(bare) == 1 and bare in LETTERS):
+        return "choice"
+    if plain_number(bare) is not None:
+        return "math"
+    mathematical = _MATHEMATICS.search(bare) and is_solid(bare)
+    listed = bare[:1] in "([{" and any(map(str.isdigit, bare)) and is_solid(bare)
+    return "math" if mathematical or listed else "text"
+
+
+def _find_auto(text: str, target: str | None, asked: Asked) -> str:
+    if target is None:
+        kind: Kind = "choice" if asked.options else "mathematics"
+        found = answer_in(text, kind)
+        return found if kind == "choice" or is_solid(found) else answer_in(text, "text")
+    return _PLAIN[_kind_of(target, asked)].find(text, target, asked)
+
+
+def _same_auto(answer: str, target: str, asked: Asked) -> bool:
+    return _PLAIN[_kind_of(target, asked)].same(answer, target, asked)
+
+
+# of one's own
+
+
+def _regex(pattern: str) -> Scorer:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"scorer regex:{pattern}: not a regular expression: {error}") from None
+
+    def find(text: str, target: str | None, asked: Asked) -> str:
+        matches = list(compiled.finditer(after_thinking(text)))
+        if not matches:
+            return ""
+        return matches[-1][1] or "" if compiled.groups else matches[-1][0]
+
+    return Scorer(f"regex:{pattern}", find, _same_words, _key_text)
+
+
+def _python(path: str) -> Scorer:
+    module, dot, name = path.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name) if dot else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"scorer python:{path}: {error}") from None
+    if not callable(function):
+        raise UserError(f"scorer python:{path}: name a function, as PACKAGE.FUNCTION")
+
+    def same(answer: str, target: str, asked: Asked) -> bool:
+        try:
+            return float(function(answer, target)) >= 1
+        except Exception as error:
+            raise UserError(
+                f"scorer python:{path} failed on an answer of {len(answer)} characters:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+    return Scorer(f"python:{path}", lambda t, _, a: after_thinking(t).strip(), same, _key_text)
+
+
+_PLAIN = {
+    scorer.name: scorer
+    for scorer in (
+        Scorer("auto", _find_auto, _same_auto, _key_math),
+        Scorer(
+            "exact",
+            lambda text, target, asked: after_thinking(text).strip(),
+            lambda answer, target, asked: answer == target.strip(),
+            str.strip,
+        ),
+        Scorer("text", _find_text, _same_words, _key_text),
+        Scorer("number", _find_number, _same_number, _key_math),
+        Scorer("math", _find_math, _same_math, _key_math),
+        Scorer("choice", _find_choice, _same_choice, _key_choice),
+    )
+}

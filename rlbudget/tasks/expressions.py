@@ -1,0 +1,346 @@
+"""An expression is read as a form: taken apart at commas, relations, unions and brackets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+from rlbudget.tasks.amounts import amount, folded, is_mathematics, leaf
+from rlbudget.tasks.forms import (
+    INFINITY,
+    MINUS_INFINITY,
+    Assigned,
+    Based,
+    Expression,
+    Form,
+    Matrix,
+    Number,
+    Ordered,
+    Relation,
+    Several,
+    Union,
+    Words,
+)
+from rlbudget.tasks.notation import compact, tidy
+from rlbudget.tasks.numbers import WORDS, plain_number
+from rlbudget.tasks.units import unit_of_currency
+
+LONGEST = 2000
+"""characters of an expression that are read; a longer one is compared as text"""
+_DEEPEST = 12
+
+
+@lru_cache(maxsize=16384)
+def read(expression: str) -> Form:
+    """The form of one expression. Never raises; what cannot be read is words or an expression."""
+    if len(expression) > LONGEST:
+        return Words(" ".join(expression.casefold().split()))
+    value = plain_number(expression)
+    if value is not None:
+        return Number(value, unit_of_currency(expression))
+    return _read(_unwrapped(tidy(expression)), 0)
+
+
+def is_solid(expression: str) -> bool:
+    """Whether a text is an expression through and through, without words that are no unit."""
+    return len(expression) <= LONGEST and _solid(read(expression))
+
+
+def _solid(form: Form) -> bool:
+    match form:
+        case Words():
+            return False
+        case Expression(text):
+            return is_mathematics(text)
+        case Several(members) | Union(members) | Ordered(_, members, _):
+            return bool(members) and all(map(_solid, members))
+        case Assigned(name, value):
+            return " " not in name and _solid(value)
+        case Relation(_, left, right):
+            return _solid(left) and _solid(right)
+        case Matrix(rows):
+            return all(_solid(member) for row in rows for member in row)
+    return True
+
+
+_WRAPS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"),
+          ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("*", "*"))  # fmt: skip
+
+
+def _unwrapped(text: str) -> str:
+    """Without delimiters around the whole, marks at its end, and lone delimiters of mathematics."""
+    text = text.strip()
+    for _ in range(8):
+        before = text
+        for left, right in _WRAPS:
+            if (
+                len(text) >= len(left) + len(right) + 1
+                and text.startswith(left)
+                and text.endswith(right)
+                and left not in text[len(left) : -len(right)]
+            ):
+                text = text[len(left) : -len(right)].strip()
+        if text.endswith((".", ",", ";", ":", "!", "?")) and not text.endswith("..."):
+            text = text[:-1].rstrip()
+        if text == before:
+            break
+    for mark in (r"\(", r"\)", r"\[", r"\]", "**", "$$"):
+        text = text.replace(mark, " ")
+    if "$" in text:
+        text = re.sub(r"\$(?![0-9.])|(?<=[0-9a-zA-Z})\]])\$", " ", text)
+    return " ".join(text.split())
+
+
+_AND = re.compile(r"(?<![a-zA-Z\\])(?:and|or|&)(?![a-zA-Z])")
+_HALF = re.compile(r"([0-9]+)\s+and\s+a\s+half", re.IGNORECASE)
+_OPENERS, _CLOSERS = "([{", ")]}"
+
+
+def _split(text: str, separators: str) -> list[str]:
+    """At these characters outside of all brackets."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        if character in _OPENERS:
+            depth += 1
+        elif character in _CLOSERS:
+            depth -= 1
+        elif character in separators and depth <= 0:
+            parts.append(text[start:place])
+            start = place + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts]
+
+
+def _split_words(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """At the matches outside of all brackets."""
+    parts, start = [], 0
+    for match in pattern.finditer(text):
+        before = text[: match.start()]
+        if sum(map(before.count, _OPENERS)) <= sum(map(before.count, _CLOSERS)):
+            parts.append(text[start : match.start()])
+            start = match.end()
+    parts.append(text[start:])
+    return [part.strip() for part in parts]
+
+
+_THOUSANDS = re.compile(r"(?<![0-9,.])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9]|,[0-9])")
+
+
+def _read(text: str, depth: int) -> Form:
+    """The form of a tidy text."""
+    value = plain_number(text)
+    if value is not None:
+        return Number(value, unit_of_currency(text))
+    if depth > _DEEPEST or not text:
+        return Words(text.casefold())
+    text = _HALF.sub(r"\1.5", text)
+    joined = _THOUSANDS.sub(lambda m: m[1].replace(",", ""), text)
+    for reader in (_list, _relation, _union, _bracketed, _matrix, _based, _plus_minus, _ratio):
+        found = reader(joined, depth)
+        if found is not None:
+            return found
+    return amount(joined, lambda inner: _read(inner, depth + 1))
+
+
+def _list(text: str, depth: int) -> Form | None:
+    parts = [
+        piece
+        for part in _split(text, ",;")
+        for piece in _split_words(part, _AND)
+    ]  # fmt: skip
+    if len(parts) < 2:
+        return None
+    parts = [part for part in parts if part]
+    if not parts or (len(parts) > 1 and all(_is_prose(part) for part in parts)):
+        return Words(folded(text))
+    members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    return members[0] if len(members) == 1 else _several(members)
+
+
+def _several(members: Sequence[Form]) -> Form:
+    flat: list[Form] = []
+    for member in members:
+        flat += member.members if isinstance(member, Several) else [member]
+    return Several(tuple(flat))
+
+
+_RELATION = re.compile(r"\\(?:le|ge|ne|in|approx)(?![a-zA-Z])|[=<>]")
+_NAME = re.compile(
+    r"(?:\\?[a-zA-Z]+(?:_\{?[0-9a-zA-Z,]+\}?)?'?(?:\s*\([^()]*\))?|\\?angle\s*[A-Z]+|[A-Z]{2,4}"
+    r"|(?:[A-Za-z]+\s+){0,5}[A-Za-z]+)"
+)
+_TURNED = {">": "<", r"\ge": r"\le"}
+
+
+def _relation(text: str, depth: int) -> Form | None:
+    places = [m for m in _RELATION.finditer(text) if _outside(text, m.start())]
+    if not places:
+        return None
+    signs = [match[0] for match in places]
+    cuts = [0, *(match.end() for match in places)]
+    ends = [*(match.start() for match in places), len(text)]
+    sides = [text[a:b].strip() for a, b in zip(cuts, ends, strict=True)]
+    if set(signs) <= {"=", r"\approx"}:
+        return _equation([side for side in sides if side], depth)
+    if signs == [r"\in"]:
+        value = _read(_unwrapped(sides[1]), depth + 1)
+        return value if _NAME.fullmatch(sides[0]) else Relation(r"\in", leaf(sides[0]), value)
+    return _inequality(sides, signs, depth)
+
+
+def _equation(sides: Sequence[str], depth: int) -> Form:
+    """``x = 2y = 6`` is an assignment of its last side; ``x + y = 6`` an equation."""
+    if not sides:
+        return Words("=")
+    if len(sides) == 1:
+        return _read(sides[0], depth + 1)
+    last = _read(_unwrapped(sides[-1]), depth + 1)
+    first = sides[0]
+    if _NAME.fullmatch(first) and not (isinstance(last, Words) and len(sides) > 2):
+        return Assigned(compact(first), last)
+    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", "".join(sides[:-1])):
+        return last  # 9 + 9 = 18
+    return Relation("=", leaf(first), leaf(sides[-1]))
+
+
+def _inequality(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
+    """One or two bounds of a name become an interval; anything else stays a relation."""
+    read_sides = [_read(_unwrapped(side), depth + 1) if side else INFINITY for side in sides]
+    if len(signs) == 1:
+        sign = _TURNED.get(signs[0], signs[0])
+        left, right = (0, 1) if sign == signs[0] else (1, 0)
+        if sign in ("<", r"\le"):
+            close = {"<": ("(", ")"), r"\le": ("[", "]")}[sign]
+            if not sides[left] or _NAME.fullmatch(sides[left]):
+                return Ordered("(", (MINUS_INFINITY, read_sides[right]), close[1])
+            if not sides[right] or _NAME.fullmatch(sides[right]):
+                return Ordered(close[0], (read_sides[left], INFINITY), ")")
+        return Relation(sign, read_sides[left], read_sides[right])
+    ways = {_TURNED.get(sign, sign) != sign for sign in signs}
+    plain = [_TURNED.get(sign, sign) for sign in signs]
+    if len(signs) == 2 and len(ways) == 1 and set(plain) <= {"<", r"\le"}:
+        if ways == {True}:
+            read_sides, plain = read_sides[::-1], plain[::-1]
+        if _NAME.fullmatch(sides[1]):
+            return Ordered(
+                "(" if plain[0] == "<" else "[",
+                (read_sides[0], read_sides[2]),
+                ")" if plain[1] == "<" else "]",
+            )
+    return Expression(compact("".join(s + g for s, g in zip(sides, [*signs, ""], strict=True))))
+
+
+def _union(text: str, depth: int) -> Form | None:
+    parts = _split_words(text, re.compile(r"\\cup(?![a-zA-Z])"))
+    if len(parts) < 2:
+        return None
+    return Union(tuple(_read(_unwrapped(part), depth + 1) for part in parts))
+
+
+def _outside(text: str, place: int) -> bool:
+    before = text[:place]
+    return sum(map(before.count, _OPENERS)) <= sum(map(before.count, _CLOSERS))
+
+
+def _bracketed(text: str, depth: int) -> Form | None:
+    """Brackets around the whole: a set, a tuple, an interval, or nothing but brackets."""
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        inside = text[2:-2].strip()
+        if re.search(r"\||\\mid|:", inside):
+            return None
+        parts = [part for part in _split(inside, ",;") if part]
+        return _several([_read(_unwrapped(part), depth + 1) for part in parts])
+    if text.startswith(r"\langle") and text.endswith(r"\rangle"):
+        text = "(" + text[7:-7] + ")"
+    if len(text) < 2 or text[0] not in "([{]" or text[-1] not in ")]}[":
+        return None
+    left, right, inside = text[0], text[-1], text[1:-1].strip()
+    if not _balanced(inside):
+        return None
+    if left == "]" or right == "[":  # ]0, 1[ of the French
+        left, right = {"]": "("}.get(left, left), {"[": ")"}.get(right, right)
+    parts = _split(inside, ",;")
+    if len(parts) == 1 and (left, right) in (("(", ")"), ("[", "]"), ("{", "}")):
+        return _read(_unwrapped(inside), depth + 1)
+    if not all(parts):
+        return None
+    members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    return _several(members) if left == "{" else Ordered(left, members, right)
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += (character in _OPENERS) - (character in _CLOSERS)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+_MATRIX = re.compile(
+    r"\\begin\s*\{(?P<kind>[pbBvV]?matrix|array)\}(?:\{[^{}]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}",
+    re.DOTALL,
+)
+
+
+def _matrix(text: str, depth: int) -> Form | None:
+    match = _MATRIX.fullmatch(text)
+    if match is None or match["kind"] in ("vmatrix", "Vmatrix"):
+        return None
+    rows = [row.strip() for row in match["body"].split("\\\\")]
+    return Matrix(
+        tuple(
+            tuple(_read(_unwrapped(cell), depth + 1) for cell in row.split("&"))
+            for row in rows
+            if row
+        )
+    )
+
+
+_SUBSCRIPT_BASE = re.compile(r"([0-9][0-9A-Za-z]*)\s*_\s*\{?\s*([0-9]{1,2}|[a-z]+)\s*\}?")
+_SPOKEN_BASE = re.compile(
+    r"([0-9][0-9A-Z]*)\s*\(?\s*(?:in\s+)?base[\s-]*([0-9]{1,2}|[a-z]+)\s*\)?", re.IGNORECASE
+)
+
+
+def _based(text: str, depth: int) -> Form | None:
+    text = re.sub(r"\s*units?$", "", text)
+    match = _SUBSCRIPT_BASE.fullmatch(text) or _SPOKEN_BASE.fullmatch(text)
+    if match is None:
+        return None
+    spelled = match[2].lower()
+    base = int(spelled) if spelled.isdigit() else WORDS.get(spelled, 0)
+    if not 2 <= base <= 36:
+        return None
+    if base == 10 and match[1].isdigit():
+        return Number(Fraction(int(match[1])))
+    return Based(match[1].upper().lstrip("0") or "0", base)
+
+
+def _plus_minus(text: str, depth: int) -> Form | None:
+    if r"\pm" not in text and r"\mp" not in text:
+        return None
+    ways = []
+    for upper, lower in (("+", "-"), ("-", "+")):
+        way = re.sub(r"\\pm(?![a-zA-Z])", upper, text)
+        ways.append(re.sub(r"\\mp(?![a-zA-Z])", lower, way))
+    return _several([_read(way, depth + 1) for way in ways])
+
+
+def _ratio(text: str, depth: int) -> Form | None:
+    parts = _split(text, ":")
+    if len(parts) != 2:
+        return None
+    values = [plain_number(part) for part in parts]
+    if None in values or re.search(r"(^|:)\s*0|[0-5][0-9]$", text):
+        return Expression(compact(text)) if None not in values else None
+    above, below = values
+    assert above is not None
+    assert below is not None
+    return Number(above / below)
+
+
+def _is_prose(text: str) -> bool:
+    return not is_mathematics(text) and not any(map(str.isdigit, text))

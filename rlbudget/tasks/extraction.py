@@ -1,0 +1,273 @@
+"""Where the answer stands in what a model wrote.
+
+The answer is looked for in this order, in all of the text after the last end of thinking:
+
+1. the last balanced ``\\boxed{}`` (an unterminated one counts for nothing, a later one withdraws
+   an earlier one; boxes joined by nothing but a comma or a conjunction are one answer);
+2. the last ``#### N``;
+3. what follows the last "answer is" or "answer:", up to the end of its sentence;
+4. the end: the last expression of the last line that has one, or the last line itself, by kind.
+
+Every step is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+
+from rlbudget.tasks.expressions import is_solid, read
+from rlbudget.tasks.forms import Number
+from rlbudget.tasks.prose import clean, last_expression
+
+Kind = Literal["mathematics", "text", "choice"]
+"""What is asked for: an expression, words, or one of several options."""
+
+_ENDS = (
+    "</think>", "</thinking>", "</thought>", "</thoughts>", "</reasoning>", "</seed:think>",
+    "[/THINK]", "<|end_of_thought|>", "<|/think|>", "\u25c1/think\u25b7",
+    "<|channel|>final<|message|>", "<channel|>",
+)  # fmt: skip
+_STARTS = ("<think>", "<thinking>", "<thought>", "<reasoning>", "<seed:think>", "[THINK]",
+           "<|begin_of_thought|>", "\u25c1think\u25b7")  # fmt: skip
+_CONTROL = re.compile(r"<\|[a-z_]{1,30}\|>|</s>|<eos>|<end_of_turn>|</?answer>", re.IGNORECASE)
+_LONGEST_ANSWER = 4000
+"""characters; no answer is longer, but the whole text may be an answer to compare as it is"""
+
+
+def after_thinking(text: str) -> str:
+    """What stands after the last end of thinking; nothing where thinking was begun and not
+    ended."""  # fmt: skip
+    if "<" not in text and "[" not in text and "\u25c1" not in text:
+        return text
+    ends = [(text.rfind(tag), len(tag)) for tag in _ENDS]
+    place, size = max(ends)
+    rest = text[place + size :] if place >= 0 else text
+    begun = min((at for tag in _STARTS if (at := rest.find(tag)) >= 0), default=-1)
+    return rest if begun < 0 else rest[:begun]
+
+
+def answer_in(text: str, kind: Kind = "mathematics") -> str:
+    """The answer that stands in ``text``, as it is written there; "" where there is none."""
+    rest = _CONTROL.sub(" ", after_thinking(text)).strip()
+    if not rest:
+        return ""
+    for found in (_boxed(rest), _marked(rest), _said(rest, kind)):
+        if found is not None:
+            return found
+    return _at_the_end(rest, kind)
+
+
+# 1. Boxes
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([0-9a-zA-Z+-][^\s${}\\]{0,40})")
+_JOINT = re.compile(
+    r"[\s$]*(?:\\[)\]])?[\s$]*(?:,|;|\band\b|\bor\b|,\s*and\b|,\s*or\b|\\text\{\s*(?:and|or)\s*\}"
+    r"|\\quad|\\qquad|\\,)+[\s$]*(?:\\[(\[])?[\s$a-zA-Z_0-9]{0,8}=?\s*[\s$]*",
+)
+
+
+def _boxed(text: str) -> str | None:
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
+    # Escaped braces and line breaks of LaTeX open and close nothing.
+    plain = text.replace("\\\\", "  ").replace("\\{", "  ").replace("\\}", "  ")
+    characters = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
+    depth = np.cumsum(
+        (characters == ord("{")).astype(np.int32) - (characters == ord("}")).astype(np.int32)
+    )
+    lowest = np.minimum.accumulate(depth[::-1])[::-1]
+    boxes: list[tuple[int, int, int]] = []  # where it begins, where its content does, and ends
+    opened = [(m.start(), m.end()) for m in _BOX.finditer(text)]
+    for start, inside in reversed(opened):
+        level = int(depth[inside - 1])
+        if lowest[inside - 1] >= level:
+            continue  # never closed
+        end = inside + int(np.argmax(depth[inside:] < level))
+        if not text[inside:end].strip():
+            continue
+        boxes.insert(0, (start, inside, end))
+        if len(boxes) > 1 and not _JOINT.fullmatch(text, end + 1, boxes[1][0]):
+            boxes.pop(0)
+            break
+        if len(boxes) > 20:
+            break
+    if boxes:
+        contents = [_inner(text[inside:end]) for _, inside, end in boxes]
+        one = all(read(content) == read(contents[-1]) for content in contents)
+        return contents[-1] if one else ", ".join(contents)
+    bare = list(_BARE_BOX.finditer(text, max(0, len(text) - _LONGEST_ANSWER)))
+    return bare[-1][1] if bare else None
+
+
+def _inner(content: str) -> str:
+    return content.strip()[:_LONGEST_ANSWER]
+
+
+# 2. The mark of GSM8K
+
+_MARK = re.compile(r"####[ \t]*([^\n#]+)")
+
+
+def _marked(text: str) -> str | None:
+    """``#### N``: a number, or the last line; other headings begin so, too."""
+    if "####" not in text:
+        return None
+    marks = list(_MARK.finditer(text, max(0, text.rfind("####") - _LONGEST_ANSWER)))
+    if not marks or len(marks[-1][1]) > _LONGEST_ANSWER:
+        return None
+    found = marks[-1]
+    content = clean(found[1])
+    if _SAID.match(content + ":") or not content:
+        return None
+    last = not text[found.end() :].strip()
+    return content if last or isinstance(read(content), Number) else None
+
+
+# 3. "The answer is"
+
+_SAID = re.compile(
+    r"(?:\b(?:final|correct|right|best)\s+)?\b(?:answers?|solution|result|choice|option)\b[*_`'\")\]]*"
+    r"(?:\s+(?:to|for|of)\s+[^.:\n]{1,80}?)?(?:\s*[*_`]*\s*(?:is|are|was|=|:|would be|will be"
+    r"|should be|must be|comes out (?:as|to)|equals)[*_`]*"
+    r"\s*(?:therefore|thus|then|hence|simply|just)?)"
+    r"\s*[:=]?\s*"
+    r"|\bfinal\s+answer[*_`\s]*\n\s*"
+    r"|(?:\u7b54\u6848|\u7b54)\s*(?:\u662f|\u4e3a|\u70ba|[:\uff1a])\s*"
+    r"|\b(?:Antwort|r\u00e9ponse|respuesta|risposta|resposta)\s*(?:ist|est|es|\u00e8|\u00e9|:)\s*",
+    re.IGNORECASE,
+)
+_STRONG = re.compile(r"answer|\u7b54|antwort|ponse|puesta|sposta|option|choice", re.IGNORECASE)
+_EMPTY = re.compile(
+    r"(?:correct|right|wrong|incorrect|as follows|below|above|clear|unique|given|found|shown"
+    r"|obvious|needed|the same|not|in the|within|inside|enclosed|placed|therefore)\b[^0-9\\$]*$",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"(?:\.|!|\n)\s*(?:I hope|Hope|Let me know|Please|Thank|If you|This is|Feel free)",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(
+    r"(?:[.!?\u3002](?=\s+[A-Z\"'(*\u4e00-\u9fff]|\s*$)|\n\s*\n|\n(?=[A-Z*#-]))"
+)
+
+
+def _said(text: str, kind: Kind) -> str | None:
+    """What follows the last clause that names the answer."""
+    # Only a few clauses are looked at, from the last.
+    for start in _last_places(text):
+        rest = text[start : start + _LONGEST_ANSWER]
+        content = _clause(rest)
+        if not content or _EMPTY.match(content):
+            continue
+        if kind == "mathematics":
+            found = _expression_of_clause(content)
+            if found is None:
+                continue
+            return found
+        return content
+    return None
+
+
+_WINDOW = 20_000
+
+
+def _last_places(text: str) -> list[int]:
+    """Where the contents of the last clauses begin, the last first; those that say "answer" before
+    those that say "result"."""  # fmt: skip
+    strong: list[int] = []
+    weak: list[int] = []
+    end = len(text)
+    while end > 0 and not strong:
+        begin = max(0, end - _WINDOW)
+        for match in _SAID.finditer(text, begin, min(len(text), end + 100)):
+            (strong if _STRONG.search(match[0]) else weak).append(match.end())
+        end = begin
+    return strong[:-9:-1] + weak[:-5:-1]
+
+
+def _clause(rest: str) -> str:
+    """To the end of the sentence; a display or a line of its own after a colon belongs to it."""
+    rest = rest.lstrip(" \t*_`:\n\r") if rest.lstrip(" \t*_`:")[:1] == "\n" else rest
+    rest = rest.strip()
+    for left, right in ((r"\[", r"\]"), ("$$", "$$"), (r"\(", r"\)")):
+        if rest.startswith(left):
+            end = rest.find(right, len(left))
+            if end > 0 and not _CONTINUES.match(rest, end + len(right)):
+                return rest[len(left) : end].strip()
+    if rest.startswith("**") and (end := rest.find("**", 2)) > 0 and not rest[2:end].endswith(":"):
+        inner = rest[2:end].strip()
+        if inner and not _CONTINUES.match(rest, end + 2):
+            return inner
+    begun = rest.find(r"\begin{")
+    cut = _SENTENCE_END.search(rest)
+    while cut and begun >= 0 and begun < cut.start() < rest.find(r"\end{", begun):
+        cut = _SENTENCE_END.search(rest, cut.end())
+    return clean(rest[: cut.start()] if cut else rest)
+
+
+_CONTINUES = re.compile(r"\s*(?:,\s|and\b|or\b|[-+*/^=<>]|[a-z%])")
+
+
+_PROSE_AFTER = re.compile(
+    r"(?:,|;|\s+-|\s+\()?\s+(?:because|since|as|so|which|where|when|for|after|if|given|due"
+    r"|in total|in all|altogether|that|this|but|i\.e\.|namely|using|by)\b|,\s+(?!and\b|or\b)[a-z]{2,}"
+)
+
+
+def _expression_of_clause(clause: str) -> str | None:
+    """The expression that a clause gives: all of it, its beginning, or its last one."""
+    if is_solid(clause):
+        return clause
+    cut = _PROSE_AFTER.search(clause)
+    if cut and cut.start():
+        begin = clause[: cut.start()]
+        if is_solid(begin):
+            return begin
+    else:
+        begin = clause
+    found = last_expression(clause)
+    if found is not None:
+        return found
+    return begin or None
+
+
+# 4. The end
+
+_LINES = 50
+
+
+def _at_the_end(text: str, kind: Kind) -> str:
+    lines = [line for line in text[-20 * _LONGEST_ANSWER :].split("\n") if line.strip()]
+    if not lines:
+        return ""
+    if kind != "mathematics":
+        return clean(lines[-1]) if len(lines) > 1 or kind == "choice" else clean(text)
+    if is_solid(clean(text)):
+        return clean(text)
+    joined = _join_displays(lines)
+    for line in joined[: -_LINES - 1 : -1]:
+        found = last_expression(line[-_LONGEST_ANSWER:])
+        if found is not None:
+            return found
+    return clean(lines[-1])
+
+
+def _join_displays(lines: list[str]) -> list[str]:
+    """A display over several lines is one."""
+    out: list[str] = []
+    opened = ""
+    for line in lines:
+        if opened:
+            out[-1] += " " + line
+            if opened in line:
+                opened = ""
+            continue
+        out.append(line)
+        for left, right in ((r"\[", r"\]"), ("$$", "$$")):
+            if line.count(left) > line.count(right) or (left == right and line.count(left) % 2):
+                opened = right
+    return out

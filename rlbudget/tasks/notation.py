@@ -1,0 +1,140 @@
+"""How mathematics is written: many spellings become one.
+
+``tidy`` takes characters and LaTeX that mean the same to one form of them, so that everything
+after it knows one minus, one fraction, one degree. ``compact`` is that form without the spaces
+that mean nothing: equal compact texts are equal expressions.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_VULGAR = {c: unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_VULGARS = re.compile(rf"(?<=[0-9])\s?[{''.join(_VULGAR)}]|[{''.join(_VULGAR)}]")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([0-9.]+|[a-zA-Z]))")
+_SYMBOLS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
+        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
+        "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+        "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ",
+        "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "∅": r"\emptyset ", "⟨": r"\langle ",
+        "⟩": r"\rangle ", "’": "'", "‘": "'", "“": '"', "”": '"',
+        "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": "", "\u00ad": "",
+    }
+)  # fmt: skip
+
+
+def plain_characters(text: str) -> str:
+    """One minus, ASCII digits and symbols spelled as LaTeX; nothing is dropped but what is
+    invisible. ``½`` is ``1/2``, ``x²`` is ``x^{2}``, ``√2`` is ``\\sqrt{2}``."""  # fmt: skip
+    if text.isascii():
+        return text
+    text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
+    text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
+    text = _VULGARS.sub(_spelled_fraction, text)
+    text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
+    return unicodedata.normalize("NFKC", text.translate(_SYMBOLS))
+
+
+def _spelled_fraction(match: re.Match[str]) -> str:
+    spelled = _VULGAR[match[0][-1]]
+    after_digit = match.start() > 0 and match.string[match.start() - 1].isdigit()
+    return f" {spelled}" if after_digit else spelled
+
+
+_GONE = re.compile(
+    r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|displaystyle|textstyle|limits"
+    r"|nolimits|middle)(?![a-zA-Z])"
+)
+_SPACES = re.compile(
+    r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|space|(?:hspace\*?|phantom)\{[^{}]*\})(?![a-zA-Z]))|~|\s"
+)
+_STYLED = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathbb|mathcal"
+    r"|boldsymbol|bm|operatorname\*?|emph|underline|color\{[a-z]+\}|textcolor\{[a-z]+\}|boxed|fbox"
+    r"|ensuremath|bold)\s*\{([^{}]*)\}"
+)
+_SAME = (
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le "),
+    (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge "),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"!=|\\neq(?![a-zA-Z])"), r"\\ne "),
+    (re.compile(r"\\(?:approx|simeq|doteq|cong)(?![a-zA-Z])"), r"\\approx "),
+    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\(?:lparen)(?![a-zA-Z])"), "("),
+    (re.compile(r"\\(?:rparen)(?![a-zA-Z])"), ")"),
+    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
+    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])"), " degrees "),
+    (re.compile(r"\\(?:cdots|ldots|dots)(?![a-zA-Z])"), "..."),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\\$"), "$"),
+    (re.compile(r"\\&"), "&"),
+    (re.compile(r"\\#"), "#"),
+    (re.compile(r"\\(?:cup|bigcup)(?![a-zA-Z])"), r"\\cup "),
+    (re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
+    (re.compile(r"\*\*(?=\s*[-({0-9a-z])"), "^"),
+    (re.compile(r"\\(?:differentialD|mathrm\{d\})"), "d"),
+    (re.compile(r"\\([bBvVp])matrix"), r"\\\1matrix"),
+)
+_SHORT_FRACTION = re.compile(
+    r"\\frac\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>[0-9a-zA-Z]))\s*(?:\{(?P<c>[^{}]*)\}|(?P<d>[0-9a-zA-Z]))"
+)
+_SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
+_THIN_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})")
+_THIN = re.compile(r"\\!")
+
+
+@lru_cache(maxsize=8192)
+def tidy(expression: str) -> str:
+    """An expression in one spelling, single spaces, none at its ends.
+
+    Text commands (``\\text{cm}``) become their plain text, ``\\dfrac`` is ``\\frac``, ``\\left``
+    and ``\\right`` and thin spaces go, thousands that are set apart by them are joined, degrees are
+    the word. Linear in the length.
+    """
+    text = plain_characters(expression)
+    text = _THIN_COMMA.sub("", text)
+    text = _THIN.sub("", text)
+    if "\\" in text or not text.isalnum():
+        text = _GONE.sub("", text)
+        for pattern, spelled in _SAME:
+            text = pattern.sub(spelled, text)
+        for _ in range(4):
+            text, changed = _STYLED.subn(r" \1 ", text)
+            if not changed:
+                break
+        text = _SHORT_FRACTION.sub(_full_fraction, text)
+        text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
+    return " ".join(_SPACES.sub(" ", text).split())
+
+
+def _full_fraction(match: re.Match[str]) -> str:
+    above = match["a"] if match["a"] is not None else match["b"]
+    below = match["c"] if match["c"] is not None else match["d"]
+    return rf"\frac{{{above.strip()}}}{{{below.strip()}}}"
+
+
+_LOOSE = re.compile(r"(?<![a-zA-Z]) | (?![a-zA-Z])")
+_SINGLE = re.compile(r"([\^_])\{([0-9a-zA-Z])\}")
+_TIMES = re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z]) ?")
+
+
+def compact(tidied: str) -> str:
+    """A tidy expression without the spaces and braces that mean nothing."""
+    return _SINGLE.sub(r"\1\2", _LOOSE.sub("", _TIMES.sub("*", tidied)))

@@ -1,0 +1,160 @@
+"""The last expression of a line of prose."""
+
+from __future__ import annotations
+
+import re
+
+from rlbudget.tasks.expressions import is_solid
+
+
+def clean(text: str) -> str:
+    """Without emphasis around it and marks at its end."""
+    text = text.strip()
+    for _ in range(4):
+        before = text
+        text = text.strip(" \t\n*_`").strip()
+        if text.endswith((".", ",", ";", ":", "!")) and not text.endswith("..."):
+            text = text[:-1]
+        if text == before:
+            break
+    return text
+
+
+_DELIMITED = re.compile(
+    r"\$\$(.{1,2000}?)\$\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,1000}?)\\\)"
+    r"|\$(?=\S)([^$\n]{1,1000}?)(?<=\S)\$(?![0-9])|\$ ([^$\n]{1,1000}?) \$(?![0-9])",
+    re.DOTALL,
+)
+_TOKEN = re.compile(r"\x00[0-9]+\x00[^\s]*|\S+")
+_NUMERIC = re.compile(
+    r"[-+\u00b1~\u2248]?[($\u20ac\u00a3\u00a5\[{]*[-+]?(?:\.?[0-9]|\x00|\\[a-zA-Z({\[])"
+)
+_OPERATOR = re.compile(r"(?:[-+*/=<>^\u00d7\u00f7\u2264\u2265\u2248]|<=|>=|\\[a-zA-Z]+|x(?=\s))+$")
+_JOINS = ("and", "or", "&")
+_BOUND_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bmore than|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than"
+    r"|\bbigger than|\bhigher than|\blower than|\bat least|\bat most|\bover|\bunder|\babove|\bbelow"
+    r"|\bup to|\bnearly|\balmost|\bexceeds?|\bbeyond|\bbetween|\bno longer|\bnever|\bwithout"
+    r"|\bother than|\bbesides|\bexcept)(?:\s+(?:the|a|an|be|is|equal to|exactly|about))*\s*$",
+    re.IGNORECASE,
+)
+_BOUND_AFTER = re.compile(
+    r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b|and\s+(?:up|above|below"
+    r"|a\s+(?:half|quarter|third))\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
+    re.IGNORECASE,
+)
+_SCALE_AFTER = re.compile(
+    r"\s+((?:hundreds?|thousands?|millions?|billions?|trillions?|dozens?)\b(?:\s+and\s+a\s+half)?"
+    r"|and\s+a\s+half\b)",
+    re.IGNORECASE,
+)
+
+
+def last_expression(line: str) -> str | None:
+    """The last expression of a line of prose, with what its words make of it.
+
+    Expressions joined by "and", "or" or a comma are one list. One that is bounded or denied ("more
+    than 9", "not 42") is given back with those words, so that it equals no number.
+    """
+    spans: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        spans.append(next(group for group in match.groups() if group is not None))
+        return f" \x00{len(spans) - 1}\x00"
+
+    hidden = _DELIMITED.sub(hide, line.replace("\x00", " "))
+    bold = list(re.finditer(r"\*\*([^*\n]{1,400}?)\*\*", hidden))
+    for match in reversed(bold):
+        inner = _shown(match[1], spans)
+        if is_solid(clean(inner)) and not hidden[match.end() :].strip(" .!)"):
+            before = hidden[: match.start()]
+            return _with_bounds(before, clean(inner), hidden[match.end() :])
+    hidden = hidden.replace("**", " ")
+    runs = _runs(hidden)
+    if not runs:
+        return None
+    start, end = runs[-1]
+    for earlier, stop in reversed(runs[:-1]):
+        between = hidden[stop:start].strip().lower()
+        comma = hidden[:stop].rstrip().endswith(",")
+        if between in _JOINS or (not between and comma):
+            start = earlier
+        else:
+            break
+    scale = _SCALE_AFTER.match(hidden, end)
+    if scale:
+        end = scale.end()
+    else:
+        unit = _UNIT_AFTER.match(hidden, end)
+        end = unit.end() if unit else end
+    found = clean(_shown(hidden[start:end], spans)).lstrip("=").strip()
+    return _with_bounds(hidden[:start], found, hidden[end:])
+
+
+_UNIT_AFTER = re.compile(
+    r"\s+(?:degrees|percent|dollars?|cents?|euros?|cm|mm|km|kg|inches|inch|feet|foot|ft|meters?|metres?|miles?"
+    r"|hours?|minutes?|seconds?|days?|grams?|pounds?)(?:\^\{?[23]\}?)?\b"
+)
+
+
+def _with_bounds(before: str, found: str, after: str) -> str:
+    bound = _BOUND_BEFORE.search(before[-60:])
+    if bound:
+        return f"{bound[0].strip()} {found}"
+    follows = _BOUND_AFTER.match(after)
+    return f"{found} {follows[0].strip()}" if follows else found
+
+
+def _shown(text: str, spans: list[str]) -> str:
+    return re.sub(r"\x00([0-9]+)\x00", lambda m: f" {spans[int(m[1])]} ", text).strip()
+
+
+def _runs(line: str) -> list[tuple[int, int]]:
+    """Where expressions stand: words that are numbers, formulas, or operators between them."""
+    tokens = [(m.start(), m.end(), m[0]) for m in _TOKEN.finditer(line)]
+    runs: list[tuple[int, int]] = []
+    open_at: int | None = None
+    last_end = 0
+    solid = False
+    for start, end, token in tokens:
+        numeric = bool(_NUMERIC.match(token)) and not token.endswith(
+            ("st", "nd", "rd", "th", "th,")
+        )
+        operator = bool(_OPERATOR.fullmatch(token))
+        letter = open_at is not None and len(token.strip(".,;:)")) == 1 and token[0].isalpha() and (
+            token[0].lower() != "a"
+        )  # fmt: skip
+        if numeric or operator or (letter and operator_before(line, start)):
+            if open_at is None:
+                open_at, solid = start, False
+            solid = solid or numeric
+            last_end = end
+            if token.endswith((",", ";")) or (token.endswith(".") and not token[:-1].endswith(".")):
+                if solid:
+                    runs.append((open_at, last_end))
+                open_at = None
+            continue
+        if open_at is not None:
+            if solid:
+                runs.append((open_at, last_end))
+            open_at = None
+    if open_at is not None and solid:
+        runs.append((open_at, last_end))
+    return [_with_name(line, start, end) for start, end in runs]
+
+
+def operator_before(line: str, place: int) -> bool:
+    """Whether an operator stands before this place."""
+    return line[:place].rstrip()[-1:] in "-+*/=<>^(" if line[:place].strip() else False
+
+
+_NAME_BEFORE = re.compile(r"(?:^|\s)([a-zA-Z])\s*$")
+
+
+def _with_name(line: str, start: int, end: int) -> tuple[int, int]:
+    """``x = 5``: the name before an equals sign belongs to the run."""
+    if line[start] in "=<>":
+        named = _NAME_BEFORE.search(line[:start])
+        if named:
+            return named.start(1), end
+    return start, end
