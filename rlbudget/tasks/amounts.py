@@ -12,8 +12,9 @@ from rlbudget.tasks.numbers import CURRENCIES, SCALES, WORDS, plain_number
 from rlbudget.tasks.units import is_unit_word, unit_of, unit_of_currency
 
 _ABOUT = re.compile(
-    r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just|simply|a total of"
-    r"|precisely|equal to|equals?|is|are|was|be|the|a|an|option|choice|x is|\u2248|~|=|\\approx|:)\s+",
+    r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just|simply"
+    r"|a total of|precisely|equal to|equals?|is|are|was|be|the|a|an|option|choice|x is"
+    r"|\u2248|~|=|\\approx|:)\s+",
     re.IGNORECASE,
 )
 _UNIT = r"(?:[A-Za-z][A-Za-z'.-]*|[%€£])(?:\s*\^\s*\{?[23]\}?)?"

@@ -14,6 +14,7 @@ Every step is linear in the length of the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,8 @@ def after_thinking(text: str) -> str:
 
 def answer_in(text: str, kind: Kind = "mathematics") -> str:
     """The answer that stands in ``text``, as it is written there; "" where there is none."""
-    rest = _CONTROL.sub(" ", after_thinking(text)).strip()
+    rest = after_thinking(text)
+    rest = (_CONTROL.sub(" ", rest) if "<" in rest else rest).strip()
     if not rest:
         return ""
     for found in (_boxed(rest), _marked(rest), _said(rest, kind)):
@@ -63,6 +65,7 @@ def answer_in(text: str, kind: Kind = "mathematics") -> str:
 # 1. Boxes
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_MOST_BOXES = 2000
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([0-9a-zA-Z+-][^\s${}\\]{0,40})")
 _JOINT = re.compile(
     r"[\s$]*(?:\\[)\]])?[\s$]*(?:,|;|\band\b|\bor\b|,\s*and\b|,\s*or\b|\\text\{\s*(?:and|or)\s*\}"
@@ -81,8 +84,7 @@ def _boxed(text: str) -> str | None:
     )
     lowest = np.minimum.accumulate(depth[::-1])[::-1]
     boxes: list[tuple[int, int, int]] = []  # where it begins, where its content does, and ends
-    opened = [(m.start(), m.end()) for m in _BOX.finditer(text)]
-    for start, inside in reversed(opened):
+    for start, inside in _opened(text):
         level = int(depth[inside - 1])
         if lowest[inside - 1] >= level:
             continue  # never closed
@@ -103,6 +105,18 @@ def _boxed(text: str) -> str | None:
     return bare[-1][1] if bare else None
 
 
+def _opened(text: str) -> Iterator[tuple[int, int]]:
+    """Where boxes begin and where their contents do, the last first."""
+    name = "\\boxed" if "\\boxed" in text else "\\fbox"
+    end = len(text)
+    for _ in range(_MOST_BOXES):
+        end = text.rfind(name, 0, end)
+        if end < 0:
+            return
+        if match := _BOX.match(text, end):
+            yield match.span()
+
+
 def _inner(content: str) -> str:
     return content.strip()[:_LONGEST_ANSWER]
 
@@ -121,7 +135,7 @@ def _marked(text: str) -> str | None:
         return None
     found = marks[-1]
     content = clean(found[1])
-    if _SAID.match(content + ":") or not content:
+    if not content or content.lower().endswith(_NOUNS):
         return None
     last = not text[found.end() :].strip()
     return content if last or isinstance(read(content), Number) else None
@@ -129,25 +143,22 @@ def _marked(text: str) -> str | None:
 
 # 3. "The answer is"
 
-_SAID = re.compile(
-    r"(?:\b(?:final|correct|right|best)\s+)?\b(?:answers?|solution|result|choice|option)\b[*_`'\")\]]*"
-    r"(?:\s+(?:to|for|of)\s+[^.:\n]{1,80}?)?(?:\s*[*_`]*\s*(?:is|are|was|=|:|would be|will be"
-    r"|should be|must be|comes out (?:as|to)|equals)[*_`]*"
-    r"\s*(?:therefore|thus|then|hence|simply|just)?)"
-    r"\s*[:=]?\s*"
-    r"|\bfinal\s+answer[*_`\s]*\n\s*"
-    r"|(?:\u7b54\u6848|\u7b54)\s*(?:\u662f|\u4e3a|\u70ba|[:\uff1a])\s*"
-    r"|\b(?:Antwort|r\u00e9ponse|respuesta|risposta|resposta)\s*(?:ist|est|es|\u00e8|\u00e9|:)\s*",
+_NOUNS = ("answer", "\u7b54\u6848", "\u7b54\u3048", "antwort", "r\u00e9ponse", "respuesta",
+          "risposta", "resposta", "\u043e\u0442\u0432\u0435\u0442")  # fmt: skip
+_OPTIONS = ("option", "choice")
+_SAYS = re.compile(
+    r"s?\b[*_`'\")\]]*(?:\s+(?:to|for|of)\s[^.:\n]{1,80}?)?"
+    r"(?:\s*(?:is|are|=|:|would be|will be|should be|must be|comes out (?:as|to)|equals"
+    r"|ist|est|es|\u00e8|\u00e9)(?![a-z])[*_`]*\s*(?:therefore|thus|then|hence|simply|just)?"
+    r"\s*[:=]?\s*|\s*(?:\u662f|\u4e3a|\u70ba|\u306f|\uff1a|\u2014)\s*|(?<=al answer)[*_`\s]*\n\s*)"
+    r"|\s*(?:\u662f|\u4e3a|\u70ba|\u306f|\uff1a)\s*",
     re.IGNORECASE,
 )
-_STRONG = re.compile(r"answer|\u7b54|antwort|ponse|puesta|sposta|option|choice", re.IGNORECASE)
+"""What may stand between the noun and the answer."""
+_MOST_PLACES = 12
 _EMPTY = re.compile(
     r"(?:correct|right|wrong|incorrect|as follows|below|above|clear|unique|given|found|shown"
     r"|obvious|needed|the same|not|in the|within|inside|enclosed|placed|therefore)\b[^0-9\\$]*$",
-    re.IGNORECASE,
-)
-_CLOSING = re.compile(
-    r"(?:\.|!|\n)\s*(?:I hope|Hope|Let me know|Please|Thank|If you|This is|Feel free)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -157,8 +168,7 @@ _SENTENCE_END = re.compile(
 
 def _said(text: str, kind: Kind) -> str | None:
     """What follows the last clause that names the answer."""
-    # Only a few clauses are looked at, from the last.
-    for start in _last_places(text):
+    for start in _last_places(text, kind):
         rest = text[start : start + _LONGEST_ANSWER]
         content = _clause(rest)
         if not content or _EMPTY.match(content):
@@ -172,21 +182,23 @@ def _said(text: str, kind: Kind) -> str | None:
     return None
 
 
-_WINDOW = 20_000
-
-
-def _last_places(text: str) -> list[int]:
-    """Where the contents of the last clauses begin, the last first; those that say "answer" before
-    those that say "result"."""  # fmt: skip
-    strong: list[int] = []
-    weak: list[int] = []
+def _last_places(text: str, kind: Kind) -> Iterator[int]:
+    """Where the contents of the last clauses begin, the last first."""
+    lower = text.lower()
+    if len(lower) != len(text):
+        lower = text  # a letter whose small form is two
     end = len(text)
-    while end > 0 and not strong:
-        begin = max(0, end - _WINDOW)
-        for match in _SAID.finditer(text, begin, min(len(text), end + 100)):
-            (strong if _STRONG.search(match[0]) else weak).append(match.end())
-        end = begin
-    return strong[:-9:-1] + weak[:-5:-1]
+    for _ in range(_MOST_PLACES):
+        found = max((lower.rfind(noun, 0, end), len(noun)) for noun in _nouns(kind))
+        if found[0] < 0:
+            return
+        if said := _SAYS.match(text, sum(found)):
+            yield said.end()
+        end = found[0]
+
+
+def _nouns(kind: Kind) -> tuple[str, ...]:
+    return _NOUNS + _OPTIONS if kind == "choice" else _NOUNS
 
 
 def _clause(rest: str) -> str:
@@ -213,8 +225,9 @@ _CONTINUES = re.compile(r"\s*(?:,\s|and\b|or\b|[-+*/^=<>]|[a-z%])")
 
 
 _PROSE_AFTER = re.compile(
-    r"(?:,|;|\s+-|\s+\()?\s+(?:because|since|as|so|which|where|when|for|after|if|given|due"
-    r"|in total|in all|altogether|that|this|but|i\.e\.|namely|using|by)\b|,\s+(?!and\b|or\b)[a-z]{2,}"
+    r"(?:,|;|\s+-|\s+\()?\s+(?:because|since|as|so|which|where|when|for|after|if|given"
+    r"|due|in total|in all|altogether|that|this|but|i\.e\.|namely|using|by)\b"
+    r"|,\s+(?!and\b|or\b)[a-z]{2,}"
 )
 
 

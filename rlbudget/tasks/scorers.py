@@ -170,8 +170,8 @@ def _key_math(answer: str) -> Hashable:
 
 
 def _find_text(text: str, target: str | None, asked: Asked) -> str:
-    if target is not None and same_text(after_thinking(text), target):
-        return target
+    if target is not None and same_text(whole := after_thinking(text), target):
+        return whole
     return answer_in(text, "text")
 
 
