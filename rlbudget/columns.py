@@ -19,7 +19,8 @@ import pyarrow as pa
 from rlbudget.context import context_columns, task_columns
 from rlbudget.signals import hedged
 from rlbudget.table import TraceTable
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.tasks.scorers import vote_key
+from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace, scorer_of
 
 FORMAT_KEY = b"rlbudget.traces"
 FORMAT_VERSION = b"1"
@@ -38,6 +39,7 @@ _TRACE_TYPES = {
     "final_exact_match": pa.int8(),
     "final_thinking_tokens": pa.int64(),
     "final_answer_tokens": pa.int64(),
+    "scorer": pa.string(),
 }
 _CHECKPOINT_TYPES = {
     "thinking_tokens": pa.int64(),
@@ -68,6 +70,7 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
         "final_exact_match": [t.final.exact_match for t in traces],
         "final_thinking_tokens": [t.final.thinking_tokens for t in traces],
         "final_answer_tokens": [t.final.answer_tokens for t in traces],
+        "scorer": list(map(scorer_of, traces)),
     }
     per_checkpoint: dict[str, Any] = {
         "thinking_tokens": [p.thinking_tokens for p in points],
@@ -184,7 +187,7 @@ def table_columns(part: pa.Table) -> PartColumns:
             **{name: _numbers(flat[name]) for name in _COUNTS},
             "probe_tokens": _numbers(flat["probe_tokens"].fill_null(0)),
             "probe_confidence": _numbers(flat["probe_confidence"]),
-            "probe_answer": _answer_codes(flat["probe_answer"], lengths),
+            "probe_answer": _answer_codes(flat["probe_answer"], lengths, _scorers(part)),
             "probe_hedged": _hedged(flat["probe_answer"]),
         },
         signals=signals,
@@ -251,16 +254,41 @@ def _hedged(answers: pa.Array) -> npt.NDArray[np.bool_]:
     return marked
 
 
-def _answer_codes(answers: pa.Array, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Answers as codes counted per trace from 0 in order of first use, -1 for none."""
+def _scorers(part: pa.Table) -> list[str]:
+    """(n,) the scorers whose votes are counted."""
+    if "scorer" not in part.column_names:
+        return ["auto"] * part.num_rows
+    return list(part.column("scorer").to_pylist())
+
+
+def _answer_codes(
+    answers: pa.Array, lengths: npt.NDArray[np.int64], scorers: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Answers as codes counted per trace from 0 in order of first use, -1 for none.
+
+    Answers that are one to the trace's scorer have one code.
+    """
     codes = np.full(len(answers), -1, dtype=np.int64)
     given = np.flatnonzero(answers.is_valid().to_numpy(zero_copy_only=False))
     if not len(given):
         return codes
-    kinds = answers.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)[given]
+    coded = answers.dictionary_encode()
+    spelled = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)[given]
     trace = np.repeat(np.arange(len(lengths)), lengths)[given]
+    names, scorer = np.unique(np.array(scorers, dtype=object), return_inverse=True)
+    texts = coded.dictionary.to_pylist()
+    pairs, of_answer = np.unique(scorer[trace] * len(texts) + spelled, return_inverse=True)
+    known: dict[object, int] = {}
+    kind = np.array(
+        [
+            known.setdefault((int(pair) // len(texts), vote_key(texts[int(pair) % len(texts)],
+                             names[int(pair) // len(texts)])), len(known))
+            for pair in pairs
+        ]
+    )  # fmt: skip
+    kinds = kind[of_answer]
     pairs, first, of_pair = np.unique(
-        trace * (int(kinds.max()) + 1) + kinds, return_index=True, return_inverse=True
+        trace * len(known) + kinds, return_index=True, return_inverse=True
     )
     rank = np.empty(len(pairs), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(pairs))

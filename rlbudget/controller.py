@@ -23,6 +23,7 @@ from rlbudget.frozen import Decision
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import PROBE_SIGNALS, Observer
 from rlbudget.signals import SIGNALS, TOKEN_SIGNALS, Window
+from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces import Probe
 
 CONTINUE = Decision(stop=False, stop_probability=0.0)
@@ -101,7 +102,8 @@ class Controller:
         self._on_failure = on_failure
         self._observer = Observer(policy.features, 1)
         self._window = Window(1)
-        self._answers: dict[str, int] = {}
+        self._answers: dict[object, int] = {}
+        self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
         self.thinking_tokens = 0
         """tokens so far, or at the last checkpoint"""
         self.failed: str | None = None
@@ -213,7 +215,8 @@ class Controller:
     def _read(self, probe: Probe) -> tuple[list[int], list[float]]:
         """The trial answer's code and its confidence."""
         _check_finite("probe_confidence", probe.confidence)
-        return [self._answers.setdefault(probe.answer, len(self._answers))], [probe.confidence]
+        vote = vote_key(probe.answer, self._scorer)
+        return [self._answers.setdefault(vote, len(self._answers))], [probe.confidence]
 
     def _ask(self, observation: npt.NDArray[np.float32]) -> Decision:
         decision = self._policy(observation, token_price=self._token_price)

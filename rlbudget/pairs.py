@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.table import Ints, TraceTable, split_questions
-from rlbudget.traces import family_of
+from rlbudget.tasks.scorers import vote_key
+from rlbudget.traces import Trace, family_of, scorer_of
 
 Strs = npt.NDArray[np.str_]
 _T = TypeVar("_T", bound=np.generic)
@@ -143,8 +144,8 @@ def load_pair(small: Path | str, large: Path | str, *, ratio: float) -> Pair:
         tables.append(load_table(folder, context=True))
         exits, final = [], []
         for trace in iter_traces(folder):
-            exits += [_code(c.exit.answer, codes) for c in trace.checkpoints]
-            final.append(_code(trace.final.answer, codes))
+            exits += [_code(c.exit.answer, trace, codes) for c in trace.checkpoints]
+            final.append(_code(trace.final.answer, trace, codes))
             if folder is small:
                 tasks.append(family_of(trace))
         answers.append(Answers(np.array(exits, np.int64), np.array(final, np.int64)))
@@ -205,9 +206,5 @@ def _places(table: TraceTable) -> dict[tuple[str, int], int]:
     return places
 
 
-def _code(answer: str, codes: dict[object, int]) -> int:
-    from rlbudget.tasks.scorers import plain_number
-
-    number = plain_number(answer)
-    key = " ".join(answer.casefold().split()) if number is None else number
-    return codes.setdefault(key, len(codes))
+def _code(answer: str, trace: Trace, codes: dict[object, int]) -> int:
+    return codes.setdefault(vote_key(answer, scorer_of(trace)), len(codes))

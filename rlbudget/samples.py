@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rlbudget.errors import UserError
+from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces import Checkpoint, Exit, Final, Trace
 
 ORDERS = 20
@@ -61,6 +62,8 @@ class Sampled:
     target: str
     model: str
     samples: tuple[Sample, ...]
+    scorer: str = "auto"
+    """whose votes are counted: answers that are one to it share a vote"""
 
 
 @lru_cache(maxsize=4096)
@@ -93,17 +96,20 @@ def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) 
 
 
 def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -> Trace:
-    votes: dict[str, int] = {}
+    votes: dict[Hashable, int] = {}
     tokens = streak = 0
     checkpoints = []
-    before = None
+    before: Hashable = None
+    ballots = [vote_key(sample.answer, sampled.scorer) for sample in samples]
     for number, sample in enumerate(samples, start=1):
-        votes[sample.answer] = votes.get(sample.answer, 0) + 1
+        vote = ballots[number - 1]
+        votes[vote] = votes.get(vote, 0) + 1
         tokens += sample.tokens
-        streak = streak + 1 if sample.answer == before else 1
-        before = sample.answer
-        answer = max(votes, key=votes.__getitem__)  # of equal ones the first that was given
-        right = next(s.exact_match for s in samples if s.answer == answer)
+        streak = streak + 1 if vote == before else 1
+        before = vote
+        most = max(votes, key=votes.__getitem__)  # of equal ones the first that was given
+        leader = samples[ballots.index(most)]
+        answer, right = leader.answer, leader.exact_match
         if number < len(samples):
             checkpoints.append(
                 Checkpoint(tokens, _signals(votes, number, streak), Exit(answer, right, 0))
@@ -118,11 +124,16 @@ def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -
         seed=seed,
         final=Final(answer, right, tokens, 0),
         checkpoints=tuple(checkpoints),
-        meta={"kind": "samples", "order": order, "samples": len(samples)},
+        meta={
+            "kind": "samples",
+            "order": order,
+            "samples": len(samples),
+            "scorer": sampled.scorer,
+        },
     )
 
 
-def _signals(votes: dict[str, int], n: int, streak: int) -> dict[str, float]:
+def _signals(votes: dict[Hashable, int], n: int, streak: int) -> dict[str, float]:
     counts = sorted(votes.values(), reverse=True)
     top = (counts + [0] * TOP)[:TOP]
     shares = np.array(counts) / n

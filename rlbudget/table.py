@@ -16,7 +16,8 @@ import numpy.typing as npt
 from rlbudget.context import context_columns, task_columns
 from rlbudget.errors import UserError
 from rlbudget.signals import hedged
-from rlbudget.traces import Trace, family_of
+from rlbudget.tasks.scorers import vote_key
+from rlbudget.traces import Trace, family_of, scorer_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -122,9 +123,12 @@ def table_of(traces: Sequence[Trace], *, context: bool = False) -> TraceTable:
     known |= task_columns(map(family_of, traces)) if context else {}
     answers: list[int] = []
     for trace in traces:
-        codes: dict[str, int] = {}
+        codes: dict[object, int] = {}
+        scorer = scorer_of(trace)
         answers += [
-            -1 if c.probe is None else codes.setdefault(c.probe.answer, len(codes))
+            -1
+            if c.probe is None
+            else codes.setdefault(vote_key(c.probe.answer, scorer), len(codes))
             for c in trace.checkpoints
         ]
     return TraceTable(

@@ -85,6 +85,11 @@ def family_of(trace: Trace) -> str:
     return str(trace.meta.get("family", trace.task))
 
 
+def scorer_of(trace: Trace) -> str:
+    """The name of the scorer that a trace's answers were scored by, ``auto`` where it says none."""
+    return str(trace.meta.get("scorer", "auto"))
+
+
 def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:
     """What is wrong with a trace, naming the field by its path, or None.
 

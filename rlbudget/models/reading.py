@@ -33,5 +33,17 @@ def ends_answer(ids: Sequence[int], vocabulary: Vocabulary, stops: Sequence[str]
 def _before(text: str, stop: str) -> str:
     # A stop before the first word (a line break right after the cue) is not an end.
     head = len(text) - len(text.lstrip())
-    at = text.find(stop, head)
+    at = _closing_brace(text) if stop == "}" else text.find(stop, head)
     return text if at < 0 else text[:at]
+
+
+def _closing_brace(text: str) -> int:
+    """Where the brace closes that the cue has opened; -1 where it does not."""
+    depth, escaped = 0, False
+    for place, character in enumerate(text):
+        if not escaped and character in "{}":
+            if character == "}" and not depth:
+                return place
+            depth += 1 if character == "{" else -1
+        escaped = character == "\\" and not escaped
+    return -1

@@ -13,6 +13,7 @@ import numpy as np
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import NATURAL_END, Outcome
 from rlbudget.evaluate.replay import Replay
+from rlbudget.tasks.scorers import vote_key
 
 if TYPE_CHECKING:
     from rlbudget.decode import Decoded
@@ -25,8 +26,10 @@ def majority_answer(answers: Sequence[str]) -> str:
     """
     if not answers:
         raise ValueError("there is no answer to take")
-    latest = {answer: place for place, answer in enumerate(answers)}
-    return max(latest, key=lambda answer: (answers.count(answer), latest[answer]))
+    votes = [vote_key(answer) for answer in answers]
+    latest = {vote: place for place, vote in enumerate(votes)}
+    most = max(latest, key=lambda vote: (votes.count(vote), latest[vote]))
+    return answers[latest[most]]
 
 
 def majority_of(decoded: Decoded) -> str:
@@ -37,7 +40,7 @@ def majority_of(decoded: Decoded) -> str:
     if not decoded.trials:
         return decoded.answer
     most = majority_answer(decoded.trials)
-    return decoded.answer if most == decoded.trials[-1] else most
+    return decoded.answer if vote_key(most) == vote_key(decoded.trials[-1]) else most
 
 
 def majority(done: Replay) -> Outcome:

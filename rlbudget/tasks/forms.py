@@ -7,7 +7,7 @@ texts of two expressions that differ go to ``equal``, a computer algebra system,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -124,6 +124,22 @@ def same_form(one: Form, other: Form, equal: Equal) -> bool:
     if None in texts:
         return False
     return equal(texts[0] or "", texts[1] or "")
+
+
+def key_of(form: Form) -> Hashable:
+    """What forms share that are plainly the same: units and the order of lists left out."""
+    match form:
+        case Number(value):
+            return value
+        case Assigned(_, value):
+            return key_of(value)
+        case Several(members) | Union(members):
+            return type(form).__name__, tuple(sorted(map(repr, map(key_of, members))))
+        case Ordered(left, members, right):
+            return left, tuple(map(key_of, members)), right
+        case Matrix(rows):
+            return tuple(tuple(map(key_of, row)) for row in rows)
+    return form
 
 
 def _same_number(one: Number, other: Number) -> bool:

@@ -28,7 +28,7 @@ from rlbudget.errors import UserError
 from rlbudget.tasks.choice import LETTERS, chosen, labels_of, option_texts
 from rlbudget.tasks.expressions import is_solid, read
 from rlbudget.tasks.extraction import Kind, after_thinking, answer_in
-from rlbudget.tasks.forms import Expression, Form, Number, Words, same_form
+from rlbudget.tasks.forms import Expression, Form, Number, Words, key_of, same_form
 from rlbudget.tasks.mathematics import same_mathematics
 from rlbudget.tasks.numbers import plain_number
 from rlbudget.tasks.text import normalise_text, same_text
@@ -43,6 +43,7 @@ __all__ = [
     "find_scorer",
     "plain_number",
     "same_answers",
+    "vote_key",
 ]
 
 NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN", "python:PKG.FUNC")
@@ -94,6 +95,21 @@ def find_scorer(name: str) -> Scorer:
     if colon and rest and kind == "python":
         return _python(rest)
     raise UserError(f"no scorer {name!r}; there are: {', '.join(NAMES)}")
+
+
+@lru_cache(maxsize=65536)
+def vote_key(text: str, scorer: str = "auto") -> Hashable:
+    """What answers that are one answer to a scorer share: votes and streaks count by it.
+
+    ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` are one vote. Formulas are one only
+    where they are written alike: no algebra is done.
+    """
+    if text.isascii() and text.isalnum() and scorer == "auto":
+        return plain_number(text) if text.isdigit() else text.casefold()
+    known = _PLAIN.get(scorer) or (
+        find_scorer(scorer) if scorer.startswith("regex:") else _PLAIN["auto"]
+    )
+    return known.key(known.find(text, None, NOTHING))
 
 
 def exact_match_math(answer: str, target: str) -> int:
@@ -162,8 +178,7 @@ def _lead(answer: str) -> str:
 
 
 def _key_math(answer: str) -> Hashable:
-    form = read(answer)
-    return form.value if isinstance(form, Number) else form
+    return key_of(read(answer))
 
 
 # text
@@ -261,6 +276,11 @@ def _kind_of(target: str, asked: Asked) -> str:
     return "math" if mathematical or listed else "text"
 
 
+def _key_auto(answer: str) -> Hashable:
+    form = read(answer)
+    return _key_text(answer) if isinstance(form, Words) else key_of(form)
+
+
 def _find_auto(text: str, target: str | None, asked: Asked) -> str:
     if target is None:
         kind: Kind = "choice" if asked.options else "mathematics"
@@ -315,7 +335,7 @@ def _python(path: str) -> Scorer:
 _PLAIN = {
     scorer.name: scorer
     for scorer in (
-        Scorer("auto", _find_auto, _same_auto, _key_math),
+        Scorer("auto", _find_auto, _same_auto, _key_auto),
         Scorer(
             "exact",
             lambda text, target, asked: after_thinking(text).strip(),
