@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlbudget.context import prompt_signals_of
 from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.record import PROBE_TOKENS
+from rlbudget.tasks.scorers import extracted
 from rlbudget.traces import Probe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Decoded:
     """An answer, what it cost, and where and why its thinking ended."""
 
     answer: str
+    """the answer that was found in what the model wrote, as the traces' scorer finds it"""
     text: str
     """everything after the prompt: thinking, end of thinking, answer"""
     thinking_tokens: int
@@ -76,6 +78,7 @@ def decode(
     """
     controller = Controller(policy, token_price=token_price, question=question, task=task)
     recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
+    scorer = str(recorded.get("scorer", "auto"))
     stride = recorded.get("stride") if stride is None else stride
     max_tokens = recorded.get("max_tokens") if max_tokens is None else max_tokens
     if probe_tokens is None:
@@ -118,7 +121,7 @@ def decode(
             kept = exit_corrected(batch, corrector)
             ended: Reason = "natural" if kept.natural else "max_tokens"
             return Decoded(
-                answer=kept.answer,
+                answer=extracted(kept.answer, scorer),
                 text=kept.text,
                 thinking_tokens=kept.thinking_tokens,
                 probe_tokens=charged,
@@ -134,7 +137,7 @@ def decode(
             text = batch.thinking_text(0) + model.profile.exit_text
             answer = batch.stop([0])[0]
             return Decoded(
-                answer=answer.answer,
+                answer=extracted(answer.answer, scorer),
                 text=text + batch.vocabulary.text(answer.ids, special=True),
                 thinking_tokens=thinking,
                 probe_tokens=charged,
@@ -150,7 +153,7 @@ def decode(
     assert end is not None
     reason: Reason = "natural" if end.natural else "max_tokens"
     return Decoded(
-        answer=end.answer,
+        answer=extracted(end.answer, scorer),
         text=end.text + end.rest,
         thinking_tokens=end.thinking_tokens,
         probe_tokens=charged,

@@ -15,6 +15,7 @@ from rlbudget.context import prompt_signals_of
 from rlbudget.controller import StopPolicy
 from rlbudget.decode import Decoded, decode
 from rlbudget.frozen import Decision
+from rlbudget.tasks.scorers import extracted
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch
@@ -133,14 +134,14 @@ def decode_cascade(
             text = batch.thinking_text(0) + small.profile.exit_text
             exit_ = batch.stop([0])[0]
             text += batch.vocabulary.text(exit_.ids, special=True)
-            return CascadeDecoded(exit_.answer, text, thinking, exit_.answer_tokens,
+            return CascadeDecoded(extracted(exit_.answer), text, thinking, exit_.answer_tokens,
                                   cascade.ratio, None, "stop", None)  # fmt: skip
     while not batch.done:
         batch.advance()
     end = batch.final[0]
     reason: Left = "natural" if end.natural else "max_tokens"
     return CascadeDecoded(
-        answer=end.answer,
+        answer=extracted(end.answer),
         text=end.text + end.rest,
         small_thinking_tokens=end.thinking_tokens,
         small_answer_tokens=end.answer_tokens,

@@ -92,8 +92,8 @@ class Policy:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """``stride``, ``probe_tokens`` and ``max_tokens`` (int) and ``profile`` (str) of the traces
-        it was trained on, where known."""  # fmt: skip
+        """``stride``, ``probe_tokens`` and ``max_tokens`` (int), ``profile`` and ``scorer`` (str),
+        as in the traces it was trained on, where known."""  # fmt: skip
         trained = self._frozen.config.get("trained") or {}
         return dict((trained.get("traces") or {}).get("recorded") or {})
 

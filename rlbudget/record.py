@@ -319,6 +319,7 @@ def _trace(
         **question.meta,
         **settings.meta(model),
         "row_seed": seed,
+        "scorer": task.scorer,
         "natural": end.natural,
     }
     if question.options:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlbudget.policy import Policy
 
 
-RECORDED = ("stride", "probe_tokens", "max_tokens", "profile")
+RECORDED = ("stride", "probe_tokens", "max_tokens", "profile", "scorer")
 """What a live decode has to do as the recording did, if the policy is to see what it knows."""
 
 _GOING_ON = 0.3

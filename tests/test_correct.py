@@ -34,7 +34,6 @@ from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.strategies.majority import majority, majority_answer
 from rlbudget.strategies.refine import OFF as NEVER
 from rlbudget.strategies.refine import Refinement, refine, tune_refinement
-from rlbudget.strategies.repair import repaired
 from rlbudget.table import Split, TraceTable, split_questions
 
 PRICE = 1e-4
@@ -268,29 +267,6 @@ def test_a_refined_exit_is_the_second_models_and_both_are_paid(
         tune_refinement(done, second, doubts, PRICE, ratio=2)
     with pytest.raises(ValueError, match="outcomes"):
         refine(tuned, done, outcome(table.take([0]), np.array([-1])), doubts)
-
-
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("12", "12"), (" 12. ", "12"), ("$12$", "12"), (r"\boxed{12}", "12"), ("x = 7", "7"),
-        ("So the answer is 1,234.00", "1234"), ("-3.0", "-3"), ("3.50", "3.50"),
-        ("Monday", "Monday"), ("1,2", "1,2"), ("", ""),
-    ],
-)  # fmt: skip
-def test_wrapping_is_taken_away(written: str, meant: str) -> None:
-    assert repaired(written) == meant
-
-
-@given(st.text())
-def test_whatever_is_repaired_comes_out_stripped(text: str) -> None:
-    once = repaired(text)
-    assert once == once.strip()
-
-
-@given(st.integers(-(10**9), 10**9))
-def test_a_plain_number_stays(number: int) -> None:
-    assert repaired(str(number)) == str(number)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))

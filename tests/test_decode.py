@@ -20,6 +20,7 @@ from rlbudget.observation import Preset
 from rlbudget.record import record
 from rlbudget.store import load_table, load_traces
 from rlbudget.strategies.majority import majority_answer, majority_of
+from rlbudget.tasks.scorers import extracted
 
 torch.set_num_threads(1)
 
@@ -63,7 +64,7 @@ def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Pres
         )
         recorded = trace.checkpoints[stops[i]].exit if stops[i] >= 0 else trace.final
         assert live.stopped == (stops[i] >= 0)
-        assert live.answer == recorded.answer
+        assert live.answer == extracted(recorded.answer)
         assert live.answer_tokens == recorded.answer_tokens
         assert live.thinking_tokens == replayed.thinking[i]
         assert live.probe_tokens == replayed.probe[i]
@@ -121,7 +122,7 @@ def test_a_failing_policy_never_costs_the_answer(
     assert ("out of order" if isinstance(says, Exception) else "nan") in live.message
     assert not live.stopped
     assert live.stop_probability == 0.25
-    assert live.answer == trace.final.answer
+    assert live.answer == extracted(trace.final.answer)
     assert live.thinking_tokens == trace.final.thinking_tokens
     assert live.answer_tokens == trace.final.answer_tokens
 
@@ -136,7 +137,7 @@ def test_the_text_of_a_stop_holds_the_thinking_the_exit_and_the_answer(
     assert "</think>" in live.text
     # Untrained, the model also writes the end of thinking into its answers; they leave it out.
     assert live.answer in live.text.replace("</think>", "")
-    assert live.answer == trace.checkpoints[0].exit.answer
+    assert live.answer == extracted(trace.checkpoints[0].exit.answer)
 
 
 def test_a_price_outside_the_range_is_refused(model: TransformersModel) -> None:

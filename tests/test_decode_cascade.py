@@ -23,6 +23,7 @@ from rlbudget.pairs import Pair, load_pair, with_natural_end
 from rlbudget.record import record
 from rlbudget.store import load_traces
 from rlbudget.tasks import load_task
+from rlbudget.tasks.scorers import extracted
 from rlbudget.traces import Trace
 
 torch.set_num_threads(1)
@@ -114,7 +115,7 @@ def check_live_is_replay(case: Recorded) -> None:
         else:
             chosen = small_trace.checkpoints[int(done.ends[i])].exit
             assert live.reason == "stop"
-        assert live.answer == chosen.answer
+        assert live.answer == extracted(chosen.answer)
 
 
 def test_live_is_replay(tiny: Recorded) -> None:
@@ -159,7 +160,7 @@ def test_a_failing_cascade_never_costs_the_answer(tiny: Recorded, says: float | 
     assert live.message is not None
     assert ("out of order" if isinstance(says, Exception) else "nan") in live.message
     assert live.large is None
-    assert live.answer == trace.final.answer
+    assert live.answer == extracted(trace.final.answer)
     assert live.small_thinking_tokens == trace.final.thinking_tokens
     assert live.small_answer_tokens == trace.final.answer_tokens
 
@@ -174,5 +175,5 @@ def test_a_large_model_that_fails_never_costs_the_answer(tiny: Recorded) -> None
                           seed=small.meta["row_seed"])  # fmt: skip
     assert live.reason == "large_failed"
     assert "do not fit into the model's context" in str(live.message)
-    assert live.answer == small.final.answer
+    assert live.answer == extracted(small.final.answer)
     assert live.total_tokens == 0.25 * (small.final.thinking_tokens + small.final.answer_tokens)

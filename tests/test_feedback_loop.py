@@ -263,7 +263,8 @@ def test_the_scorer_is_the_tasks() -> None:
     told = scored_trace(trace, Outcome("t2", "", target=r"\frac{1}{2}"))
     assert told is not None
     assert told.final.exact_match == 1
-    told = scored_trace(replace(trace, task="other"), Outcome("t2", "", target=r"\frac{1}{2}"))
+    strict = replace(trace, meta={**trace.meta, "scorer": "text"})
+    told = scored_trace(strict, Outcome("t2", "", target=r"\frac{1}{2}"))
     assert told is not None
     assert told.final.exact_match == 0
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rlbudget.adapters.numpy_signals import token_signals
 from rlbudget.adapters.plan import Plan
 from rlbudget.adapters.request import Outcome, Request
-from rlbudget.models.reading import ends_answer, read_answer
+from rlbudget.models.reading import ends_answer
 
 Scores = npt.NDArray[np.single]
 Ids = npt.NDArray[np.intc]
@@ -65,8 +65,7 @@ class BudgetProcessor:
     @property
     def answer(self) -> str:
         """The answer so far, read as the recorder reads it."""
-        profile = self._plan.profile
-        return read_answer(self._answer, self._plan.vocabulary, profile, profile.answer_stop)
+        return self._plan.answer(self._answer)
 
     def __call__(self, input_ids: Ids | Sequence[int], scores: Scores) -> Scores:
         """The scores of the next token, in which nothing but what may come next is possible.

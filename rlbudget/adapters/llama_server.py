@@ -29,7 +29,7 @@ from rlbudget.decode import Decoded
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.reading import ends_answer, read_answer
+from rlbudget.models.reading import ends_answer
 from rlbudget.observation import PROBE_SIGNALS
 from rlbudget.signals import SIGNALS, TOKEN_SIGNALS, TOP_K, TOP_SIGNALS
 
@@ -345,7 +345,7 @@ def _decoded(plan: Plan, request: Request, ids: list[int], answer: list[int]) ->
     outcome = request.outcome
     stopped = outcome.reason == "policy"
     return Decoded(
-        answer=read_answer(answer, plan.vocabulary, plan.profile, plan.profile.answer_stop),
+        answer=plan.answer(answer),
         text=plan.vocabulary.text(ids, special=True),
         thinking_tokens=outcome.thinking_tokens,
         probe_tokens=0,

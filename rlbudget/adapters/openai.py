@@ -24,7 +24,7 @@ from rlbudget.controller import Reason, StopPolicy
 from rlbudget.decode import Decoded
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.reading import ends_answer, read_answer
+from rlbudget.models.reading import ends_answer
 from rlbudget.signals import TOP_K
 
 try:
@@ -291,7 +291,7 @@ class _Run:
         reason = self._forced or outcome.reason
         assert reason is not None
         return Decoded(
-            answer=read_answer(answer_ids, plan.vocabulary, plan.profile, plan.profile.answer_stop),
+            answer=plan.answer(answer_ids),
             text=self._text(0, thinking) + middle + self._text(thinking, len(self._ids)),
             thinking_tokens=thinking,
             probe_tokens=0,

@@ -12,8 +12,10 @@ from rlbudget.controller import Controller, StopPolicy
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.models.profiles import Profile, find_profile, trusted_ids
+from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 from rlbudget.observation import PROBE_SIGNALS
+from rlbudget.tasks.scorers import extracted
 
 _log = logging.getLogger("rlbudget")
 
@@ -53,6 +55,12 @@ class Plan:
     eos: frozenset[int]
     """tokens that end a sequence"""
     failures: Failures = field(default_factory=Failures)
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """The answer that is found in the tokens after the thinking."""
+        recorded: Mapping[str, Any] = getattr(self.policy, "recorded", {})
+        written = read_answer(ids, self.vocabulary, self.profile, self.profile.answer_stop)
+        return extracted(written, str(recorded.get("scorer", "auto")))
 
     @property
     def reserve(self) -> int:

@@ -66,8 +66,6 @@ class Decode:
     """File of `rlbudget correct`: exits that look wrong are thought on."""
     majority: Flag = False
     """Answer a stop with the majority of the trial answers of a probe policy."""
-    repair: Flag = False
-    """Mend the form of the answer: boxes, "the answer is", thousands separators."""
     task: str = ""
     """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
     answers (gsm8k, math)."""
@@ -130,12 +128,10 @@ class Decode:
             err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
 
     def _mended(self, decoded: Decoded) -> str:
-        """The answer after the corrections that cost nothing."""
+        """The answer, or the majority of the trial answers where that is asked for."""
         from rlbudget.strategies.majority import majority_of
-        from rlbudget.strategies.repair import repaired
 
-        answer = majority_of(decoded) if self.majority else decoded.answer
-        return repaired(answer) if self.repair else answer
+        return majority_of(decoded) if self.majority else decoded.answer
 
     def _decode(
         self,

@@ -17,9 +17,8 @@ from rlbudget.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.strategies.entries import read_log
 from rlbudget.strategies.log import LoggedRequest, Outcome
 from rlbudget.strategies.stream import Audit
-from rlbudget.tasks.files import LAYOUTS
-from rlbudget.tasks.scorers import exact_match_text
-from rlbudget.traces import Trace
+from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
+from rlbudget.traces import Trace, scorer_of
 
 Judge = Callable[[str], int | None]
 """answer -> 0 or 1, None where it cannot be told"""
@@ -81,13 +80,20 @@ def harvest(
 
 def judge_of(trace: Trace, outcome: Outcome) -> Judge:
     """What an outcome says about other answers to the same request."""
-    same = LAYOUTS[trace.task].same if trace.task in LAYOUTS else exact_match_text
-    given, target = trace.final.answer, outcome.target
+    name = scorer_of(trace)
+    scorer, given, target = find_scorer(name), trace.final.answer, outcome.target
     if target is not None:
-        return lambda answer: same(answer, target)
+        return lambda answer: scorer.score(answer, target, question=trace.question)
+    judged = extracted(given, name)
+
+    def same(answer: str) -> bool:
+        return vote_key(answer, name) == vote_key(given, name) or bool(
+            judged and scorer.score(answer, judged, question=trace.question)
+        )
+
     if outcome.right:
-        return lambda answer: int(answer == given or same(answer, given))
-    return lambda answer: 0 if answer == given or same(answer, given) else None
+        return lambda answer: int(same(answer))
+    return lambda answer: 0 if same(answer) else None
 
 
 def scored_trace(trace: Trace, outcome: Outcome) -> Trace | None:

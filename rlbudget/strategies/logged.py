@@ -19,8 +19,9 @@ from rlbudget.errors import UserError
 from rlbudget.record import PROBE_TOKENS, record_one
 from rlbudget.strategies.log import DecisionLog, LoggedRequest, Stop, now
 from rlbudget.strategies.stream import audited
+from rlbudget.tasks.scorers import extracted, scorer_of_task
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces import Trace
+from rlbudget.traces import Trace, scorer_of
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -81,7 +82,12 @@ def decode_logged(
         controller = Controller(policy, token_price=token_price, question=question, task=task)
         full = record_one(
             model,
-            Task(task, (Question(_question_id(task, question), question, ""),), _unscored),
+            Task(
+                task,
+                (Question(_question_id(task, question), question, ""),),
+                _unscored,
+                scorer_of_task(task),
+            ),
             seed=seed,
             stride=recorded.get("stride") if stride is None else stride,
             max_tokens=recorded.get("max_tokens") if max_tokens is None else max_tokens,
@@ -148,7 +154,7 @@ def stop_of(trace: Trace, controller: Controller) -> Stop:
 def _full(trace: Trace, text: str, stop: Stop, failed: str | None) -> Decoded:
     """The full decode, for the user of an audited request, who pays for no trial answer."""
     return Decoded(
-        answer=trace.final.answer,
+        answer=extracted(trace.final.answer, scorer_of(trace)),
         text=text,
         thinking_tokens=trace.final.thinking_tokens,
         probe_tokens=0,

@@ -32,7 +32,7 @@ LONGEST = 2000
 _DEEPEST = 12
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def read(expression: str) -> Form:
     """The form of one expression. Never raises; what cannot be read is words or an expression."""
     if len(expression) > LONGEST:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rlbudget.errors import UserError
 from rlbudget.tasks import reasoning_gym
+from rlbudget.tasks.extraction import after_thinking
 from rlbudget.tasks.files import LAYOUTS, OWN, load_file
+from rlbudget.tasks.scorers import extracted
 from rlbudget.tasks.task import Question, Task
 
 SPECS = (
@@ -72,11 +74,17 @@ def _reasoning_gym(name: str, items: Sequence[reasoning_gym.Item]) -> Task:
             for item in items
         ),
         score=_verify,
+        scorer="verifier",
     )
 
 
 def _verify(question: Question, answer: str) -> int:
-    return reasoning_gym.score(question.meta["family"], question.meta["entry"], answer)
+    family, entry = question.meta["family"], question.meta["entry"]
+    whole = after_thinking(answer).strip()
+    found = extracted(answer)
+    return reasoning_gym.score(family, entry, whole) or (
+        reasoning_gym.score(family, entry, found) if found not in ("", whole) else 0
+    )
 
 
 def _short_hash(question: str) -> str:

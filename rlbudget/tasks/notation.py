@@ -100,7 +100,7 @@ _THIN_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?
 _THIN = re.compile(r"\\!")
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def tidy(expression: str) -> str:
     """An expression in one spelling, single spaces, none at its ends.
 

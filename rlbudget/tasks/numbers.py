@@ -35,7 +35,7 @@ def plain_number(text: str) -> Fraction | None:
     return _read(text)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def _read(text: str) -> Fraction | None:
     bare = _bare(plain_characters(text))
     match = _NUMBER.fullmatch(bare)

@@ -40,9 +40,11 @@ __all__ = [
     "Scorer",
     "exact_match_math",
     "exact_match_text",
+    "extracted",
     "find_scorer",
     "plain_number",
     "same_answers",
+    "scorer_of_task",
     "vote_key",
 ]
 
@@ -97,7 +99,26 @@ def find_scorer(name: str) -> Scorer:
     raise UserError(f"no scorer {name!r}; there are: {', '.join(NAMES)}")
 
 
-@lru_cache(maxsize=65536)
+_OF_TASK = {"gsm8k": "math", "math": "math", "squad": "text"}
+
+
+def scorer_of_task(task: str) -> str:
+    """The name of the scorer of a well-known task, else ``auto``."""
+    return _OF_TASK.get(task, "auto")
+
+
+def extracted(text: str, scorer: str = "auto") -> str:
+    """The answer in what a model wrote, "" where there is none, as the scorer of that name finds
+    it; a task's own verifier counts as ``auto``."""  # fmt: skip
+    return _known(scorer).find(text, None, NOTHING)
+
+
+def _known(scorer: str) -> Scorer:
+    if scorer.startswith("regex:"):
+        return find_scorer(scorer)
+    return _PLAIN.get(scorer, _PLAIN["auto"])
+
+
 def vote_key(text: str, scorer: str = "auto") -> Hashable:
     """What answers that are one answer to a scorer share: votes and streaks count by it.
 
@@ -106,10 +127,18 @@ def vote_key(text: str, scorer: str = "auto") -> Hashable:
     """
     if text.isascii() and text.isalnum() and scorer == "auto":
         return plain_number(text) if text.isdigit() else text.casefold()
-    known = _PLAIN.get(scorer) or (
-        find_scorer(scorer) if scorer.startswith("regex:") else _PLAIN["auto"]
-    )
-    return known.key(known.find(text, None, NOTHING))
+    known = _known(scorer)
+    found = known.find(text, None, NOTHING)
+    return _key(found, known.name) if len(found) <= _REMEMBERED else known.key(found)
+
+
+_REMEMBERED = 200
+"""characters of an answer that is worth remembering"""
+
+
+@lru_cache(maxsize=16384)
+def _key(found: str, scorer: str) -> Hashable:
+    return _known(scorer).key(found)
 
 
 def exact_match_math(answer: str, target: str) -> int:
@@ -146,7 +175,7 @@ def _same_math(answer: str, target: str, asked: Asked) -> bool:
     return same_answers(answer, target)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def same_answers(answer: str, target: str) -> bool:
     """Whether two answers, found already, are the same mathematics or the same words."""
     wanted, given = _target(target), read(answer)
@@ -159,7 +188,7 @@ def same_answers(answer: str, target: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _target(target: str) -> Form:
     """The form of a target; one that is a whole solution is read like an answer."""
     form = read(target)

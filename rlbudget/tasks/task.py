@@ -28,4 +28,6 @@ class Task:
     name: str
     questions: tuple[Question, ...]
     score: Callable[[Question, str], int]
-    """``score(question, answer)`` -> 0 or 1; never raises, whatever the answer"""
+    """``score(question, text)`` -> 0 or 1, the answer being looked for in the text"""
+    scorer: str = "auto"
+    """its name; traces say it, votes count by it, served answers are found by it"""

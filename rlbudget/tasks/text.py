@@ -27,7 +27,7 @@ _STOP = re.compile(r"\.(?![0-9])|(?<=[a-z])\.(?=[0-9])")
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def normalise_text(text: str, *, articles: bool = True) -> str:
     """Casefolded NFKC without what carries no meaning; ``articles=False`` keeps those.
 
