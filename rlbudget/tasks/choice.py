@@ -25,6 +25,7 @@ _IN_PROSE = re.compile(
     r"|\b(?:is|be|are|choose|pick|select)\s*:?\s*\**(?P<said>[B-HJ-Z]|A(?=\s*[.,:;!*]|\s*$)|I(?=\s*[.,:;!*]|\s*$))\b"
     r"|(?:^|\s)\**(?P<alone>[A-Z])\**\s*(?:[.):]|$)"
 )
+_LISTING = re.compile(r"\b([A-Z])\b[)\]]?\s*(?:,|/|&|and|or|,\s*and|,\s*or)\s*[(\[]?([A-Z])\b")
 _DENIED = re.compile(r"\b(?:not|n't|never|neither|nor|wrong|incorrect|except)\b", re.IGNORECASE)
 _LISTED = re.compile(r"(?m)^\s*[(\[]?(?P<label>[A-Z])[)\].:]\s*(?P<text>\S[^\n]*)$")
 
@@ -61,8 +62,13 @@ def chosen(answer: str, options: Sequence[str], texts: Sequence[str] = ()) -> st
         if len(equal) == 1:
             return equal[0]
     match = _LABEL.fullmatch(bare)
-    if match and match["label"].upper() in labels and _follows(match, labels, spelled):
-        return match["label"].upper()
+    if match and (label := match["label"].upper()) in labels:
+        rest = _bare(match["rest"])
+        told = [other for other, text in zip(labels, spelled, strict=False) if _same(rest, text)]
+        if told:
+            return label if label in told else None  # "B. Paris", but not "B. Rome"
+        if _follows(match, labels):
+            return label
     return _named_in_prose(bare, labels)
 
 
@@ -90,18 +96,11 @@ def _same(answer: str, text: str) -> bool:
     return isinstance(one, Number) and same_form(one, other, lambda *_: False)
 
 
-def _follows(match: re.Match[str], labels: Sequence[str], spelled: Sequence[str]) -> bool:
-    """Whether what comes after a label fits it: nothing, its own text, or an explanation that
-    names no other."""  # fmt: skip
+def _follows(match: re.Match[str], labels: Sequence[str]) -> bool:
+    """Whether what comes after a label is nothing, or an explanation that names no other."""
     rest = match["rest"].strip()
     if not rest:
         return True
-    if spelled:
-        at = list(labels).index(match["label"].upper())
-        if at < len(spelled) and _same(_bare(rest), spelled[at]):
-            return True
-        if any(_same(_bare(rest), text) for text in spelled):
-            return False
     if match["close"] in (None, ",", "-") and not re.match(
         r"(?:because|since|as|is (?:correct|right|the)|\(|-)", rest
     ):
@@ -119,7 +118,7 @@ def _labels_in(text: str) -> list[str]:
 
 def _named_in_prose(text: str, labels: Sequence[str]) -> str | None:
     """The one label that a sentence names, if it denies nothing."""
-    if _DENIED.search(text):
+    if _DENIED.search(text) or any(set(m.groups()) <= set(labels) for m in _LISTING.finditer(text)):
         return None
     named = {label for label in _labels_in(text) if label in labels}
     return named.pop() if len(named) == 1 else None

@@ -82,7 +82,7 @@ def _unwrapped(text: str) -> str:
                 and left not in text[len(left) : -len(right)]
             ):
                 text = text[len(left) : -len(right)].strip()
-        if text.endswith((".", ",", ";", ":", "!", "?")) and not text.endswith("..."):
+        if text.endswith((".", ",", ";", ":")) and not text.endswith("..."):
             text = text[:-1].rstrip()
         if text == before:
             break

@@ -19,6 +19,7 @@ _SPELLED = str.maketrans(_DASHES | _QUOTES | _INVISIBLE)
 _EMPHASIS = re.compile(
     r"(\*\*|__)(?=\S)([^*_]+?)(?<=\S)\1|(?<![*\w])\*(?=\S)([^*\s][^*]*?)\*(?![*\w])"
 )
+_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|emph)\s*\{([^{}]*)\}")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b(?![+#*\-/^=<>'])")
 _SENTENCE = re.compile(
     r"(?<![0-9])[,;:](?![0-9])|[,;:](?=\s|$)|[!?\u00a1\u00bf\u3002\u3001\uff0c]|\u2026"
@@ -33,6 +34,8 @@ def normalise_text(text: str, *, articles: bool = True) -> str:
 
     Stops of abbreviations go (``U.S.A.`` is ``USA``), brackets become spaces, dashes are one.
     """
+    if "\\" in text:
+        text = _COMMAND.sub(r"\1", text).replace("$", " ")
     # A superscript means something else than the digit that NFKC makes of it.
     marked = re.sub("[\u00b2\u00b3\u00b9\u2070-\u207f]+", lambda m: "^" + m[0], text)
     folded = unicodedata.normalize("NFKC", marked.translate(_SPELLED)).translate(_SPELLED)
