@@ -73,12 +73,13 @@ def _reasoning_gym(name: str, items: Sequence[reasoning_gym.Item]) -> Task:
             )
             for item in items
         ),
-        score=_verify,
+        score=verify,
         scorer="verifier",
     )
 
 
-def _verify(question: Question, answer: str) -> int:
+def verify(question: Question, answer: str) -> int:
+    """Score an answer to a reasoning-gym question by its family's own verifier."""
     family, entry = question.meta["family"], question.meta["entry"]
     whole = after_thinking(answer).strip()
     found = extracted(answer)
