@@ -158,3 +158,12 @@ def test_every_kept_result_says_how_it_was_made() -> None:
         for row in result["rows"]:
             assert set(row) >= {"row", "wanted", "reached", "met"}
             assert isinstance(row["met"], bool)
+
+
+def test_the_scorers_shown_say_what_is_printed() -> None:
+    page = (DOCS / "scorers.md").read_text(encoding="utf-8")
+    for code, printed in zip(blocks("python", page), blocks("text", page), strict=True):
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
+        )
+        assert done.stdout == printed
