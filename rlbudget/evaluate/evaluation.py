@@ -1,8 +1,9 @@
 """The evaluation: every method on the same held-out traces, as the JSON object of the contract.
 
 All tokens count: thinking, trial answers, answers. Every parameter is chosen on the training
-questions; those of a policy on the ones among them that only validated it. Intervals come from a
-paired bootstrap over the held-out questions.
+questions; those of a policy on the ones among them that only validated it. Intervals and verdicts
+are those of ``rlbudget.evaluate.verdicts``: weights of the held-out questions, one unseen among
+them, drawn once for all methods.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from rlbudget.agents.rules import PROBE, Rule, rules_for
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Resampling, holm, interval, p_value, resample
+from rlbudget.evaluate.bootstrap import Resampling, holm, resample
 from rlbudget.evaluate.measure import (
     Learned,
     MeasuredMethod,
@@ -38,6 +39,14 @@ from rlbudget.evaluate.outcomes import (
     utility,
 )
 from rlbudget.evaluate.replay import Replay, StopPolicy
+from rlbudget.evaluate.verdicts import (
+    LEVEL,
+    Paired,
+    Verdict,
+    mean_interval,
+    most_utility,
+    paired_by,
+)
 from rlbudget.table import TraceTable
 
 VERSION = 1
@@ -82,12 +91,15 @@ class Composition(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GapClosed:
-    """The mean oracle gap closed over the relative prices, on the held-out traces."""
+class Measure:
+    """What methods are compared in: a weighted mean of their utilities at the relative prices."""
 
-    mean: float
-    draws: Floats
-    """(draws,) the same in each draw of the bootstrap"""
+    name: str
+    """``oracle gap closed``, or ``utility`` where no price has a gap"""
+    weights: Floats
+    """(prices,) what a unit of utility counts at each; 0 where there is no gap"""
+    most: float
+    """the largest difference that two methods can have on a trace"""
 
 
 def assess(
@@ -170,41 +182,50 @@ def utilities(assessment: Assessment, points: Sequence[Point]) -> Floats:
     return np.stack([utility(point.held_out, price) for point, price in pairs], axis=1)
 
 
-def gap_closed(assessment: Assessment, of: Floats) -> GapClosed:
-    """The gap closed by utilities ``of`` (n, prices), in the whole and in each draw.
+def measure_of(assessment: Assessment) -> Measure:
+    """The mean oracle gap closed, or the mean utility where there is no gap at any price.
 
-    The best constant budget stays the one of the training traces; its utility and the oracle's
-    are computed again in each draw. Prices without a gap are left out; NaN if none has one.
+    The gap between the oracle and the best constant budget of the training traces is taken as it
+    is on the held-out ones; prices without one count nothing.
     """
+    points = {name: assessment.methods[name].chosen for name in ("fixed", "oracle")}
+    fixed, oracle = (utilities(assessment, of).mean(axis=0) for of in points.values())
+    gap = oracle - fixed
+    some = gap > 1e-12
+    weights = np.divide(1.0, gap, out=np.zeros_like(gap), where=some)
+    weights = weights / some.sum() if some.any() else np.full(len(gap), 1 / len(gap))
+    each = [
+        most_utility(price, *(method.chosen[k].held_out for method in assessment.methods.values()))
+        for k, price in enumerate(assessment.token_prices)
+    ]
+    return Measure(
+        "oracle gap closed" if some.any() else "utility", weights, float(weights @ np.array(each))
+    )
+
+
+def gap_closed(assessment: Assessment, of: Floats) -> float:
+    """The mean oracle gap closed by utilities ``of`` (n, prices); NaN where no price has a gap."""
+    measure = measure_of(assessment)
+    if measure.name == "utility":
+        return math.nan
     fixed = utilities(assessment, assessment.methods["fixed"].chosen)
-    oracle = utilities(assessment, assessment.methods["oracle"].chosen)
-
-    def mean(u: Floats, u_fixed: Floats, u_oracle: Floats) -> Floats:
-        gap = u_oracle - u_fixed
-        some = gap > 1e-12
-        closed = np.divide(u - u_fixed, gap, out=np.zeros_like(gap), where=some)
-        count = some.sum(axis=1)
-        return np.where(count > 0, closed.sum(axis=1) / np.maximum(count, 1), np.nan)
-
-    whole = mean(*(values.mean(axis=0)[None] for values in (of, fixed, oracle)))
-    draws = mean(*(assessment.resampling.means(values) for values in (of, fixed, oracle)))
-    return GapClosed(float(whole[0]), draws)
+    return float((of - fixed).mean(axis=0) @ measure.weights)
 
 
-def margin(
-    assessment: Assessment, first: Sequence[str], second: Sequence[str]
-) -> tuple[float, tuple[float, float]]:
-    """Mean oracle gap closed of ``first`` minus ``second``, and its 95% interval by question.
+def compared(assessment: Assessment, first: Sequence[str], second: Sequence[str]) -> Paired:
+    """``first`` minus ``second`` in mean oracle gap closed, in mean utility where there is no gap.
 
     Each is a list of methods, whose mean counts (the seeds of one agent, say).
     """
 
-    def of(names: Sequence[str]) -> GapClosed:
+    def of(names: Sequence[str]) -> Floats:
         each = [utilities(assessment, assessment.methods[name].chosen) for name in names]
-        return gap_closed(assessment, np.mean(each, axis=0))
+        mean: Floats = np.mean(each, axis=0)
+        return mean
 
-    a, b = of(first), of(second)
-    return a.mean - b.mean, interval(a.draws - b.draws)
+    measure = measure_of(assessment)
+    difference = (of(first) - of(second)) @ measure.weights
+    return paired_by(assessment.resampling, difference, most=measure.most)
 
 
 def evaluate_split(
@@ -256,10 +277,9 @@ def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str,
     points = measured.chosen
     utility_of = utilities(assessment, points)
     mean_utility = utility_of.mean(axis=0)
-    deltas = np.stack([p.held_out.exact_match - full.exact_match for p in points], axis=1)
-    drawn = assessment.resampling.means(np.concatenate([deltas, utility_of], axis=1))
     fixed = utilities(assessment, assessment.methods["fixed"].chosen).mean(axis=0)
     oracle = utilities(assessment, assessment.methods["oracle"].chosen).mean(axis=0)
+    dearest = max(float(point.held_out.tokens.max()) for point in points)
     return [
         {
             "method": measured.name,
@@ -267,11 +287,16 @@ def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str,
             "relative_price": relative,
             "token_price": float(assessment.token_prices[k].mean()),
             "exact_match": float(point.held_out.exact_match.mean()),
-            "exact_match_delta_ci95": interval(drawn[:, k]),
+            "exact_match_delta_ci95": _delta_interval(assessment, measured.name, point),
             "tokens": _tokens(point.held_out),
             "token_fraction": float(point.held_out.tokens.mean() / full.tokens.mean()),
             "utility": float(mean_utility[k]),
-            "utility_ci95": interval(drawn[:, len(points) + k]),
+            "utility_ci95": mean_interval(
+                assessment.resampling,
+                utility_of[:, k],
+                low=-float(assessment.token_prices[k].max()) * dearest,
+                high=1.0,
+            ),
             "oracle_gap_closed": oracle_gap_closed(
                 float(mean_utility[k]), float(fixed[k]), float(oracle[k])
             ),
@@ -281,53 +306,67 @@ def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str,
     ]
 
 
+def _delta_interval(assessment: Assessment, name: str, point: Point) -> tuple[float, float]:
+    """Of the exact match minus that of the full decode; 0 by definition for the full decode."""
+    if name == "full":
+        return 0.0, 0.0
+    full = assessment.methods["full"].chosen[0].held_out
+    delta = point.held_out.exact_match - full.exact_match
+    return mean_interval(assessment.resampling, delta, low=-1.0, high=1.0)
+
+
 def _summaries(assessment: Assessment) -> list[dict[str, Any]]:
-    gaps = {
-        name: gap_closed(assessment, utilities(assessment, measured.chosen))
-        for name, measured in assessment.methods.items()
+    measure = measure_of(assessment)
+    versus = {
+        reference: _verdicts(assessment, measure, reference)
+        for reference in ("full", *assessment.policies)
     }
-    versus = {reference: _verdicts(gaps, reference) for reference in ("full", *assessment.policies)}
     return [
-        _summary(assessment, measured, gaps[name])
+        _summary(assessment, measured, measure)
         | {"versus": {r: verdicts[name] for r, verdicts in versus.items() if name in verdicts}}
         for name, measured in assessment.methods.items()
     ]
 
 
-def _verdicts(gaps: Mapping[str, GapClosed], reference: str) -> dict[str, dict[str, Any]]:
-    """Every method but the bound against one of them, by mean oracle gap closed.
+def _verdicts(
+    assessment: Assessment, measure: Measure, reference: str
+) -> dict[str, dict[str, Any]]:
+    """Every method but the bound against one of them.
 
-    The verdict says what the method is: ``better`` or ``worse`` than the reference where Holm's
-    correction over these comparisons leaves a p-value of at most 0.05, else ``cannot tell``.
+    In mean oracle gap closed, or in mean utility where there is no gap. The verdict says what the
+    method is: ``better`` or ``worse`` than the reference where Holm's correction over these
+    comparisons leaves a p-value of at most 0.05, else ``cannot tell``.
     """
-    names = [name for name in gaps if name not in (reference, "oracle")]
-    differences = [gaps[name].draws - gaps[reference].draws for name in names]
-    adjusted = holm([p_value(draws) for draws in differences])
+    found = {
+        name: compared(assessment, [name], [reference])
+        for name in assessment.methods
+        if name not in (reference, "oracle")
+    }
+    adjusted = holm([one.p_value for one in found.values()])
     return {
         name: {
-            "margin": gaps[name].mean - gaps[reference].mean,
-            "margin_ci95": interval(draws),
+            "measure": measure.name,
+            "margin": one.difference,
+            "margin_ci95": one.interval,
             "p_holm": p,
-            "verdict": _verdict(gaps[name].mean - gaps[reference].mean, p),
+            "verdict": _verdict(one, p),
         }
-        for name, draws, p in zip(names, differences, adjusted, strict=True)
+        for (name, one), p in zip(found.items(), adjusted, strict=True)
     }
 
 
-def _verdict(margin: float, p: float) -> str:
-    if not p <= 0.05:
-        return "cannot tell"
-    return "better" if margin > 0 else "worse"
+def _verdict(found: Paired, p_holm: float) -> Verdict:
+    return found.verdict if p_holm <= LEVEL else "cannot tell"
 
 
-def _summary(assessment: Assessment, measured: MeasuredMethod, gap: GapClosed) -> dict[str, Any]:
+def _summary(assessment: Assessment, measured: MeasuredMethod, measure: Measure) -> dict[str, Any]:
     full = assessment.methods["full"].chosen[0].held_out
     spots = {f"{loss:g}": measured.saving_most(loss) for loss in EM_LOSSES}
     return {
         "method": measured.name,
         "kind": measured.kind,
-        "mean_oracle_gap_closed": gap.mean,
-        "mean_oracle_gap_closed_ci95": interval(gap.draws),
+        "mean_oracle_gap_closed": gap_closed(assessment, utilities(assessment, measured.chosen)),
+        "mean_oracle_gap_closed_ci95": _gap_interval(assessment, measured.name, measure),
         "savings_at_em_loss": {
             loss: float(1 - spot.held_out.tokens.mean() / full.tokens.mean())
             for loss, spot in spots.items()
@@ -338,6 +377,15 @@ def _summary(assessment: Assessment, measured: MeasuredMethod, gap: GapClosed) -
         },
         "parameters_at_em_loss": {loss: dict(spot.parameters) for loss, spot in spots.items()},
     }
+
+
+def _gap_interval(assessment: Assessment, name: str, measure: Measure) -> tuple[float, float]:
+    """Over the best constant budget; 0 and 1 by definition for that budget and the oracle."""
+    if measure.name == "utility":
+        return math.nan, math.nan
+    if name in ("fixed", "oracle"):
+        return (0.0, 0.0) if name == "fixed" else (1.0, 1.0)
+    return compared(assessment, [name], ["fixed"]).interval
 
 
 def _frontier(measured: MeasuredMethod) -> dict[str, Any]:
