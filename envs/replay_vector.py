@@ -67,12 +67,23 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32s, dict[str, Any]]:
         """Start all episodes. ``options`` may fix ``trace`` and ``token_price``, one number for
-        all or (num_envs,). A list of seeds seeds the one generator there is."""  # fmt: skip
-        if isinstance(seed, list):
-            seed = int(np.random.SeedSequence([s or 0 for s in seed]).generate_state(1)[0])
-        super().reset(seed=seed)
+        all or (num_envs,). A list of seeds seeds the one generator there is; where one of them is
+        None, it is drawn anew, and where all are, nothing is seeded. ``ValueError`` for a list of
+        another length."""  # fmt: skip
+        super().reset(seed=seed if seed is None or isinstance(seed, int) else self._one_seed(seed))
         begin_from_options(self._core, self._all, self.np_random, options)
         return self._core.observations(), {}
+
+    def _one_seed(self, seeds: Sequence[int | None]) -> int | None:
+        """One for all of them; None where nobody gives one."""
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        if all(seed is None for seed in seeds):
+            return None
+        fresh = np.random.SeedSequence().entropy if None in seeds else 0
+        assert isinstance(fresh, int)
+        given = [0 if seed is None else 1 + int(seed) for seed in seeds]
+        return int(np.random.SeedSequence([fresh, *given]).generate_state(1)[0])
 
     def step(
         self, actions: npt.NDArray[Any]

@@ -20,12 +20,12 @@ from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
-from rlbudget.evaluate.bootstrap import holm, interval, p_value, resample
+from rlbudget.evaluate.bootstrap import Draws, holm, interval, p_value, resample
 from rlbudget.evaluate.evaluation import (
     assess,
+    compared,
     evaluate_split,
     gap_closed,
-    margin,
     utilities,
 )
 from rlbudget.evaluate.measure import measure_rule, never
@@ -41,6 +41,7 @@ from rlbudget.evaluate.present import table_text
 from rlbudget.freeze import freeze
 from rlbudget.store import TraceWriter
 from rlbudget.table import TraceTable, table_of
+from rlbudget.traces import Trace
 
 DRAWS = 200
 PROBING = {"confidence", "deer", "streak", "convergence", "dynasor"}
@@ -197,6 +198,7 @@ def test_verdicts_follow_the_corrected_p_values(evaluation: dict[str, Any]) -> N
         assert set(row["versus"]) == {"full", "mine"} - {row["method"]}
         for found in row["versus"].values():
             assert found["verdict"] in verdicts
+            assert found["measure"] == "oracle gap closed"
             low, high = found["margin_ci95"]
             if found["verdict"] == "better":
                 assert 0 < low <= found["margin"]
@@ -211,35 +213,99 @@ def test_holm_is_the_textbook_correction() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+def normal(mean: float, draws: int = 4000, questions: int = 1000) -> Draws:
+    return Draws(np.random.default_rng(0).normal(mean, 1, draws), questions)
+
+
 def test_a_bootstrap_p_value_is_small_only_far_from_zero() -> None:
-    rng = np.random.default_rng(0)
-    assert p_value(rng.normal(0, 1, 2000)) > 0.9
-    assert p_value(rng.normal(5, 1, 2000)) == pytest.approx(2 / 2001)
-    assert p_value(np.zeros(100)) == 1
-    assert p_value(np.full(5, np.nan)) == 1
+    assert p_value(normal(0)) > 0.9
+    assert p_value(normal(6)) == pytest.approx(2 / 4001)
+    assert p_value(Draws(np.full(5, np.nan), 100)) == 1
 
 
-def test_margins(sets: tuple[TraceTable, TraceTable]) -> None:
+def test_a_bootstrap_p_value_is_not_below_that_of_signs_that_agree() -> None:
+    for questions in range(1, 9):
+        assert p_value(normal(100, questions=questions)) >= 2.0 ** (1 - questions)
+
+
+def test_draws_without_a_spread_prove_nothing() -> None:
+    constant = Draws(np.full(100, 0.3), 1000)
+    assert p_value(constant) == 1
+    assert all(math.isnan(end) for end in interval(constant))
+    assert all(math.isnan(end) for end in interval(normal(1, questions=5)))
+
+
+def test_a_comparison_of_methods_is_that_of_their_gaps(
+    sets: tuple[TraceTable, TraceTable],
+) -> None:
     assessment = assess(*sets, {}, draws=DRAWS)
-    nothing, (low, high) = margin(assessment, ["fixed"], ["fixed"])
-    assert nothing == low == high == 0
-    whole, (low, high) = margin(assessment, ["oracle"], ["fixed"])
-    assert whole == pytest.approx(1)
-    assert low == pytest.approx(1)
+    nothing = compared(assessment, ["fixed"], ["fixed"])
+    assert nothing.difference == 0
+    assert nothing.interval[0] < 0 < nothing.interval[1]
+    assert nothing.verdict == "cannot tell"
+    whole = compared(assessment, ["oracle"], ["fixed"])
+    assert whole.difference == pytest.approx(1)
+    assert whole.verdict == "better"
     full = gap_closed(assessment, utilities(assessment, assessment.methods["full"].chosen))
-    ahead, _ = margin(assessment, ["full"], ["fixed"])
-    assert ahead == pytest.approx(full.mean)
+    assert compared(assessment, ["full"], ["fixed"]).difference == pytest.approx(full)
 
 
-def test_the_bootstrap_draws_whole_questions() -> None:
+@pytest.mark.parametrize("right", [0, 1])
+def test_without_a_gap_the_verdict_is_on_utility_and_says_so(right: int) -> None:
+    traces = [_one_checkpoint(k, right) for k in range(60)]
+    train, held_out = table_of(traces[:30]), table_of(traces[30:])
+    found = evaluate_split(train, held_out, {"mine": random_policy()}, draws=DRAWS)
+    for row in found["summary"]:
+        assert row["mean_oracle_gap_closed"] is None
+        assert row["mean_oracle_gap_closed_ci95"] == [None, None]
+        for versus in row["versus"].values():
+            assert versus["measure"] == "utility"
+            low, high = versus["margin_ci95"]
+            assert low < versus["margin"] < high
+    assert "mean utility" in table_text(found)
+
+
+def _one_checkpoint(number: int, right: int) -> Trace:
+    """The exit saves nothing: the constant budget is the oracle."""
+    trace = make_trace(number, checkpoints=1)
+    (point,) = trace.checkpoints
+    exit_ = replace(point.exit, exact_match=right, answer_tokens=500)
+    final = replace(trace.final, exact_match=right)
+    return replace(trace, final=final, checkpoints=(replace(point, exit=exit_),))
+
+
+def test_two_questions_give_no_verdict(sets: tuple[TraceTable, TraceTable]) -> None:
+    train, held_out = sets
+    few = held_out.take(np.arange(2))
+    found = evaluate_split(train, few, {"mine": random_policy()}, draws=DRAWS)
+    for row in found["summary"]:
+        for versus in row["versus"].values():
+            assert versus["verdict"] == "cannot tell"
+            assert versus["p_holm"] >= 0.5
+            low, high = versus["margin_ci95"]
+            assert low < high
+    for row in found["results"]:
+        low, high = row["exact_match_delta_ci95"]
+        assert (low < high) is (row["method"] != "full")
+        low, high = row["utility_ci95"]
+        assert low < high
+
+
+def test_the_bootstrap_weighs_whole_questions() -> None:
     ids = np.array(["a", "a", "b", "c"])
     resampling = resample(ids, draws=5000, seed=0)
-    assert (resampling.counts.sum(axis=1) == 3).all()
     values = np.array([1.0, 3.0, 0.0, 8.0])
-    means = resampling.means(values)
-    a, b, c = resampling.counts.T
+    means = resampling.means(values).values
+    a, b, c, unseen = resampling.weights.T
     np.testing.assert_allclose(means, (4 * a + 8 * c) / (2 * a + b + c))
-    np.testing.assert_array_equal(means, resampling.means(np.stack([values] * 2, axis=1))[:, 1])
+    stacked = resampling.means(np.stack([values] * 2, axis=1)).values
+    np.testing.assert_allclose(means, stacked[:, 1])
+    below, above = resampling.bounds(values, low=-1, high=9)
+    whole = 2 * a + b + c + 2 * unseen
+    np.testing.assert_allclose(below.values, (4 * a + 8 * c - 2 * unseen) / whole)
+    np.testing.assert_allclose(above.values, (4 * a + 8 * c + 18 * unseen) / whole)
+    with pytest.raises(ValueError, match="not all in"):
+        resampling.bounds(values, low=-1, high=7)
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
@@ -249,11 +315,6 @@ def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
     error = values.std() / math.sqrt(400)
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.01)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.01)
-
-
-def test_no_draws_no_interval() -> None:
-    assert all(math.isnan(end) for end in interval(np.full(3, np.nan)))
-    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
 
 
 def record_made(folder: Path, n: int = 60) -> None:

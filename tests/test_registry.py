@@ -74,17 +74,35 @@ def test_a_damaged_version_is_never_served(tmp_path: Path) -> None:
     assert registry.served() == 1
 
 
-def test_a_policy_against_itself_is_not_inferior_and_a_worse_one_is_refused() -> None:
-    table = make_table(300, seed=2)
+def test_a_policy_against_itself_is_not_inferior_where_questions_are_enough() -> None:
     policy, other = _policies(2)
-    same = contest(policy, policy, table)
+    few, many = make_table(300, seed=2), make_table(1000, seed=2)
+    same = contest(policy, policy, few)
     assert same.difference == 0
-    assert same.interval == (0.0, 0.0)
-    assert same.verdict == "not inferior"
-    there, back = contest(policy, other, table), contest(other, policy, table)
+    assert same.verdict == "cannot tell"
+    assert "would need" in str(same)
+    assert contest(policy, policy, many, margin=0.02).verdict == "not inferior"
+    there, back = contest(policy, other, few), contest(other, policy, few)
     assert there.difference == pytest.approx(-back.difference)
-    with pytest.raises(UserError, match="margin"):
-        contest(policy, other, table, margin=-1)
+    for margin in (-1, 1, float("nan")):
+        with pytest.raises(UserError, match="margin"):
+            contest(policy, other, few, margin=margin)
+
+
+def test_five_questions_promote_nothing_whatever_the_margin() -> None:
+    policy, other = _policies(2)
+    for n in range(1, 6):
+        found = contest(policy, other, make_table(n, seed=2), margin=0.99)
+        assert found.verdict == "cannot tell"
+        assert not found.promotes
+
+
+def test_a_retraining_with_too_few_questions_is_refused_before_it_trains(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.promote(registry.add(_policies(1)[0]))
+    with pytest.raises(UserError, match=r"at least 6 held-out .* there are 5"):
+        retrain(registry, _store(tmp_path / "new", 1, 17))
+    assert registry.versions() == [1]
 
 
 @pytest.mark.parametrize(

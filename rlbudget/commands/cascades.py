@@ -63,14 +63,19 @@ class TrainCascade:
             [
                 f"{at.relative_price:g}",
                 *(f"{at.utilities[way]:.4f}" for way in ways),
-                f"{at.ahead[0]:+.4f} [{at.ahead[1]:+.4f}, {at.ahead[2]:+.4f}]",
+                str(at.ahead),
                 f"{at.escalated:.0%}",
             ]
             for at in done.prices
         ]
         out.print(plain_table(["price", *ways, "over the best alone", "asked"], rows))
-        wins = sum(at.ahead[0] > 0 for at in done.prices)
-        out.print(f"The cascade is above every model alone at {wins} of {len(rows)} prices.")
+        told = [at.ahead.verdict for at in done.prices]
+        out.print(
+            f"Of {len(rows)} prices the cascade is better than the best model alone at"
+            f" {told.count('better')}, worse at {told.count('worse')};"
+            f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}.",
+            soft_wrap=True,
+        )
         for note in done.notes:
             err.print(note, markup=False, soft_wrap=True)
         err.print(f"Cascade written to {self.out}")

@@ -60,7 +60,7 @@ class Impact:
                 f"{at.relative_price:g}",
                 f"{100 * at.without.em_lost:.2f}",
                 f"{at.without.savings:.1%}",
-                f"{100 * at.guarded.em_lost:.2f} ± {100 * at.guarded.standard_error:.2f}",
+                _points(at.guarded.em_lost, at.guarded.em_lost_ci95),
                 f"{at.guarded.savings:.1%}",
                 f"{at.guarded.harm / at.guarded.stopped if at.guarded.stopped else 0:.2%}",
             ]
@@ -71,6 +71,11 @@ class Impact:
         for note in done.notes:
             err.print(note, markup=False, soft_wrap=True)
         err.print(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
+
+
+def _points(mean: float, ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,7 @@ class Blend:
             [way, *(f"{value:.4f}" for value in values)] for way, values in done.utilities.items()
         ]
         out.print(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
-        mean, low, high = done.over_mean
-        out.print(f"Blend over the mean of chances: {mean:+.4f} [{low:+.4f}, {high:+.4f}].")
+        out.print(f"Blend over the mean of chances: {done.over_mean}.", markup=False)
         for note in done.notes:
             err.print(note, markup=False, soft_wrap=True)
         err.print(f"Blend written to {self.out}")

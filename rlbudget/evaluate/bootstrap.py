@@ -49,7 +49,7 @@ class Resampling:
     @property
     def questions(self) -> int:
         """How many there are."""
-        return self.weights.shape[1] - 1
+        return int(self.weights.shape[1]) - 1
 
     def means(self, values: npt.ArrayLike) -> Draws:
         """Weighted mean over the traces in each draw: (n,) or (n, k) -> (draws,) or (draws, k)."""

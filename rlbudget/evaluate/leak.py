@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.bootstrap import Draws, interval, resample
 from rlbudget.observation import observe
 from rlbudget.table import TraceTable
 
@@ -101,10 +101,12 @@ def leak_check(
     residual_observation = target - _predict(both, target, question, seed)
     spread = (target - target.mean()) ** 2
     errors = np.stack([residual_past**2, residual_observation**2, spread], axis=1)
-    means = resample(question, draws=1000, seed=seed).means(errors)
+    drawn = resample(question, draws=1000, seed=seed).means(errors)
+    means = drawn.values
     r2_past, r2_observation = 1 - errors[:, :2].mean(axis=0) / max(spread.mean(), 1e-12)
     gain = float(r2_observation - r2_past)
-    gain_ci95 = interval((means[:, 0] - means[:, 1]) / np.maximum(means[:, 2], 1e-12))
+    gains = (means[:, 0] - means[:, 1]) / np.maximum(means[:, 2], 1e-12)
+    gain_ci95 = interval(Draws(gains, drawn.questions))
     r2_first = _first_checkpoint(table)
     return LeakReport(
         leaks=(gain > MARGIN and gain_ci95[0] > 0) or r2_first >= GRID_MARGIN,

@@ -100,6 +100,19 @@ def _points(change: float) -> str:
     return f"{round(100 * change, 1) + 0.0:+.1f}"
 
 
+def _about_verdicts(evaluation: Mapping[str, Any]) -> list[str]:
+    """What the last column compares."""
+    reference = _reference(evaluation)
+    measures = {v["measure"] for row in evaluation["summary"] for v in row["versus"].values()}
+    if measures == {"utility"}:
+        return [
+            "no price has a gap between the oracle and the best constant budget:"
+            + (" nothing to close." if reference is None else ""),
+            *([] if reference is None else [f"vs {reference}: by mean utility over the prices."]),
+        ]
+    return [] if reference is None else [f"vs {reference}: by mean gap; see evaluation.json."]
+
+
 def _notes(evaluation: Mapping[str, Any]) -> Text:
     lines = [
         "gap: closed, 0 is the best constant budget, 1 the oracle, which knows the",
@@ -112,6 +125,7 @@ def _notes(evaluation: Mapping[str, Any]) -> Text:
             if evaluation["folds"] > 1
             else []
         ),
+        *_about_verdicts(evaluation),
         *(
             f"{entry['method']}: not applicable, needs {' and '.join(entry['needs'])}"
             for entry in evaluation["not_applicable"]

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample, two_sided
-from rlbudget.evaluate.outcomes import Floats, Outcome
+from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome
+from rlbudget.table import TraceTable
 
 Verdict = Literal["better", "worse", "not inferior", "cannot tell"]
 LEVEL = 0.05
@@ -96,7 +97,7 @@ def paired_by(resampling: Resampling, difference: npt.ArrayLike, *, most: float)
     below, above = (end.values for end in resampling.bounds(difference, low=-most, high=most))
     n = resampling.questions
     return Paired(
-        float(np.mean(difference)),
+        float(np.asarray(difference, dtype=np.float64).mean()),
         _ends(below, above),
         two_sided(int((below <= 0).sum()), int((above >= 0).sum()), len(below), n),
         n,
@@ -120,6 +121,19 @@ def most_utility(token_price: float | Floats, *outcomes: Outcome) -> float:
     dearest = max(float(one.tokens.max(initial=0)) for one in outcomes)
     cheapest = min(float(one.tokens.min(initial=math.inf)) for one in outcomes)
     return 1 + float(np.max(token_price)) * max(dearest - cheapest, 0.0)
+
+
+def extremes(table: TraceTable, *, probes: bool = False) -> tuple[Outcome, Outcome]:
+    """Never stopping, and stopping at the first checkpoint; for ``most_utility``.
+
+    ``probes``: never stopping pays for a trial answer at every checkpoint.
+    """
+    at_once = np.where(table.lengths > 0, 0, NATURAL_END)
+    charged: Literal["until_stop", "none"] = "until_stop" if probes else "none"
+    return (
+        outcome(table, full_stops(table), probes_charged=charged),
+        outcome(table, at_once),
+    )
 
 
 def questions_needed(margin: float, *, most: float = 1.0) -> int:

@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.console import Advance
-from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
 from rlbudget.policy import Policy
 from rlbudget.store import digest, load_table
 from rlbudget.strategies.blend import fit_blend
 from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.table import Split, split_questions
-
-DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +32,8 @@ class FittedBlend:
     """relative prices that all members serve"""
     utilities: Mapping[str, tuple[float, ...]]
     """way -> mean held-out utility at each of them: every member, the mean, the blend"""
-    over_mean: tuple[float, float, float]
-    """utility of the blend minus that of the mean of chances, over the prices, and its 95%
-    interval by question"""
+    over_mean: Paired
+    """utility of the blend minus that of the mean of chances, over the prices"""
     notes: tuple[str, ...]
 
 
@@ -85,19 +82,25 @@ def _measured(
     low, high = price_range
     prices = {relative: token_price_of(relative, split.train) for relative in RELATIVE_PRICES}
     prices = {relative: price for relative, price in prices.items() if low <= price <= high}
-    each: dict[str, Floats] = {
-        name: np.array(
-            [utility(replay(way, split.held_out, p).outcome, p) for p in prices.values()]
-        )
+    done = {
+        name: [replay(way, split.held_out, p).outcome for p in prices.values()]
         for name, way in ways.items()
     }
+    each: dict[str, Floats] = {
+        name: np.array([utility(one, p) for one, p in zip(of, prices.values(), strict=True)])
+        for name, of in done.items()
+    }
+    both_ends = extremes(split.held_out)
+    most = [
+        most_utility(p, blend, mean, *both_ends)
+        for p, blend, mean in zip(prices.values(), done["blend"], done["mean"], strict=True)
+    ]
     ahead = (each["blend"] - each["mean"]).mean(axis=0)
-    drawn = resample(split.held_out.question_ids, draws=DRAWS, seed=0).means(ahead)
     return FittedBlend(
         saved=saved,
         questions=len(np.unique(split.held_out.question_ids)),
         prices=tuple(prices),
         utilities={name: tuple(map(float, u.mean(axis=1))) for name, u in each.items()},
-        over_mean=(float(ahead.mean()), *interval(drawn)),
+        over_mean=paired(ahead, split.held_out.question_ids, most=float(np.mean(most))),
         notes=notes,
     )

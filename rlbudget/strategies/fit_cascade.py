@@ -11,11 +11,11 @@ import numpy as np
 
 from rlbudget.cascade import Cascade, make_cascade, save_cascade
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.cascade import replay_cascade
 from rlbudget.evaluate.handover import in_large_tokens, served
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.pairs import PairSplit, load_pair, split_pair
 from rlbudget.policy import Policy, load_policy
 from rlbudget.store import digest, iter_traces, load_table
@@ -25,7 +25,6 @@ from rlbudget.training import RECORDED
 if TYPE_CHECKING:
     from rlbudget.console import Advance
 
-DRAWS = 2000
 SETTINGS = (*RECORDED, "temperature")
 """What a live cascade has to do with each model as its recording did."""
 
@@ -39,8 +38,8 @@ class CascadeAtPrice:
     """way -> utility: the models alone, then the cascade"""
     best: str
     """the model alone that is best here, in hindsight"""
-    ahead: tuple[float, float, float]
-    """the cascade's utility minus that one's, and its 95% interval by question"""
+    ahead: Paired
+    """the cascade's utility minus that one's"""
     escalated: float
     """share of the questions that the large model was asked"""
     exact_match: float
@@ -135,7 +134,6 @@ def measure_cascade(
 ) -> tuple[CascadeAtPrice, ...]:
     """Against the small model in full, and the large one in full and under its policy."""
     pair = split.held_out
-    resampling = resample(pair.question_ids, draws=DRAWS, seed=0)
     found = []
     for relative in RELATIVE_PRICES:
         price = token_price_of(relative, split.train.large)
@@ -150,14 +148,14 @@ def measure_cascade(
         each = {name: utility(outcome, price) for name, outcome in alone.items()}
         own = utility(done.outcome, price)
         best = max(each, key=lambda name: float(each[name].mean()))
-        ahead = own - each[best]
+        most = most_utility(price, done.outcome, asked, *alone.values())
         utilities = {name: float(values.mean()) for name, values in each.items()}
         found.append(
             CascadeAtPrice(
                 relative_price=relative,
                 utilities=utilities | {"cascade": float(own.mean())},
                 best=best,
-                ahead=(float(ahead.mean()), *interval(resampling.means(ahead))),
+                ahead=paired(own - each[best], pair.question_ids, most=most),
                 escalated=float(done.escalated.mean()),
                 exact_match=float(done.outcome.exact_match.mean()),
                 tokens=float(done.outcome.tokens.mean()),

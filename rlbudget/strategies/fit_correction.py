@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import Floats, utility
 from rlbudget.evaluate.replay import Replay, StopPolicy, replay
+from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy import Policy
 from rlbudget.store import digest, iter_traces
 from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
@@ -49,13 +50,12 @@ class Fitted:
     token_price: float
 
     @property
-    def utility_gained(self) -> float:
-        """Mean utility with it minus without, at its price."""
-        after, before = (
-            float(utility(one, self.token_price).mean())
-            for one in (self.held_out.outcome, self.held_out.before)
-        )
-        return after - before
+    def utility_gained(self) -> Paired:
+        """Utility with it minus without, at its price."""
+        done, price = self.held_out, self.token_price
+        gained = utility(done.outcome, price) - utility(done.before, price)
+        most = most_utility(price, done.outcome, done.before, done.full)
+        return paired(gained, self.questions, most=most)
 
     def lines(self) -> list[str]:
         """What it is and what it does, for a reader."""
@@ -70,7 +70,11 @@ class Fitted:
         what = f"An exit with a doubt above {plan.threshold:.3f} is thought on {on}{times}."
         if plan.proposes:
             what += " A calculator's result replaces answers that do not fit the question."
-        worth = "worth it" if self.utility_gained > 0 else "not worth it"
+        gained = self.utility_gained
+        worth = {"better": "worth it", "worse": "not worth it"}.get(
+            gained.verdict, "too few questions to tell whether it is worth it"
+        )
+        low, high = gained.interval
         return [
             what,
             f"On {len(np.unique(self.questions))} held-out questions: {done.recovered.sum()} of"
@@ -79,8 +83,8 @@ class Fitted:
             f"Extra tokens: {done.extra_tokens.sum():.0f}, {done.share_of_saved:.1%} of those that"
             f" the stops save; {done.gained_per_100_tokens:+.2f} answers gained per 100 of them.",
             f"Exact match {done.before.exact_match.mean():.4f} ->"
-            f" {done.outcome.exact_match.mean():.4f}, utility {self.utility_gained:+.4f} at token"
-            f" price {self.token_price:.3g}: {worth}.",
+            f" {done.outcome.exact_match.mean():.4f}, utility {gained.difference:+.4f}"
+            f" [{low:+.4f}, {high:+.4f}] at token price {self.token_price:.3g}: {worth}.",
         ]
 
 

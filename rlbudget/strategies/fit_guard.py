@@ -20,6 +20,7 @@ from rlbudget.evaluate.reliability import Allowed, draw_reliability
 from rlbudget.evaluate.replay import StopPolicy
 from rlbudget.evaluate.replay import replay as replay_policy
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.verdicts import paired
 from rlbudget.observation import Float32s, observe
 from rlbudget.policy import Policy, load_policy
 from rlbudget.store import digest, load_table
@@ -41,8 +42,8 @@ class Stops:
 
     em_lost: float
     """exact match of the full decodes minus that of the stopped ones"""
-    standard_error: float
-    """of ``em_lost``"""
+    em_lost_ci95: tuple[float, float]
+    """by question"""
     harm: float
     """share of the traces whose right answer was lost"""
     savings: float
@@ -148,7 +149,7 @@ def _stops(policy: StopPolicy, table: TraceTable, token_price: float, seen: Floa
     lost = full.exact_match - done.outcome.exact_match
     return Stops(
         em_lost=float(lost.mean()),
-        standard_error=float(lost.std(ddof=1) / len(lost) ** 0.5) if len(lost) > 1 else 0.0,
+        em_lost_ci95=paired(lost, table.question_ids, most=1.0).interval,
         harm=float((lost > 0).mean()),
         savings=float(1 - done.outcome.tokens.sum() / full.tokens.sum()),
         stopped=float((done.stops != NATURAL_END).mean()),

@@ -3,7 +3,8 @@
 The new policy starts from the served one's weights and is trained on the training questions of
 the new traces. Both are then replayed on the held-out questions of these traces, which neither
 has seen, at every relative price. The new one is promoted only if it is better, or not worse by
-more than a margin, with the whole interval on the right side.
+more than a margin, with the whole interval on the right side; what these questions did not show
+is in the interval (``rlbudget.evaluate.verdicts``), so few of them promote nothing.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.evaluate.replay import replay
+from rlbudget.evaluate.verdicts import (
+    Verdict,
+    extremes,
+    most_utility,
+    paired,
+    questions_needed,
+    verdict_of,
+)
 from rlbudget.freeze import policy_of_run
 from rlbudget.policy import Policy
 from rlbudget.store import digest, load_table
 from rlbudget.strategies.registry import Registry
 from rlbudget.table import TraceTable, split_questions
 from rlbudget.training import train_on
-
-Verdict = Literal["better", "not inferior", "cannot tell", "worse"]
-DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,13 @@ class Contest:
     """95%, by question"""
     margin: float
     questions: int
+    most: float = 1.0
+    """the largest difference that a question could show"""
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval proves."""
-        low, high = self.interval
-        if low > 0:
-            return "better"
-        if low > -self.margin:
-            return "not inferior"
-        return "worse" if high < 0 else "cannot tell"
+        """What the interval proves; nothing for fewer than ``FEWEST_QUESTIONS``."""
+        return verdict_of(self.interval, questions=self.questions, margin=self.margin)
 
     @property
     def promotes(self) -> bool:
@@ -61,8 +63,16 @@ class Contest:
         low, high = self.interval
         return (
             f"{self.verdict}: utility {self.difference:+.4f} [{low:+.4f}, {high:+.4f}] on"
-            f" {self.questions} questions, margin {self.margin:g}"
+            f" {self.questions} questions, margin {self.margin:g}{self._advice()}"
         )
+
+    def _advice(self) -> str:
+        if self.verdict != "cannot tell" or not 0 < self.margin < self.most:
+            return ""
+        needed = questions_needed(self.margin, most=self.most)
+        if self.questions >= needed:
+            return ""
+        return f"; one that changes no answer and saves nothing would need {needed:,} questions"
 
 
 def contest(
@@ -70,23 +80,30 @@ def contest(
 ) -> Contest:
     """Replay both on traces that neither has seen. ``margin`` is in utility (exact match).
 
-    Raises ``UserError`` for a negative margin and too few questions.
+    On fewer than ``FEWEST_QUESTIONS`` the verdict is ``cannot tell``. Raises ``UserError`` for a
+    margin out of [0, 1) and for no traces.
     """
-    if margin < 0:
-        raise UserError(f"margin must be at least 0, not {margin:g}")
-    questions = len(np.unique(table.question_ids))
-    if questions < 2:
-        raise UserError("a contest needs at least 2 questions that neither policy has seen")
+    _check_margin(margin)
+    if not len(table):
+        raise UserError("a contest needs questions that neither policy has seen; there are none")
+    probes = any(policy.preset != "free" for policy in (challenger, served))
+    both_ends = extremes(table, probes=probes)
     difference: Floats = np.zeros(len(table))
+    most = 0.0
     for relative in RELATIVE_PRICES:
         price = token_price_of(relative, table)
-        values = [
-            utility(replay(policy, table, _within(policy, price)).outcome, price)
-            for policy in (challenger, served)
+        done = [
+            replay(policy, table, _within(policy, price)).outcome for policy in (challenger, served)
         ]
-        difference += (values[0] - values[1]) / len(RELATIVE_PRICES)
-    draws = resample(table.question_ids, draws=DRAWS, seed=seed).means(difference)
-    return Contest(float(difference.mean()), interval(draws), margin, questions)
+        difference += (utility(done[0], price) - utility(done[1], price)) / len(RELATIVE_PRICES)
+        most += most_utility(price, *done, *both_ends) / len(RELATIVE_PRICES)
+    found = paired(difference, table.question_ids, most=most, seed=seed)
+    return Contest(found.difference, found.interval, margin, found.questions, most)
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < 1:
+        raise UserError(f"margin is {margin:g}: it must be at least 0 and below 1, in exact match")
 
 
 def _within(policy: Policy, price: float) -> float:
@@ -115,15 +132,23 @@ def retrain(
 ) -> Retrained:
     """Train on from the served policy, hold a contest on fresh questions, promote or refuse.
 
-    The new policy is kept in the registry either way. Raises ``UserError`` where no policy is
-    served, for traces it was trained on already, and as training does.
+    The new policy is kept in the registry either way. Raises ``UserError``, before it trains,
+    where no policy is served, for traces it was trained on already and for traces that leave the
+    contest fewer than ``FEWEST_QUESTIONS``; and as training does.
     """
+    _check_margin(margin)
     served = registry.served_policy()
     before = (served.config.get("trained") or {}).get("traces") or {}
     if before.get("digest") == digest(traces):
         raise UserError(f"{traces}: the served policy was trained on these traces; bring new ones")
     table = load_table(traces, context=True)
     held_out = split_questions(table, seed=seed).held_out
+    questions = len(np.unique(held_out.question_ids))
+    if questions < FEWEST_QUESTIONS:
+        raise UserError(
+            f"{traces}: a contest of two policies needs at least {FEWEST_QUESTIONS} held-out"
+            f" questions, whatever they show; there are {questions}: bring more new traces"
+        )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         train_on(

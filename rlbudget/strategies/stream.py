@@ -68,7 +68,8 @@ class Audit:
 class ConfidenceSequence:
     """An interval for a mean that holds at all times at once with a chance of ``confidence``.
 
-    For values in [low, high]; O(``points``) a value. The interval never widens.
+    For values in [low, high]; O(``points``) a value. The interval never widens, and never shrinks
+    to a point: where a drift has refuted every mean, the last interval before stays.
     """
 
     def __init__(
@@ -98,8 +99,6 @@ class ConfidenceSequence:
     def interval(self) -> tuple[float, float]:
         """Lowest and highest mean that can still be true."""
         left = self._means[self._possible]
-        if not len(left):  # the data have refuted every mean: drifting, not of one mean at all
-            return self.mean, self.mean
         step = 1 / (len(self._means) - 1)
         low, high = max(float(left[0]) - step, 0.0), min(float(left[-1]) + step, 1.0)
         return self._low + self._span * low, self._low + self._span * high
@@ -121,7 +120,9 @@ class ConfidenceSequence:
         self._under += np.log1p(-under * (x - self._means))
         # Half of the money on each side: the sum of both is a fair game for the true mean.
         together = np.logaddexp(self._over, self._under) - math.log(2)
-        self._possible &= together < math.log(1 / self._alpha)
+        possible = self._possible & (together < math.log(1 / self._alpha))
+        if possible.any():  # else the values have no one mean: the last interval stays
+            self._possible = possible
         self._sum += x
         mean = self._sum / (self.count + 1)
         self._squares += (x - mean) ** 2
