@@ -25,7 +25,7 @@ import numpy as np
 from rlbudget.agents.cascade import train_cascade
 from rlbudget.agents.config import RELATIVE_PRICE_RANGE, PPOConfig
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Resampling, interval, resample
+from rlbudget.evaluate.bootstrap import Resampling, resample
 from rlbudget.evaluate.cascade import CascadeReplay, replay_cascade
 from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
@@ -34,6 +34,7 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
+from rlbudget.evaluate.verdicts import Paired, mean_interval, most_utility, paired_by
 from rlbudget.freeze import policy_of_run
 from rlbudget.pairs import Pair, PairSplit, load_pair, pair_tables, split_pair
 from rlbudget.policy import Policy
@@ -76,6 +77,12 @@ class Measured:
     def methods(self) -> list[str]:
         """In the order they came."""
         return list(dict.fromkeys(method for method, _ in self.outcomes))
+
+    def most(self, place: int, price: float) -> float:
+        """The largest difference in utility between two methods at a price."""
+        return most_utility(
+            price, *(one for (_, at), of in self.outcomes.items() if at == place for one in of)
+        )
 
     def utilities(self, method: str, prices: Sequence[float]) -> Floats:
         """(prices, n) means of the seeds."""
@@ -220,15 +227,18 @@ def compared(
     """
     resampling = resample(held_out.question_ids, draws=DRAWS, seed=0)
     each = {method: measured.utilities(method, prices) for method in measured.methods()}
-    meta, meta_shown = over_best(each, "meta-model", MEMBERS, resampling)
-    cascade, cascade_shown = over_best(each, "cascade", ALONE, resampling)
-    wins = int((cascade.mean(axis=1) > 0).sum())
+    most = [measured.most(place, price) for place, price in enumerate(prices)]
+    meta, _, meta_shown = over_best(each, "meta-model", MEMBERS, resampling, most)
+    _, cascade, cascade_shown = over_best(each, "cascade", ALONE, resampling, most)
+    over = paired_by(resampling, meta.mean(axis=0), most=float(np.mean(most)))
+    wins = sum(one.verdict == "better" for one in cascade)
     rows = [
         row("meta-model's utility minus that of the best single member under its policy, mean over"
-            " the relative prices", ">= 0", f"{spread(meta.mean(axis=0), resampling)}"
-            f" ({meta_shown})", meta.mean() >= 0),
+            " the relative prices", "above 0, with the whole 95% interval",
+            f"{over} ({meta_shown})", over.verdict == "better"),
         row("relative prices at which the cascade's utility is above that of both models alone,"
-            " under their policies and full", f">= {WANTED_PRICES} of {len(prices)}",
+            " under their policies and full, with the whole 95% interval",
+            f">= {WANTED_PRICES} of {len(prices)}",
             f"{wins} of {len(prices)} ({cascade_shown})", wins >= WANTED_PRICES),
     ]  # fmt: skip
     table = [
@@ -248,23 +258,25 @@ def compared(
 
 
 def over_best(
-    each: dict[str, Floats], method: str, others: Sequence[str], resampling: Resampling
-) -> tuple[Floats, str]:
-    """(prices, n) utility above that of the best of the others, and the same in words."""
+    each: dict[str, Floats],
+    method: str,
+    others: Sequence[str],
+    resampling: Resampling,
+    most: Sequence[float],
+) -> tuple[Floats, list[Paired], str]:
+    """(prices, n) utility above that of the best of the others, what that proves, and in words."""
     means = np.array([each[name].mean(axis=1) for name in others])
     best = [others[k] for k in means.argmax(axis=0)]
     ahead = np.array([each[method][place] - each[name][place] for place, name in enumerate(best)])
+    found = [
+        paired_by(resampling, values, most=most_here)
+        for values, most_here in zip(ahead, most, strict=True)
+    ]
     shown = ", ".join(
-        f"{relative:g}: {spread(values, resampling)} over {name}"
-        for relative, values, name in zip(RELATIVE_PRICES, ahead, best, strict=True)
+        f"{relative:g}: {one} over {name}"
+        for relative, one, name in zip(RELATIVE_PRICES, found, best, strict=True)
     )
-    return ahead, shown
-
-
-def spread(values: Floats, resampling: Resampling) -> str:
-    """A mean and its interval."""
-    low, high = interval(resampling.means(values))
-    return f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+    return ahead, found, shown
 
 
 def numbers(
@@ -273,7 +285,9 @@ def numbers(
     """Of one method at one price."""
     return {
         "utility": float(utilities.mean()),
-        "utility_ci95": list(interval(resampling.means(utilities))),
+        "utility_ci95": list(
+            mean_interval(resampling, utilities, low=float(utilities.min()) - 1, high=1.0)
+        ),
         "exact_match": float(np.mean([one.exact_match for one in outcomes])),
         "tokens": float(np.mean([one.tokens for one in outcomes])),
     }

@@ -40,6 +40,7 @@ SEEDS = (0, 1, 2)
 FIRST, NEW = 400, 2400
 STREAMS, REQUESTS, SHARE = 400, 1000, 0.5
 CONFIDENCE = 0.95
+MOST_BIAS = 0.002
 RELATIVE_PRICE, BLIND = 0.05, (0.2, 1.0)
 """of the streams; and the share of the requests that are stopped at once after the change: a small
 fault, which is told but not asked for, and a policy that is broken"""
@@ -96,9 +97,9 @@ def retraining(done: Sequence[Retrained]) -> dict[str, Any]:
     return row(
         f"feedback loop: utility of the policy trained on with {NEW} new questions, less that"
         f" of the served one ({FIRST} questions), held out, mean over the prices, each seed",
-        "utility with it >= without; promoted only if shown",
+        "better in each, with the whole 95% interval",
         ", ".join(str(one.contest) for one in done) + f"; promoted {promoted} of {len(done)}",
-        min(one.contest.difference for one in done) >= 0,
+        all(one.contest.verdict == "better" for one in done),
     )
 
 
@@ -146,8 +147,10 @@ def stream_rows(policy: Policy, table: TraceTable) -> list[dict[str, Any]]:
             " which the 95% interval of the loss misses the true one at any time",
             f"<= {most:.3f} (0.05 + 2 standard errors)",
             f"{share:.3f} (mean width at the end {np.mean(widths):.3f})", share <= most),
-        row("stream evaluator: bias of the audited loss", "within 2 standard errors of 0",
-            f"{bias:+.5f} (standard error {spread:.5f})", abs(bias) <= 2 * spread),
+        row("stream evaluator: bias of the audited loss",
+            f"within 2 standard errors of 0, and shown to be below {MOST_BIAS:g}",
+            f"{bias:+.5f} (standard error {spread:.5f})",
+            abs(bias) <= 2 * spread and abs(bias) + 2 * spread <= MOST_BIAS),
         row("stream evaluator: a policy that breaks halfway and stops at once is noticed (loss"
             f" before {loss:+.3f})", ">= 95% of the streams; false alarms in <= 5% of calm ones",
             f"loss {told[-1]}; false alarms {false_alarms / STREAMS:.1%} (a small fault, loss"

@@ -17,6 +17,7 @@ PACKAGES = ("numpy", "torch", "transformers", "stable-baselines3", "gymnasium", 
 def write_result(name: str, rows: list[dict[str, Any]], *, keep: bool = True, **extra: Any) -> None:
     """Save ``rows`` ({"row", "wanted", "reached", "met"}) beside versions, machine and command.
 
+    A row whose interval cannot tell whether what is wanted is reached is not met.
     ``extra`` (seeds, details) goes into the same object, which is also printed as one line.
     Without ``keep`` it is printed only.
     """

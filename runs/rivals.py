@@ -22,8 +22,9 @@ import numpy as np
 from rlbudget.agents.learners import fit_learners
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
-from rlbudget.evaluate.evaluation import Assessment, as_json, assess, margin, utilities
+from rlbudget.evaluate.evaluation import Assessment, as_json, assess, compared, utilities
 from rlbudget.evaluate.outcomes import RELATIVE_PRICES
+from rlbudget.evaluate.verdicts import most_utility, paired_by
 from rlbudget.freeze import policy_of_run
 from rlbudget.observation import Preset
 from rlbudget.store import digest, load_table
@@ -35,6 +36,8 @@ from recorded import parser_of, recorded
 from results import write_result
 
 SEEDS = (0, 1, 2)
+MARGIN = 0.01
+"""of oracle gap closed, that PPO may be below a learner"""
 PRESETS: tuple[Preset, ...] = ("free", "probe")
 
 
@@ -95,14 +98,15 @@ def rows_of(assessment: Assessment) -> tuple[list[dict[str, Any]], dict[str, Any
     for preset in PRESETS:
         own = groups[f"ppo-{preset}"]
         value = mean[f"ppo-{preset}"]
-        over, (low, high) = margin(assessment, own, [best_rule])
+        over = compared(assessment, own, [best_rule])
+        over_logistic = compared(assessment, own, ["logistic"])
         rows += [
             row(f"{preset}: PPO against the best rule ({best_rule})",
                 f">= {gap[best_rule]:.3f}, 95% interval of the margin above 0",
-                f"{value:.3f}; margin {over:.3f} [{low:.3f}, {high:.3f}]",
-                value >= gap[best_rule] and low > 0),
-            row(f"{preset}: PPO against the logistic head", f">= {gap['logistic']:.3f}",
-                f"{value:.3f}", value >= gap["logistic"]),
+                f"{value:.3f}; margin {over}", over.verdict == "better"),
+            row(f"{preset}: PPO against the logistic head",
+                f">= {gap['logistic']:.3f}, 95% interval of the margin above 0",
+                f"{value:.3f}; margin {over_logistic}", over_logistic.verdict == "better"),
             *(against(assessment, groups, mean, preset, rival)
               for rival in ("fitted-q", "exact-pg")),
             never_below_full(assessment, preset, own),
@@ -130,26 +134,37 @@ def against(
     preset: str,
     rival: str,
 ) -> dict[str, Any]:
-    """PPO may be at most 0.01 below a learner on the same observations."""
+    """PPO may be at most ``MARGIN`` below a learner on the same observations."""
     own, other = f"ppo-{preset}", f"{rival}-{preset}"
-    over, (low, high) = margin(assessment, groups[own], groups[other])
+    over = compared(assessment, groups[own], groups[other])
+    verdict = over.verdict_at(MARGIN)
     return row(
         f"{preset}: PPO against {rival}, mean of 3 seeds each",
-        f">= {mean[other] - 0.01:.3f} ({mean[other]:.3f} - 0.01)",
-        f"{mean[own]:.3f}; margin {over:.3f} [{low:.3f}, {high:.3f}]",
-        mean[own] >= mean[other] - 0.01,
+        f">= {mean[other] - MARGIN:.3f} ({mean[other]:.3f} - {MARGIN:g}), with the whole 95%"
+        " interval",
+        f"{mean[own]:.3f}; margin {over}; {verdict}",
+        verdict in ("better", "not inferior"),
     )
 
 
 def never_below_full(assessment: Assessment, preset: str, own: list[str]) -> dict[str, Any]:
-    """At every relative price, mean utility against never stopping."""
-    full = utilities(assessment, assessment.methods["full"].chosen).mean(axis=0)
-    each = [utilities(assessment, assessment.methods[name].chosen).mean(axis=0) for name in own]
+    """At every relative price, utility against never stopping."""
+    methods = [assessment.methods[name].chosen for name in ("full", *own)]
+    full, *each = (utilities(assessment, points) for points in methods)
     ahead = np.mean(each, axis=0) - full
-    shown = ", ".join(f"{p:g}: {v:+.4f}" for p, v in zip(RELATIVE_PRICES, ahead, strict=True))
+    found = [
+        paired_by(
+            assessment.resampling,
+            ahead[:, k],
+            most=most_utility(price, *(points[k].held_out for points in methods)),
+        )
+        for k, price in enumerate(assessment.token_prices)
+    ]
+    shown = ", ".join(f"{p:g}: {v}" for p, v in zip(RELATIVE_PRICES, found, strict=True))
     return row(
         f"{preset}: PPO's utility minus that of never stopping, at every relative price",
-        ">= 0 at each", shown, bool((ahead >= 0).all()),
+        "above 0 at each, with the whole 95% interval", shown,
+        all(one.verdict == "better" for one in found),
     )  # fmt: skip
 
 

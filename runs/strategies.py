@@ -3,7 +3,7 @@
     python runs/strategies.py [--traces FOLDER] [--n 3600]
 
 Everything is fitted and chosen on training and validation questions; utilities are means over the
-held-out questions and three seeds, intervals come from a paired bootstrap over the questions. Where
+held-out questions and three seeds, verdicts are those of ``rlbudget.evaluate.verdicts``. Where
 there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
 ``runs/results/strategies.json``.
 """
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.outcomes import (
     RELATIVE_PRICES,
@@ -31,6 +30,7 @@ from rlbudget.evaluate.outcomes import (
     utility,
 )
 from rlbudget.evaluate.replay import replay
+from rlbudget.evaluate.verdicts import extremes, most_utility, paired
 from rlbudget.freeze import policy_of_run
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
@@ -58,7 +58,6 @@ from results import write_result
 from rivals import row
 
 SEEDS = (0, 1, 2)
-DRAWS = 2000
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 OFF = 1.0
 RISKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, OFF)
@@ -509,18 +508,17 @@ def as_row(case: Case, compared: Compared) -> dict[str, Any]:
     difference = compared.worth * (given.exact_match - without.exact_match) - price * (
         given.tokens - without.tokens
     )
-    draws = resample(held_out.question_ids, draws=DRAWS, seed=0).means(difference)
-    low, high = interval(draws)
-    mean = float(difference.mean())
-    said = "better" if low > 0 else "worse" if high < 0 else "cannot tell"
+    dearest = float(np.max(compared.worth)) - 1
+    most = dearest + most_utility(price, given, without, *extremes(held_out))
+    found = paired(difference, held_out.question_ids, most=most)
     result = row(
         f"{case.name}: {compared.strategy}, relative price {compared.relative_price:g}",
-        "utility with it >= without",
-        f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] ({said}); EM"
+        "utility with it above that without, with the whole 95% interval",
+        f"{found}; EM"
         f" {without.exact_match.mean():.4f} -> {given.exact_match.mean():.4f},"
         f" tokens {without.tokens.mean():.1f} -> {given.tokens.mean():.1f}"
         + (f"; {compared.note}" if compared.note else ""),
-        mean >= 0,
+        found.verdict == "better",
     )
     return result
 

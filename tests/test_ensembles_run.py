@@ -73,7 +73,7 @@ def test_a_mistake_is_one_clear_line(
 
 
 def test_the_rows_count_prices_and_compare_with_the_best_member(script: Any) -> None:
-    n, prices = 40, [0.01] * 6
+    n, prices = 400, [0.01] * 6
     measured = script.Measured()
     right = {"small": 0.4, "large": 0.6, "small, full": 0.3, "large, full": 0.65,
              "meta-model": 0.7, "cascade": 0.7}  # fmt: skip

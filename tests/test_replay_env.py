@@ -286,3 +286,24 @@ def test_misuse_is_an_error() -> None:
     for options in ({"trace": 10**6}, {"token_price": -1.0}, {"price": 1.0}):
         with pytest.raises(ValueError):
             env.reset(options=options)
+
+
+def test_a_vector_reset_with_a_list_of_none_draws_anew() -> None:
+    vector = ReplayVectorEnv(8, FREE, token_price=PRICES)
+
+    def drawn(seed: int | list[int | None] | None) -> list[list[float]]:
+        seen: list[list[float]] = vector.reset(seed=seed)[0].tolist()
+        return seen
+
+    nobody: list[int | None] = [None] * 8
+    some: list[int | None] = [3, *[None] * 7]
+    everybody: list[int | None] = [0, 1, 2, 3, 4, 5, 6, 7]
+    assert drawn(nobody) != drawn(nobody)
+    assert drawn(some) != drawn(some)
+    assert drawn(everybody) == drawn(everybody) != drawn([0] * 8)
+    with pytest.raises(ValueError, match="2 seeds for 8 environments"):
+        vector.reset(seed=[1, 2])
+    first = vector.reset(seed=5)[0]
+    again = vector.reset(seed=[None] * 8)[0]
+    np.testing.assert_array_equal(vector.reset(seed=5)[0], first)
+    np.testing.assert_array_equal(vector.reset(seed=[None] * 8)[0], again)

@@ -104,3 +104,11 @@ def test_mistakes_are_named() -> None:
         ConfidenceSequence().add(2.0)
     with pytest.raises(ValueError, match="score"):
         Audit(2, 0, 1, 1)
+
+
+def test_an_interval_is_never_a_point_even_where_a_drift_refutes_every_mean() -> None:
+    sequence = ConfidenceSequence(confidence=0.9, points=101)
+    for value in [-1.0] * 300 + [1.0] * 600:
+        sequence.add(value)
+        low, high = sequence.interval
+        assert low < high

@@ -9,10 +9,12 @@ Learned-Miller & Thomas, 2019, https://arxiv.org/abs/1905.06208, who conjecture 
 ``tests/test_verdicts.py`` simulates). A challenger that loses 8% of the answers shows no loss in
 20 questions with a chance of 19%: the interval then still holds a loss of 17%.
 
-There is no number of questions from which on another rule holds. A plain bootstrap misses 5% to
-80% instead of 5% on rare losses, as long as fewer than some ten of them are expected: at a loss of
-1% that is 1,000 questions. Where differences are common the unseen question widens the interval by
-about ``most`` / questions only. Below ``FEWEST_QUESTIONS`` = 6 nothing is ever told.
+One rule for any number of questions: no number is large enough for a plain bootstrap, because what
+counts is how many losses are expected. In ``runs/contests.py`` it promotes a challenger worse by
+0.026 in 92% of the contests on 2 questions, in 48% on 20, and one at the margin still in 7% on 500;
+this rule in none, none and 2%. With hundreds of questions and common differences the two intervals
+are alike: the unseen question moves an end by about ``most`` / questions. Below
+``FEWEST_QUESTIONS`` = 6 nothing is ever told, whatever the values: a sign test of five cannot.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ class Paired:
     def verdict(self) -> Verdict:
         """Better, worse or cannot tell."""
         return verdict_of(self.interval, questions=self.questions)
+
+    def verdict_at(self, margin: float) -> Verdict:
+        """The same where so much may be lost: it may be ``not inferior``."""
+        return verdict_of(self.interval, questions=self.questions, margin=margin)
 
     def __str__(self) -> str:
         low, high = self.interval
