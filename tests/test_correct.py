@@ -25,11 +25,11 @@ from rlbudget.evaluate.outcomes import (
 from rlbudget.evaluate.replay import Replay
 from rlbudget.policy import save_policy
 from rlbudget.store import TraceWriter
-from rlbudget.strategies.correct import OFF, Correction, correct, doubts_of, tune
+from rlbudget.strategies.correct import OFF, Corrected, Correction, correct, doubts_of, tune
 from rlbudget.strategies.correction_file import load_correction, save_correction
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt, stop_chances
 from rlbudget.strategies.exits import exit_features
-from rlbudget.strategies.fit_correction import joined, with_proposals
+from rlbudget.strategies.fit_correction import Fitted, joined, with_proposals
 from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.strategies.majority import majority, majority_answer
 from rlbudget.strategies.refine import OFF as NEVER
@@ -246,6 +246,28 @@ def test_the_command_keeps_what_it_prints(
         assert said.startswith("OFF") == off
         assert ("27 held-out questions" in said) != off
         assert ("worth it." in said) != off
+
+
+@pytest.mark.parametrize(
+    ("recovered", "n", "said"),
+    [
+        (1.0, 40, ": worth it."),
+        (0.0, 400, ": not worth it."),
+        (1.0, 3, "too few questions to tell whether it is worth it."),
+        (0.0, 40, "too few questions to tell whether it is worth it."),
+    ],
+)
+def test_what_a_correction_is_worth_has_three_values(
+    doubt: ImpactModel, recovered: float, n: int, said: str
+) -> None:
+    def of(exact_match: float, tokens: float) -> Outcome:
+        return Outcome(np.full(n, exact_match), np.full(n, tokens), np.zeros(n), np.zeros(n))
+
+    resumed = np.ones(n, dtype=np.int64)
+    done = Corrected(of(0, 50), of(recovered, 100), resumed, of(1, 100))
+    questions = np.array([f"q{k}" for k in range(n)])
+    fitted = Fitted(Correction(doubt, 0.5, None), done, questions, token_price=1e-3)
+    assert fitted.lines()[-1].endswith(said)
 
 
 def test_a_refined_exit_is_the_second_models_and_both_are_paid(

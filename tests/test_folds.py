@@ -153,7 +153,7 @@ def test_a_rolling_window_measures_the_latest_traces_of_several_folders(
         recent = np.flatnonzero(np.isin(split.held_out.trace_ids, table.trace_ids[-50:]))
         part = assess(train, split.held_out.take(recent), {"policy": policy}, draws=2,
                       validation=split.validation)  # fmt: skip
-        each.append(gap_closed(part, utilities(part, part.methods["policy"].chosen)).mean)
+        each.append(gap_closed(part, utilities(part, part.methods["policy"].chosen)))
         assert set(part.question_ids) <= {f"q{i}" for i in range(50, 100)}
     row = next(r for r in evaluation["summary"] if r["method"] == "policy")
     spread = row["over_folds"]["mean_oracle_gap_closed"]

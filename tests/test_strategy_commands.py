@@ -187,7 +187,15 @@ def test_a_cascade_is_trained_measured_and_served(
     said = capsys.readouterr()
     assert len(re.findall(r"^0\.\d+ ", said.out, flags=re.MULTILINE)) == len(RELATIVE_PRICES)
     assert "large+policy" in said.out
-    assert re.search(r"above every model alone at \d of 6 prices", said.out)
+    counts = re.search(
+        r"better than the best model alone at (\d), worse at (\d);"
+        r" 48 questions cannot tell at (\d)",
+        said.out,
+    )
+    assert counts is not None
+    told = [said.out.count(f"({verdict})") for verdict in ("better", "worse", "cannot tell")]
+    assert told == [int(count) for count in counts.groups()]
+    assert sum(told) == 6
     assert "trained on other traces" in said.err
     cascade = load_cascade(file)
     assert cascade.ratio == 0.25

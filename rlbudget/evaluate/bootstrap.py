@@ -74,13 +74,13 @@ class Resampling:
                 f"values from {per_trace.min():g} to {per_trace.max():g} are not all in"
                 f" [{low:g}, {high:g}]"
             )
-        traces = self._traces()
-        unseen = self.weights[:, -1] * traces.max()
-        total = self.weights[:, :-1] @ self._sums(per_trace)
-        count = self.weights[:, :-1] @ traces + unseen
-        below, above = (Draws((total + unseen * end) / count, self.questions)
-                        for end in (low, high))  # fmt: skip
-        return below, above
+        sums, traces = self._sums(per_trace), self._traces()
+        most = traces.max(initial=0)
+        columns = np.stack([
+            np.append(sums, low * most), np.append(sums, high * most), np.append(traces, most)
+        ], axis=1)  # fmt: skip
+        below, above, count = (self.weights @ columns).T
+        return Draws(below / count, self.questions), Draws(above / count, self.questions)
 
     def _sums(self, per_trace: Floats) -> Floats:
         """(q,) sum over the traces of each question."""
