@@ -24,7 +24,8 @@ from rlbudget.tasks.forms import (
     Words,
 )
 from rlbudget.tasks.notation import compact, tidy
-from rlbudget.tasks.numbers import WORDS, plain_number
+from rlbudget.tasks.numbers import plain_number
+from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.units import unit_of_currency
 
 LONGEST = 2000
@@ -69,6 +70,9 @@ _WRAPS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**")
           ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("*", "*"))  # fmt: skip
 
 
+_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\*\*|\$\$")
+
+
 def _unwrapped(text: str) -> str:
     """Without delimiters around the whole, marks at its end, and lone delimiters of mathematics."""
     text = text.strip()
@@ -86,14 +90,27 @@ def _unwrapped(text: str) -> str:
             text = text[:-1].rstrip()
         if text == before:
             break
-    for mark in (r"\(", r"\)", r"\[", r"\]", "**", "$$"):
-        text = text.replace(mark, " ")
+    text = _DELIMITERS.sub(" ", text)
     if "$" in text:
         text = re.sub(r"\$(?![0-9.])|(?<=[0-9a-zA-Z})\]])\$", " ", text)
     return " ".join(text.split())
 
 
-_AND = re.compile(r"(?<![a-zA-Z\\])(?:and|or|&)(?![a-zA-Z])")
+_AND = re.compile(r"(?<![a-zA-Z\\])(?:and|or|\s&\s)(?![a-zA-Z])")
+_BOUNDED = re.compile(
+    r"(?P<name>[a-zA-Z]\s+)?(?:(?:is|are|must be|should be)\s+)?(?P<bound>(?:greater|more|larger"
+    r"|bigger|higher|less|fewer|smaller|lower) than(?: or equal to)?|at least|at most"
+    r"|no (?:less|more) than|over|under|above|below)\s+(?P<value>[-+$0-9\\].*)",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"\\emptyset|\\\{\s*\\\}|\{\s*\}|(?:(?:there|it|the (?:equation|system)) (?:is|are|has|have) )?"
+    r"(?:no (?:real |such )?(?:solutions?|values?|numbers?)|(?:the )?empty set)(?: exists?)?",
+    re.IGNORECASE,
+)
+NOTHING = Expression(r"\emptyset")
+_FRENCH = re.compile(r"[\])\[(][^()\[\]{}]*[,;][^()\[\]{}]*[\])\[(]")
+_MIXED_NUMBER = re.compile(r"(-?[0-9]+) and ([0-9]+/[0-9]+)")
 _HALF = re.compile(r"([0-9]+)\s+and\s+a\s+half", re.IGNORECASE)
 _OPENERS, _CLOSERS = "([{", ")]}"
 
@@ -135,16 +152,31 @@ def _read(text: str, depth: int) -> Form:
         return Number(value, unit_of_currency(text))
     if depth > _DEEPEST or not text:
         return Words(text.casefold())
-    text = _HALF.sub(r"\1.5", text)
+    if _NOTHING.fullmatch(text):
+        return NOTHING
+    if bounded := _BOUNDED.fullmatch(text):
+        text = f"{bounded['name'] or ''}{_sign_of(bounded['bound'])} {bounded['value']}"
+    text = _MIXED_NUMBER.sub(r"\1 \2", _HALF.sub(r"\1.5", text))
     joined = _THOUSANDS.sub(lambda m: m[1].replace(",", ""), text)
-    for reader in (_list, _relation, _union, _bracketed, _matrix, _based, _plus_minus, _ratio):
+    for reader in _READERS:
         found = reader(joined, depth)
         if found is not None:
             return found
     return amount(joined, lambda inner: _read(inner, depth + 1))
 
 
+def _sign_of(bound: str) -> str:
+    """``at least`` -> ``\\ge``."""
+    words = bound.lower()
+    equal = "equal" in words or words.startswith(("at ", "no "))
+    up = words.startswith(("greater", "more", "larger", "bigger", "higher", "over", "above"))
+    up = up or words in ("at least", "no less than")
+    return (r"\ge" if equal else ">") if up else (r"\le" if equal else "<")
+
+
 def _list(text: str, depth: int) -> Form | None:
+    if _FRENCH.fullmatch(text) or _ANGLED.fullmatch(text) or r"\begin" in text:
+        return None
     parts = [
         piece
         for part in _split(text, ",;")
@@ -156,20 +188,39 @@ def _list(text: str, depth: int) -> Form | None:
     if not parts or (len(parts) > 1 and all(_is_prose(part) for part in parts)):
         return Words(folded(text))
     members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    if all(map(_is_half_line, members)):
+        return _half_lines(text, members)
     return members[0] if len(members) == 1 else _several(members)
+
+
+def _is_half_line(form: Form) -> bool:
+    return isinstance(form, Ordered) and (
+        (form.members[0] == MINUS_INFINITY) != (form.members[-1] == INFINITY)
+    )
+
+
+def _half_lines(text: str, members: Sequence[Form]) -> Form:
+    """``x < -2 or x > 2`` is a union, ``x > 0 and x \\le 1`` an interval."""
+    rays = [member for member in members if isinstance(member, Ordered)]
+    up = [ray for ray in rays if ray.members[-1] == INFINITY]
+    down = [ray for ray in rays if ray.members[0] == MINUS_INFINITY]
+    if len(up) == len(down) == 1 and re.search(r"(?<![a-z])and(?![a-z])", text):
+        low, high = up[0], down[0]
+        return Ordered(low.left, (low.members[0], high.members[-1]), high.right)
+    return Union(tuple(members))
 
 
 def _several(members: Sequence[Form]) -> Form:
     flat: list[Form] = []
     for member in members:
         flat += member.members if isinstance(member, Several) else [member]
-    return Several(tuple(flat))
+    return flat[0] if len(flat) == 1 else Several(tuple(flat))
 
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx)(?![a-zA-Z])|[=<>]")
 _NAME = re.compile(
     r"(?:\\?[a-zA-Z]+(?:_\{?[0-9a-zA-Z,]+\}?)?'?(?:\s*\([^()]*\))?|\\?angle\s*[A-Z]+|[A-Z]{2,4}"
-    r"|(?:[A-Za-z]+\s+){0,5}[A-Za-z]+)"
+    r"|\(\s*[a-z](?:\s*,\s*[a-z])*\s*\)|(?:[A-Za-z]+\s+){0,5}[A-Za-z]+)"
 )
 _TURNED = {">": "<", r"\ge": r"\le"}
 
@@ -183,24 +234,28 @@ def _relation(text: str, depth: int) -> Form | None:
     ends = [*(match.start() for match in places), len(text)]
     sides = [text[a:b].strip() for a, b in zip(cuts, ends, strict=True)]
     if set(signs) <= {"=", r"\approx"}:
-        return _equation([side for side in sides if side], depth)
+        return _equation([side for side in sides if side], signs, depth)
     if signs == [r"\in"]:
         value = _read(_unwrapped(sides[1]), depth + 1)
         return value if _NAME.fullmatch(sides[0]) else Relation(r"\in", leaf(sides[0]), value)
     return _inequality(sides, signs, depth)
 
 
-def _equation(sides: Sequence[str], depth: int) -> Form:
+def _equation(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
     """``x = 2y = 6`` is an assignment of its last side; ``x + y = 6`` an equation."""
     if not sides:
         return Words("=")
     if len(sides) == 1:
         return _read(sides[0], depth + 1)
+    if r"\approx" in signs and not _NAME.fullmatch(sides[0]):
+        return _read(_unwrapped(sides[0]), depth + 1)
     last = _read(_unwrapped(sides[-1]), depth + 1)
     first = sides[0]
+    if len(sides) == 2 and re.fullmatch("[a-zA-Z]", sides[1]) and plain_number(first) is not None:
+        return Assigned(sides[1], _read(first, depth + 1))  # 5 = x
     if _NAME.fullmatch(first) and not (isinstance(last, Words) and len(sides) > 2):
         return Assigned(compact(first), last)
-    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", "".join(sides[:-1])):
+    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", "".join(sides)):
         return last  # 9 + 9 = 18
     return Relation("=", leaf(first), leaf(sides[-1]))
 
@@ -246,14 +301,19 @@ def _outside(text: str, place: int) -> bool:
 
 def _bracketed(text: str, depth: int) -> Form | None:
     """Brackets around the whole: a set, a tuple, an interval, or nothing but brackets."""
+    if built := _SET_BUILDER.fullmatch(text):
+        return _read(_unwrapped(built["condition"]), depth + 1)
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inside = text[2:-2].strip()
         if re.search(r"\||\\mid|:", inside):
             return None
         parts = [part for part in _split(inside, ",;") if part]
-        return _several([_read(_unwrapped(part), depth + 1) for part in parts])
-    if text.startswith(r"\langle") and text.endswith(r"\rangle"):
-        text = "(" + text[7:-7] + ")"
+        distinct = dict.fromkeys(_read(_unwrapped(part), depth + 1) for part in parts)
+        return _several(list(distinct))
+    if point := _POINT.fullmatch(text):
+        text = point[1]
+    if _ANGLED.fullmatch(text):
+        text = f"({text[1:-1]})"
     if len(text) < 2 or text[0] not in "([{]" or text[-1] not in ")]}[":
         return None
     left, right, inside = text[0], text[-1], text[1:-1].strip()
@@ -267,7 +327,22 @@ def _bracketed(text: str, depth: int) -> Form | None:
     if not all(parts):
         return None
     members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    if left == "[" and all(isinstance(m, Ordered) and m.left == "[" for m in members):
+        return Matrix(tuple(m.members for m in members if isinstance(m, Ordered)))
     return _several(members) if left == "{" else Ordered(left, members, right)
+
+
+_ANGLED = re.compile(r"<[^<>]*,[^<>]*>")
+_SET_BUILDER = re.compile(
+    r"\\?\{\s*[a-z]\s*(?:\\in\s*(?:\\?[A-Z]|R))?\s*(?:\||\\mid|:)\s*(?P<condition>[^|{}]+?)\s*\\?\}"
+)
+
+
+def _angled(text: str, depth: int) -> Form | None:
+    return _bracketed(text, depth) if _ANGLED.fullmatch(text) else None
+
+
+_POINT = re.compile(r"[A-Z]\s*(\([^()]*,[^()]*\))")
 
 
 def _balanced(text: str) -> bool:
@@ -280,7 +355,7 @@ def _balanced(text: str) -> bool:
 
 
 _MATRIX = re.compile(
-    r"\\begin\s*\{(?P<kind>[pbBvV]?matrix|array)\}(?:\{[^{}]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}",
+    r"\\begin\s*\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}",
     re.DOTALL,
 )
 
@@ -289,7 +364,7 @@ def _matrix(text: str, depth: int) -> Form | None:
     match = _MATRIX.fullmatch(text)
     if match is None or match["kind"] in ("vmatrix", "Vmatrix"):
         return None
-    rows = [row.strip() for row in match["body"].split("\\\\")]
+    rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", match["body"])]
     return Matrix(
         tuple(
             tuple(_read(_unwrapped(cell), depth + 1) for cell in row.split("&"))
@@ -299,19 +374,25 @@ def _matrix(text: str, depth: int) -> Form | None:
     )
 
 
-_SUBSCRIPT_BASE = re.compile(r"([0-9][0-9A-Za-z]*)\s*_\s*\{?\s*([0-9]{1,2}|[a-z]+)\s*\}?")
+_SUBSCRIPT_BASE = re.compile(
+    r"\(?([0-9][0-9A-Za-z]*|(?=[A-Fa-f0-9]*[0-9])[A-Fa-f0-9]{2,})\)?\s*_\s*\{?\s*([0-9]{1,2}|[a-z]+)\s*\}?"
+)
+_HEXADECIMAL = re.compile(r"0x([0-9A-Fa-f]+)")
 _SPOKEN_BASE = re.compile(
-    r"([0-9][0-9A-Z]*)\s*\(?\s*(?:in\s+)?base[\s-]*([0-9]{1,2}|[a-z]+)\s*\)?", re.IGNORECASE
+    r"([0-9][0-9A-Z]*|[A-F][0-9A-F]*)\s*\(?\s*(?:in\s+)?base[\s-]*([0-9]{1,2}|[a-z]+)\s*\)?",
+    re.IGNORECASE,
 )
 
 
 def _based(text: str, depth: int) -> Form | None:
     text = re.sub(r"\s*units?$", "", text)
+    if match := _HEXADECIMAL.fullmatch(text):
+        return Based(match[1].upper().lstrip("0") or "0", 16)
     match = _SUBSCRIPT_BASE.fullmatch(text) or _SPOKEN_BASE.fullmatch(text)
     if match is None:
         return None
     spelled = match[2].lower()
-    base = int(spelled) if spelled.isdigit() else WORDS.get(spelled, 0)
+    base = int(spelled) if spelled.isdigit() else int(spoken_number(spelled) or 0)
     if not 2 <= base <= 36:
         return None
     if base == 10 and match[1].isdigit():
@@ -329,18 +410,41 @@ def _plus_minus(text: str, depth: int) -> Form | None:
     return _several([_read(way, depth + 1) for way in ways])
 
 
+_RATIO = re.compile(r"[0-9.]+(?:\s*(?::|to)\s*[0-9.]+){1,4}")
+
+
 def _ratio(text: str, depth: int) -> Form | None:
-    parts = _split(text, ":")
-    if len(parts) != 2:
+    """``3:2`` and ``3 to 2`` are 3/2; ``4:6:10`` is ``2:3:5``. Times of day are no ratios."""
+    if not _RATIO.fullmatch(text) or re.fullmatch(r"[0-9]+:[0-5][0-9]", text):
         return None
-    values = [plain_number(part) for part in parts]
-    if None in values or re.search(r"(^|:)\s*0|[0-5][0-9]$", text):
-        return Expression(compact(text)) if None not in values else None
-    above, below = values
-    assert above is not None
-    assert below is not None
-    return Number(above / below)
+    values = [plain_number(part.strip()) for part in re.split(":|to", text)]
+    if None in values or any(value == 0 for value in values):
+        return Expression(compact(text))
+    known = [value for value in values if value is not None]
+    if len(known) == 2:
+        return Number(known[0] / known[1])
+    return Ordered(":", tuple(Number(value / known[0]) for value in known), ":")
+
+
+_ABSOLUTE = re.compile(r"\|([a-z])\|\s*(<|>|\\le|\\ge)\s*(.+)")
+
+
+def _absolute(text: str, depth: int) -> Form | None:
+    """``|x| > 2`` is ``x < -2 or x > 2``."""
+    match = _ABSOLUTE.fullmatch(text)
+    if match is None:
+        return None
+    name, sign, bound = match.groups()
+    if sign in ("<", r"\le"):
+        return _read(f"-{bound} {sign} {name} {sign} {bound}", depth + 1)
+    low = {">": "<", r"\ge": r"\le"}[sign]
+    return _read(f"{name} {low} -{bound} or {name} {sign} {bound}", depth + 1)
 
 
 def _is_prose(text: str) -> bool:
     return not is_mathematics(text) and not any(map(str.isdigit, text))
+
+
+_READERS = (
+    _matrix, _absolute, _angled, _list, _relation, _union, _bracketed, _based, _plus_minus, _ratio,
+)  # fmt: skip

@@ -21,6 +21,7 @@ import numpy as np
 
 from rlbudget.tasks.expressions import is_solid, read
 from rlbudget.tasks.forms import Number
+from rlbudget.tasks.notation import tidy
 from rlbudget.tasks.prose import clean, last_expression
 
 Kind = Literal["mathematics", "text", "choice"]
@@ -33,7 +34,9 @@ _ENDS = (
 )  # fmt: skip
 _STARTS = ("<think>", "<thinking>", "<thought>", "<reasoning>", "<seed:think>", "[THINK]",
            "<|begin_of_thought|>", "\u25c1think\u25b7")  # fmt: skip
-_CONTROL = re.compile(r"<\|[a-z_]{1,30}\|>|</s>|<eos>|<end_of_turn>|</?answer>", re.IGNORECASE)
+_CONTROL = re.compile(
+    r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|</s>|<eos>|<end_of_turn>|</?answer>", re.IGNORECASE
+)
 _LONGEST_ANSWER = 4000
 """characters; no answer is longer, but the whole text may be an answer to compare as it is"""
 
@@ -56,10 +59,21 @@ def answer_in(text: str, kind: Kind = "mathematics") -> str:
     rest = (_CONTROL.sub(" ", rest) if "<" in rest else rest).strip()
     if not rest:
         return ""
-    for found in (_boxed(rest), _marked(rest), _said(rest, kind)):
+    boxed = _boxed(rest)
+    if boxed is not None:
+        return boxed if kind != "mathematics" else _without_words(boxed)
+    for found in (_marked(rest), _said(rest, kind)):
         if found is not None:
             return found
     return _at_the_end(rest, kind)
+
+
+def _without_words(boxed: str) -> str:
+    """``\\text{The answer is } 18`` is 18; words alone stay."""
+    if is_solid(boxed) or not any(map(str.isdigit, boxed)):
+        return boxed
+    flat = tidy(boxed)
+    return _said(flat, "mathematics") or last_expression(flat) or boxed
 
 
 # 1. Boxes
@@ -137,8 +151,10 @@ def _marked(text: str) -> str | None:
     content = clean(found[1])
     if not content or content.lower().endswith(_NOUNS):
         return None
-    last = not text[found.end() :].strip()
-    return content if last or isinstance(read(content), Number) else None
+    if isinstance(read(content), Number):
+        return content
+    heading = any(noun in content.lower() for noun in _NOUNS) or text[found.end() :].strip()
+    return None if heading else content
 
 
 # 3. "The answer is"
@@ -151,7 +167,7 @@ _SAYS = re.compile(
     r"(?:\s*(?:is|are|=|:|would be|will be|should be|must be|comes out (?:as|to)|equals"
     r"|ist|est|es|\u00e8|\u00e9)(?![a-z])[*_`]*\s*(?:therefore|thus|then|hence|simply|just)?"
     r"\s*[:=]?\s*|\s*(?:\u662f|\u4e3a|\u70ba|\u306f|\uff1a|\u2014)\s*|(?<=al answer)[*_`\s]*\n\s*)"
-    r"|\s*(?:\u662f|\u4e3a|\u70ba|\u306f|\uff1a)\s*",
+    r"|\s*[\u662f\u4e3a\u70ba\u306f\uff1a:]+\s*",
     re.IGNORECASE,
 )
 """What may stand between the noun and the answer."""
@@ -225,27 +241,42 @@ _CONTINUES = re.compile(r"\s*(?:,\s|and\b|or\b|[-+*/^=<>]|[a-z%])")
 
 
 _PROSE_AFTER = re.compile(
-    r"(?:,|;|\s+-|\s+\()?\s+(?:because|since|as|so|which|where|when|for|after|if|given"
-    r"|due|in total|in all|altogether|that|this|but|i\.e\.|namely|using|by)\b"
-    r"|,\s+(?!and\b|or\b)[a-z]{2,}"
+    r"(?:,|;|\s+-|\s+\()?\s+(?:rather than|instead of|not|unlike|out of|left of|from|because|since"
+    r"|as|so|which|where|when|for|after|if|given|due|in total|in all|altogether|that|this|but|i\.e\."
+    r"|namely|using|by)\b|,\s+(?!and\b|or\b)[a-z]{2,}"
 )
 
 
 def _expression_of_clause(clause: str) -> str | None:
     """The expression that a clause gives: all of it, its beginning, or its last one."""
-    if is_solid(clause):
-        return clause
+    if lines[-1].strip()[0] == "|" and lines[-1].count("|") > 2:
+        return last_expression(lines[-1]) or ""
+    if whole := _solid_part(clause):
+        return whole
     cut = _PROSE_AFTER.search(clause)
-    if cut and cut.start():
-        begin = clause[: cut.start()]
-        if is_solid(begin):
-            return begin
-    else:
-        begin = clause
-    found = last_expression(clause)
-    if found is not None:
-        return found
-    return begin or None
+    begin = clause[: cut.start()].strip() if cut and cut.start() else clause
+    if is_solid(begin):
+        return begin
+    found = last_expression(begin)
+    if found is None:
+        found = last_expression(clause)
+    return found or begin or None
+
+
+def _solid_part(text: str) -> str | None:
+    """All of a text, or what stands before a remark in brackets, if it is an expression."""
+    remark = _REMARK.fullmatch(text)
+    if remark and is_solid(remark[1]) and (
+        isinstance(read(remark[1]), Number) or not is_solid(text)
+    ):  # fmt: skip
+        return remark[1]
+    return text if is_solid(text) else None
+
+
+_REMARK = re.compile(
+    r"(.+?)\s+\((?!(?:in )?base)(?:[^()]*[a-zA-Z]{2}[^()]*|[^()a-zA-Z]*)\)", re.DOTALL
+)
+"""An expression and a remark in brackets."""
 
 
 # 4. The end
@@ -259,14 +290,20 @@ def _at_the_end(text: str, kind: Kind) -> str:
         return ""
     if kind != "mathematics":
         return clean(lines[-1]) if len(lines) > 1 or kind == "choice" else clean(text)
-    if is_solid(clean(text)):
-        return clean(text)
+    items = [clean(_BULLET.sub("", line)) for line in lines[:13]]
+    if 1 < len(items) <= 12 and all("=" not in item and is_solid(item) for item in items):
+        return ", ".join(items)
+    if whole := _solid_part(text if text.endswith("!") and " " not in text else clean(text)):
+        return whole
     joined = _join_displays(lines)
     for line in joined[: -_LINES - 1 : -1]:
         found = last_expression(line[-_LONGEST_ANSWER:])
         if found is not None:
             return found
     return clean(lines[-1])
+
+
+_BULLET = re.compile(r"^\s*(?:[-*\u2022]\s+|[0-9]+[.)]\s+)")
 
 
 def _join_displays(lines: list[str]) -> list[str]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rlbudget.tasks.units import ANGLE, PER_CENT
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -18,6 +20,14 @@ class Number:
 
     value: Fraction
     unit: tuple[Fraction, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day; without a.m. or p.m. it may be either."""
+
+    minutes: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,17 @@ class Expression:
 
 
 Form = (
-    Number | Based | Several | Ordered | Union | Assigned | Relation | Matrix | Words | Expression
+    Number
+    | Clock
+    | Based
+    | Several
+    | Ordered
+    | Union
+    | Assigned
+    | Relation
+    | Matrix
+    | Words
+    | Expression
 )
 Equal = Callable[[str, str], bool]
 """Whether two compact expressions (or equations) are equal."""
@@ -99,31 +119,83 @@ INFINITY = Expression(r"\infty")
 MINUS_INFINITY = Expression(r"-\infty")
 
 
-def same_form(one: Form, other: Form, equal: Equal) -> bool:
-    """Whether two forms are the same answer; expressions whose text differs are given to
-    ``equal``."""  # fmt: skip
-    if one == other:
+def same_form(given: Form, wanted: Form, equal: Equal) -> bool:
+    """Whether an answer is the target; expressions whose text differs are put to ``equal``."""
+    if given == wanted:
         return True
-    if isinstance(one, Assigned) or isinstance(other, Assigned):
-        return _same_assigned(one, other, equal)
-    if isinstance(one, Number) and isinstance(other, Number):
-        return _same_number(one, other)
-    if isinstance(one, Several | Union) and type(one) is type(other):
-        return _same_members(one.members, other.members, equal)
-    if isinstance(one, Ordered) and isinstance(other, Ordered):
-        return (one.left, one.right) == (other.left, other.right) and _pairwise(
-            one.members, other.members, equal
-        )
-    if isinstance(one, Matrix) and isinstance(other, Matrix):
-        return len(one.rows) == len(other.rows) and all(
-            _pairwise(mine, yours, equal) for mine, yours in zip(one.rows, other.rows, strict=True)
-        )
-    if isinstance(one, Relation) and isinstance(other, Relation):
-        return _same_relation(one, other, equal)
-    texts = _text_of(one), _text_of(other)
+    if isinstance(given, Several) and not isinstance(wanted, Several):
+        return _same_as_one(given, wanted, equal)
+    if isinstance(given, Assigned) or isinstance(wanted, Assigned):
+        return _same_assigned(given, wanted, equal)
+    if isinstance(given, Number) and isinstance(wanted, Number):
+        return _same_number(given, wanted)
+    if isinstance(given, Clock) and isinstance(wanted, Clock):
+        exact = given.exact and wanted.exact
+        return (given.minutes - wanted.minutes) % (1440 if exact else 720) == 0
+    if isinstance(given, Several) and isinstance(wanted, Several):
+        return _same_members(given.members, wanted.members, equal)
+    if isinstance(given, Union) and isinstance(wanted, Union):
+        return _same_members(given.members, wanted.members, equal)
+    if isinstance(given, Ordered | Matrix) and isinstance(wanted, Ordered | Matrix | Several):
+        return _same_arrangement(given, wanted, equal)
+    if isinstance(given, Relation) and isinstance(wanted, Relation):
+        return _same_relation(given, wanted, equal)
+    if isinstance(given, Relation) and given.sign == "=" and not isinstance(wanted, Relation):
+        return all(same_form(side, wanted, equal) for side in (given.left, given.right))
+    texts = _text_of(given, wanted), _text_of(wanted, given)
     if None in texts:
         return False
     return equal(texts[0] or "", texts[1] or "")
+
+
+def _same_as_one(given: Several, wanted: Form, equal: Equal) -> bool:
+    """``3/4, or 0.75`` for 3/4; ``x = 1, y = 2`` for (1, 2)."""
+    if isinstance(wanted, Ordered):
+        named = _values_by_name(given)
+        return named is not None and _pairwise(named, wanted.members, equal)
+    return bool(given.members) and all(same_form(member, wanted, equal) for member in given.members)
+
+
+def _values_by_name(form: Several) -> list[Form] | None:
+    """The values of assignments to different names, in the order of the names."""
+    named = {m.name: m.value for m in form.members if isinstance(m, Assigned)}
+    if len(named) < len(form.members):
+        return None
+    return [named[name] for name in sorted(named, key=lambda name: name.lstrip("\\"))]
+
+
+def _same_arrangement(
+    given: Ordered | Matrix, wanted: Ordered | Matrix | Several, equal: Equal
+) -> bool:
+    """Tuples, intervals, matrices and vectors; a vector may be written as a tuple."""
+    if isinstance(wanted, Several):
+        named = _values_by_name(wanted)
+        return (
+            named is not None
+            and isinstance(given, Ordered)
+            and _pairwise(given.members, named, equal)
+        )
+    if isinstance(given, Ordered) and isinstance(wanted, Ordered):
+        same = (given.left, given.right) == (wanted.left, wanted.right)
+        return same and _pairwise(given.members, wanted.members, equal)
+    if isinstance(given, Matrix) and isinstance(wanted, Matrix):
+        return len(given.rows) == len(wanted.rows) and all(
+            _pairwise(mine, yours, equal)
+            for mine, yours in zip(given.rows, wanted.rows, strict=True)
+        )
+    members = [form.members if isinstance(form, Ordered) else _vector(form)
+               for form in (given, wanted)]  # fmt: skip
+    if members[0] is None or members[1] is None:
+        return False
+    return _pairwise(members[0], members[1], equal)
+
+
+def _vector(form: Matrix) -> tuple[Form, ...] | None:
+    if len(form.rows) == 1:
+        return form.rows[0]
+    if all(len(row) == 1 for row in form.rows):
+        return tuple(row[0] for row in form.rows)
+    return None
 
 
 def key_of(form: Form) -> Hashable:
@@ -131,6 +203,8 @@ def key_of(form: Form) -> Hashable:
     match form:
         case Number(value):
             return value
+        case Clock(minutes):
+            return "clock", minutes % 720
         case Assigned(_, value):
             return key_of(value)
         case Several(members) | Union(members):
@@ -142,31 +216,77 @@ def key_of(form: Form) -> Hashable:
     return form
 
 
-def _same_number(one: Number, other: Number) -> bool:
-    if one.unit is None or other.unit is None:
-        units = {one.unit, other.unit}
-        if (Fraction(1), "per cent") in units:
-            small, large = sorted((abs(one.value), abs(other.value)))
-            if small * 100 == large and one.value * other.value >= 0:
-                return True
-        return one.value == other.value
-    return one.unit[1] == other.unit[1] and (one.value * one.unit[0] == other.value * other.unit[0])
+_SEVERAL_DIGITS = 6
+"""significant digits from which on a decimal may be the rounded target"""
 
 
-def _same_assigned(one: Form, other: Form, equal: Equal) -> bool:
-    if isinstance(one, Assigned) and isinstance(other, Assigned):
-        if one.name == other.name or min(len(one.name), len(other.name)) > 1:
-            return same_form(one.value, other.value, equal)
-        return _equations(one, other, equal)
-    named, bare = (one, other) if isinstance(one, Assigned) else (other, one)
+def _same_number(given: Number, wanted: Number) -> bool:
+    """Of one value, a unit left out or not; or rounded from the target to many digits."""
+    mine, yours = given.unit, wanted.unit
+    if mine is not None and yours is not None:
+        return mine[1] == yours[1] and _close(given.value * mine[0], wanted.value * yours[0])
+    if mine == PER_CENT:
+        whole = abs(given.value) >= 1 and given.value == wanted.value
+        return whole or given.value / 100 == wanted.value
+    if yours == PER_CENT:
+        return given.value in (wanted.value, wanted.value / 100)
+    if mine is not None and mine[1] == "money":
+        return wanted.value in (given.value, given.value * mine[0])
+    return _close(given.value, wanted.value)
+
+
+def _close(given: Fraction, wanted: Fraction) -> bool:
+    if given == wanted:
+        return True
+    if _decimal(wanted) is not None or (text := _decimal(given)) is None:
+        return False
+    digits = text.lstrip("-0.").replace(".", "")
+    places = len(text.partition(".")[2])
+    return len(digits) >= _SEVERAL_DIGITS and abs(given - wanted) <= Fraction(1, 2 * 10**places)
+
+
+def _decimal(value: Fraction) -> str | None:
+    """A value as a finite decimal, None where it has none of at most 40 places."""
+    below, places = value.denominator, 0
+    while below % 10 == 0:
+        below, places = below // 10, places + 1
+    for factor in (2, 5):
+        count = 0
+        while below % factor == 0:
+            below, count = below // factor, count + 1
+        places += count
+    if below != 1 or places > 40:
+        return None
+    scaled = abs(value.numerator) * 10**places // value.denominator
+    text = str(scaled).rjust(places + 1, "0")
+    sign = "-" if value < 0 else ""
+    return sign + (f"{text[:-places]}.{text[-places:]}" if places else text)
+
+
+def _same_assigned(given: Form, wanted: Form, equal: Equal) -> bool:
+    if isinstance(given, Assigned) and isinstance(wanted, Assigned):
+        if given.name == wanted.name or _one_role(given.name, wanted.name):
+            return same_form(given.value, wanted.value, equal)
+        return _equations(given, wanted, equal)
+    named, bare = (given, wanted) if isinstance(given, Assigned) else (wanted, given)
     assert isinstance(named, Assigned)
     if isinstance(bare, Relation):
-        return bare.sign == "=" and _equations(one, other, equal)
-    return same_form(named.value, bare, equal)
+        return bare.sign == "=" and _equations(given, wanted, equal)
+    if isinstance(given, Assigned):
+        return same_form(given.value, wanted, equal)
+    return same_form(given, named.value, equal)
+
+
+def _one_role(one: str, other: str) -> bool:
+    """Names of the same thing: ``y`` and ``f(x)``, or two in words."""
+    functions = [len(name) > 1 and name.endswith(")") for name in (one, other)]
+    if any(functions):
+        return all(functions) or "y" in (one, other)
+    return min(len(one), len(other)) > 1
 
 
 def _equations(one: Form, other: Form, equal: Equal) -> bool:
-    texts = _text_of(one), _text_of(other)
+    texts = _text_of(one, other), _text_of(other, one)
     return texts[0] is not None and texts[1] is not None and equal(texts[0], texts[1])
 
 
@@ -175,7 +295,11 @@ def _same_relation(one: Relation, other: Relation, equal: Equal) -> bool:
         return False
     if same_form(one.left, other.left, equal) and same_form(one.right, other.right, equal):
         return True
-    return one.sign == "=" and _equations(one, other, equal)
+    if one.sign not in ("=", r"\ne"):
+        return False
+    if same_form(one.left, other.right, equal) and same_form(one.right, other.left, equal):
+        return True
+    return _equations(one, other, equal)
 
 
 def _pairwise(one: Sequence[Form], other: Sequence[Form], equal: Equal) -> bool:
@@ -203,20 +327,23 @@ def _same_members(one: Sequence[Form], other: Sequence[Form], equal: Equal) -> b
     return True
 
 
-def _text_of(form: Form) -> str | None:
+def _text_of(form: Form, beside: Form) -> str | None:
     """A form as an expression or equation for a computer algebra system, if it is one."""
     match form:
-        case Number(value):
-            if value.denominator == 1:
-                return str(value.numerator)
-            sign = "-" if value < 0 else ""
-            return rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+        case Number(value, unit):
+            text = _decimal(value)
+            if text is None:
+                sign = "-" if value < 0 else ""
+                text = rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+            if unit == ANGLE and isinstance(beside, Expression) and r"\pi" in beside.text:
+                return rf"\frac{{{text}\pi}}{{180}}"
+            return text
         case Expression(text):
             return text
         case Assigned(name, value):
-            inner = _text_of(value)
+            inner = _text_of(value, beside)
             return None if inner is None else f"{name}={inner}"
-        case Relation("=", left, right):
-            sides = _text_of(left), _text_of(right)
+        case Relation("=" | r"\ne", left, right):
+            sides = _text_of(left, beside), _text_of(right, beside)
             return None if None in sides else f"{sides[0]}={sides[1]}"
     return None

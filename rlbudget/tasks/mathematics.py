@@ -25,7 +25,8 @@ _LONGEST = 400
 _LARGEST_POWER = 2000
 _MOST_OPERATORS = 60
 _ENDLESS = re.compile(
-    r"\\?(int|sum|prod|lim|binom|gamma|factorial|iint|oint|bmod|pmod)(?![a-z])|[0-9)}\]a-z]\s*!(?!\s*=)",
+    r"\\?(int|sum|prod|lim|binom(?!\{[0-9]{1,3}\}\{[0-9]{1,3}\})|gamma|factorial|iint|oint|bmod|pmod)"
+    r"(?![a-z])|(?:[)}\]a-z]|[0-9]{3})\s*!(?!\s*=)",
     re.IGNORECASE,
 )
 _GROUP = r"\{(?:[^{}^*!]|\{[^{}^*!]*\})*\}|\([^()^*!]*\)"
@@ -125,25 +126,29 @@ def _parse(text: str) -> Any:
     return found.subs(Symbol("i"), I)
 
 
-def _points(symbols: Any) -> Any:
-    """Values for the symbols, three times; no two the same, none special."""
+def _points(symbols: Any, signs: bool = False) -> Any:
+    """Values for the symbols, three times; no two the same, none special. ``signs`` adds negative
+    ones: roots and logarithms have none to say, absolute values do."""  # fmt: skip
     from sympy import Rational
 
     names = sorted(symbols, key=str)
-    for turn in range(3):
+    for turn, sign in enumerate((1, 1, 1, -1) if signs else (1, 1, 1)):
         yield {
-            name: Rational(7919 + 104729 * place + 1299709 * turn, 3571 + 17 * place + 101 * turn)
+            name: sign
+            * Rational(7919 + 104729 * place + 1299709 * turn, 3571 + 17 * place + 101 * turn)
             for place, name in enumerate(names)
         }
 
 
 def _equal_values(one: Any, other: Any) -> bool:
+    from sympy import Abs
+
     symbols = one.free_symbols | other.free_symbols
     if not symbols:
         return _close(one.evalf(_DIGITS), other.evalf(_DIGITS))
     return all(
         _close(one.subs(point).evalf(_DIGITS), other.subs(point).evalf(_DIGITS))
-        for point in _points(symbols)
+        for point in _points(symbols, one.has(Abs) or other.has(Abs))
     )
 
 

@@ -27,9 +27,18 @@ _SYMBOLS = str.maketrans(
         "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ",
         "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "∅": r"\emptyset ", "⟨": r"\langle ",
         "⟩": r"\rangle ", "’": "'", "‘": "'", "“": '"', "”": '"',
+        "→": " = ", "⇒": " = ", "➜": " = ", "⟹": " = ", "∴": " ",
+        "∛": r"\sqrt[3]",
+        "¢": " cents ", "‰": " permille ", "∨": " or ", "∧": " and ",
         "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": "", "\u00ad": "",
     }
 )  # fmt: skip
+
+
+_DECORATION = re.compile(
+    "[\u2022\u2023\u25a0-\u25ff\u2600-\u27bf\u2b00-\u2bff\u220e\ufe0f\U0001f000-\U0001faff]"
+)
+"""Bullets, ticks and pictures."""
 
 
 def plain_characters(text: str) -> str:
@@ -41,7 +50,8 @@ def plain_characters(text: str) -> str:
     text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
     text = _VULGARS.sub(_spelled_fraction, text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
-    return unicodedata.normalize("NFKC", text.translate(_SYMBOLS))
+    plain = unicodedata.normalize("NFKC", text.translate(_SYMBOLS))
+    return plain if plain.isascii() else _DECORATION.sub(" ", plain)
 
 
 def _spelled_fraction(match: re.Match[str]) -> str:
@@ -52,7 +62,7 @@ def _spelled_fraction(match: re.Match[str]) -> str:
 
 _GONE = re.compile(
     r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|displaystyle|textstyle|limits"
-    r"|nolimits|middle)(?![a-zA-Z])"
+    r"|nolimits|blacksquare|square|qed|checkmark|therefore|because|hfill|noindent|middle)(?![a-zA-Z])"
 )
 _SPACES = re.compile(
     r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|space|(?:hspace\*?|phantom)\{[^{}]*\})(?![a-zA-Z]))|~|\s"
@@ -60,7 +70,7 @@ _SPACES = re.compile(
 _STYLED = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathbb|mathcal"
     r"|boldsymbol|bm|operatorname\*?|emph|underline|color\{[a-z]+\}|textcolor\{[a-z]+\}|boxed|fbox"
-    r"|ensuremath|bold)\s*\{([^{}]*)\}"
+    r"|ensuremath|bold|vec|hat|overrightarrow|underbrace)\s*\{([^{}]*)\}"
 )
 _SAME = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -74,28 +84,46 @@ _SAME = (
     (re.compile(r"\\(?:approx|simeq|doteq|cong)(?![a-zA-Z])"), r"\\approx "),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:lparen)(?![a-zA-Z])"), "("),
-    (re.compile(r"\\(?:rparen)(?![a-zA-Z])"), ")"),
+    (re.compile(r"\\(?:lparen|langle)(?![a-zA-Z])"), "("),
+    (re.compile(r"\\(?:rparen|rangle)(?![a-zA-Z])"), ")"),
+    (re.compile(r"^\s*(?:=>|-+>)"), "="),
     (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
     (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])"), " degrees "),
     (re.compile(r"\\(?:cdots|ldots|dots)(?![a-zA-Z])"), "..."),
+    (
+        re.compile(
+            r"\\(?:Rightarrow|implies|rightarrow|longrightarrow|Longrightarrow)(?![a-zA-Z])"
+        ),
+        "=",
+    ),
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
+    (re.compile(r"\\(?:land|wedge)(?![a-zA-Z])"), " and "),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\+/-|(?<![a-z])plus or minus(?![a-z])"), r"\\pm "),
+    (re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1 \2"),
+    (re.compile(r"\\binom\s*([0-9])\s*([0-9])"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\{\s*([0-9a-z]+)\s*\\choose\s*([0-9a-z]+)\s*\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])"), r"\\cup "),
+    (re.compile(r"\+\s*\\infty"), r"\\infty"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\\$"), "$"),
     (re.compile(r"\\&"), "&"),
     (re.compile(r"\\#"), "#"),
     (re.compile(r"\\(?:cup|bigcup)(?![a-zA-Z])"), r"\\cup "),
-    (re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"(?<![\\a-zA-Z])(?:[Ii]nfinity|inf|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"\b(?:negative|minus)\s+\\infty"), r"-\\infty"),
     (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
-    (re.compile(r"\*\*(?=\s*[-({0-9a-z])"), "^"),
+    (re.compile(r"\*\*([^*]+)\*\*"), r" \1 "),
+    (re.compile(r"(?<=[0-9a-zA-Z)}])\*\*(?=\s*[-({0-9a-z])"), "^"),
     (re.compile(r"\\(?:differentialD|mathrm\{d\})"), "d"),
-    (re.compile(r"\\([bBvVp])matrix"), r"\\\1matrix"),
 )
 _SHORT_FRACTION = re.compile(
-    r"\\frac\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>[0-9a-zA-Z]))\s*(?:\{(?P<c>[^{}]*)\}|(?P<d>[0-9a-zA-Z]))"
+    r"\\frac\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>[0-9a-zA-Z]|\\[a-zA-Z]+))"
+    r"\s*(?:\{(?P<c>[^{}]*)\}|(?P<d>[0-9a-zA-Z]|\\[a-zA-Z]+))"
 )
-_SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
+_SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[0-9a-z]+\])?\s*([0-9a-zA-Z])")
 _THIN_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})")
 _THIN = re.compile(r"\\!")
 
@@ -111,7 +139,9 @@ def tidy(expression: str) -> str:
     text = plain_characters(expression)
     text = _THIN_COMMA.sub("", text)
     text = _THIN.sub("", text)
-    if "\\" in text or not text.isalnum():
+    if not text.isdigit():
+        if "\\begin" in text:
+            text = _environments(text)
         text = _GONE.sub("", text)
         for pattern, spelled in _SAME:
             text = pattern.sub(spelled, text)
@@ -120,8 +150,34 @@ def tidy(expression: str) -> str:
             if not changed:
                 break
         text = _SHORT_FRACTION.sub(_full_fraction, text)
-        text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
+        text = _SHORT_ROOT.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)
     return " ".join(_SPACES.sub(" ", text).split())
+
+
+_ALIGNED = re.compile(
+    r"\\begin\s*\{(?P<name>(?:aligned|align|equation|gather|gathered|split|multline|eqnarray)\*?)\}"
+    r"(?P<body>.*?)\\end\s*\{(?P=name)\}",
+    re.DOTALL,
+)
+_ARRAY = re.compile(
+    r"(?:\\left|\\[bB]igl?)?\s*[\[(]\s*\\begin\s*\{(?P<name>array|matrix|smallmatrix)\}"
+    r"(?:\{[^{}]*\})?(?P<body>.*?)\\end\s*\{(?P=name)\}\s*(?:\\right|\\[bB]igr?)?\s*[\])]",
+    re.DOTALL,
+)
+
+
+def _environments(text: str) -> str:
+    """Aligned equations are one line, a bracketed array is a matrix."""
+    text = _ARRAY.sub(lambda m: rf"\begin{{pmatrix}}{m['body']}\end{{pmatrix}}", text)
+    return _ALIGNED.sub(lambda m: _one_line(m["body"]), text)
+
+
+def _one_line(rows: str) -> str:
+    out = ""
+    for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows):
+        bare = row.replace("&", " ").strip()
+        out += bare if not out or bare.startswith("=") or not bare else f", {bare}"
+    return out
 
 
 def _full_fraction(match: re.Match[str]) -> str:
@@ -130,8 +186,10 @@ def _full_fraction(match: re.Match[str]) -> str:
     return rf"\frac{{{above.strip()}}}{{{below.strip()}}}"
 
 
-_LOOSE = re.compile(r"(?<![a-zA-Z]) | (?![a-zA-Z])")
-_SINGLE = re.compile(r"([\^_])\{([0-9a-zA-Z])\}")
+_LOOSE = re.compile(
+    "(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])|(?<=[0-9]) (?=[a-zA-Z])|(?<=[a-zA-Z]) (?=[0-9])"
+)
+_SINGLE = re.compile(r"([\^_])\{([0-9a-zA-Z])\}(?![0-9a-zA-Z])")
 _TIMES = re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z]) ?")
 
 

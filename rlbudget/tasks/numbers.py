@@ -15,9 +15,10 @@ _LARGEST_EXPONENT = 400
 
 _WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+"
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?P<currency>[{CURRENCIES}]?)\s*(?P<inner>[+-]?)\s*"
+    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:US|AU|CA|HK|NZ|A|C|R)?[{CURRENCIES}]"
+    r"|(?:USD|EUR|GBP|INR|Rs\.?)\s)?)\s*(?P<inner>[+-]?)\s*"
     rf"(?P<whole>{_WHOLE})?(?P<part>\.[0-9]*)?"
-    r"(?:\s?(?:[eE]|(?:[xX*]|\\times|\\cdot)\s*10\s*(?:\^|\*\*))\s*\{?(?P<power>[+-]?[0-9]{1,5})\}?)?"
+    r"(?:\s?(?:[eE]|(?:[xX*]|\\times|\\cdot)\s*10\s*(?:\^|\*\*))\s*[{(]?(?P<power>[+-]?[0-9]{1,5})[)}]?)?"
 )
 _THIN = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})|\\!")
 
@@ -67,22 +68,12 @@ def _bare(text: str) -> str:
                 and bare.endswith(right)
             ):
                 bare = bare[len(left) : -len(right)].strip()
-        if bare.endswith("."):
+        if bare.endswith(".") and not bare.endswith(".."):
             bare = bare[:-1].rstrip()
         if bare == before:
             break
     return bare
 
-
-_TEENS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    " fifteen sixteen seventeen eighteen nineteen twenty"
-)
-_TENS = "thirty forty fifty sixty seventy eighty ninety"
-WORDS = {word: value for value, word in enumerate(_TEENS.split(" "))} | {
-    word: 10 * tens for tens, word in enumerate(_TENS.split(" "), start=3)
-}
-"""Numbers in words, as far as answers are written in them."""
 
 SCALES = {
     "hundred": 100, "hundreds": 100, "thousand": 1000, "thousands": 1000, "k": 1000,

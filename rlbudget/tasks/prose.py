@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 
 from rlbudget.tasks.expressions import is_solid
+from rlbudget.tasks.notation import plain_characters
+from rlbudget.tasks.spoken import digits_for_words
+
+_HEADING = re.compile(r"^#+\s+")
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 
 
 def clean(text: str) -> str:
     """Without emphasis around it and marks at its end."""
-    text = text.strip()
+    text = _BOLD.sub(r"\1", text.strip())
     for _ in range(4):
         before = text
-        text = text.strip(" \t\n*_`").strip()
+        text = _HEADING.sub("", text.strip(" \t\n*_`")).strip()
         if text.endswith((".", ",", ";", ":", "!")) and not text.endswith("..."):
             text = text[:-1]
         if text == before:
@@ -27,20 +32,25 @@ _DELIMITED = re.compile(
 )
 _TOKEN = re.compile(r"\x00[0-9]+\x00[^\s]*|\S+")
 _NUMERIC = re.compile(
-    r"[-+\u00b1~\u2248]?[($\u20ac\u00a3\u00a5\[{]*[-+]?(?:\.?[0-9]|\x00|\\[a-zA-Z({\[])"
+    r"[-+\u00b1~\u2248]?[($\u20ac\u00a3\u00a5\[{|]*[-+]?(?:\.?[0-9]|\x00|\\[a-zA-Z({\[])"
+    r"|[a-zA-Z][\^_(][^\s]*[0-9a-z)}]"
 )
 _OPERATOR = re.compile(r"(?:[-+*/=<>^\u00d7\u00f7\u2264\u2265\u2248]|<=|>=|\\[a-zA-Z]+|x(?=\s))+$")
 _JOINS = ("and", "or", "&")
 _BOUND_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bmore than|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than"
-    r"|\bbigger than|\bhigher than|\blower than|\bat least|\bat most|\bover|\bunder|\babove|\bbelow"
-    r"|\bup to|\bnearly|\balmost|\bexceeds?|\bbeyond|\bbetween|\bno longer|\bnever|\bwithout"
-    r"|\bother than|\bbesides|\bexcept)(?:\s+(?:the|a|an|be|is|equal to|exactly|about))*\s*$",
+    r"(?:\bnot|n't|\bcannot(?: be)?|\bcould be|\bmay be|\bmight be|\bperhaps|\btwice|\bdouble"
+    r"|\btriple|\bhalf(?: of)?|\broot of|[0-9][a-z ]{0,24}\b(?:of|from)|\bout of|\bmore than"
+    r"|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than|\bbigger than"
+    r"|\bhigher than|\blower than|\bat least|\bat most|\bover|\bunder|\babove|\bbelow|\bup to"
+    r"|\bnearly|\balmost|\bexceeds?|\bbeyond|\bbetween|\bno longer|\bnever|\bwithout"
+    r"|\bother than|\bbesides|\bexcept|\brather than|\binstead of)"
+    r"(?:\s+(?:the|a|an|be|is|equal to|exactly|about))*\s*$",
     re.IGNORECASE,
 )
 _BOUND_AFTER = re.compile(
     r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b|and\s+(?:up|above|below"
-    r"|a\s+(?:half|quarter|third))\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
+    r"|a\s+(?:half|quarter|third))\b|(?:squared|cubed|factorial)\b|(?:more|less|fewer|greater|times)\s+than"
+    r"\b|times\b|percent\s+(?:of|more|less)\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
     re.IGNORECASE,
 )
 _SCALE_AFTER = re.compile(
@@ -48,6 +58,12 @@ _SCALE_AFTER = re.compile(
     r"|and\s+a\s+half\b)",
     re.IGNORECASE,
 )
+
+
+_FOREIGN = re.compile("([\u0590-\u08ff\u0900-\u0d7f\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af]+)")
+"""Scripts whose words stand against numbers without a space."""
+_INFINITE = re.compile(r"\binfinity\b", re.IGNORECASE)
+_MARKS = re.compile(r"\$?\\(?:blacksquare|square|qed|checkmark|therefore)(?![a-zA-Z])\$?")
 
 
 def last_expression(line: str) -> str | None:
@@ -59,10 +75,20 @@ def last_expression(line: str) -> str | None:
     spans: list[str] = []
 
     def hide(match: re.Match[str]) -> str:
-        spans.append(next(group for group in match.groups() if group is not None))
+        inner = next(group for group in match.groups() if group is not None)
+        if len(inner.strip()) == 1 and inner.strip().isalpha():
+            return f" {inner.strip()} "  # the name of a variable is no answer
+        spans.append(inner)
         return f" \x00{len(spans) - 1}\x00"
 
-    hidden = _DELIMITED.sub(hide, line.replace("\x00", " "))
+    plain = plain_characters(line.replace("\x00", " "))
+    if plain.count("|") > 1 and plain.strip().startswith("|"):
+        plain = plain.strip(" |").rpartition("|")[2]
+    plain = _FOREIGN.sub(r" \1 ", _MARKS.sub(" ", plain))
+    if not any(map(str.isdigit, plain)):
+        plain = digits_for_words(plain)
+    plain = _INFINITE.sub(r"\\infty ", plain)
+    hidden = _DELIMITED.sub(hide, plain)
     bold = list(re.finditer(r"\*\*([^*\n]{1,400}?)\*\*", hidden))
     for match in reversed(bold):
         inner = _shown(match[1], spans)
@@ -98,6 +124,9 @@ _UNIT_AFTER = re.compile(
 
 
 def _with_bounds(before: str, found: str, after: str) -> str:
+    negative = re.search(r"\b(?:negative|minus)\s*$", before, re.IGNORECASE)
+    if negative:
+        return f"-{found}"
     bound = _BOUND_BEFORE.search(before[-60:])
     if bound:
         return f"{bound[0].strip()} {found}"

@@ -182,7 +182,7 @@ def same_answers(answer: str, target: str) -> bool:
     if same_form(given, wanted, same_mathematics):
         return True
     if isinstance(wanted, Words):
-        return read(_lead(answer)) == wanted or same_text(answer, target)
+        return _says(answer, wanted) or same_text(answer, target)
     if isinstance(wanted, Expression) and len(wanted.text) == 1 and r"\text" in target:
         return isinstance(given, Expression) and given.text.upper() == wanted.text
     return False
@@ -197,13 +197,24 @@ def _target(target: str) -> Form:
     return form
 
 
-_REASON = re.compile(r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for)\b.*", re.DOTALL)
-_SUBJECT = re.compile(r"^.{0,200}\b(?:is|are|was|were|be)\s+", re.DOTALL)
+_REASON = re.compile(
+    r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for|has|have|had|is|was|wins|won)\b.*|,.*",
+    re.DOTALL,
+)
+_SUBJECT = re.compile(r"^.{0,200}\b(?:is|are|was|were|be|faces|due|called|named)\s+", re.DOTALL)
+_DENIAL = re.compile(r"\b(?:not|n't|never|neither|nor|cannot)\b|n't\b", re.IGNORECASE)
 
 
-def _lead(answer: str) -> str:
-    """Words without a reason after them and a subject before them."""
-    return _SUBJECT.sub("", _REASON.sub("", answer))
+def _says(answer: str, wanted: Words) -> bool:
+    """Whether a sentence gives these words: after its verb, or as its subject."""
+    if len(answer) > 400:
+        return False
+    begin = _REASON.sub("", answer)
+    if read(begin) == wanted:
+        return True
+    if _DENIAL.search(answer):
+        return False
+    return any(read(part) == wanted for part in (_SUBJECT.sub("", answer), _SUBJECT.sub("", begin)))
 
 
 def _key_math(answer: str) -> Hashable:
@@ -214,6 +225,8 @@ def _key_math(answer: str) -> Hashable:
 
 
 def _find_text(text: str, target: str | None, asked: Asked) -> str:
+    if target is not None and text.strip() == target.strip():
+        return text
     if target is not None and same_text(whole := after_thinking(text), target):
         return whole
     return answer_in(text, "text")
