@@ -242,15 +242,13 @@ _CONTINUES = re.compile(r"\s*(?:,\s|and\b|or\b|[-+*/^=<>]|[a-z%])")
 
 _PROSE_AFTER = re.compile(
     r"(?:,|;|\s+-|\s+\()?\s+(?:rather than|instead of|not|unlike|out of|left of|from|because|since"
-    r"|as|so|which|where|when|for|after|if|given|due|in total|in all|altogether|that|this|but|i\.e\."
-    r"|namely|using|by)\b|,\s+(?!and\b|or\b)[a-z]{2,}"
+    r"|as|so|which|where|when|for|after|if|given|due|in total|in all|altogether|that|this|but"
+    r"|i\.e\.|namely|using|by)\b|,\s+(?!and\b|or\b)[a-z]{2,}"
 )
 
 
 def _expression_of_clause(clause: str) -> str | None:
     """The expression that a clause gives: all of it, its beginning, or its last one."""
-    if lines[-1].strip()[0] == "|" and lines[-1].count("|") > 2:
-        return last_expression(lines[-1]) or ""
     if whole := _solid_part(clause):
         return whole
     cut = _PROSE_AFTER.search(clause)
@@ -290,6 +288,8 @@ def _at_the_end(text: str, kind: Kind) -> str:
         return ""
     if kind != "mathematics":
         return clean(lines[-1]) if len(lines) > 1 or kind == "choice" else clean(text)
+    if lines[-1].strip()[0] == "|" and lines[-1].count("|") > 2:
+        return last_expression(lines[-1]) or ""
     items = [clean(_BULLET.sub("", line)) for line in lines[:13]]
     if 1 < len(items) <= 12 and all("=" not in item and is_solid(item) for item in items):
         return ", ".join(items)
