@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -200,3 +201,22 @@ def test_fractions_are_read_exactly(value: object) -> None:
 def test_text_votes_are_the_text_scorers() -> None:
     assert vote_key("1/2", "text") != vote_key("0.5", "text")
     assert vote_key("A b", "exact") != vote_key("a b", "exact")
+
+
+ANSWERS = Path(__file__).with_name("answers.jsonl")
+
+
+def test_answers_as_models_write_them_are_scored_as_a_reader_would() -> None:
+    """Each line a text, a target and whether a careful reader takes it for right."""
+    off = []
+    for line in ANSWERS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        scored = find_scorer(row["scorer"]).score(
+            row["text"],
+            row["target"],
+            options=row.get("options", ()),
+            question=row.get("question", ""),
+        )
+        if scored != row["right"]:
+            off.append(row)
+    assert off == []

@@ -32,7 +32,7 @@ _LETTER = re.compile(
 _CHANGES = frozenset(
     "more less fewer greater half least most over under above below not thousand plus minus"
     " negative times than if unless until or short squared cubed percentage into divided modulo"
-    " mod choose".split()
+    " mod choose th st nd rd doubled tripled halved lakh crore score pairs".split()
 )
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp sqrt frac arcsin arccos arctan sinh cosh tanh lim max min"
@@ -169,6 +169,8 @@ def is_mathematics(text: str) -> bool:
 
 def _is_no_word(word: str) -> bool:
     """A function, two letters multiplied, or the name of a segment or an angle."""
+    if not word.isascii():
+        return False
     if word in _FUNCTIONS or (len(word) == 2 and word.lower() not in _SHORT_WORDS):
         return True
     return len(word) <= 3 and word.isupper()
@@ -222,7 +224,9 @@ def leaf(text: str) -> Form:
             return Expression(compact(text))
         value = int(match["whole"]) + Fraction(int(match["above"]), int(match["below"]))
         return Number(-value if match["sign"] == "-" else value)
-    exact = _fraction(compact(text))
+    exact = plain_number(text)
+    if exact is None:
+        exact = _fraction(compact(text))
     return Expression(_spelled_out(text)) if exact is None else Number(exact)
 
 

@@ -70,6 +70,7 @@ _WRAPS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**")
           ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("*", "*"))  # fmt: skip
 
 
+_PAIRED = re.compile(r"\$(?=\S)([^$]+?)(?<=\S)\$(?![0-9])")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\*\*|\$\$")
 
 
@@ -90,7 +91,7 @@ def _unwrapped(text: str) -> str:
             text = text[:-1].rstrip()
         if text == before:
             break
-    text = _DELIMITERS.sub(" ", text)
+    text = _DELIMITERS.sub(" ", _PAIRED.sub(r" \1 ", text))
     if "$" in text:
         text = re.sub(r"\$(?![0-9.])|(?<=[0-9a-zA-Z})\]])\$", " ", text)
     return " ".join(text.split())
@@ -237,7 +238,11 @@ def _relation(text: str, depth: int) -> Form | None:
         return _equation([side for side in sides if side], signs, depth)
     if signs == [r"\in"]:
         value = _read(_unwrapped(sides[1]), depth + 1)
-        return value if _NAME.fullmatch(sides[0]) else Relation(r"\in", leaf(sides[0]), value)
+        return (
+            value
+            if re.fullmatch(r"\\?[a-z]+", sides[0])
+            else Relation(r"\in", leaf(sides[0]), value)
+        )
     return _inequality(sides, signs, depth)
 
 
@@ -255,6 +260,8 @@ def _equation(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
         return Assigned(sides[1], _read(first, depth + 1))  # 5 = x
     if _NAME.fullmatch(first) and not (isinstance(last, Words) and len(sides) > 2):
         return Assigned(compact(first), last)
+    if not all(map(is_mathematics, sides[:-1])):
+        return Words(folded("=".join(sides)))
     if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", "".join(sides)):
         return last  # 9 + 9 = 18
     return Relation("=", leaf(first), leaf(sides[-1]))
@@ -400,8 +407,25 @@ def _based(text: str, depth: int) -> Form | None:
     return Based(match[1].upper().lstrip("0") or "0", base)
 
 
+_PLUS_MINUS = re.compile(r"\\[pm][pm](?![a-zA-Z])")
+_CONGRUENCE = re.compile(
+    r"(?P<left>.+?)\s*(?:\\equiv|\u2261)\s*(?P<right>.+?)\s*"
+    r"(?:\\pmod\s*\{?\s*(?P<one>[0-9]+)\s*\}?|\(\s*\\?b?mod\s*\{?(?P<two>[0-9]+)\}?\s*\))"
+)
+
+
+def _congruence(text: str, depth: int) -> Form | None:
+    """``x \\equiv 3 \\pmod 8``: equal to 3, and to the same modulo 8 only."""
+    match = _CONGRUENCE.fullmatch(text)
+    if match is None:
+        return None
+    name = f"{compact(match['left'])}[mod{match['one'] or match['two']}]"
+    return Assigned(name, _read(match["right"], depth + 1))
+
+
 def _plus_minus(text: str, depth: int) -> Form | None:
-    if r"\pm" not in text and r"\mp" not in text:
+    signs = _PLUS_MINUS.findall(text)
+    if not 1 <= len(signs) <= 4:
         return None
     ways = []
     for upper, lower in (("+", "-"), ("-", "+")):
@@ -446,5 +470,6 @@ def _is_prose(text: str) -> bool:
 
 
 _READERS = (
-    _matrix, _absolute, _angled, _list, _relation, _union, _bracketed, _based, _plus_minus, _ratio,
+    _matrix, _congruence, _absolute, _angled, _list, _relation, _union, _bracketed, _based,
+    _plus_minus, _ratio,
 )  # fmt: skip

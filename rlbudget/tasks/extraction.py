@@ -35,7 +35,7 @@ _ENDS = (
 _STARTS = ("<think>", "<thinking>", "<thought>", "<reasoning>", "<seed:think>", "[THINK]",
            "<|begin_of_thought|>", "\u25c1think\u25b7")  # fmt: skip
 _CONTROL = re.compile(
-    r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|</s>|<eos>|<end_of_turn>|</?answer>", re.IGNORECASE
+    r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
 _LONGEST_ANSWER = 4000
 """characters; no answer is longer, but the whole text may be an answer to compare as it is"""
@@ -60,6 +60,8 @@ def answer_in(text: str, kind: Kind = "mathematics") -> str:
     if not rest:
         return ""
     boxed = _boxed(rest)
+    if boxed is None and (tagged := _tagged(rest)) is not None:
+        return answer_in(tagged, kind) or tagged
     if boxed is not None:
         return boxed if kind != "mathematics" else _without_words(boxed)
     for found in (_marked(rest), _said(rest, kind)):
@@ -92,7 +94,7 @@ def _boxed(text: str) -> str | None:
         return None
     # Escaped braces and line breaks of LaTeX open and close nothing.
     plain = text.replace("\\\\", "  ").replace("\\{", "  ").replace("\\}", "  ")
-    characters = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
+    characters = np.frombuffer(plain.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
     depth = np.cumsum(
         (characters == ord("{")).astype(np.int32) - (characters == ord("}")).astype(np.int32)
     )
@@ -133,6 +135,22 @@ def _opened(text: str) -> Iterator[tuple[int, int]]:
 
 def _inner(content: str) -> str:
     return content.strip()[:_LONGEST_ANSWER]
+
+
+_TAGGED = re.compile(
+    r"<(answer|final_answer|solution|result|ans)>\s*(.{1,2000}?)\s*</\1>"
+    r"|\[(ANSWER|answer)\]\s*(.{1,2000}?)\s*\[/\3\]|\\answer\{([^{}]{1,500})\}",
+    re.DOTALL,
+)
+
+
+def _tagged(text: str) -> str | None:
+    """What stands in the last tag that is named for an answer."""
+    matches = list(_TAGGED.finditer(text, max(0, len(text) - _LONGEST_ANSWER)))
+    if not matches:
+        return None
+    _, inner, _, bracketed, command = matches[-1].groups()
+    return inner or bracketed or command
 
 
 # 2. The mark of GSM8K
@@ -178,7 +196,8 @@ _EMPTY = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"(?:[.!?\u3002](?=\s+[A-Z\"'(*\u4e00-\u9fff]|\s*$)|\n\s*\n|\n(?=[A-Z*#-]))"
+    r"(?:\n(?=[a-z_]+:)|(?<![ .][A-Z])(?<!Dr)(?<!Mr)(?<!Mrs)(?<!St)(?<!Jr)"
+    r"[.!?\u3002](?=\s+[A-Z\"'(*\u4e00-\u9fff]|\s*$)|\n\s*\n|\n(?=[A-Z*#-]))"
 )
 
 
@@ -186,7 +205,9 @@ def _said(text: str, kind: Kind) -> str | None:
     """What follows the last clause that names the answer."""
     for start in _last_places(text, kind):
         rest = text[start : start + _LONGEST_ANSWER]
-        content = _clause(rest)
+        content = _CORRECTED.split(_clause(rest))[-1]
+        if _WITHDRAWN.search(rest, min(len(rest), len(content))):
+            return None
         if not content or _EMPTY.match(content):
             continue
         if kind == "mathematics":
@@ -194,15 +215,28 @@ def _said(text: str, kind: Kind) -> str | None:
             if found is None:
                 continue
             return found
-        return content
+        return _REASONS.sub("", content)
     return None
+
+
+_CORRECTED = re.compile(
+    r"(?:,|\.|\?)\s*(?:no,? wait|wait|no|sorry|or rather)\s*[,:]?\s+", re.IGNORECASE
+)
+_WITHDRAWN = re.compile(
+    r"\b(?:wait|(?:this|that) is (?:wrong|incorrect|not right)|that's wrong|let me re|mistake"
+    r"|on second thought|so it should be|correction:)",
+    re.IGNORECASE,
+)
+"""What withdraws an answer that was given; the end of the text then counts."""
+_REASONS = re.compile(r",?\s+(?:because|since|as it|which|so that)\b.*", re.DOTALL)
 
 
 def _last_places(text: str, kind: Kind) -> Iterator[int]:
     """Where the contents of the last clauses begin, the last first."""
     lower = text.lower()
     if len(lower) != len(text):
-        lower = text  # a letter whose small form is two
+        # a letter whose small form is two
+        lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
     end = len(text)
     for _ in range(_MOST_PLACES):
         found = max((lower.rfind(noun, 0, end), len(noun)) for noun in _nouns(kind))
@@ -234,7 +268,10 @@ def _clause(rest: str) -> str:
     cut = _SENTENCE_END.search(rest)
     while cut and begun >= 0 and begun < cut.start() < rest.find(r"\end{", begun):
         cut = _SENTENCE_END.search(rest, cut.end())
-    return clean(rest[: cut.start()] if cut else rest)
+    content = clean(rest[: cut.start()] if cut else rest)
+    if content.count("}") > content.count("{"):
+        content = content[: content.index("}")]  # {"answer": 18}
+    return content.strip("\"'") if content[:1] in ('"', "'") else content
 
 
 _CONTINUES = re.compile(r"\s*(?:,\s|and\b|or\b|[-+*/^=<>]|[a-z%])")
@@ -286,21 +323,29 @@ def _at_the_end(text: str, kind: Kind) -> str:
     lines = [line for line in text[-20 * _LONGEST_ANSWER :].split("\n") if line.strip()]
     if not lines:
         return ""
+    last = clean(lines[-1][-_LONGEST_ANSWER:])
     if kind != "mathematics":
-        return clean(lines[-1]) if len(lines) > 1 or kind == "choice" else clean(text)
+        return last
     if lines[-1].strip()[0] == "|" and lines[-1].count("|") > 2:
-        return last_expression(lines[-1]) or ""
-    items = [clean(_BULLET.sub("", line)) for line in lines[:13]]
-    if 1 < len(items) <= 12 and all("=" not in item and is_solid(item) for item in items):
-        return ", ".join(items)
-    if whole := _solid_part(text if text.endswith("!") and " " not in text else clean(text)):
-        return whole
+        return last_expression(lines[-1][-_LONGEST_ANSWER:]) or ""
+    if len(text) <= _LONGEST_ANSWER:
+        items = [clean(_BULLET.sub("", line)) for line in lines]
+        if 1 < len(items) <= 12 and all(map(_is_item, items)):
+            return ", ".join(items)
+        factorial = text.endswith("!") and " " not in text
+        if whole := _solid_part(text if factorial else clean(text)):
+            return whole
     joined = _join_displays(lines)
     for line in joined[: -_LINES - 1 : -1]:
         found = last_expression(line[-_LONGEST_ANSWER:])
         if found is not None:
             return found
-    return clean(lines[-1])
+    return last
+
+
+def _is_item(line: str) -> bool:
+    """Whether a line is an expression by itself; of equations only ``x = 2``."""
+    return is_solid(line) and ("=" not in line or re.match(r"[a-z]\s*=[^=]*$", line) is not None)
 
 
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]\s+|[0-9]+[.)]\s+)")

@@ -141,6 +141,8 @@ def same_form(given: Form, wanted: Form, equal: Equal) -> bool:
     if isinstance(given, Relation) and isinstance(wanted, Relation):
         return _same_relation(given, wanted, equal)
     if isinstance(given, Relation) and given.sign == "=" and not isinstance(wanted, Relation):
+        if isinstance(given.right, Number):
+            return same_form(given.right, wanted, equal)  # m + n = 18
         return all(same_form(side, wanted, equal) for side in (given.left, given.right))
     texts = _text_of(given, wanted), _text_of(wanted, given)
     if None in texts:
@@ -153,7 +155,12 @@ def _same_as_one(given: Several, wanted: Form, equal: Equal) -> bool:
     if isinstance(wanted, Ordered):
         named = _values_by_name(given)
         return named is not None and _pairwise(named, wanted.members, equal)
-    return bool(given.members) and all(same_form(member, wanted, equal) for member in given.members)
+    last = given.members[-1:]
+    if last and isinstance(last[0], Assigned) and all(
+        isinstance(member, Relation) for member in given.members[:-1]
+    ):  # fmt: skip
+        return same_form(last[0], wanted, equal)  # 2x = 36, x = 18
+    return bool(last) and all(same_form(member, wanted, equal) for member in given.members)
 
 
 def _values_by_name(form: Several) -> list[Form] | None:
@@ -279,6 +286,8 @@ def _same_assigned(given: Form, wanted: Form, equal: Equal) -> bool:
 
 def _one_role(one: str, other: str) -> bool:
     """Names of the same thing: ``y`` and ``f(x)``, or two in words."""
+    if "[mod" in one + other:
+        return False
     functions = [len(name) > 1 and name.endswith(")") for name in (one, other)]
     if any(functions):
         return all(functions) or "y" in (one, other)

@@ -20,9 +20,9 @@ from typing import Any
 from rlbudget.errors import missing_extra
 from rlbudget.tasks.worker import Worker
 
-_SECONDS = 5.0
+_SECONDS = 2.0
 _LONGEST = 400
-_LARGEST_POWER = 2000
+_LARGEST_POWER = 10_000
 _MOST_OPERATORS = 60
 _ENDLESS = re.compile(
     r"\\?(int|sum|prod|lim|binom(?!\{[0-9]{1,3}\}\{[0-9]{1,3}\})|gamma|factorial|iint|oint|bmod|pmod)"
@@ -35,7 +35,7 @@ _POWER = re.compile(
     r"(?!\s*(?:\^|\*\*))"
 )
 """A power whose exponent holds no power itself."""
-_LONG_NUMBER = re.compile(r"[0-9]{41}|[0-9][eE][+-]?[0-9]{3}")
+_LONG_NUMBER = re.compile(r"[0-9]{401}|[0-9][eE][+-]?[0-9]{3}|[0-9]{41}.*\^|\^.*[0-9]{41}")
 _DIGITS = 40
 _CLOSE = 25
 """digits that have to agree"""
@@ -123,7 +123,7 @@ def _parse(text: str) -> Any:
     found = latex2sympy(exact, conversion_config=ConversionConfig(lowercase_symbols=False))
     if not isinstance(found, Expr):
         raise ValueError(text)
-    return found.subs(Symbol("i"), I)
+    return found.subs(Symbol("i"), I).doit()
 
 
 def _points(symbols: Any, signs: bool = False) -> Any:
@@ -134,8 +134,7 @@ def _points(symbols: Any, signs: bool = False) -> Any:
     names = sorted(symbols, key=str)
     for turn, sign in enumerate((1, 1, 1, -1) if signs else (1, 1, 1)):
         yield {
-            name: sign
-            * Rational(7919 + 104729 * place + 1299709 * turn, 3571 + 17 * place + 101 * turn)
+            name: sign * Rational(1009 + 613 * place + 499 * turn, 1511 - 83 * place + 211 * turn)
             for place, name in enumerate(names)
         }
 
@@ -144,6 +143,8 @@ def _equal_values(one: Any, other: Any) -> bool:
     from sympy import Abs
 
     symbols = one.free_symbols | other.free_symbols
+    if one.is_Rational and other.is_Rational:
+        return bool(one == other)
     if not symbols:
         return _close(one.evalf(_DIGITS), other.evalf(_DIGITS))
     return all(

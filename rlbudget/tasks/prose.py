@@ -39,17 +39,18 @@ _OPERATOR = re.compile(r"(?:[-+*/=<>^\u00d7\u00f7\u2264\u2265\u2248]|<=|>=|\\[a-
 _JOINS = ("and", "or", "&")
 _BOUND_BEFORE = re.compile(
     r"(?:\bnot|n't|\bcannot(?: be)?|\bcould be|\bmay be|\bmight be|\bperhaps|\btwice|\bdouble"
-    r"|\btriple|\bhalf(?: of)?|\broot of|[0-9][a-z ]{0,24}\b(?:of|from)|\bout of|\bmore than"
-    r"|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than|\bbigger than"
-    r"|\bhigher than|\blower than|\bat least|\bat most|\bover|\bunder|\babove|\bbelow|\bup to"
-    r"|\bnearly|\balmost|\bexceeds?|\bbeyond|\bbetween|\bno longer|\bnever|\bwithout"
-    r"|\bother than|\bbesides|\bexcept|\brather than|\binstead of)"
-    r"(?:\s+(?:the|a|an|be|is|equal to|exactly|about))*\s*$",
+    r"|\btriple|\bhalf(?: of)?|\broot of|[0-9][a-z ]{0,24}\b(?:of|from|in|per|at|by)|\bout of"
+    r"|\b(?:one|two|three|four|five|third|quarter|fifth|tenth)s?\s+(?:in|of)"
+    r"|\bmore than|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than"
+    r"|\bbigger than|\bhigher than|\blower than|\bat least|\bat most|\bover|\bunder|\babove"
+    r"|\bbelow|\bup to|\bnearly|\balmost|\bexceeds?|\bbeyond|\bbetween|\bno longer|\bnever"
+    r"|\bwithout|\bother than|\bbesides|\bexcept|\brather than|\binstead of)"
+    r"(?:\s+(?:the|a|an|be|is|equal to|exactly|about|selling))*\s*$",
     re.IGNORECASE,
 )
 _BOUND_AFTER = re.compile(
     r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b|and\s+(?:up|above|below"
-    r"|a\s+(?:half|quarter|third))\b|(?:squared|cubed|factorial)\b|(?:more|less|fewer|greater|times)\s+than"
+    r"|a\s+(?:half|quarter|third))\b|(?:squared|cubed|factorial|doubled|tripled|halved|lakh|crore)\b|(?:more|less|fewer|greater|times)\s+than"
     r"\b|times\b|percent\s+(?:of|more|less)\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
     re.IGNORECASE,
 )
@@ -69,8 +70,9 @@ _MARKS = re.compile(r"\$?\\(?:blacksquare|square|qed|checkmark|therefore)(?![a-z
 def last_expression(line: str) -> str | None:
     """The last expression of a line of prose, with what its words make of it.
 
-    Expressions joined by "and", "or" or a comma are one list. One that is bounded or denied ("more
-    than 9", "not 42") is given back with those words, so that it equals no number.
+    One in bold goes before others. Expressions joined by "and", "or" or a comma are one list. One
+    that is bounded or denied ("more than 9", "not 42") is taken only where there is no other, and
+    with those words, so that it equals no number.
     """
     spans: list[str] = []
 
@@ -81,45 +83,94 @@ def last_expression(line: str) -> str | None:
         spans.append(inner)
         return f" \x00{len(spans) - 1}\x00"
 
+    hidden = _DELIMITED.sub(hide, _prepared(line))
+    hidden = _without_remark(hidden)
+    for match in reversed(list(_IN_BOLD.finditer(hidden))):
+        inner = clean(_shown(match[1], spans))
+        numbered = not hidden[: match.start()].strip() and _NUMBERED.fullmatch(match[1])
+        if is_solid(inner) and not numbered:
+            return _with_bounds(hidden[: match.start()], inner, hidden[match.end() :])
+    hidden = hidden.replace("**", " ")
+    groups = _groups(hidden)
+    told: list[str] = []
+    for start, end in reversed(groups):
+        found = clean(_shown(hidden[start:end], spans)).lstrip("=").strip()
+        before = hidden[max(0, start - 30) : start]
+        worked = any(_WORKED.search(hidden[a:b]) for a, b in groups if b < start)
+        worded = _with_bounds(hidden[:start], found, hidden[end:])
+        aside = (
+            _NAMED_THING.search(before)
+            or (worked and _PREPOSITION.search(before))
+            or (not told and len(groups) > 1 and _UNEQUAL.search(found))
+        )
+        if worded == found and not aside:
+            return found
+        told.append(worded)
+    return told[0] if told else None
+
+
+_WORKED = re.compile(r"[0-9].*[-+*/\u00d7x].*=")
+"""Arithmetic that was worked out."""
+_PREPOSITION = re.compile(
+    r"\b(?:for|in|of|from|at|by|per|to|with|on|and|than|before|after|during)(?: the)?\s*$"
+)
+_IN_BOLD = re.compile(r"\*\*([^*\n]{1,400}?)\*\*")
+_NUMBERED = re.compile(r"\s*[0-9]{1,2}[.):]?\s*")
+_UNEQUAL = re.compile(r"[<>\u2264\u2265]|\\[lg]e(?![a-z])")
+_NAMED_THING = re.compile(
+    r"\b(?:step|example|problem|question|case|figure|equation|exercise|page|part|chapter|section|line"
+    r"|theorem|lemma)\s*#?\s*$",
+    re.IGNORECASE,
+)
+_CONTRASTED = re.compile(r"(?<=[0-9\x00}])(?:,?\s+(?:not|rather than|instead of)\b).*$", re.DOTALL)
+_TRAILING_REMARK = re.compile(r"\s\([^()]*[a-zA-Z\u00d7=][^()]*\)[\s.!]*$")
+
+
+def _prepared(line: str) -> str:
+    """A line in plain characters, of a table the last cell, with digits if it has only words."""
     plain = plain_characters(line.replace("\x00", " "))
     if plain.count("|") > 1 and plain.strip().startswith("|"):
         plain = plain.strip(" |").rpartition("|")[2]
     plain = _FOREIGN.sub(r" \1 ", _MARKS.sub(" ", plain))
     if not any(map(str.isdigit, plain)):
         plain = digits_for_words(plain)
-    plain = _INFINITE.sub(r"\\infty ", plain)
-    hidden = _DELIMITED.sub(hide, plain)
-    bold = list(re.finditer(r"\*\*([^*\n]{1,400}?)\*\*", hidden))
-    for match in reversed(bold):
-        inner = _shown(match[1], spans)
-        if is_solid(clean(inner)) and not hidden[match.end() :].strip(" .!)"):
-            before = hidden[: match.start()]
-            return _with_bounds(before, clean(inner), hidden[match.end() :])
-    hidden = hidden.replace("**", " ")
-    runs = _runs(hidden)
-    if not runs:
-        return None
-    start, end = runs[-1]
-    for earlier, stop in reversed(runs[:-1]):
-        between = hidden[stop:start].strip().lower()
-        comma = hidden[:stop].rstrip().endswith(",")
-        if between in _JOINS or (not between and comma):
-            start = earlier
+    return _INFINITE.sub(r"\\infty ", plain)
+
+
+def _without_remark(line: str) -> str:
+    """Without a remark in brackets at the end, and without what the answer is said not to be."""
+    remark = _TRAILING_REMARK.search(line)
+    if remark and re.search("[0-9\x00]", line[: remark.start()]):
+        line = line[: remark.start()]
+    return _CONTRASTED.sub("", line)
+
+
+def _groups(line: str) -> list[tuple[int, int]]:
+    """The runs of a line, those that are joined to a list as one, units and scales with them."""
+    groups: list[tuple[int, int]] = []
+    for start, end in _runs(line):
+        scale = _SCALE_AFTER.match(line, end) or _UNIT_AFTER.match(line, end)
+        end = scale.end() if scale else end
+        if groups and _joined(line, groups[-1], start, end):
+            groups[-1] = (groups[-1][0], end)
         else:
-            break
-    scale = _SCALE_AFTER.match(hidden, end)
-    if scale:
-        end = scale.end()
-    else:
-        unit = _UNIT_AFTER.match(hidden, end)
-        end = unit.end() if unit else end
-    found = clean(_shown(hidden[start:end], spans)).lstrip("=").strip()
-    return _with_bounds(hidden[:start], found, hidden[end:])
+            groups.append((start, end))
+    return groups
+
+
+def _joined(line: str, before: tuple[int, int], start: int, end: int) -> bool:
+    between = line[before[1] : start].strip().lower()
+    comma = line[: before[1]].rstrip().endswith(",")
+    if between not in _JOINS and (between or not comma):
+        return False
+    texts = line[before[0] : before[1]], line[start:end]
+    named = [re.match(r"\s*[a-z]\s*=[^=]*$", text) is not None for text in texts]
+    return all(named) or not any("=" in text for text in texts)
 
 
 _UNIT_AFTER = re.compile(
-    r"\s+(?:degrees|percent|dollars?|cents?|euros?|cm|mm|km|kg|inches|inch|feet|foot|ft|meters?|metres?|miles?"
-    r"|hours?|minutes?|seconds?|days?|grams?|pounds?)(?:\^\{?[23]\}?)?\b"
+    r"\s+(?:degrees|percent|dollars?|cents?|euros?|cm|mm|km|kg|inches|inch|feet|foot|ft|meters?"
+    r"|metres?|miles?|hours?|minutes?|seconds?|days?|grams?|pounds?)(?:\^\{?[23]\}?)?\b"
 )
 
 

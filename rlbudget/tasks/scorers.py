@@ -30,8 +30,11 @@ from rlbudget.tasks.expressions import is_solid, read
 from rlbudget.tasks.extraction import Kind, after_thinking, answer_in
 from rlbudget.tasks.forms import Expression, Form, Number, Words, key_of, same_form
 from rlbudget.tasks.mathematics import same_mathematics
-from rlbudget.tasks.numbers import plain_number
+from rlbudget.tasks.notation import tidy
+from rlbudget.tasks.numbers import CURRENCIES, plain_number
+from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.text import normalise_text, same_text
+from rlbudget.tasks.units import is_unit_word
 
 __all__ = [
     "NAMES",
@@ -125,8 +128,8 @@ def vote_key(text: str, scorer: str = "auto") -> Hashable:
     ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` are one vote. Formulas are one only
     where they are written alike: no algebra is done.
     """
-    if text.isascii() and text.isalnum() and scorer == "auto":
-        return plain_number(text) if text.isdigit() else text.casefold()
+    if scorer == "auto" and text.isascii() and text.isdigit():
+        return plain_number(text)
     known = _known(scorer)
     found = known.find(text, None, NOTHING)
     return _key(found, known.name) if len(found) <= _REMEMBERED else known.key(found)
@@ -201,7 +204,9 @@ _REASON = re.compile(
     r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for|has|have|had|is|was|wins|won)\b.*|,.*",
     re.DOTALL,
 )
-_SUBJECT = re.compile(r"^.{0,200}\b(?:is|are|was|were|be|faces|due|called|named)\s+", re.DOTALL)
+_SUBJECT = re.compile(
+    r"^.{0,200}\b(?:is|are|was|were|be|faces|due|called|named|on(?: a)?)\s+", re.DOTALL
+)
 _DENIAL = re.compile(r"\b(?:not|n't|never|neither|nor|cannot)\b|n't\b", re.IGNORECASE)
 
 
@@ -235,7 +240,8 @@ def _find_text(text: str, target: str | None, asked: Asked) -> str:
 def _same_words(answer: str, target: str, asked: Asked) -> bool:
     left, right = _number_in_text(answer), _number_in_text(target)
     if left is not None and right is not None:
-        return left == right
+        signs = [{sign for sign in CURRENCIES if sign in text} for text in (answer, target)]
+        return left == right and (not all(signs) or signs[0] == signs[1])
     return same_text(answer, target)
 
 
@@ -270,10 +276,11 @@ def _same_number(answer: str, target: str, asked: Asked) -> bool:
 
 
 def _find_choice(text: str, target: str | None, asked: Asked) -> str:
-    whole = after_thinking(text)
-    if len(whole) < 400 and _chosen(whole, asked) is not None:
-        return whole.strip()
-    return answer_in(text, "choice")
+    found = answer_in(text, "choice")
+    if _chosen(found, asked) is None and len(text) < 1000:
+        whole = after_thinking(text).strip()
+        return whole if _chosen(whole, asked) is not None else found
+    return found
 
 
 def _chosen(answer: str, asked: Asked) -> str | None:
@@ -304,23 +311,37 @@ def _key_choice(answer: str) -> Hashable:
 
 # auto
 
-_MATHEMATICS = re.compile(r"\\[a-zA-Z]|[\^$]|[0-9]\s*[%/]|[=<>]|[0-9]_")
+_SIGNS = re.compile(r"\\[a-zA-Z]|[\^$%/=<>_]|[0-9a-z)]\s*[+*]\s*[0-9a-z(]")
+_LETTERS_IN = re.compile(r"[a-zA-Z]{2,}")
+
+
+@lru_cache(maxsize=4096)
+def _is_mathematical(target: str) -> bool:
+    """Whether a target is a number, a formula or a list of them, and not words or a name."""
+    if plain_number(target) is not None:
+        return True
+    if not is_solid(target):
+        return False
+    form = read(target)
+    if isinstance(form, Expression):
+        return _SIGNS.search(tidy(target)) is not None or (len(target) == 1 and target.islower())
+    named = _LETTERS_IN.findall(re.sub(r"\\[a-zA-Z]+", "", target))
+    return all(map(is_unit_word, named)) or spoken_number(target) is not None
 
 
 def _kind_of(target: str, asked: Asked) -> str:
     bare = target.strip()
     if asked.options or (len(bare) == 1 and bare in LETTERS):
         return "choice"
-    if plain_number(bare) is not None:
-        return "math"
-    mathematical = _MATHEMATICS.search(bare) and is_solid(bare)
-    listed = bare[:1] in "([{" and any(map(str.isdigit, bare)) and is_solid(bare)
-    return "math" if mathematical or listed else "text"
+    return "math" if _is_mathematical(bare) else "text"
 
 
 def _key_auto(answer: str) -> Hashable:
     form = read(answer)
-    return _key_text(answer) if isinstance(form, Words) else key_of(form)
+    if isinstance(form, Words):
+        return _key_text(answer)
+    letter = isinstance(form, Expression) and len(form.text) == 1
+    return ("letter", form.text.upper()) if letter else key_of(form)  # type: ignore[union-attr]
 
 
 def _find_auto(text: str, target: str | None, asked: Asked) -> str:

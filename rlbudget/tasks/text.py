@@ -13,36 +13,48 @@ import unicodedata
 from functools import lru_cache
 
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"), "-")
-_QUOTES = dict.fromkeys(map(ord, "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb\u2032\u2033"), None)
+_APOSTROPHES = dict.fromkeys(map(ord, "`\u2018\u2019\u02bc\u2032"), "'")
+_QUOTES = dict.fromkeys(map(ord, "\u201c\u201d\u201e\u00ab\u00bb\u2033"), '"')
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\ufeff\u2060\u00ad"), None)
-_SPELLED = str.maketrans(_DASHES | _QUOTES | _INVISIBLE)
-_EMPHASIS = re.compile(
-    r"(\*\*|__)(?=\S)([^*_]+?)(?<=\S)\1|(?<![*\w])\*(?=\S)([^*\s][^*]*?)\*(?![*\w])"
-)
+_SPELLED = str.maketrans(_DASHES | _APOSTROPHES | _QUOTES | _INVISIBLE)
+_EMPHASIS = re.compile(r"(\*\*)(?=\S)([^*]+?)(?<=\S)\1|(?<![*\w])\*(?=\S)([^*\s][^*]*?)\*(?![*\w])")
 _COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|emph)\s*\{([^{}]*)\}")
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b(?![+#*\-/^=<>'])")
+_QUOTE = re.compile(r"(?<![0-9])['\"]|['\"](?=s\b)")
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b(?=\s+\w{2})")
 _SENTENCE = re.compile(
-    r"(?<![0-9])[,;:](?![0-9])|[,;:](?=\s|$)|[!?\u00a1\u00bf\u3002\u3001\uff0c]|\u2026"
+    r"(?<![0-9])[,;:](?![0-9])|[,;:](?=\s|$)|[?\u00a1\u00bf\u3002\u3001\uff0c]|\u2026|!(?=\s|$)"
 )
-_STOP = re.compile(r"\.(?![0-9])|(?<=[a-z])\.(?=[0-9])")
+_LIST_OF_NUMBERS = re.compile(r"(?<=[0-9]),\s+(?=[0-9])")
+_INITIALS = re.compile(r"(?<![a-z0-9])([a-z])\.\s*(?=[a-z](?:\.|(?![a-z0-9])))")
+_STOP = re.compile(r"\.(?=\W|$)(?!\.?[0-9])")
 _BRACKETS = re.compile(r"[()\[\]{}]")
+_LOOSE = re.compile(r"\s*([<>=+*/^]|!=)\s*|(?<=[0-9])\s+-\s+(?=[0-9])|\s+(?=%)")
+_BULLET = re.compile(r"^\s*[-*\u2022]\s+")
+_RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207f]+")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 
 @lru_cache(maxsize=4096)
 def normalise_text(text: str, *, articles: bool = True) -> str:
-    """Casefolded NFKC without what carries no meaning; ``articles=False`` keeps those.
+    """Casefolded NFKC without what carries no meaning; ``articles=False`` leaves those out.
 
     Stops of abbreviations go (``U.S.A.`` is ``USA``), brackets become spaces, dashes are one.
     """
     if "\\" in text:
-        text = _COMMAND.sub(r"\1", text).replace("$", " ")
+        text = _COMMAND.sub(r"\1", text).replace("\\%", "%")
+        if "\\" in text:
+            text = text.replace("$", " ")
+    if text.count("$") == 2 and text.strip()[:1] == "$" == text.strip()[-1:]:
+        text = text.strip()[1:-1]
     # A superscript means something else than the digit that NFKC makes of it.
-    marked = re.sub("[\u00b2\u00b3\u00b9\u2070-\u207f]+", lambda m: "^" + m[0], text)
+    marked = _VULGAR.sub(lambda m: " " + m[0], _RAISED.sub(lambda m: "^" + m[0], text))
     folded = unicodedata.normalize("NFKC", marked.translate(_SPELLED)).translate(_SPELLED)
-    folded = _EMPHASIS.sub(lambda m: m[2] or m[3], folded.casefold())
-    folded = _STOP.sub("", _SENTENCE.sub(" ", _BRACKETS.sub(" ", folded)))
+    folded = _EMPHASIS.sub(lambda m: m[2] or m[3], folded.replace("\u2044", "/").casefold())
     if not articles:
         folded = _ARTICLES.sub(" ", folded)
+    folded = _BULLET.sub("", _LIST_OF_NUMBERS.sub(",", _QUOTE.sub("", folded)))
+    folded = _STOP.sub("", _INITIALS.sub(r"\1", _SENTENCE.sub(" ", folded)))
+    folded = _LOOSE.sub(lambda m: m[1] or m[0].strip(), _BRACKETS.sub(" ", folded))
     return " ".join(folded.split())
 
 
