@@ -140,7 +140,7 @@ def test_what_may_not_be_left_out_may_not(field: str) -> None:
 
     line = json.loads(blocks("json")[0])
     del line[field]
-    with pytest.raises(UserError, match=f"missing field {field}"):
+    with pytest.raises(UserError, match=f"missing field \\$.{field}"):
         trace_from_dict(line)
 
 

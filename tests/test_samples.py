@@ -201,12 +201,15 @@ def test_samples_are_imported_trained_on_and_evaluated(tmp_path: Path) -> None:
     [
         (lambda row: row.update(samples=[]), "fewer than 2 samples"),
         (lambda row: row["samples"][1].update(tokens=0), "a sample without a token"),
-        (lambda row: row["samples"][1].update(exact_match=2), "exact_match must be 0 or 1"),
-        (lambda row: row["samples"][1].pop("tokens"), "missing field samples[1].tokens"),
+        (
+            lambda row: row["samples"][1].update(exact_match=2),
+            "$.samples[1].exact_match must be 0 or 1",
+        ),
+        (lambda row: row["samples"][1].pop("tokens"), "missing field $.samples[1].tokens"),
         (lambda row: row.update(target=" "), "target is empty"),
-        (lambda row: row.update(colour="red"), "unknown field colour"),
-        (lambda row: row.update(question_id="q0"), "question_id 'q0' came before"),
-        (lambda row: row.update(version=2), "unsupported version 2"),
+        (lambda row: row.update(colour="red"), "unknown field $.colour"),
+        (lambda row: row.update(question_id="q0"), "$.question_id 'q0' came before"),
+        (lambda row: row.update(version=2), "unsupported $.version 2"),
     ],
 )
 def test_bad_samples_are_named_by_file_and_line(change: Any, said: str, tmp_path: Path) -> None:
