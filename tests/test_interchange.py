@@ -115,7 +115,7 @@ BAD: list[tuple[str | bytes, str]] = [
     (changed(lambda r: r.update(question="\ud800")),
      "not valid Unicode (it holds half of a surrogate pair)"),
     (changed(lambda r: r.update(meta={"a": float("inf")})), "invalid JSON: Infinity is no number"),
-    (changed(lambda r: r["final"].update(exat_match=1)), 
+    (changed(lambda r: r["final"].update(exat_match=1)),
      "unknown field $.final.exat_match (your own data may go under meta)"),
     (json.dumps(EXAMPLE), "$.trace_id 't1' came before"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(x=1e39)),
