@@ -58,7 +58,8 @@ class Told:
             print(f"rlbudget: {' '.join(problem.split())}", file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
-        return f", {self.n} {self.what} left out" if self.n else ""
+        several = "" if self.n == 1 else "s"
+        return f", {self.n} {self.what}{several} left out" if self.n else ""
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -14,6 +16,9 @@ from rlbudget.commands.arguments import (
     OptionalStr,
 )
 from rlbudget.console import Told, err, progress
+
+if TYPE_CHECKING:
+    from rlbudget.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,9 @@ class Record:
         from rlbudget.models import load_model
         from rlbudget.record import record
         from rlbudget.record_samples import record_samples
-        from rlbudget.tasks import Columns, load_task
 
-        bad, left_out = Told("bad rows"), Told("questions")
-        columns = Columns(
-            self.question_column, self.target_column, self.options_column, self.id_column
-        )
-        task = load_task(
-            self.task, n=self.n, seed=self.seed, columns=columns, scorer=self.scorer,
-            skip_bad=self.skip_bad, on_bad=bad,
-        )  # fmt: skip
+        bad, left_out = Told("bad row"), Told("question")
+        task = self.questions(bad)
         model = load_model(self.model, profile=self.profile)
         if self.samples is not None:
             with progress("Sampling") as advance:
@@ -126,6 +124,22 @@ class Record:
             )
         err.print(f"{stats.n} traces recorded to {self.out}{bad}{left_out}")
 
+    def questions(self, on_bad: Callable[[str], None]) -> Task:
+        """The task to record; rows left out are told to ``on_bad``."""
+        from rlbudget.tasks import Columns, load_task
+
+        return load_task(
+            self.task,
+            n=self.n,
+            seed=self.seed,
+            columns=Columns(
+                self.question_column, self.target_column, self.options_column, self.id_column
+            ),
+            scorer=self.scorer,
+            skip_bad=self.skip_bad,
+            on_bad=on_bad,
+        )
+
 
 @dataclass(frozen=True)
 class Import:
@@ -153,7 +167,7 @@ class Import:
                 scorer=self.scorer,
                 progress=advance,
             )
-        bad = Told("bad lines")
+        bad = Told("bad line")
         for problem in stats.problems:
             bad(problem)
         bad.n = stats.bad
