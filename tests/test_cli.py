@@ -75,7 +75,7 @@ def test_bad_rows_and_questions_too_long_are_named_and_counted_on_the_way(
 ) -> None:
     table = tmp_path / "q.csv"
     long = "one two three, " * 400
-    table.write_text(f"ask,gold,name\nWhat is 2 + 3?,5,a\nNo answer?,,b\n"{long}",1,c\n")
+    table.write_text(f'ask,gold,name\nWhat is 2 + 3?,5,a\nNo answer?,,b\n"{long}",1,c\n')
     columns = ["--question-column", "ask", "--target-column", "gold", "--id-column", "name"]
     record = ["record", "--model", str(model), "--profile", "embedded", "--task", str(table),
               "--out", str(tmp_path / "traces"), "--max-tokens", "8", *columns]  # fmt: skip
