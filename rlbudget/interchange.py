@@ -23,7 +23,6 @@ from rlbudget.samples import ORDERS, Sample, Sampled, traces_of_samples
 from rlbudget.schema import (
     VERSION,
     BadLineError,
-    CheckpointFields,
     Kind,
     SampledLine,
     TraceLine,
@@ -94,7 +93,7 @@ def trace_from_dict(record: Any, *, scorer: str | None = None) -> Trace:
     Raises ``UserError`` saying what is wrong, the field named by its path.
     """
     try:
-        return _trace(converted(record, TraceLine), scorer)
+        return _as_trace(_completed(converted(record, TraceLine), scorer))
     except BadLineError as problem:
         raise UserError(str(problem)) from None
 
@@ -114,7 +113,7 @@ def read_jsonl(
     ``skip_bad`` it is left out and told to ``on_bad``.
     """
     for trace, _ in _read(Path(path), skip_bad, scorer, on_bad):
-        yield trace
+        yield _as_trace(trace)
 
 
 def write_jsonl(path: Path | str, traces: Iterable[Trace]) -> None:
@@ -196,7 +195,7 @@ def _read(
     scorer: str | None,
     on_bad: Callable[[str], None] | None,
 ) -> Iterator[tuple[Trace, int]]:
-    """Traces, each with the bytes read so far."""
+    """Traces as ``_completed`` gives them, each with the bytes read so far."""
     if scorer is not None:
         find_scorer(scorer)
     seen: set[str] = set()
@@ -225,7 +224,7 @@ def _traces(line: Line, kind: Kind, scorer: str | None) -> tuple[list[Trace], st
     """The traces of a line, and the id that may not come twice."""
     try:
         if kind is TraceLine:
-            trace = _trace(decoded(line.content, TraceLine), scorer)
+            trace = _completed(decoded(line.content, TraceLine), scorer)
             return [trace], trace.trace_id
         sampled = _sampled(decoded(line.content, SampledLine), scorer)
     except BadLineError:
@@ -241,43 +240,55 @@ def _traces(line: Line, kind: Kind, scorer: str | None) -> tuple[list[Trace], st
     return traces, sampled.question_id
 
 
-def _trace(line: TraceLine, scorer: str | None) -> Trace:
-    meta = line.meta or {}
-    absent = Absent(line.target, line.question, line.task, meta, scorer)
-    final = line.final
-    trace = Trace(
-        line.trace_id,
-        line.question_id,
-        line.task,
-        line.question,
-        line.target,
-        line.model,
-        line.seed,
-        Final(
-            final.answer,
-            absent.score(final.answer) if final.exact_match is None else final.exact_match,
-            final.thinking_tokens,
-            final.answer_tokens,
-        ),
-        tuple([_checkpoint(point, absent) for point in line.checkpoints]),
-        absent.noted(),
-    )
+def _completed(line: TraceLine, scorer: str | None) -> Trace:
+    """The line itself with what it left out, so that it has all attributes of a trace.
+
+    A file's traces go into columns as they were parsed: copying each into a ``Trace`` would take
+    as long as the parsing. Raises ``BadLineError`` for a line that breaks a law of traces.
+    """
+    line.meta = line.meta or {}
+    absent = Absent(line.target, line.question, line.task, line.meta, scorer)
+    if line.final.exact_match is None:
+        line.final.exact_match = absent.score(line.final.answer)
+    for point in line.checkpoints:
+        if point.exit.exact_match is None:
+            point.exit.exact_match = absent.score(point.exit.answer)
+        try:
+            sum((point.signals or {}).values())  # type: ignore[arg-type]
+        except TypeError:  # some are null
+            measured = (point.signals or {}).items()
+            point.signals = {name: value for name, value in measured if value is not None}
+        if point.signals is None:
+            point.signals = {}
+    line.meta = absent.noted()
+    trace = cast(Trace, line)
     _check(trace)
     return trace
 
 
-def _checkpoint(point: CheckpointFields, absent: Absent) -> Checkpoint:
-    given, probe, signals = point.exit, point.probe, point.signals or {}
-    if None in signals.values():
-        signals = {name: value for name, value in signals.items() if value is not None}
+def _as_trace(completed: Trace) -> Trace:
+    """A trace of our own making from one that may be a line."""
+    final = completed.final
+    return Trace(
+        completed.trace_id,
+        completed.question_id,
+        completed.task,
+        completed.question,
+        completed.target,
+        completed.model,
+        completed.seed,
+        Final(final.answer, final.exact_match, final.thinking_tokens, final.answer_tokens),
+        tuple(map(_as_checkpoint, completed.checkpoints)),
+        completed.meta,
+    )
+
+
+def _as_checkpoint(point: Checkpoint) -> Checkpoint:
+    given, probe = point.exit, point.probe
     return Checkpoint(
         point.thinking_tokens,
-        cast("dict[str, float]", signals),
-        Exit(
-            given.answer,
-            absent.score(given.answer) if given.exact_match is None else given.exact_match,
-            given.answer_tokens,
-        ),
+        point.signals,
+        Exit(given.answer, given.exact_match, given.answer_tokens),
         None if probe is None else Probe(probe.answer, probe.confidence, probe.tokens),
     )
 

@@ -20,7 +20,7 @@ class Absent:
     a list of texts, are the options of the question.
     """
 
-    __slots__ = ("_known", "_meta", "_question", "_scorer", "_target", "name")
+    __slots__ = ("_known", "_meta", "_named", "_question", "_scorer", "_target", "_task")
 
     def __init__(
         self, target: str, question: str, task: str, meta: dict[str, Any], named: str | None
@@ -28,14 +28,17 @@ class Absent:
         """Raises nothing: what is wrong with a name is said when an answer needs it."""
         self._target = target
         self._question = question
+        self._task = task
         self._meta = meta
-        self._known: dict[str, int] = {}
+        self._named = named
         self._scorer: Scorer | None = None
-        own = meta.get("scorer")
-        self.name: str = named or (own if isinstance(own, str) else None) or scorer_of_task(task)
-        """the scorer's name, whether or not an answer was scored"""
-        if named is None and own is not None and not isinstance(own, str):
-            self.name = repr(own)
+        self._known: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """The scorer's, whether or not an answer was scored."""
+        own = self._meta.get("scorer")
+        return self._named or (scorer_of_task(self._task) if own is None else str(own))
 
     def score(self, answer: str) -> int:
         """1 if the answer is the target, else 0. Raises ``BadLineError`` for an unknown scorer."""

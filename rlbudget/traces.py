@@ -127,14 +127,9 @@ def problem_of(trace: Trace) -> str | None:
 
 
 def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
-    tokens = point.thinking_tokens
-    if problem := _count_problem("thinking_tokens", tokens):
-        return problem
-    if tokens <= before:
-        return f"thinking_tokens must increase: {tokens} comes after {before}"
-    # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
-    if tokens > end:
-        return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
+    tokens, given, probe = point.thinking_tokens, point.exit, point.probe
+    if not before < tokens <= end:
+        return _place_problem(tokens, before, end)
     if problem := names_problem(tuple(point.signals)):
         return problem
     # A small sum has small terms; one that is not, or NaN, is looked into.
@@ -143,18 +138,27 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
             if problem := signal_problem(name, value):
                 return problem
     if problem := (
-        _text_problem("exit.answer", point.exit.answer)
-        or _match_problem("exit.exact_match", point.exit.exact_match)
-        or _count_problem("exit.answer_tokens", point.exit.answer_tokens)
+        _text_problem("exit.answer", given.answer)
+        or _match_problem("exit.exact_match", given.exact_match)
+        or _count_problem("exit.answer_tokens", given.answer_tokens)
     ):
         return problem
-    if point.probe is None:
+    if probe is None:
         return None
-    if not 0 <= point.probe.confidence <= 1:
-        return f"probe.confidence must lie in [0, 1], got {point.probe.confidence}"
-    return _text_problem("probe.answer", point.probe.answer) or _count_problem(
-        "probe.tokens", point.probe.tokens
+    if not 0 <= probe.confidence <= 1:
+        return f"probe.confidence must lie in [0, 1], got {probe.confidence}"
+    return _text_problem("probe.answer", probe.answer) or _count_problem(
+        "probe.tokens", probe.tokens
     )
+
+
+def _place_problem(tokens: int, before: int, end: int) -> str | None:
+    if problem := _count_problem("thinking_tokens", tokens):
+        return problem
+    if tokens <= before:
+        return f"thinking_tokens must increase: {tokens} comes after {before}"
+    # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
+    return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
 
 
 def signal_problem(name: str, value: float) -> str | None:
