@@ -55,7 +55,7 @@ class Told:
         """Count one, and say it if it is one of the first."""
         self.n += 1
         if self.n <= self.SHOWN:
-            print(f"rlbudget: {' '.join(problem.split())}", file=sys.stderr, flush=True)
+            err.print(f"rlbudget: {' '.join(problem.split())}", markup=False, soft_wrap=True)
 
     def __str__(self) -> str:
         several = "" if self.n == 1 else "s"

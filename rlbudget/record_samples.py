@@ -106,7 +106,7 @@ def _sample(
                 del drawn[question.question_id]
                 yield Sampled(
                     question.question_id, task.name, question.question, question.target,
-                    model.name, tuple(own[number] for number in range(samples)),
+                    model.name, tuple(own[number] for number in range(samples)), task.scorer,
                 )  # fmt: skip
 
 

@@ -108,6 +108,13 @@ def test_columns_are_named(tmp_path: Path, make: Maker) -> None:
         load_task(path, columns=Columns("prompt", "gold", options="none"))
 
 
+def test_an_empty_name_says_that_there_are_no_options(tmp_path: Path) -> None:
+    path = str(as_jsonl(tmp_path, [{"question": "?", "target": "t", "options": "A) t B) u"}]))
+    with pytest.raises(UserError, match="field options must be a list of two texts"):
+        load_task(path)
+    assert load_task(path, columns=Columns(options="")).questions[0].options == ()
+
+
 def test_dots_reach_into_objects(tmp_path: Path) -> None:
     rows = [{"question": "Who?", "answer": {"value": "Ada", "aliases": ["Ada", "Lovelace"]}}]
     for make in (as_jsonl, as_parquet):

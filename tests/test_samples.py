@@ -222,6 +222,16 @@ def test_bad_samples_are_named_by_file_and_line(change: Any, said: str, tmp_path
     assert said in str(raised.value)
 
 
+def test_absent_matches_are_scored_and_meta_goes_into_the_traces(tmp_path: Path) -> None:
+    (row,) = lines_of(made(1))
+    row.update(target="18", task="gsm8k", meta={"request": 2**70})
+    row["samples"] = [{"answer": a, "tokens": 9} for a in ("It is 18.0.", "$18", "19")]
+    import_jsonl(write(tmp_path / "samples.jsonl", [row]), tmp_path / "traces")
+    for trace in load_traces(tmp_path / "traces"):
+        assert (trace.final.exact_match, trace.meta["request"]) == (1, 2**70)
+        assert trace.meta["scorer"] == "math"
+
+
 def test_samples_and_traces_do_not_mix(tmp_path: Path) -> None:
     from trace_makers import make_trace
 

@@ -58,7 +58,8 @@ class Record:
     target_column: OptionalStr = None
     """Column of the right answer: text, or the letter or index (from 0) of one of the options."""
     options_column: OptionalStr = None
-    """Column of the answers to choose from, a list of texts; by default "options" if there."""
+    """Column of the answers to choose from, a list of texts; by default "options" if there, ""
+    for none."""
     id_column: OptionalStr = None
     """Column that names the questions; by default "id" if there."""
     scorer: OptionalStr = None

@@ -24,7 +24,8 @@ _SHOWN_NAMES = 10
 class Columns:
     """The names of a table's columns where they are others than the layout's.
 
-    A name with dots reaches into objects: ``answers.text``.
+    A name with dots reaches into objects: ``answers.text``. An empty name of the options' column
+    says that there are none, whatever the table has.
     """
 
     question: str | None = None
@@ -200,12 +201,18 @@ def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> Asked:
         raise BadRowError("the question is empty")
     if not targets or not all(target.strip() for target in targets):
         raise BadRowError("the target is empty")
-    given = _value(row, columns.options or "options")
-    if given is None and columns.options:
-        raise BadRowError(_missing(row, (columns.options,)))
-    options = Options() if given is None else options_of(given)
+    options = _options(row, columns.options)
     _check_unicode(question, *targets, *options.texts)
     return Asked(place, _identity(row, columns.identity), question, targets, options)
+
+
+def _options(row: Row, column: str | None) -> Options:
+    if column == "":
+        return Options()
+    given = _value(row, column or "options")
+    if given is None and column is not None:
+        raise BadRowError(_missing(row, (column,)))
+    return Options() if given is None else options_of(given)
 
 
 def _targets(row: Row, layout: Layout) -> tuple[str, ...]:
