@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from rlbudget.context import context_columns, task_columns
 from rlbudget.signals import hedged
 from rlbudget.table import TraceTable
 from rlbudget.tasks.scorers import vote_key
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace, scorer_of
+from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace, plain_json, scorer_of
 
 FORMAT_KEY = b"rlbudget.traces"
 FORMAT_VERSION = b"1"
@@ -55,7 +56,8 @@ _CHECKPOINT_TYPES = {
 def part_of(traces: Sequence[Trace]) -> pa.Table:
     """The rows of a part."""
     points = [point for trace in traces for point in trace.checkpoints]
-    signals = sorted({name for point in points for name in point.signals})
+    layouts = {tuple(point.signals) for point in points}
+    signals = sorted({name for layout in layouts for name in layout})
     probes = [point.probe for point in points]
     per_trace: dict[str, list[Any]] = {
         "trace_id": [t.trace_id for t in traces],
@@ -65,7 +67,7 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
         "target": [t.target for t in traces],
         "model": [t.model for t in traces],
         "seed": [t.seed for t in traces],
-        "meta": [json.dumps(t.meta, allow_nan=False) for t in traces],
+        "meta": [plain_json(t.meta) for t in traces],
         "final_answer": [t.final.answer for t in traces],
         "final_exact_match": [t.final.exact_match for t in traces],
         "final_thinking_tokens": [t.final.thinking_tokens for t in traces],
@@ -81,8 +83,9 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
         "probe_confidence": [p and p.confidence for p in probes],
         "probe_tokens": [p and p.tokens for p in probes],
     }
-    if len({tuple(p.signals) for p in points}) == 1:  # the same ones everywhere: one array
-        grid = np.array([tuple(p.signals.values()) for p in points], dtype=np.float64)
+    if len(layouts) == 1:  # the same ones everywhere: one array
+        values = chain.from_iterable([p.signals.values() for p in points])
+        grid = np.fromiter(values, np.float64).reshape(len(points), len(signals))
         for column, name in enumerate(points[0].signals):
             per_checkpoint[_SIGNAL + name] = np.ascontiguousarray(grid[:, column])
     else:

@@ -42,6 +42,26 @@ def progress(title: str) -> Iterator[Advance]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+class Told:
+    """Says the first few of what was left out, each on a line of stderr, and counts them all."""
+
+    SHOWN = 10
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.n = 0
+
+    def __call__(self, problem: str) -> None:
+        """Count one, and say it if it is one of the first."""
+        self.n += 1
+        if self.n <= self.SHOWN:
+            err.print(f"rlbudget: {' '.join(problem.split())}", markup=False, soft_wrap=True)
+
+    def __str__(self) -> str:
+        several = "" if self.n == 1 else "s"
+        return f", {self.n} {self.what}{several} left out" if self.n else ""
+
+
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table without frames: names on the left, numbers on the right."""
     table = Table(header_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.errors import UserError
+from rlbudget.fitting import fitting
 from rlbudget.store import TraceWriter, existing_ids, iter_traces, load_traces
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
@@ -43,6 +44,8 @@ class RecordStats:
     exit_tokens: int
     """tokens of the exit answers recorded now"""
     seconds: float
+    left_out: tuple[str, ...] = ()
+    """of each question that the model cannot decode its id and why"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,12 @@ def record(
     store_text: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None,
 ) -> RecordStats:
     """Decode every question of ``task`` once and write its trace to ``folder``.
+
+    A question that does not fit into the model's context, that is no token to it, or that has an
+    option longer than an answer may be is left out, told to ``on_left_out`` and counted.
 
     Settings left out are those of the model's profile. ``probe_tokens`` is the length of the
     trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
@@ -122,7 +129,7 @@ def record(
     get the entropy of the model's choice among them at each checkpoint. What the model made of the
     prompt (``rlbudget.context.PROMPT_SIGNALS``) is kept at each checkpoint, but not where an older
     folder without it is gone on with. Raises ``UserError`` for a folder that holds other traces,
-    settings out of range, an option longer than an answer may be and a full disk.
+    settings out of range, a task of which no question can be decoded and a full disk.
     """
     begun = time.monotonic()
     settings = _settings_of(
@@ -137,6 +144,9 @@ def record(
     ids = [trace_id(seed, question.question_id) for question in task.questions]
     if len(set(ids)) < len(ids):
         raise UserError(f"the task {task.name} has two questions of one id")
+    fits = fitting(model, task, settings.max_tokens, on_left_out)
+    task = fits.task
+    ids = [trace_id(seed, question.question_id) for question in task.questions]
     spelled = [model.option_ids(question.options) for question in task.questions]
     options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = written = 0
@@ -166,8 +176,9 @@ def record(
                 progress(len(there) + n, len(ids))
     seconds = time.monotonic() - begun
     return RecordStats(
-        n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens, seconds=seconds
-    )
+        n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens, seconds=seconds,
+        left_out=fits.left_out,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

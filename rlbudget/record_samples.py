@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlbudget.errors import UserError
+from rlbudget.fitting import fitting
 from rlbudget.record import BATCH_SIZE, RecordStats, remembering, row_seed
 from rlbudget.samples import Sample, Sampled, traces_of_samples
 from rlbudget.store import TraceWriter, existing_ids, iter_traces
@@ -29,6 +30,7 @@ def record_samples(
     batch_size: int = BATCH_SIZE,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None,
 ) -> RecordStats:
     """Decode every question ``samples`` times and write its traces of samples to ``folder``.
 
@@ -41,6 +43,8 @@ def record_samples(
         raise UserError(f"--samples {samples}: a majority needs at least 2")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
+    fits = fitting(model, task, max_tokens, on_left_out)
+    task = fits.task
     n = tokens = 0
     with TraceWriter(folder, append=resume) as writer:
         there = existing_ids(folder)
@@ -63,7 +67,9 @@ def record_samples(
             if progress is not None:
                 progress(skipped + n, len(task.questions))
     seconds = time.monotonic() - begun
-    return RecordStats(n=n, skipped=skipped, tokens=tokens, exit_tokens=0, seconds=seconds)
+    return RecordStats(
+        n=n, skipped=skipped, tokens=tokens, exit_tokens=0, seconds=seconds, left_out=fits.left_out
+    )
 
 
 def _sample(
@@ -100,7 +106,7 @@ def _sample(
                 del drawn[question.question_id]
                 yield Sampled(
                     question.question_id, task.name, question.question, question.target,
-                    model.name, tuple(own[number] for number in range(samples)),
+                    model.name, tuple(own[number] for number in range(samples)), task.scorer,
                 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -64,6 +64,8 @@ class Sampled:
     samples: tuple[Sample, ...]
     scorer: str = "auto"
     """whose votes are counted: answers that are one to it share a vote"""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """plain JSON; the traces hold it"""
 
 
 @lru_cache(maxsize=4096)
@@ -125,6 +127,7 @@ def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -
         final=Final(answer, right, tokens, 0),
         checkpoints=tuple(checkpoints),
         meta={
+            **sampled.meta,
             "kind": "samples",
             "order": order,
             "samples": len(samples),

@@ -18,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlbudget.columns import (
     FORMAT_KEY,
     FORMAT_VERSION,
+    PartColumns,
     part_of,
     table_columns,
     table_of_parts,
@@ -32,7 +34,7 @@ from rlbudget.columns import (
 from rlbudget.errors import UserError
 from rlbudget.interchange import trace_to_dict
 from rlbudget.table import TraceTable
-from rlbudget.traces import Trace, problem_of
+from rlbudget.traces import LARGEST_SIGNAL, Trace, problem_of, signal_problem
 
 if sys.platform != "win32":
     import fcntl
@@ -181,7 +183,7 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
 
     Reads the columns it needs straight from arrow, texts left out. ``context`` adds the
     ``CONTEXT_SIGNALS`` and ``TASK_SIGNALS`` of each question to its checkpoints. Errors as
-    ``iter_traces``.
+    ``iter_traces``, and for a signal that is infinite in float32.
     """
     seen: dict[str, Path] = {}
     parts = []
@@ -189,6 +191,7 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
         with _damage_named(path):
             part = table_columns(_read(path, None, without_texts=True, questions=context))
         _claim(part.trace_ids, path, seen)
+        _check_signals(part, path)
         parts.append(part)
     return table_of_parts(parts)
 
@@ -272,6 +275,18 @@ def _damage_named(path: Path) -> Iterator[None]:
             f"{path} is not a whole part of a trace store ({reason}): delete it and run the"
             " command that made it again, rlbudget record … --resume"
         ) from error
+
+
+def _check_signals(part: PartColumns, path: Path) -> None:
+    """Refuse what no float32 can hold, which ``problem_of`` keeps from new parts."""
+    for name, column in part.signals.items():
+        beyond = np.flatnonzero(np.abs(column) > LARGEST_SIGNAL)
+        if len(beyond):
+            row = int(beyond[0])
+            trace = int(np.searchsorted(np.cumsum(part.lengths), row, side="right"))
+            raise UserError(
+                f"{path}: trace {part.trace_ids[trace]!r}: {signal_problem(name, column[row])}"
+            )
 
 
 def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:

@@ -20,6 +20,8 @@ RESERVED_SIGNALS = frozenset(
 """Names the observation makes itself; no recorded signal may take one."""
 
 LARGEST_COUNT = 10**12
+LARGEST_SIGNAL = 3.4e38
+"""What the observation's float32 can hold."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -90,12 +92,12 @@ def scorer_of(trace: Trace) -> str:
     return str(trace.meta.get("scorer", "auto"))
 
 
-def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:
+def problem_of(trace: Trace) -> str | None:
     """What is wrong with a trace, naming the field by its path, or None.
 
     The laws every stored trace keeps: texts are valid Unicode, ids and target are not empty,
     checkpoints come in order and not past the natural end, counts are not negative, signals are
-    finite. ``checkpoints=False`` leaves those out: somebody else has looked at them.
+    finite, in float32 as well.
     """
     for name in ("trace_id", "question_id", "question", "target"):
         if not getattr(trace, name).strip():
@@ -117,7 +119,7 @@ def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:
     ):
         return problem
     before = -1
-    for index, checkpoint in enumerate(trace.checkpoints if checkpoints else ()):
+    for index, checkpoint in enumerate(trace.checkpoints):
         if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
             return f"checkpoints[{index}].{problem}"
         before = checkpoint.thinking_tokens
@@ -125,34 +127,50 @@ def problem_of(trace: Trace, *, checkpoints: bool = True) -> str | None:
 
 
 def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
-    tokens = point.thinking_tokens
+    tokens, given, probe = point.thinking_tokens, point.exit, point.probe
+    if not before < tokens <= end:
+        return _place_problem(tokens, before, end)
+    if problem := names_problem(tuple(point.signals)):
+        return problem
+    # A small sum has small terms; one that is not, or NaN, is looked into.
+    if not sum(map(abs, point.signals.values())) <= LARGEST_SIGNAL:
+        for name, value in point.signals.items():
+            if problem := signal_problem(name, value):
+                return problem
+    if problem := (
+        _text_problem("exit.answer", given.answer)
+        or _match_problem("exit.exact_match", given.exact_match)
+        or _count_problem("exit.answer_tokens", given.answer_tokens)
+    ):
+        return problem
+    if probe is None:
+        return None
+    if not 0 <= probe.confidence <= 1:
+        return f"probe.confidence must lie in [0, 1], got {probe.confidence}"
+    return _text_problem("probe.answer", probe.answer) or _count_problem(
+        "probe.tokens", probe.tokens
+    )
+
+
+def _place_problem(tokens: int, before: int, end: int) -> str | None:
     if problem := _count_problem("thinking_tokens", tokens):
         return problem
     if tokens <= before:
         return f"thinking_tokens must increase: {tokens} comes after {before}"
     # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
-    if tokens > end:
-        return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
-    if problem := names_problem(tuple(point.signals)):
-        return problem
-    # A finite sum has finite terms; a sum that is not is looked into.
-    if not math.isfinite(sum(point.signals.values())):
-        for name, value in point.signals.items():
-            if not math.isfinite(value):
-                return f"signals.{name} is not finite: {value} (leave a missing signal out)"
-    if problem := (
-        _text_problem("exit.answer", point.exit.answer)
-        or _match_problem("exit.exact_match", point.exit.exact_match)
-        or _count_problem("exit.answer_tokens", point.exit.answer_tokens)
-    ):
-        return problem
-    if point.probe is None:
-        return None
-    if not 0 <= point.probe.confidence <= 1:
-        return f"probe.confidence must lie in [0, 1], got {point.probe.confidence}"
-    return _text_problem("probe.answer", point.probe.answer) or _count_problem(
-        "probe.tokens", point.probe.tokens
-    )
+    return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
+
+
+def signal_problem(name: str, value: float) -> str | None:
+    """What is wrong with a signal's value, or None."""
+    if not math.isfinite(value):
+        return f"signals.{name} is not finite: {value} (leave a missing signal out)"
+    if abs(value) > LARGEST_SIGNAL:
+        return (
+            f"signals.{name} is {value:g}, beyond the {LARGEST_SIGNAL:g} that a float32 can hold:"
+            " record its logarithm, or leave it out"
+        )
+    return None
 
 
 @lru_cache(maxsize=1024)
@@ -186,9 +204,13 @@ def _text_problem(name: str, text: str) -> str | None:
     return None
 
 
+plain_json = json.JSONEncoder(allow_nan=False).encode
+"""A ``meta`` as text; raises ``TypeError``, ``ValueError`` or ``RecursionError`` for no JSON."""
+
+
 def _meta_problem(meta: dict[str, Any]) -> str | None:
     try:
-        json.dumps(meta, allow_nan=False)
+        plain_json(meta)
     except (TypeError, ValueError, RecursionError) as error:
         return f"meta is not plain JSON: {error}"
     return None

@@ -70,6 +70,28 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return said[0]
 
 
+def test_bad_rows_and_questions_too_long_are_named_and_counted_on_the_way(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "q.csv"
+    long = "one two three, " * 400
+    table.write_text(f'ask,gold,name\nWhat is 2 + 3?,5,a\nNo answer?,,b\n"{long}",1,c\n')
+    columns = ["--question-column", "ask", "--target-column", "gold", "--id-column", "name"]
+    record = ["record", "--model", str(model), "--profile", "embedded", "--task", str(table),
+              "--out", str(tmp_path / "traces"), "--max-tokens", "8", *columns]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(record)
+    assert f"{table}:3: missing field gold" in capsys.readouterr().err
+    main([*record, "--skip-bad", "--scorer", "number"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"rlbudget: {table}:3: missing field gold" in said
+    assert "rlbudget: question 'c' is left out: " in said
+    assert "1 traces recorded" in said
+    assert ", 1 bad row left out, 1 question left out" in said
+    (trace,) = load_traces(tmp_path / "traces")
+    assert (trace.question_id, trace.meta["scorer"]) == ("a", "number")
+
+
 def test_the_whole_way(
     model: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

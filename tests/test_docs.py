@@ -16,9 +16,13 @@ from frozen_nets import random_policy
 from trace_makers import make_trace
 
 from rlbudget.cli import parse
+from rlbudget.commands.recording import Record
 from rlbudget.interchange import import_jsonl, trace_from_dict
 from rlbudget.policy import save_policy
 from rlbudget.store import TraceWriter, load_traces
+from rlbudget.tasks.files import LAYOUTS
+from rlbudget.tasks.rows import KINDS
+from rlbudget.tasks.scorers import NAMES
 
 DOCS = Path(__file__).parent.parent / "docs"
 TRACES = (DOCS / "traces.md").read_text(encoding="utf-8")
@@ -44,6 +48,54 @@ def test_the_line_shown_is_a_trace() -> None:
     line = json.loads(blocks("json")[0])
     trace = trace_from_dict(line)
     assert trace.checkpoints[0].probe is not None
+
+
+def test_the_errors_shown_are_those_of_the_import(tmp_path: Path) -> None:
+    good = json.loads(blocks("json")[0])
+    good["checkpoints"] = [{**good["checkpoints"][0], "thinking_tokens": 8 * i} for i in range(4)]
+    lines = [{**good, "trace_id": f"t{i}"} for i in range(12)]
+    bad = [json.loads(json.dumps(line)) for line in lines]
+    bad[6]["checkpoints"][0]["exit"]["answer"] = None
+    del bad[8]["final"]["thinking_tokens"]
+    bad[11]["checkpoints"][3]["signals"]["perplexity"] = 1e39
+    file = tmp_path / "traces.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in bad))
+    stats = import_jsonl(file, tmp_path / "traces", skip_bad=True)
+    assert [one.removeprefix(f"{tmp_path}/") for one in stats.problems] == blocks("text")[
+        0
+    ].splitlines()
+
+
+QUESTIONS = (DOCS / "questions.md").read_text(encoding="utf-8")
+
+
+def test_the_question_files_shown_are_recorded_by_the_commands_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, mmlu_pro = blocks("jsonl", QUESTIONS)
+    (tmp_path / "questions.jsonl").write_text(own)
+    (tmp_path / "mmlu_pro.jsonl").write_text(mmlu_pro)
+    monkeypatch.chdir(tmp_path)
+    tasks = []
+    for block in blocks("bash", QUESTIONS):
+        command = parse(shlex.split(block)[1:])
+        assert isinstance(command, Record)
+        tasks.append(command.questions(lambda problem: pytest.fail(problem)))
+    first, second = tasks
+    assert {q.target: q.options for q in first.questions} == {"18": (), "no": ("yes", "no")}
+    (river,) = second.questions
+    assert (river.question_id, river.target) == ("70", "Rhine")
+    assert river.question == blocks("text", QUESTIONS)[0].strip()
+    assert [second.score(river, a) for a in ("B", "Rhine", "(B) Rhine", "C")] == [1, 1, 1, 0]
+
+
+def test_the_tables_of_questions_list_every_kind_layout_and_scorer() -> None:
+    for name in KINDS:
+        assert f"`{name}`" in QUESTIONS
+    for name in LAYOUTS:
+        assert f"`{name}:FILE`" in QUESTIONS
+    table = QUESTIONS.partition("## Scorers")[2]
+    assert re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE) == list(NAMES)
 
 
 def test_the_samples_shown_are_samples(tmp_path: Path) -> None:
@@ -140,7 +192,7 @@ def test_what_may_not_be_left_out_may_not(field: str) -> None:
 
     line = json.loads(blocks("json")[0])
     del line[field]
-    with pytest.raises(UserError, match=f"missing field {field}"):
+    with pytest.raises(UserError, match=f"missing field \\$.{field}"):
         trace_from_dict(line)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import gzip
 import json
 import tempfile
 import tracemalloc
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trace_makers import make_trace, trace_lists, traces
+from trace_makers import make_trace, trace_lists
 
 from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.errors import UserError
@@ -23,7 +24,6 @@ from rlbudget.interchange import (
     trace_to_dict,
     write_jsonl,
 )
-from rlbudget.interchange_quick import quick_trace
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import PROBE_SIGNALS
 from rlbudget.store import load_traces
@@ -77,45 +77,62 @@ def test_the_documented_example_is_read_field_by_field() -> None:
 
 BAD: list[tuple[str | bytes, str]] = [
     ("{", "invalid JSON"),
-    ("[1]", "the line must be an object, not a list"),
-    (b'{"version": "\xff"}', "invalid UTF-8 at byte 14"),
-    ("[" * 100_000, "invalid JSON"),
-    (changed(lambda r: r.pop("version")), "missing field version"),
-    (changed(lambda r: r.update(version=2)), "unsupported version 2"),
-    (changed(lambda r: r["final"].pop("answer")), "missing field final.answer"),
-    (changed(lambda r: r["checkpoints"][1].pop("exit")), "missing field checkpoints[1].exit"),
+    ("7", "the line must be an object, not a whole number"),
+    (b'{"trace_id": "\xff"}', "invalid UTF-8 at byte 15"),
+    ('{"meta": {"a": ' + "[" * 100_000, "invalid JSON: too many brackets"),
+    (changed(lambda r: r.pop("version")), "missing field $.version"),
+    (changed(lambda r: r.update(version=2)), "unsupported $.version 2; this rlbudget reads 1"),
+    (changed(lambda r: r["final"].pop("answer")), "missing field $.final.answer"),
+    (changed(lambda r: r["checkpoints"][1].pop("exit")), "missing field $.checkpoints[1].exit"),
     (changed(lambda r: r["checkpoints"][0]["probe"].pop("tokens")),
-     "missing field checkpoints[0].probe.tokens"),
+     "missing field $.checkpoints[0].probe.tokens"),
     (changed(lambda r: r["checkpoints"][1].update(thinking_tokens="9")),
-     "checkpoints[1].thinking_tokens must be a whole number, not text"),
+     "$.checkpoints[1].thinking_tokens must be a whole number, not text"),
     (changed(lambda r: r["checkpoints"][1].update(thinking_tokens=64.5)),
-     "checkpoints[1].thinking_tokens must be a whole number, not a number"),
-    (changed(lambda r: r.update(seed=True)), "seed must be a whole number, not true"),
-    (changed(lambda r: r.update(target=18)), "target must be text, not a whole number"),
+     "$.checkpoints[1].thinking_tokens must be a whole number, not a number"),
+    (changed(lambda r: r.update(seed=True)), "$.seed must be a whole number, not true"),
+    (changed(lambda r: r.update(target=18)), "$.target must be text, not a whole number"),
     (changed(lambda r: r["checkpoints"][1].update(thinking_tokens=64)),
-     "checkpoints[1].thinking_tokens must increase: 64 comes after 64"),
+     "$.checkpoints[1].thinking_tokens must increase: 64 comes after 64"),
     (changed(lambda r: r["final"].update(thinking_tokens=127)),
-     "checkpoints[1].thinking_tokens is 128, past the natural end at 127"),
+     "$.checkpoints[1].thinking_tokens is 128, past the natural end at 127"),
     (changed(lambda r: r["checkpoints"][0]["exit"].update(exact_match=2)),
-     "checkpoints[0].exit.exact_match must be 0 or 1, got 2"),
-    (changed(lambda r: r["final"].update(exact_match=-1)), "final.exact_match must be 0 or 1"),
+     "$.checkpoints[0].exit.exact_match must be 0 or 1, got 2"),
+    (changed(lambda r: r["final"].update(exact_match=-1)), "$.final.exact_match must be 0 or 1"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(entropy_mean=float("nan"))),
-     "checkpoints[0].signals.entropy_mean is not finite"),
+     "invalid JSON: NaN is no number"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(x=10**400)),
-     "checkpoints[0].signals.x is not finite"),
+     "$.checkpoints[0].signals.x is not finite"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(x="a")),
-     "checkpoints[0].signals.x must be a number, not text"),
+     "$.checkpoints[0].signals.x must be a number, not text"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(thinking_tokens=1)), "no name for"),
     (changed(lambda r: r["checkpoints"][0]["probe"].update(confidence=1.5)),
-     "checkpoints[0].probe.confidence must lie in [0, 1]"),
+     "$.checkpoints[0].probe.confidence must lie in [0, 1]"),
     (changed(lambda r: r["final"].update(answer_tokens=-1)),
-     "final.answer_tokens must be a number"),
-    (changed(lambda r: r.update(target="  ")), "target is empty"),
-    (changed(lambda r: r.update(trace_id="")), "trace_id is empty"),
-    (changed(lambda r: r.update(question="\ud800")), "question is not valid Unicode"),
-    (changed(lambda r: r.update(meta={"a": float("inf")})), "meta is not plain JSON"),
-    (changed(lambda r: r["final"].update(exat_match=1)), "unknown field final.exat_match"),
-    (json.dumps(EXAMPLE), "trace_id 't1' came before"),
+     "$.final.answer_tokens must be a number"),
+    (changed(lambda r: r.update(target="  ")), "$.target is empty"),
+    (changed(lambda r: r.update(trace_id="")), "$.trace_id is empty"),
+    (changed(lambda r: r.update(question="\ud800")),
+     "not valid Unicode (it holds half of a surrogate pair)"),
+    (changed(lambda r: r.update(meta={"a": float("inf")})), "invalid JSON: Infinity is no number"),
+    (changed(lambda r: r["final"].update(exat_match=1)),
+     "unknown field $.final.exat_match (your own data may go under meta)"),
+    (json.dumps(EXAMPLE), "$.trace_id 't1' came before"),
+    (changed(lambda r: r["checkpoints"][0]["signals"].update(x=1e39)),
+     "$.checkpoints[0].signals.x is 1e+39, beyond the 3.4e+38 that a float32 can hold"),
+    (changed(lambda r: r["checkpoints"][0]["signals"].update(x=1)).replace("1}", "-1e400}", 1),
+     "$.checkpoints[0].signals.x is not finite: too large"),
+    (changed(lambda r: r["checkpoints"][0]["signals"].update(y=True)),
+     "$.checkpoints[0].signals.y must be a number, not true or false"),
+    (changed(lambda r: r["checkpoints"][0]["exit"].update(answer=None)),
+     "$.checkpoints[0].exit.answer must be text, not null"),
+    (changed(lambda r: r["final"].update(answer_tokens=10**30)),
+     "$.final.answer_tokens must be a number of tokens"),
+    (changed(lambda r: r.update(seed=2**63)), "$.seed does not fit in 64 bits"),
+    (changed(lambda r: r.update(meta={"a": 1})).replace('{"a": 1}', '{"a": 1e400}'),
+     "$.meta.* is not finite: too large"),
+    (json.dumps(EXAMPLE)[:-9], "invalid JSON"),
+    (json.dumps(EXAMPLE) + "}", "invalid JSON"),
 ]  # fmt: skip
 
 
@@ -169,6 +186,100 @@ def test_an_absent_exact_match_is_scored_from_answer_and_target(tmp_path: Path) 
     assert [point.exit.exact_match for point in trace.checkpoints] == [0, 1]
 
 
+UNSCORED: dict[str, Any] = {
+    **EXAMPLE,
+    "task": "mine",
+    "final": {"answer": "6 x 3 is 18", "thinking_tokens": 812, "answer_tokens": 40},
+    "checkpoints": [{"thinking_tokens": 64, "exit": {"answer": "the 9th", "answer_tokens": 2}}],
+}
+
+
+def scored_as(folder: Path, scorer: str | None = None, **changes: Any) -> tuple[int, int, object]:
+    """The exact matches of the end and the exit, and the scorer that the store names."""
+    path = file_of(folder, json.dumps({**UNSCORED, **changes}))
+    (trace,) = read_jsonl(path, scorer=scorer)
+    return (
+        trace.final.exact_match, trace.checkpoints[0].exit.exact_match, trace.meta.get("scorer"),
+    )  # fmt: skip
+
+
+def test_what_is_absent_is_scored_by_the_option_then_by_meta_then_by_the_task(
+    tmp_path: Path,
+) -> None:
+    assert scored_as(tmp_path) == (1, 0, None)
+    assert scored_as(tmp_path, meta={"scorer": "exact"}) == (0, 0, "exact")
+    assert scored_as(tmp_path, "number", meta={"scorer": "exact"}) == (1, 0, "number")
+    assert scored_as(tmp_path, task="gsm8k") == (1, 0, "math")
+    assert scored_as(tmp_path, "regex:([0-9]+)th", target="9") == (0, 1, "regex:([0-9]+)th")
+    options = {"options": ["the 9th", "6 x 3 is 18"], "scorer": "choice"}
+    assert scored_as(tmp_path, target="B", meta=options)[:2] == (1, 0)
+
+
+def test_a_scorer_that_is_none_is_named_and_code_is_not_run_for_a_data_file(
+    tmp_path: Path,
+) -> None:
+    path = file_of(tmp_path, json.dumps({**UNSCORED, "meta": {"scorer": "verifier"}}))
+    with pytest.raises(UserError, match=r":1: .*no scorer 'verifier'; there are: auto, exact"):
+        next(read_jsonl(path))
+    path = file_of(tmp_path, json.dumps({**UNSCORED, "meta": {"scorer": "python:os.system"}}))
+    with pytest.raises(UserError, match="would run code that a data file names"):
+        next(read_jsonl(path))
+    with pytest.raises(UserError, match="no scorer 'maths'"):
+        import_jsonl(path, tmp_path / "out", scorer="maths")
+
+
+def test_null_is_as_good_as_absent(tmp_path: Path) -> None:
+    line = copy.deepcopy(EXAMPLE)
+    line["meta"] = line["checkpoints"][0]["probe"] = line["checkpoints"][1]["signals"] = None
+    line["final"]["exact_match"] = None
+    line["checkpoints"][0]["signals"] = {"a": None, "b": 2}
+    (trace,) = read_jsonl(file_of(tmp_path, json.dumps(line)))
+    assert (trace.meta, trace.final.exact_match) == ({"scorer": "math"}, 1)
+    assert [p.signals for p in trace.checkpoints] == [{"b": 2.0}, {}]
+    assert trace.checkpoints[0].probe is None
+
+
+@pytest.mark.parametrize("big", [2**63, -(2**64), 80241446968629135069, 10**300])
+def test_integers_of_any_size_survive_anywhere_in_meta(tmp_path: Path, big: int) -> None:
+    meta = {"request": big, "nested": {"list": [1, {"deep": [big, -big]}]}, "half": 0.1}
+    for name, record in {"given": EXAMPLE, "scored": UNSCORED}.items():
+        import_jsonl(file_of(tmp_path, json.dumps({**record, "meta": meta})), tmp_path / name)
+        (trace,) = load_traces(tmp_path / name)
+        assert trace.meta == meta
+        assert type(trace.meta["request"]) is int
+
+
+def test_a_byte_order_mark_crlf_and_blank_lines_are_taken(tmp_path: Path) -> None:
+    lines = [json.dumps({**EXAMPLE, "trace_id": f"t{i}", "target": "a\u2028b"}, ensure_ascii=False)
+             for i in range(3)]  # fmt: skip
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join(lines).encode())
+    assert [t.target for t in read_jsonl(path)] == ["a\u2028b"] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps(EXAMPLE).encode("utf-16"), "is UTF-16"),
+        (gzip.compress(json.dumps(EXAMPLE).encode()), "is compressed (gzip)"),
+        (b"PAR1....", "is a Parquet file"),
+        (b"PK\x03\x04", "is a zip archive"),
+        (b" [" + json.dumps(EXAMPLE).encode() + b"]", ":1: a list, where one object a line"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_file_of_another_kind_is_one_line_of_error(
+    tmp_path: Path, content: bytes, said: str, skip_bad: bool
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        import_jsonl(path, tmp_path / "out", skip_bad=skip_bad)
+    assert str(raised.value).startswith(f"{path}")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_only_bad_lines_or_none_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no trace"):
         import_jsonl(file_of(tmp_path, ""), tmp_path / "out")
@@ -201,58 +312,14 @@ def test_no_recorded_signal_can_take_a_name_the_observation_makes() -> None:
     assert made == RESERVED_SIGNALS
 
 
-@given(traces())
-def test_the_quick_way_reads_what_the_careful_way_reads(trace: Trace) -> None:
-    line = json.dumps(trace_to_dict(trace), ensure_ascii=False).encode()
-    quick = quick_trace(line, 1)
-    assert quick is None or quick == trace_from_dict(json.loads(line)) == trace
-
-
-def test_plain_lines_take_the_quick_way() -> None:
-    line = json.dumps(trace_to_dict(make_trace(3))).encode()
-    assert quick_trace(line, 1) == make_trace(3)
-
-
-@pytest.mark.parametrize("nothing", ["", {}, None])
-def test_checkpoints_that_are_no_list_are_no_trace(nothing: object) -> None:
-    line = json.dumps({**trace_to_dict(make_trace(3)), "checkpoints": nothing}).encode()
-    assert quick_trace(line, 1) is None
-
-
-@given(st.data())
-def test_a_line_that_is_changed_anywhere_is_read_alike_or_left_to_the_careful_way(
-    data: st.DataObject,
-) -> None:
-    record = trace_to_dict(make_trace(1))
-    place: Any = data.draw(
-        st.sampled_from(
-            [record, record["final"], record["checkpoints"][1], record["checkpoints"][0]["exit"],
-             record["checkpoints"][2]["probe"], record["checkpoints"][1]["signals"]]
-        )
-    )  # fmt: skip
-    name = data.draw(st.sampled_from([*place, "more"]))
-    if data.draw(st.booleans()) and name in place:
-        del place[name]
-    else:
-        place[name] = data.draw(
-            st.sampled_from(
-                [None, True, -1, 0, 1, 2, 10**18, 0.5, 1e308, "", "x", [], {}, "\ud800"]
-            )
-        )
-    line = json.dumps(record).encode()
-    quick = quick_trace(line, 1)
-    if quick is not None:
-        assert quick == trace_from_dict(json.loads(line))
-
-
-def peak_of_import(folder: Path, n: int, *, bad: bool, careful: bool) -> int:
+def peak_of_import(folder: Path, n: int, *, bad: bool, unscored: bool) -> int:
     """Bytes at the height of an import of ``n`` traces, a line in two bad where asked."""
     folder.mkdir()
     file = folder / "traces.jsonl"
     with file.open("w") as out:
         for i in range(n):
             record = trace_to_dict(make_trace(i, checkpoints=12))
-            if careful:  # left out, it is scored: the careful way
+            if unscored:
                 del record["final"]["exact_match"]
             out.write(json.dumps(record) + "\n" + bad * (json.dumps(record)[:-9] + "\n"))
     tracemalloc.start()
@@ -265,14 +332,14 @@ def peak_of_import(folder: Path, n: int, *, bad: bool, careful: bool) -> int:
     return peak
 
 
-@pytest.mark.parametrize(("bad", "careful"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(("bad", "unscored"), [(False, False), (False, True), (True, False)])
 def test_four_times_the_traces_take_no_more_memory(
-    bad: bool, careful: bool, tmp_path: Path
+    bad: bool, unscored: bool, tmp_path: Path
 ) -> None:
     """But for the ids, which are kept to find one that comes twice: some 200 bytes each."""
-    peak_of_import(tmp_path / "warm", 1, bad=False, careful=careful)
+    peak_of_import(tmp_path / "warm", 1, bad=False, unscored=unscored)
     once, four = (
-        peak_of_import(tmp_path / str(n), n, bad=bad, careful=careful) for n in (300, 1200)
+        peak_of_import(tmp_path / str(n), n, bad=bad, unscored=unscored) for n in (300, 1200)
     )
     assert four <= once * 1.02 + 900 * 200
     assert once > 1e6, "the traces are too small to show a leak"

@@ -9,6 +9,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.observation import features_of
 from rlbudget.record import RecordStats, record, row_seed
+from rlbudget.record_samples import record_samples
 from rlbudget.signals import EXIT_SIGNALS
 from rlbudget.store import existing_ids, load_table, load_traces
 from rlbudget.table import split_questions
@@ -204,13 +206,51 @@ def test_halt_applies_where_options_were_recorded_and_no_policy_sees_them(
     assert HALT.lacking(load_table(tmp_path)) == ("answer_entropy",)
 
 
-def test_an_option_too_long_is_refused_before_anything_is_recorded(
-    model: TransformersModel, tmp_path: Path
+LONG = Question("long", "one two three, " * 400 + "?", "1")
+NOTHING = Question("nothing", "", "1")
+WORDY = Question("wordy", "What?", "1", options=("1", "7" * 40))
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        (LONG, "no max_tokens is small enough: shorten the question"),
+        (NOTHING, "it is no token to this model"),
+        (WORDY, "is 40 tokens long: an answer has 1 to 32"),
+    ],
+    ids=lambda value: value.question_id if isinstance(value, Question) else "",
+)
+def test_a_question_that_cannot_be_decoded_is_left_out_and_named(
+    model: TransformersModel, tmp_path: Path, odd: Question, why: str
 ) -> None:
-    question = Question("q", "What?", "1", options=("1", "7" * 40))
-    with pytest.raises(UserError, match="is 40 tokens long"):
-        record(model, Task("long", (question,), lambda q, answer: 0), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    task = tiny_task(4)
+    mixed = replace(task, questions=(*task.questions[:2], odd, *task.questions[2:]))
+    settings: dict[str, Any] = {"max_tokens": 24}
+    told: list[str] = []
+    stats = record(model, mixed, tmp_path / "mixed", on_left_out=told.append, **settings)
+    assert (stats.n, list(stats.left_out)) == (4, told)
+    assert len(told) == 1
+    assert told[0].startswith(f"question '{odd.question_id}' is left out: ")
+    assert why in told[0]
+    record(model, task, tmp_path / "plain", **settings)
+    assert by_id(tmp_path / "mixed") == by_id(tmp_path / "plain")
+    again = record(model, mixed, tmp_path / "mixed", resume=True, **settings)
+    assert (again.n, again.skipped, len(again.left_out)) == (0, 4, 1)
+    sampled = record_samples(model, mixed, tmp_path / "sampled", samples=2, **settings)
+    assert (sampled.n, len(sampled.left_out)) == (4, 1)
+    with pytest.raises(UserError, match="none of the 1 questions of the task"):
+        record(model, replace(task, questions=(odd,)), tmp_path / "none", **settings)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_advice_to_lower_max_tokens_is_exact(model: TransformersModel, tmp_path: Path) -> None:
+    task = tiny_task(1)
+    with pytest.raises(UserError, match=r"lower max_tokens to \d+ or less") as raised:
+        record(model, task, tmp_path, max_tokens=10**6)
+    most = int(str(raised.value).split("max_tokens to ")[1].split()[0])
+    question = task.questions[0].question
+    assert model.refusal(question, max_tokens=most) is None
+    assert model.refusal(question, max_tokens=most + 1) is not None
 
 
 def test_the_same_seed_records_the_same_traces(model: TransformersModel, tmp_path: Path) -> None:

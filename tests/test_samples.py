@@ -201,12 +201,15 @@ def test_samples_are_imported_trained_on_and_evaluated(tmp_path: Path) -> None:
     [
         (lambda row: row.update(samples=[]), "fewer than 2 samples"),
         (lambda row: row["samples"][1].update(tokens=0), "a sample without a token"),
-        (lambda row: row["samples"][1].update(exact_match=2), "exact_match must be 0 or 1"),
-        (lambda row: row["samples"][1].pop("tokens"), "missing field samples[1].tokens"),
+        (
+            lambda row: row["samples"][1].update(exact_match=2),
+            "$.samples[1].exact_match must be 0 or 1",
+        ),
+        (lambda row: row["samples"][1].pop("tokens"), "missing field $.samples[1].tokens"),
         (lambda row: row.update(target=" "), "target is empty"),
-        (lambda row: row.update(colour="red"), "unknown field colour"),
-        (lambda row: row.update(question_id="q0"), "question_id 'q0' came before"),
-        (lambda row: row.update(version=2), "unsupported version 2"),
+        (lambda row: row.update(colour="red"), "unknown field $.colour"),
+        (lambda row: row.update(question_id="q0"), "$.question_id 'q0' came before"),
+        (lambda row: row.update(version=2), "unsupported $.version 2"),
     ],
 )
 def test_bad_samples_are_named_by_file_and_line(change: Any, said: str, tmp_path: Path) -> None:
@@ -217,6 +220,16 @@ def test_bad_samples_are_named_by_file_and_line(change: Any, said: str, tmp_path
         import_jsonl(file, tmp_path / "traces")
     assert str(raised.value).startswith(f"{file}:2: ")
     assert said in str(raised.value)
+
+
+def test_absent_matches_are_scored_and_meta_goes_into_the_traces(tmp_path: Path) -> None:
+    (row,) = lines_of(made(1))
+    row.update(target="18", task="gsm8k", meta={"request": 2**70})
+    row["samples"] = [{"answer": a, "tokens": 9} for a in ("It is 18.0.", "$18", "19")]
+    import_jsonl(write(tmp_path / "samples.jsonl", [row]), tmp_path / "traces")
+    for trace in load_traces(tmp_path / "traces"):
+        assert (trace.final.exact_match, trace.meta["request"]) == (1, 2**70)
+        assert trace.meta["scorer"] == "math"
 
 
 def test_samples_and_traces_do_not_mix(tmp_path: Path) -> None:

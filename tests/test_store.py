@@ -102,6 +102,21 @@ def test_a_signal_that_is_not_finite_is_refused(tmp_path: Path, value: float) ->
         writer.add(trace)
 
 
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_a_signal_beyond_float32_is_refused_and_in_an_older_store_named_with_its_trace(
+    tmp_path: Path, value: float
+) -> None:
+    traces = [make_trace(i) for i in range(4)]
+    traces[2].checkpoints[1].signals["entropy_mean"] = value
+    with TraceWriter(tmp_path / "new") as writer, pytest.raises(UserError, match="a float32 can"):
+        writer.add(traces[2])
+    with TraceWriter(tmp_path / "old") as writer:
+        for trace in traces:
+            writer.add(trace, checked=True)
+    with pytest.raises(UserError, match=r"part-000000.parquet: trace 't2': signals.entropy_mean"):
+        load_table(tmp_path / "old")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty", "other parquet"])
 @pytest.mark.parametrize("load", [load_traces, load_table, existing_ids])
 def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path, damage: str, load: object) -> None:

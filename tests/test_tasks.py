@@ -229,7 +229,7 @@ def test_a_bad_question_is_named_by_file_and_line(
 
 @pytest.mark.parametrize("spec", ["gsm9k", "gsm8k:", "reasoning-gym:", "reasoning-gym", ""])
 def test_an_unknown_task_lists_the_known_ones(spec: str) -> None:
-    with pytest.raises(UserError, match="embedded, smollm2, reasoning-gym:FAMILY, gsm8k:PATH"):
+    with pytest.raises(UserError, match="embedded, smollm2, reasoning-gym:FAMILY, gsm8k:FILE"):
         load_task(spec, n=1)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -13,7 +15,10 @@ from rlbudget.commands.arguments import (
     OptionalInt,
     OptionalStr,
 )
-from rlbudget.console import err, progress
+from rlbudget.console import Told, err, progress
+
+if TYPE_CHECKING:
+    from rlbudget.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,27 @@ class Record:
     model: str
     """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
     task: str
-    """"embedded", "smollm2", "reasoning-gym:FAMILY", "gsm8k:FILE.jsonl", "squad:FILE.jsonl" or
-    FILE.jsonl."""
-    n: int
-    """Questions to record, one decode each."""
+    """"embedded", "smollm2", "reasoning-gym:FAMILY", a FILE of questions, or its layout and the
+    file: "gsm8k:FILE", "math:FILE", "squad:FILE". A FILE is .jsonl, .csv, .tsv, .parquet, or a
+    folder that `datasets` saved."""
     out: Path
     """Folder of the traces (Parquet parts)."""
+    n: OptionalInt = None
+    """Questions to record, one decode each; all of a FILE if left out."""
+    question_column: OptionalStr = None
+    """Column of the question in a FILE; dots reach into objects."""
+    target_column: OptionalStr = None
+    """Column of the right answer: text, or the letter or index (from 0) of one of the options."""
+    options_column: OptionalStr = None
+    """Column of the answers to choose from, a list of texts; by default "options" if there, ""
+    for none."""
+    id_column: OptionalStr = None
+    """Column that names the questions; by default "id" if there."""
+    scorer: OptionalStr = None
+    """How answers are scored: auto, exact, text, number, math, choice, regex:PATTERN or
+    python:PKG.FUNC; by default as the task says."""
+    skip_bad: Flag = False
+    """Leave bad rows of a FILE out and count them, instead of stopping at the first."""
     profile: OptionalStr = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
     stride: OptionalInt = None
@@ -73,9 +93,9 @@ class Record:
         from rlbudget.models import load_model
         from rlbudget.record import record
         from rlbudget.record_samples import record_samples
-        from rlbudget.tasks import load_task
 
-        task = load_task(self.task, n=self.n, seed=self.seed)
+        bad, left_out = Told("bad row"), Told("question")
+        task = self.questions(bad)
         model = load_model(self.model, profile=self.profile)
         if self.samples is not None:
             with progress("Sampling") as advance:
@@ -83,8 +103,9 @@ class Record:
                     model, task, self.out, samples=self.samples, max_tokens=self.max_tokens,
                     temperature=self.temperature, seed=self.seed,
                     batch_size=self.batch_size, resume=self.resume, progress=advance,
+                    on_left_out=left_out,
                 )  # fmt: skip
-            err.print(f"{stats.n} questions sampled to {self.out}")
+            err.print(f"{stats.n} questions sampled to {self.out}{bad}{left_out}")
             return
         with progress("Recording") as advance:
             stats = record(
@@ -100,8 +121,25 @@ class Record:
                 seed=self.seed,
                 resume=self.resume,
                 progress=advance,
+                on_left_out=left_out,
             )
-        err.print(f"{stats.n} traces recorded to {self.out}")
+        err.print(f"{stats.n} traces recorded to {self.out}{bad}{left_out}")
+
+    def questions(self, on_bad: Callable[[str], None]) -> Task:
+        """The task to record; rows left out are told to ``on_bad``."""
+        from rlbudget.tasks import Columns, load_task
+
+        return load_task(
+            self.task,
+            n=self.n,
+            seed=self.seed,
+            columns=Columns(
+                self.question_column, self.target_column, self.options_column, self.id_column
+            ),
+            scorer=self.scorer,
+            skip_bad=self.skip_bad,
+            on_bad=on_bad,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,12 +152,24 @@ class Import:
     """Folder of the traces (Parquet parts)."""
     skip_bad: Flag = False
     """Leave bad lines out and count them, instead of stopping at the first."""
+    scorer: OptionalStr = None
+    """What scores answers without "exact_match": auto, exact, text, number, math, choice,
+    regex:PATTERN or python:PKG.FUNC; by default the line's meta.scorer, or that of its task."""
 
     def execute(self) -> None:
         """Run it."""
         from rlbudget.interchange import import_jsonl
 
         with progress("Importing") as advance:
-            stats = import_jsonl(self.file, self.out, skip_bad=self.skip_bad, progress=advance)
-        bad = f", {stats.bad} bad lines left out" if stats.bad else ""
+            stats = import_jsonl(
+                self.file,
+                self.out,
+                skip_bad=self.skip_bad,
+                scorer=self.scorer,
+                progress=advance,
+            )
+        bad = Told("bad line")
+        for problem in stats.problems:
+            bad(problem)
+        bad.n = stats.bad
         err.print(f"{stats.n} traces imported to {self.out}{bad}")

@@ -125,15 +125,41 @@ class TransformersModel:
                 )
         return spelled
 
+    def refusal(
+        self, question: str, *, max_tokens: int | None = None, options: Sequence[str] = ()
+    ) -> str | None:
+        """Why a question cannot be decoded with up to ``max_tokens`` of thinking, or None.
+
+        It is too long for the model's context, it is no token to this model, or one of its
+        options is longer than an answer may be.
+        """
+        prompt = self.prompt_ids(question)
+        if not len(own_tokens(prompt, self.prompt_ids(""))):
+            return "it is no token to this model: the tokenizer knows none of its characters"
+        cap = self.profile.max_tokens if max_tokens is None else max_tokens
+        try:
+            self._check_room(len(prompt), cap)
+            self.option_ids(options)
+        except UserError as error:
+            return str(error)
+        return None
+
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
         room = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         after = self.profile.max_answer_tokens + len(self.vocabulary.exit_ids)
-        needed = prompt_tokens + max_tokens + after
-        if room is not None and needed > room:
-            raise UserError(
-                f"{prompt_tokens} prompt tokens, {max_tokens} of thinking and {after} of answer"
-                f" do not fit into the model's context of {room}: lower max_tokens"
-            )
+        if room is None or prompt_tokens + max_tokens + after <= room:
+            return
+        left = room - prompt_tokens - after
+        advice = (
+            f"lower max_tokens to {left} or less"
+            if left > 0
+            else "no max_tokens is small enough: shorten the question, or take a model with a"
+            " longer context"
+        )
+        raise UserError(
+            f"{prompt_tokens} prompt tokens, {max_tokens} of thinking and {after} of answer"
+            f" do not fit into the model's context of {room}: {advice}"
+        )
 
 
 def load(name: str, *, profile: str | None) -> TransformersModel:

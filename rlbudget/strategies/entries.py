@@ -71,8 +71,10 @@ def _served(row: Mapping[str, Any]) -> LoggedRequest:
     )
 
 
-def _audit(row: Mapping[str, Any]) -> Trace:
-    unknown = trace_from_dict({**row, "target": "unknown"}, score=lambda answer, target: 0)
+def _audit(row: dict[str, Any]) -> Trace:
+    for unscored in (row["final"], *(point["exit"] for point in row["checkpoints"])):
+        unscored["exact_match"] = 0
+    unknown = trace_from_dict({**row, "target": "unknown"})
     return replace(unknown, target="")
 
 

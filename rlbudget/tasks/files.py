@@ -1,194 +1,297 @@
-"""Questions from JSONL files: GSM8K, MATH, SQuAD, and your own."""
+"""Questions from a table: GSM8K, MATH, SQuAD, and your own, in any kind of file of ``rows``."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.scorers import exact_match_math, exact_match_text
+from rlbudget.tasks.options import Asked, Options, Same, options_of, resolved, way_of
+from rlbudget.tasks.rows import BadRowError, Number, Row, rows_of
+from rlbudget.tasks.scorers import NOTHING, find_scorer
 from rlbudget.tasks.task import Question, Task
 
-Row = dict[str, Any]
+OnBad = Callable[[str], None]
+
+_SHOWN_NAMES = 10
 
 
-class _BadRowError(Exception):
-    """What is wrong with a line."""
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of a table's columns where they are others than the layout's.
+
+    A name with dots reaches into objects: ``answers.text``. An empty name of the options' column
+    says that there are none, whatever the table has.
+    """
+
+    question: str | None = None
+    target: str | None = None
+    options: str | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a kind of file is read and its answers scored."""
+    """Where a kind of table has its question and target, and what scores its answers."""
 
-    read: Callable[[Row], tuple[str, list[str]]]
-    """a line's question and its targets"""
-    same: Callable[[str, str], int]
-    """``same(answer, target)`` -> 0 or 1"""
+    question: tuple[str, ...]
+    """columns, the first that is there"""
+    target: tuple[str, ...]
+    scorer: str
+    """by its name"""
+    context: str | None = None
+    """a column that goes before the question, where it is there"""
+    marked: bool = False
+    """the target follows the last ``####``"""
+    several: bool = False
+    """the target may be a list of texts, each right"""
 
 
-def load_file(path: Path, *, name: str, layout: Layout, n: int, seed: int) -> Task:
-    """``n`` questions of a file, in an order that depends on ``seed`` and their ids only.
+LAYOUTS = {
+    "gsm8k": Layout(("question",), ("answer",), "math", marked=True),
+    "math": Layout(("problem", "question"), ("answer", "target"), "math"),
+    "squad": Layout(("question",), ("target", "answers.text"), "text", "context", several=True),
+}
+"""The named kinds of tables, read by ``NAME:FILE``."""
 
-    A line of any layout may have ``options``: at least two different answers, one of them right.
+OWN = Layout(("question",), ("target",), "auto")
+"""A plain ``FILE`` with question, target and perhaps options and id."""
+
+
+def load_file(
+    path: Path,
+    *,
+    name: str,
+    layout: Layout,
+    n: int | None = None,
+    seed: int = 0,
+    columns: Columns | None = None,
+    scorer: str | None = None,
+    skip_bad: bool = False,
+    on_bad: OnBad | None = None,
+) -> Task:
+    """``n`` questions of a table, or all, in an order that depends on ``seed`` and their ids only.
+
     A larger ``n`` adds questions and keeps those of a smaller one. A question that occurs
-    twice with one target counts once. Raises ``UserError`` as ``FILE:LINE: what is wrong``.
+    twice with one target counts once. ``scorer`` is that of the whole table; else its rows may
+    name one, and else it is the layout's. Raises ``UserError`` as ``FILE:LINE: what is wrong`` for
+    a bad row, which with ``skip_bad`` is left out and told to ``on_bad``; and for a table without
+    a good row or with fewer than ``n``.
     """
-    questions = list(_questions(path, name, layout))
-    if n > len(questions):
+    bad = _Bad(skip_bad, on_bad)
+    layout, columns = _with(layout, columns or Columns()), columns or Columns()
+    asked = []
+    named: str | None = None
+    for place, row in rows_of(path):
+        with bad.told(place):
+            if isinstance(row, BadRowError):
+                raise row
+            asked.append(_asked(place, row, layout, columns))
+            named = _scorer(row, named)
+    scorer = scorer or named or layout.scorer
+    questions = list(_questions(asked, name, _same_by(scorer), bad))
+    if not questions:
+        raise UserError(f"{path} holds no question" + (f"; {bad.first}" if bad.first else ""))
+    if n is not None and n > len(questions):
         raise UserError(f"{path} holds {len(questions)} distinct questions, {n} were asked for")
     questions.sort(key=lambda q: hashlib.sha256(f"{seed}:{q.question_id}".encode()).digest())
+    return task_of(name, questions[:n], scorer)
 
-    def score(question: Question, answer: str) -> int:
+
+def task_of(name: str, questions: Sequence[Question], scorer: str) -> Task:
+    """Questions with the scorer of a name. Raises ``UserError`` for a name that is none."""
+    chosen = find_scorer(scorer)
+
+    def score(question: Question, text: str) -> int:
         targets = question.meta.get("targets", [question.target])
-        return int(any(layout.same(answer, target) for target in targets))
+        options = question.options
+        return max(
+            chosen.score(text, target, options=options, question=question.question)
+            for target in targets
+        )
 
-    return Task(name=name, questions=tuple(questions[:n]), score=score)
+    return Task(name=name, questions=tuple(questions), score=score, scorer=scorer)
 
 
-def _questions(path: Path, name: str, layout: Layout) -> Iterator[Question]:
-    known: dict[str, tuple[list[str], tuple[str, ...], int]] = {}
-    line_of_id: dict[str, int] = {}
-    for number, row in _rows(path):
+class _Bad:
+    """What happens to bad rows: the first ends the reading, or each is told and left out."""
+
+    def __init__(self, skip: bool, tell: OnBad | None) -> None:
+        self._skip = skip
+        self._tell = tell
+        self.first: str | None = None
+
+    @contextmanager
+    def told(self, place: str) -> Iterator[None]:
+        """Around the work on one row."""
         try:
-            question, targets = layout.read(row)
-            if not question.strip():
-                raise _BadRowError("the question is empty")
-            if not targets or not all(target.strip() for target in targets):
-                raise _BadRowError("the target is empty")
-            options = _options(row)
-            _check_unicode(question, *targets, *options)
-            if question in known:
-                *earlier, line = known[question]
-                if earlier != [targets, options]:
-                    what = "another target" if earlier[0] != targets else "other options"
-                    raise _BadRowError(f"the question of line {line} with {what}")
+            yield
+        except BadRowError as problem:
+            message = f"{place}: {problem}"
+            if not self._skip:
+                raise UserError(message) from None
+            self.first = self.first or message
+            if self._tell is not None:
+                self._tell(message)
+
+
+def _with(layout: Layout, columns: Columns) -> Layout:
+    if columns.question is not None:
+        layout = replace(layout, question=(columns.question,))
+    return layout if columns.target is None else replace(layout, target=(columns.target,))
+
+
+def _same_by(scorer: str) -> Same:
+    """How options are compared: as formulas where the answers are, else as words."""
+    compared = find_scorer("math" if scorer in ("math", "number") else "text")
+    return lambda one, other: compared.same(one, other, NOTHING)
+
+
+def _questions(asked: Sequence[Asked], name: str, same: Same, bad: _Bad) -> Iterator[Question]:
+    known: dict[str, Asked] = {}
+    place_of_id: dict[str, str] = {}
+    way = way_of(asked, same)
+    for given in asked:
+        with bad.told(given.place):
+            row = resolved(given, way, same)
+            if row.question in known:
+                _check_repeated(row, known[row.question])
                 continue
-            _check_options(options, targets, layout)
-            identity = _identity(row, name, question)
-            if identity in line_of_id:
-                raise _BadRowError(f"id {identity!r} is also on line {line_of_id[identity]}")
-        except _BadRowError as problem:
-            raise UserError(f"{path}:{number}: {problem}") from None
-        known[question] = (targets, options, number)
-        line_of_id[identity] = number
-        meta = {"targets": targets} if len(targets) > 1 else {}
-        yield Question(identity, question, targets[0], meta, options)
+            identity = row.identity or f"{name}-{_short_hash(row.question)}"
+            if identity in place_of_id:
+                raise BadRowError(f"id {identity!r} is also on line {place_of_id[identity]}")
+            known[row.question] = row
+            place_of_id[identity] = _line(row)
+            targets = list(row.targets)
+            meta = {"targets": targets} if len(targets) > 1 else {}
+            yield Question(identity, row.question, targets[0], meta, row.options.texts)
 
 
-def _options(row: Row) -> tuple[str, ...]:
-    given = row.get("options")
-    if given is None:
-        return ()
-    if not isinstance(given, list) or len(given) < 2 or None in given:
-        raise _BadRowError("field options must be a list of two texts or more")
-    options = tuple(_text({"options": option}, "options").strip() for option in given)
-    if not all(options):
-        raise _BadRowError("field options holds an empty text")
-    return options
+def _check_repeated(row: Asked, earlier: Asked) -> None:
+    what = (
+        "another target"
+        if row.targets != earlier.targets
+        else "other options"
+        if row.options != earlier.options
+        else None
+    )
+    if what:
+        raise BadRowError(f"the question of line {_line(earlier)} with {what}")
 
 
-def _check_options(options: Sequence[str], targets: Sequence[str], layout: Layout) -> None:
-    for one, other in itertools.combinations(options, 2):
-        if layout.same(one, other):
-            raise _BadRowError(f"the options {one!r} and {other!r} are the same answer")
-    if options and not any(layout.same(o, target) for o in options for target in targets):
-        raise _BadRowError(f"the target {targets[0]!r} is none of the options")
+def _line(row: Asked) -> str:
+    return row.place.rpartition(":")[2]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _short_hash(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
+def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> Asked:
+    """What a row asks, its options not yet looked at beside the target."""
+    question = _text(row, layout.question)
+    if layout.context is not None and row.get(layout.context) not in (None, ""):
+        question = f"{_text(row, (layout.context,))}\n\n{question}"
+    targets = _targets(row, layout)
+    if not question.strip():
+        raise BadRowError("the question is empty")
+    if not targets or not all(target.strip() for target in targets):
+        raise BadRowError("the target is empty")
+    options = _options(row, columns.options)
+    _check_unicode(question, *targets, *options.texts)
+    return Asked(place, _identity(row, columns.identity), question, targets, options)
+
+
+def _options(row: Row, column: str | None) -> Options:
+    if column == "":
+        return Options()
+    given = _value(row, column or "options")
+    if given is None and column is not None:
+        raise BadRowError(_missing(row, (column,)))
+    return Options() if given is None else options_of(given)
+
+
+def _targets(row: Row, layout: Layout) -> tuple[str, ...]:
+    if layout.marked:
+        _, mark, target = _text(row, layout.target).rpartition("####")
+        if not mark:
+            raise BadRowError(f"field {layout.target[0]} has no #### before the target")
+        return (target.strip().replace(",", ""),)
+    if layout.several:
+        found = next((v for name in layout.target if (v := _value(row, name)) is not None), None)
+        if isinstance(found, list):
+            if not all(isinstance(target, str) for target in found):
+                raise BadRowError(f"field {layout.target[0]} must be text or a list of texts")
+            return tuple(dict.fromkeys(map(str, found)))
+    return (_text(row, layout.target).strip(),)
+
+
+def _value(row: Row, name: str) -> Any:
+    """A column's value, None where there is none; dots reach into objects."""
+    if name in row or "." not in name:
+        return row.get(name)
+    outer, _, inner = name.partition(".")
+    below = row.get(outer)
+    return _value(below, inner) if isinstance(below, dict) else None
+
+
+def _text(row: Row, names: Sequence[str]) -> str:
+    """The text of the first column that has one; a number is the text it was written as."""
+    values = [_value(row, name) for name in names]
+    for value in values:
+        if isinstance(value, str):
+            return str(value)
+    if any(value is not None for value in values):
+        raise BadRowError(f"field {' or '.join(names)} must be text")
+    raise BadRowError(_missing(row, names))
+
+
+def _missing(row: Row, names: Sequence[str]) -> str:
+    there = ", ".join(list(map(str, row))[:_SHOWN_NAMES]) or "nothing"
+    return f"missing field {' or '.join(names)} (there is: {there})"
+
+
+def _scorer(row: Row, named: str | None) -> str | None:
+    """The scorer that a row names, which must be the one that others named."""
+    given = row.get("scorer")
+    if given in (None, ""):
+        return named
+    if not isinstance(given, str) or isinstance(given, Number):
+        raise BadRowError("field scorer must be text")
+    if named not in (None, given):
+        raise BadRowError(f"field scorer is {given!r}, and {named!r} on an earlier line")
+    if given.startswith("python:"):
+        raise BadRowError(
+            f"field scorer {given!r} would run code that a data file names: if you trust it, name"
+            " it by --scorer"
+        )
     try:
-        source = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this file: {error.strerror}") from None
-    with source:
-        for number, line in enumerate(source, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError:
-                raise UserError(f"{path}:{number}: invalid UTF-8") from None
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: invalid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a line must be an object")
-            yield number, row
+        return find_scorer(given).name
+    except UserError as error:
+        raise BadRowError(f"field scorer: {error}") from None
 
 
 def _check_unicode(*texts: str) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        raise _BadRowError("not valid Unicode (it holds half of a surrogate pair)") from None
+        raise BadRowError("not valid Unicode (it holds half of a surrogate pair)") from None
 
 
-def _identity(row: Row, name: str, question: str) -> str:
-    given = row.get("id")
+def _identity(row: Row, column: str | None) -> str | None:
+    given = _value(row, column or "id")
     if given is None or given == "":
-        return f"{name}-{hashlib.sha256(question.encode()).hexdigest()[:16]}"
-    if isinstance(given, bool) or not isinstance(given, str | int):
-        raise _BadRowError("field id must be text or a whole number")
+        if column is not None:
+            raise BadRowError(_missing(row, (column,)))
+        return None
+    if not isinstance(given, str):
+        raise BadRowError(f"field {column or 'id'} must be text or a number")
     identity = str(given)
     _check_unicode(identity)
     if "\0" in identity or not identity.strip():
-        raise _BadRowError("field id must not be blank or hold a NUL character")
+        raise BadRowError(f"field {column or 'id'} must not be blank or hold a NUL character")
     return identity
-
-
-def _text(row: Row, *names: str) -> str:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    if any(row.get(name) is not None for name in names):
-        raise _BadRowError(f"field {' or '.join(names)} must be text")
-    raise _BadRowError(f"missing field {' or '.join(names)}")
-
-
-def _read_own(row: Row) -> tuple[str, list[str]]:
-    return _text(row, "question"), [_text(row, "target")]
-
-
-def _read_gsm8k(row: Row) -> tuple[str, list[str]]:
-    _, mark, target = _text(row, "answer").rpartition("####")
-    if not mark:
-        raise _BadRowError("field answer has no #### before the target")
-    return _text(row, "question"), [target.strip().replace(",", "")]
-
-
-def _read_math(row: Row) -> tuple[str, list[str]]:
-    return _text(row, "problem", "question"), [_text(row, "answer", "target").strip()]
-
-
-def _read_squad(row: Row) -> tuple[str, list[str]]:
-    question = _text(row, "question")
-    if row.get("context") is not None:
-        question = f"{_text(row, 'context')}\n\n{question}"
-    targets = row.get("target")
-    if targets is None and isinstance(row.get("answers"), dict):
-        targets = row["answers"].get("text")
-    if targets is None:
-        raise _BadRowError("missing field target (or answers.text)")
-    if not isinstance(targets, list):
-        targets = [_text({"target": targets}, "target")]
-    if not all(isinstance(target, str) for target in targets):
-        raise _BadRowError("field target must be text or a list of texts")
-    return question, list(dict.fromkeys(targets))
-
-
-LAYOUTS = {
-    "gsm8k": Layout(_read_gsm8k, exact_match_math),
-    "math": Layout(_read_math, exact_match_math),
-    "squad": Layout(_read_squad, exact_match_text),
-}
-"""The named kinds of files, read by ``NAME:PATH.jsonl``."""
-
-OWN = Layout(_read_own, exact_match_text)
-"""A plain ``PATH.jsonl`` with question, target and perhaps id."""

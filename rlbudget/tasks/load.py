@@ -9,7 +9,8 @@ from pathlib import Path
 from rlbudget.errors import UserError
 from rlbudget.tasks import reasoning_gym
 from rlbudget.tasks.extraction import after_thinking
-from rlbudget.tasks.files import LAYOUTS, OWN, load_file
+from rlbudget.tasks.files import LAYOUTS, OWN, Columns, OnBad, load_file, task_of
+from rlbudget.tasks.rows import is_table
 from rlbudget.tasks.scorers import extracted
 from rlbudget.tasks.task import Question, Task
 
@@ -17,47 +18,72 @@ SPECS = (
     "embedded",
     "smollm2",
     "reasoning-gym:FAMILY",
-    "gsm8k:PATH.jsonl",
-    "math:PATH.jsonl",
-    "squad:PATH.jsonl",
-    "PATH.jsonl",
+    "gsm8k:FILE",
+    "math:FILE",
+    "squad:FILE",
+    "FILE",
 )
 
 
-def load_task(spec: str, *, n: int, seed: int = 0) -> Task:
+def load_task(
+    spec: str,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    columns: Columns | None = None,
+    scorer: str | None = None,
+    skip_bad: bool = False,
+    on_bad: OnBad | None = None,
+) -> Task:
     """The task a name stands for, with ``n`` questions drawn by ``seed``.
 
     ====================  =================================================================
     embedded              the families of the embedded model, questions it was not trained on
     smollm2               the same for the SmolLM2 reasoner: word problems, sums, equations, days
     reasoning-gym:FAMILY  one family of the package, scored by its own verifier
-    gsm8k:PATH.jsonl      question, answer (the target follows ####); scored as mathematics
-    math:PATH.jsonl       problem, answer; scored as mathematics
-    squad:PATH.jsonl      question, target (text or list) [, context]; normalised text
-    PATH.jsonl            question, target [, id]; normalised text
+    gsm8k:FILE            question, answer (the target follows ####); scorer math
+    math:FILE             problem, answer; scorer math
+    squad:FILE            question, target (text or list) [, context]; scorer text
+    FILE                  question, target [, options, id, scorer]; scorer auto
     ====================  =================================================================
 
-    A line of any of these files may also have ``options``: a list of the answers there are to
-    choose from, such as ``["yes", "no"]``. Families with few possible answers bring them along.
+    A FILE is JSONL, CSV or Parquet by the ending of its name, or a folder that ``datasets`` saved;
+    ``columns`` names other columns. Rows of any table may have ``options``: the answers there are
+    to choose from, such as ``["yes", "no"]``. Families with few possible answers bring them along.
+    ``scorer`` overrides how answers are scored. Without ``n`` all questions of a FILE are taken.
+    Bad rows of a FILE are left out and told to ``on_bad`` with ``skip_bad``.
 
-    Raises ``UserError`` for an unknown task, ``n < 1``, more questions than there are, a bad
-    line (``FILE:LINE: what is wrong``), or a missing extra.
+    Raises ``UserError`` for an unknown task or scorer, ``n < 1``, more questions than there are, a
+    bad row (``FILE:LINE: what is wrong``), or a missing extra.
     """
-    if n < 1:
+    if n is not None and n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
     kind, colon, rest = spec.partition(":")
+    drawn = spec in ("embedded", "smollm2") or (kind == "reasoning-gym" and rest)
+    if drawn:
+        if n is None:
+            raise UserError(f"--n is needed: the task {spec} makes as many questions as you want")
+        if columns not in (None, Columns()):
+            raise UserError(f"the task {spec} is no file: it has no columns to name")
+        task = _drawn(spec, rest, n, seed)
+        return task if scorer is None else task_of(task.name, task.questions, scorer)
+    named = bool(colon and rest and kind in LAYOUTS)
+    if not named and not is_table(spec):
+        raise UserError(f"unknown task {spec!r}; one of: {', '.join(SPECS)}")
+    path = Path(rest if named else spec)
+    return load_file(
+        path, name=kind if named else path.stem, layout=LAYOUTS[kind] if named else OWN,
+        n=n, seed=seed, columns=columns, scorer=scorer, skip_bad=skip_bad, on_bad=on_bad,
+    )  # fmt: skip
+
+
+def _drawn(spec: str, family: str, n: int, seed: int) -> Task:
     if spec == "embedded":
         return _reasoning_gym(spec, reasoning_gym.draw(n=n, seed=seed))
     if spec == "smollm2":
-        drawn = reasoning_gym.draw(reasoning_gym.SMOLLM2_FAMILIES, n, seed)
-        return _reasoning_gym(spec, drawn)
-    if kind == "reasoning-gym" and rest:
-        return _reasoning_gym(spec, reasoning_gym.family_items(rest, {}, n, seed))
-    if colon and rest and kind in LAYOUTS:
-        return load_file(Path(rest), name=kind, layout=LAYOUTS[kind], n=n, seed=seed)
-    if spec.endswith(".jsonl"):
-        return load_file(Path(spec), name=Path(spec).stem, layout=OWN, n=n, seed=seed)
-    raise UserError(f"unknown task {spec!r}; one of: {', '.join(SPECS)}")
+        found = reasoning_gym.draw(reasoning_gym.SMOLLM2_FAMILIES, n, seed)
+        return _reasoning_gym(spec, found)
+    return _reasoning_gym(spec, reasoning_gym.family_items(family, {}, n, seed))
 
 
 def _reasoning_gym(name: str, items: Sequence[reasoning_gym.Item]) -> Task:

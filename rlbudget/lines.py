@@ -1,0 +1,78 @@
+"""The lines of a UTF-8 text file of JSON objects, one a line.
+
+Lines end at ``\\n`` or ``\\r\\n`` and nowhere else, so a U+2028 inside a text is no end; a byte
+order mark is taken off and blank lines are passed over. What is no such file at all is named once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from rlbudget.errors import UserError
+
+_BUFFER = 1 << 18
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN = (
+    (b"\x1f\x8b", "is compressed (gzip): unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd): unpack it first"),
+    (b"\xfd7zXZ", "is compressed (xz): unpack it first"),
+    (b"BZh", "is compressed (bzip2): unpack it first"),
+    (b"PK\x03\x04", "is a zip archive: unpack it first"),
+    (b"PAR1", "is a Parquet file, not one of text lines"),
+    (b"\xff\xfe", "is UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16: save it as UTF-8"),
+)
+"""How a file begins that is not UTF-8 text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank."""
+
+    number: int
+    """from 1, blank lines counted"""
+    content: bytes
+    position: int
+    """bytes of the file up to its end"""
+
+
+def open_text(path: Path) -> BinaryIO:
+    """A file opened at its first byte after a byte order mark.
+
+    Raises ``UserError`` for one that cannot be read and one that is not UTF-8 text.
+    """
+    try:
+        source = path.open("rb", buffering=_BUFFER)
+        head = source.read(8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror}") from None
+    for mark, problem in _FOREIGN:
+        if head.startswith(mark):
+            source.close()
+            raise UserError(f"{path} {problem}")
+    source.seek(len(_BOM) if head.startswith(_BOM) else 0)
+    return source
+
+
+def lines_of(path: Path) -> Iterator[Line]:
+    """The lines of a file, one in memory at a time.
+
+    Raises ``UserError`` as ``open_text`` does and for a file that is one JSON array.
+    """
+    with open_text(path) as source:
+        position = source.tell()
+        first = True
+        for number, content in enumerate(source, 1):
+            position += len(content)
+            if content.isspace():
+                continue
+            if first and content.lstrip().startswith(b"["):
+                raise UserError(
+                    f"{path}:{number}: a list, where one object a line is read: write each element"
+                    " on a line of its own (jq -c '.[]')"
+                )
+            first = False
+            yield Line(number, content, position)
