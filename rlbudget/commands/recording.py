@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -13,7 +14,10 @@ from rlbudget.commands.arguments import (
     OptionalInt,
     OptionalStr,
 )
-from rlbudget.console import err, progress
+from rlbudget.console import note, progress
+
+if TYPE_CHECKING:
+    from rlbudget.record import RecordStats
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Record:
 
     def execute(self) -> None:
         """Run it."""
+        from rlbudget.findings.decodes import of_profile
+        from rlbudget.findings.examples import FirstAnswers
+        from rlbudget.findings.show import report
         from rlbudget.models import load_model
         from rlbudget.record import record
         from rlbudget.record_samples import record_samples
@@ -77,14 +84,19 @@ class Record:
 
         task = load_task(self.task, n=self.n, seed=self.seed)
         model = load_model(self.model, profile=self.profile)
+        report(of_profile(model.name, model.profile.name, model.chosen_by))
+        first = FirstAnswers(report)
         if self.samples is not None:
             with progress("Sampling") as advance:
                 stats = record_samples(
                     model, task, self.out, samples=self.samples, max_tokens=self.max_tokens,
                     temperature=self.temperature, seed=self.seed,
                     batch_size=self.batch_size, resume=self.resume, progress=advance,
+                    on_trace=first.take,
                 )  # fmt: skip
-            err.print(f"{stats.n} questions sampled to {self.out}")
+            first.flush()
+            note(f"{stats.n} questions sampled to {self.out}")
+            _report_traces(self.out, stats)
             return
         with progress("Recording") as advance:
             stats = record(
@@ -100,8 +112,11 @@ class Record:
                 seed=self.seed,
                 resume=self.resume,
                 progress=advance,
+                on_trace=first.take,
             )
-        err.print(f"{stats.n} traces recorded to {self.out}")
+        first.flush()
+        note(f"{stats.n} traces recorded to {self.out}")
+        _report_traces(self.out, stats)
 
 
 @dataclass(frozen=True)
@@ -122,4 +137,14 @@ class Import:
         with progress("Importing") as advance:
             stats = import_jsonl(self.file, self.out, skip_bad=self.skip_bad, progress=advance)
         bad = f", {stats.bad} bad lines left out" if stats.bad else ""
-        err.print(f"{stats.n} traces imported to {self.out}{bad}")
+        note(f"{stats.n} traces imported to {self.out}{bad}")
+        _report_traces(self.out)
+
+
+def _report_traces(folder: Path, stats: RecordStats | None = None) -> None:
+    """Say what the folder holds, what it cost and what is odd about it."""
+    from rlbudget.findings.recordings import of_recording
+    from rlbudget.findings.show import report
+    from rlbudget.findings.survey import survey
+
+    report(of_recording(survey(folder), stats))
