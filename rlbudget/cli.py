@@ -18,6 +18,7 @@ from rlbudget.commands.loop import Feedback, Harvest, RegistryCommand, Retrain, 
 from rlbudget.commands.recording import Import, Quickstart, Record
 from rlbudget.commands.serving import Decode, Rules
 from rlbudget.commands.steering import Blend, Impact
+from rlbudget.console import spell_what_streams_cannot
 from rlbudget.errors import UserError
 
 Command = (
@@ -44,6 +45,7 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit status 2 and one line on stderr for a user's mistake."""
+    spell_what_streams_cannot()
     command = parse(arguments)
     try:
         command.execute()

@@ -1,7 +1,12 @@
-"""What a command shows while it works: progress on stderr, results on stdout."""
+"""What a command shows while it works: progress on stderr, results on stdout.
+
+Nothing shown is read as markup: texts of models, questions and paths appear as they are.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +22,40 @@ from rich.progress import (
 )
 from rich.table import Table
 
+# Among them the ones that reverse the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def spell_what_streams_cannot() -> None:
+    """A character that the encoding of stdout or stderr lacks is written as its escape.
+
+    An answer of a model may hold any character; a pipe in cp1252 must not cost the answer.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def visible(text: str) -> str:
+    """A text with its control characters spelled as escapes, line breaks and tabs left alone:
+    what a model wrote must not steer the terminal."""  # fmt: skip
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def tell(text: str) -> None:
+    """A text of a model or a user on stdout, unwrapped, as it is."""
+    print(visible(text), flush=True)
+
+
+def note(text: str) -> None:
+    """The same on stderr."""
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def decode(
 
     ``token_price`` is reward lost per token and must lie in the policy's range; ``task`` is the
     request's, for a policy that is told tasks. ``stride``,
-    ``max_tokens`` and ``probe_tokens`` left out are those of the traces the policy was trained
-    on, ``temperature`` is the profile's. With the ``row_seed`` of a recorded trace and its
+    ``max_tokens``, ``temperature`` and ``probe_tokens`` left out are those of the traces the policy
+    was trained on, else the profile's. With the ``row_seed`` of a recorded trace and its
     settings the decode is that trace's, up to the stop. A policy that raises or says NaN does not
     cost the answer: the decode goes on to its natural end, and ``reason`` and ``message`` say so.
     ``correction`` looks at the answer of a stop and may go on thinking; if it fails, the answer
@@ -81,6 +81,7 @@ def decode(
     scorer = str(recorded.get("scorer", "auto"))
     stride = recorded.get("stride") if stride is None else stride
     max_tokens = recorded.get("max_tokens") if max_tokens is None else max_tokens
+    temperature = recorded.get("temperature") if temperature is None else temperature
     if probe_tokens is None:
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(

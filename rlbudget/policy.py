@@ -92,8 +92,11 @@ class Policy:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """``stride``, ``probe_tokens`` and ``max_tokens`` (int), ``profile`` and ``scorer`` (str),
-        as in the traces it was trained on, where known."""  # fmt: skip
+        """How the traces it was trained on were made, as far as is known.
+
+        ``stride``, ``probe_tokens`` and ``max_tokens`` (int), ``temperature`` (float), ``model``,
+        ``profile`` and ``scorer`` (str).
+        """
         trained = self._frozen.config.get("trained") or {}
         return dict((trained.get("traces") or {}).get("recorded") or {})
 

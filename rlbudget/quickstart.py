@@ -40,7 +40,7 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     traces_folder, run, policy_folder = folder / "traces", folder / "run", folder / "policy"
     evaluation_folder = folder / "evaluation"
 
-    err.print(f"[bold]1/5[/bold] Recording {n} full decodes of the embedded model")
+    err.print(f"1/5 Recording {n} full decodes of the embedded model")
     task = load_task("embedded", n=n, seed=seed)
     model = load_model("embedded")
     with progress("Recording") as advance:
@@ -48,20 +48,20 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
             model, task, traces_folder, seed=seed, store_text=True, resume=True, progress=advance
         )
 
-    err.print("[bold]2/5[/bold] Training PPO on the training questions")
+    err.print("2/5 Training PPO on the training questions")
     with progress("Training") as advance:
         train_on(traces_folder, run, seed=seed, split_seed=seed, resume=True, progress=advance)
 
-    err.print(f"[bold]3/5[/bold] Freezing the best weights into {policy_folder}")
+    err.print(f"3/5 Freezing the best weights into {policy_folder}")
     freeze(run, policy_folder, overwrite=True)
     policy = load_policy(policy_folder)
 
-    err.print("[bold]4/5[/bold] Evaluating every rule and the policy on the held-out questions")
+    err.print("4/5 Evaluating every rule and the policy on the held-out questions")
     evaluation = evaluate_folder(
         traces_folder, policies=[policy_folder], out=evaluation_folder, seed=seed, write_cards=True
     )
 
-    err.print(f"[bold]5/5[/bold] Decoding {SHOWN} held-out questions live under the policy")
+    err.print(f"5/5 Decoding {SHOWN} held-out questions live under the policy")
     traces = load_traces(traces_folder)
     held_out = set(split_questions(table_of(traces), seed=seed).held_out.trace_ids.tolist())
     unseen = [trace for trace in traces if trace.trace_id in held_out]

@@ -116,6 +116,7 @@ def record(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     on_left_out: Callable[[str], None] | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
 ) -> RecordStats:
     """Decode every question of ``task`` once and write its trace to ``folder``.
 
@@ -125,11 +126,12 @@ def record(
     Settings left out are those of the model's profile. ``probe_tokens`` is the length of the
     trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
-    settings. ``progress(done, total)`` is called with counts of questions. Questions with options
-    get the entropy of the model's choice among them at each checkpoint. What the model made of the
-    prompt (``rlbudget.context.PROMPT_SIGNALS``) is kept at each checkpoint, but not where an older
-    folder without it is gone on with. Raises ``UserError`` for a folder that holds other traces,
-    settings out of range, a task of which no question can be decoded and a full disk.
+    settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
+    trace as it ends. Questions with options get the entropy of the model's choice among them at
+    each checkpoint. What the model made of the prompt (``rlbudget.context.PROMPT_SIGNALS``) is kept
+    at each checkpoint, but not where an older folder without it is gone on with. Raises
+    ``UserError`` for a folder that holds other traces, settings out of range, a task of which no
+    question can be decoded and a full disk.
     """
     begun = time.monotonic()
     settings = _settings_of(
@@ -166,6 +168,8 @@ def record(
             traces = [one.trace for one in ended]
             for trace in traces:
                 writer.add(trace)
+                if on_trace is not None:
+                    on_trace(trace)
                 tokens += trace.final.thinking_tokens + trace.final.answer_tokens
                 exit_tokens += sum(c.exit.answer_tokens for c in trace.checkpoints)
             n += len(traces)

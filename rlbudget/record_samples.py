@@ -13,6 +13,7 @@ from rlbudget.record import BATCH_SIZE, RecordStats, remembering, row_seed
 from rlbudget.samples import Sample, Sampled, traces_of_samples
 from rlbudget.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.tasks.task import Question, Task
+from rlbudget.traces import Trace
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -31,12 +32,14 @@ def record_samples(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     on_left_out: Callable[[str], None] | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
 ) -> RecordStats:
     """Decode every question ``samples`` times and write its traces of samples to ``folder``.
 
     Like ``record``, but without exits: a question's samples become the traces of
-    ``rlbudget.samples``, written together. ``progress(done, total)`` counts questions. Raises
-    ``UserError`` as ``record`` does, and for fewer than two samples.
+    ``rlbudget.samples``, written together. ``progress(done, total)`` counts questions;
+    ``on_trace`` gets a trace of each question, whose answer is the majority of all its samples.
+    Raises ``UserError`` as ``record`` does, and for fewer than two samples.
     """
     begun = time.monotonic()
     if samples < 2:
@@ -59,8 +62,11 @@ def record_samples(
                                batch_size):  # fmt: skip
             tokens += sum(sample.tokens for sample in sampled.samples)
             n += 1
-            for trace in traces_of_samples(sampled, seed=seed):
+            traces = traces_of_samples(sampled, seed=seed)
+            for trace in traces:
                 writer.add(trace)
+            if on_trace is not None:
+                on_trace(traces[0])
             if (n - written) * samples >= batch_size:
                 writer.flush()
                 written = n

@@ -196,6 +196,18 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     return table_of_parts(parts)
 
 
+def iter_parts(folder: Folders) -> Iterator[pa.Table]:
+    """The parts of a folder as arrow tables, their texts left out but for ``task``, ``model`` and
+    ``meta``; errors as ``iter_traces``."""  # fmt: skip
+    for path in _all_parts(folder):
+        with _damage_named(path), pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if name not in _TEXTS]
+        yield _read(path, names)
+
+
+_TEXTS = {"question", "target", "final_answer", "exit_answer", "probe_answer"}
+
+
 def digest(folder: Folders) -> str:
     """sha256 (hex) over the traces' contents in the order of their ids.
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlbudget.errors import UserError
 from rlbudget.observation import Preset, feature_names
 from rlbudget.signals import TOP_SIGNALS
+from rlbudget.traces import Trace
 
 if TYPE_CHECKING:
     from rlbudget.agents.ppo import TrainResult
     from rlbudget.policy import Policy
 
 
-RECORDED = ("stride", "probe_tokens", "max_tokens", "profile", "scorer")
+RECORDED = ("stride", "probe_tokens", "max_tokens", "temperature", "profile", "scorer")
 """What a live decode has to do as the recording did, if the policy is to see what it knows."""
 
 _GOING_ON = 0.3
@@ -58,7 +59,7 @@ def train_on(
 
     table = load_table(traces, context=context or tasks or start is not None)
     split = split_questions(table, seed=split_seed)
-    meta = next(iter_traces(traces)).meta
+    first = next(iter_traces(traces))
     config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
                        em_floor=em_floor, token_budget=token_budget)  # fmt: skip
     if start is not None:
@@ -83,9 +84,15 @@ def train_on(
         resume=resume,
         digest=digest(traces),
         split_seed=split_seed,
-        recorded={name: meta[name] for name in RECORDED if name in meta},
+        recorded=recorded_of(first),
         start=start,
     )
+
+
+def recorded_of(trace: Trace) -> dict[str, Any]:
+    """What made a trace, as far as it says: its model and the settings of ``RECORDED``."""
+    made = {name: trace.meta[name] for name in RECORDED if name in trace.meta}
+    return {"model": trace.model} | made
 
 
 def _top(signals: Iterable[str]) -> set[str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from frozen_nets import write_run
+from frozen_nets import random_policy, write_run
+from scripted_model import save_scripted
 from tiny_model import save_tiny_model
 from trace_makers import make_trace
 
@@ -16,6 +20,7 @@ from rlbudget import console
 from rlbudget.cli import main
 from rlbudget.freeze import freeze
 from rlbudget.interchange import write_jsonl
+from rlbudget.policy import save_policy
 from rlbudget.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
@@ -122,8 +127,124 @@ def test_the_whole_way(
     assert "held-out questions" in said.out
     assert re.search(r"Tokens: \d+ = \d+ thinking \+ \d+ probe \+ \d+ answer", said.out)
     assert "line 1: gold: full" in said.err
-    assert re.search(r"Stopped at the natural end\s+\((natural|max_tokens)\)\.\s*$", said.out)
+    assert re.search(r"(Ended by itself after \d+|Cut at the cap of 24) tokens.*\.$", said.out)
     assert "Traceback" not in said.err
+    assert f"Model {model}, profile embedded (as named)" in said.err
+    assert said.err.count("the first 5 answers, scored by auto:") == 1  # nothing ends on --resume
+    assert "nothing was left to record" in said.err
+    assert re.search(
+        r"^60 questions, 60 full decodes: exact match \d+\.\d%", said.err, re.MULTILINE
+    )
+    assert re.search(
+        r"^spent [\d,]+ tokens on full decodes and [\d,]+ on exit", said.err, re.MULTILINE
+    )
+    assert "warning: 60 questions are few: 18 would be held out" in said.err
+    assert re.search(r"^on the validation questions: .* gap", said.err, re.MULTILINE)
+    assert re.search(r"^a free policy on \d+ features, .* of ", said.err, re.MULTILINE)
+    assert re.search(r"^policy: \S+ of the oracle's gap closed", said.err, re.MULTILINE)
+    assert "warning: every full decode is scored wrong by the scorer auto" in said.err
+    assert "warning: the full decodes are all wrong" in said.err
+    assert "now serves" not in said.err
+
+
+def test_import_says_what_it_found_and_what_is_odd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "traces.jsonl"
+    write_jsonl(file, [make_trace(i) for i in range(30)])
+    main(["import", str(file), "--out", str(tmp_path / "traces")])
+    said = capsys.readouterr().err.splitlines()
+    assert any(
+        line.startswith("30 questions, 30 full decodes: exact match 100.0%") for line in said
+    )
+    assert any(line.startswith("warning: every full decode is scored right") for line in said)
+
+
+def live(model: Path, policy: Path, *more: object) -> list[object]:
+    return ["decode", "--model", model, "--policy", policy, *more, "How much?"]
+
+
+WRITTEN = (
+    "[3, 4]",
+    "[x, y]",
+    "(a, b]",
+    "[red]",
+    "[/red]",
+    r"\[x^2\]",
+    "2:100:3",
+    "1 " * 60 + "= 60",
+)
+
+
+@pytest.mark.parametrize("answer", WRITTEN)
+def test_what_a_model_wrote_is_printed_as_it_is(
+    answer: str, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "so it is clear", answer)
+    capsys.readouterr()
+    main([str(a) for a in live(scripted, policy, "--profile", "embedded", "--temperature", 0)])
+    written, blank, answered, tokens = capsys.readouterr().out.splitlines()
+    assert written == f"so it is clear</think>{answer}<eos>"
+    assert not blank
+    assert answered.startswith("Answer: ")
+    assert answered.removeprefix("Answer: ") in answer
+    assert tokens == (
+        "Tokens: 4 = 1 thinking + 0 probe + 3 answer. Ended by itself after 1 tokens of thinking."
+    )
+
+
+def test_a_cap_is_called_a_cap(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "on ", "7", endless=True)
+    loop = live(scripted, policy, "--profile", "embedded", "--temperature", 0, "--max-tokens", 5)
+    main([str(argument) for argument in loop])
+    written, *_, tokens = capsys.readouterr().out.splitlines()
+    assert written == "on " * 5 + "</think>7<eos>"
+    assert tokens.endswith("Cut at the cap of 5 tokens.")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16", "cp437"])
+def test_an_answer_that_stdout_cannot_spell_is_escaped_not_lost(
+    encoding: str, policy: Path, tmp_path: Path
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "so it is clear", "π ≈ 3.14 \x1b[31m")
+    command = live(scripted, policy, "--profile", "embedded", "--temperature", 0)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlbudget.cli", *map(str, command)],
+        capture_output=True, check=True, timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said = done.stdout.decode(encoding)
+    assert "3.14" in said
+    assert "Tokens: 4 = " in said
+    assert "\x1b" not in said
+    spelled = "π ≈ 3.14".encode(encoding, errors="backslashreplace").decode(encoding)
+    assert f"Answer: {spelled}" in said
+
+
+def test_a_profile_that_was_guessed_is_said_to_be(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "so it is clear", "7")
+    main([str(argument) for argument in live(scripted, policy, "--max-tokens", 8)])
+    said = capsys.readouterr().err
+    assert f"Model {scripted}, profile think (chosen because its tokenizer knows </think>)" in said
+    assert "warning: the profile think was chosen by default: pass --profile think" in said
+
+
+def test_a_policy_of_another_model_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "so it is clear", "7")
+    recorded = {"model": "embedded", "profile": "embedded", "stride": 8, "temperature": 1.0,
+                "max_tokens": 8}  # fmt: skip
+    save_policy(tmp_path / "policy", random_policy(trained={"traces": {"recorded": recorded}}))
+    main([str(a) for a in live(scripted, tmp_path / "policy", "--temperature", 0)])
+    said = capsys.readouterr().err
+    assert "profile embedded (as in the policy's traces)" in said
+    assert f"trained on traces of embedded, and now serves {scripted}" in said
+    assert "trained at temperature 1.0, and now serves temperature 0.0" in said
 
 
 def test_import_counts_what_it_leaves_out(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from rlbudget.commands.arguments import OptionalInt, OptionalPath, StrategyArguments
-from rlbudget.console import err, out, plain_table, progress
+from rlbudget.console import err, note, out, plain_table, progress, tell
 from rlbudget.errors import UserError
+from rlbudget.findings.decodes import ended
 
 if TYPE_CHECKING:
     from rlbudget.commands.serving import Decode
@@ -76,8 +77,8 @@ class TrainCascade:
             f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}.",
             soft_wrap=True,
         )
-        for note in done.notes:
-            err.print(note, markup=False, soft_wrap=True)
+        for line in done.notes:
+            note(line)
         err.print(f"Cascade written to {self.out}")
 
 
@@ -111,11 +112,11 @@ def answer_through_cascade(asked: Decode) -> None:
         temperature=asked.temperature,
         max_tokens=asked.max_tokens,
     )
-    out.print(decoded.text, markup=False)
-    out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
-    out.print(_ledger(decoded), soft_wrap=True)
-    if decoded.message:
-        err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+    tell(decoded.text)
+    tell(f"\nAnswer: {decoded.answer}")
+    tell(_ledger(decoded))
+    if decoded.message and decoded.reason not in ("cascade_failed", "large_failed"):
+        note(f"rlbudget: {decoded.message}")
 
 
 def _ledger(decoded: CascadeDecoded) -> str:
@@ -127,9 +128,27 @@ def _ledger(decoded: CascadeDecoded) -> str:
     if (large := decoded.large) is not None:
         parts.append(
             f"{large.thinking_tokens} thinking + {large.probe_tokens} probe"
-            f" + {large.answer_tokens} answer of the large one ({large.reason})"
+            f" + {large.answer_tokens} answer of the large one"
         )
-    return (
-        f"Tokens: {decoded.total_tokens:g} = {' + '.join(parts)}."
-        f" Small model left at token {decoded.small_thinking_tokens} ({decoded.reason})."
-    )
+    said = [f"Tokens: {decoded.total_tokens:g} = {' + '.join(parts)}.", _left(decoded)]
+    if large is not None:
+        own = ended(large.reason, large.thinking_tokens, large.message)
+        said.append(f"The large model: {own[0].lower()}{own[1:]}")
+    return " ".join(said)
+
+
+def _left(decoded: CascadeDecoded) -> str:
+    """Why the small model was left."""
+    at = decoded.small_thinking_tokens
+    match decoded.reason:
+        case "stop":
+            return f"The small model was stopped by the cascade at token {at}."
+        case "escalate":
+            return f"The small model handed over at token {at}."
+        case "natural":
+            return f"The small model ended by itself after {at} tokens of thinking."
+        case "max_tokens":
+            return f"The small model was cut at the cap of {at} tokens."
+        case "cascade_failed" | "large_failed":
+            message = decoded.message or decoded.reason
+            return f"{message[0].upper()}{message[1:]}; the small model answered."

@@ -16,7 +16,7 @@ from rlbudget.commands.arguments import (
     Strategies,
     StrategyArguments,
 )
-from rlbudget.console import err, out, progress
+from rlbudget.console import note, progress, tell
 from rlbudget.errors import UserError
 from rlbudget.observation import Preset
 
@@ -56,6 +56,9 @@ class Train:
 
     def execute(self) -> None:
         """Run it."""
+        from rlbudget.findings.learning import of_training
+        from rlbudget.findings.show import report
+        from rlbudget.freeze import policy_of_run
         from rlbudget.training import train_on
 
         with progress("Training") as advance:
@@ -76,9 +79,8 @@ class Train:
                 resume=self.resume,
                 progress=advance,
             )
-        err.print(
-            f"Run written to {result.run_dir}; freeze it with: rlbudget freeze {result.run_dir}"
-        )
+        report(of_training(policy_of_run(result.run_dir).config))
+        note(f"Run written to {result.run_dir}; freeze it with: rlbudget freeze {result.run_dir}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,13 @@ class Freeze:
 
     def execute(self) -> None:
         """Run it."""
+        from rlbudget.findings.learning import of_freezing
+        from rlbudget.findings.show import report
         from rlbudget.freeze import freeze
 
-        freeze(self.run, self.out, overwrite=self.overwrite)
-        err.print(f"Policy written to {self.out}")
+        policy = freeze(self.run, self.out, overwrite=self.overwrite)
+        report(of_freezing(policy.config))
+        note(f"Policy written to {self.out}")
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,12 @@ class Evaluate:
     def execute(self) -> None:
         """Run it."""
         from rlbudget.evaluate import evaluate_folder
+        from rlbudget.findings.learning import of_evaluation
+        from rlbudget.findings.show import report
 
         if not self.traces:
             raise UserError("evaluate needs a folder of traces")
-        evaluate_folder(
+        evaluation = evaluate_folder(
             self.traces,
             policies=self.policy,
             out=self.out,
@@ -146,6 +153,7 @@ class Evaluate:
             last=self.last,
             as_they_are=self.as_they_are,
         )
+        report(of_evaluation(evaluation))
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,8 @@ class Calibrate:
     def execute(self) -> None:
         """Run it."""
         from rlbudget.calibrate import calibrate
+        from rlbudget.findings.learning import of_certificate
+        from rlbudget.findings.show import report
 
         policy = calibrate(
             self.policy,
@@ -185,15 +195,14 @@ class Calibrate:
         )
         found = policy.config["calibration"]
         what = "answers lost minus gained" if self.mode == "loss" else "answers lost"
-        out.print(
+        tell(
             f"Certified on {found['questions']} questions: at token prices up to"
             f" {found['token_price']:.3g}, {what} are at most {found['max_em_loss']:.2%} of the"
-            f" questions, with confidence {found['confidence']:g}.",
-            soft_wrap=True,
+            f" questions, with confidence {found['confidence']:g}."
         )
-        out.print(
+        tell(
             f"There it saves {found['savings']:.1%} of all tokens and changes exact match by"
-            f" {-100 * found['em_loss']:+.2f} points on the calibration questions.",
-            soft_wrap=True,
+            f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
         )
-        err.print(f"Policy written to {self.out}")
+        report(of_certificate(found, policy.price_range))
+        note(f"Policy written to {self.out}")

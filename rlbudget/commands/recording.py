@@ -15,9 +15,10 @@ from rlbudget.commands.arguments import (
     OptionalInt,
     OptionalStr,
 )
-from rlbudget.console import Told, err, progress
+from rlbudget.console import Told, note, progress
 
 if TYPE_CHECKING:
+    from rlbudget.record import RecordStats
     from rlbudget.tasks import Task
 
 
@@ -90,6 +91,9 @@ class Record:
 
     def execute(self) -> None:
         """Run it."""
+        from rlbudget.findings.decodes import of_profile
+        from rlbudget.findings.examples import FirstAnswers
+        from rlbudget.findings.show import report
         from rlbudget.models import load_model
         from rlbudget.record import record
         from rlbudget.record_samples import record_samples
@@ -97,15 +101,19 @@ class Record:
         bad, left_out = Told("bad row"), Told("question")
         task = self.questions(bad)
         model = load_model(self.model, profile=self.profile)
+        report(of_profile(model.name, model.profile.name, model.chosen_by))
+        first = FirstAnswers(report)
         if self.samples is not None:
             with progress("Sampling") as advance:
                 stats = record_samples(
                     model, task, self.out, samples=self.samples, max_tokens=self.max_tokens,
                     temperature=self.temperature, seed=self.seed,
                     batch_size=self.batch_size, resume=self.resume, progress=advance,
-                    on_left_out=left_out,
+                    on_left_out=left_out, on_trace=first.take,
                 )  # fmt: skip
-            err.print(f"{stats.n} questions sampled to {self.out}{bad}{left_out}")
+            first.flush()
+            note(f"{stats.n} questions sampled to {self.out}{bad}{left_out}")
+            _report_traces(self.out, stats)
             return
         with progress("Recording") as advance:
             stats = record(
@@ -122,8 +130,11 @@ class Record:
                 resume=self.resume,
                 progress=advance,
                 on_left_out=left_out,
+                on_trace=first.take,
             )
-        err.print(f"{stats.n} traces recorded to {self.out}{bad}{left_out}")
+        first.flush()
+        note(f"{stats.n} traces recorded to {self.out}{bad}{left_out}")
+        _report_traces(self.out, stats)
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:
         """The task to record; rows left out are told to ``on_bad``."""
@@ -172,4 +183,14 @@ class Import:
         for problem in stats.problems:
             bad(problem)
         bad.n = stats.bad
-        err.print(f"{stats.n} traces imported to {self.out}{bad}")
+        note(f"{stats.n} traces imported to {self.out}{bad}")
+        _report_traces(self.out)
+
+
+def _report_traces(folder: Path, stats: RecordStats | None = None) -> None:
+    """Say what the folder holds, what it cost and what is odd about it."""
+    from rlbudget.findings.recordings import of_recording
+    from rlbudget.findings.show import report
+    from rlbudget.findings.survey import survey
+
+    report(of_recording(survey(folder), stats))

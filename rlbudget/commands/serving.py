@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,8 +21,9 @@ from rlbudget.commands.arguments import (
     Strategies,
     StrategyArguments,
 )
-from rlbudget.console import err, out
+from rlbudget.console import note, tell
 from rlbudget.errors import UserError
+from rlbudget.tasks.scorers import scorer_of_task
 
 if TYPE_CHECKING:
     from rlbudget.controller import StopPolicy
@@ -46,13 +47,14 @@ class Decode:
     """Policy folder, or a registry, whose served policy is taken; several with --combine, or for
     rules that name them."""
     profile: OptionalStr = None
-    """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
+    """How the model is prompted and made to answer: embedded, smollm2, think or plain; by default
+    the model's own, else that of the policy's traces."""
     token_price: OptionalFloat = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
     max_tokens: OptionalInt = None
     """Hard cap on thinking tokens; by default that of the policy's traces."""
     temperature: OptionalFloat = None
-    """Sampling temperature, 0 for greedy; by default the profile's."""
+    """Sampling temperature, 0 for greedy; by default that of the policy's traces."""
     seed: int = 0
     """Seed of the sampling."""
     strategies: Strategies = field(default_factory=StrategyArguments)
@@ -95,6 +97,8 @@ class Decode:
 
             answer_through_cascade(self)
             return
+        from rlbudget.findings.decodes import ended, of_profile, of_serving
+        from rlbudget.findings.show import report
         from rlbudget.models import load_model
         from rlbudget.strategies.compose import compose
         from rlbudget.strategies.hybrid import Request
@@ -106,26 +110,44 @@ class Decode:
         request = Request(self.question, self.task, _metadata(self.metadata))
         served = composed.serve(request)
         for line in composed.explain(request):
-            err.print(line, markup=False, soft_wrap=True)
+            note(line)
         policy = next(iter(policies.values()))
+        profile = _profile_of(policy, self.model) if self.profile is None else self.profile
+        model = load_model(self.model, profile=profile)
         decoded = self._decode(
-            load_model(self.model, profile=self.profile), served, list(servings.values()),
+            model, served, list(servings.values()),
             _price(policy, self.token_price, served.price_range),
         )  # fmt: skip
-        out.print(decoded.text, markup=False)
-        out.print(f"\n[bold]Answer:[/bold] {self._mended(decoded)}")
-        where = f"at token {decoded.stopped_at}" if decoded.stopped else "at the natural end"
-        out.print(
+        tell(decoded.text)
+        tell(f"\nAnswer: {self._mended(decoded)}")
+        tell(
             f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
             f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
-            f" Stopped {where} ({decoded.reason})."
+            f" {ended(decoded.reason, decoded.thinking_tokens, decoded.message)}"
         )
         if decoded.stopped and served.confidence is not None:
-            out.print(f"Confidence of the exit: {served.confidence:.1%}.")
+            tell(f"Confidence of the exit: {served.confidence:.1%}.")
         if decoded.resumed:
-            out.print(f"An exit that looked wrong was thought on {decoded.resumed} times.")
-        if decoded.message:
-            err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
+            tell(f"An exit that looked wrong was thought on {decoded.resumed} times.")
+        if decoded.message and decoded.reason != "policy_failed":
+            note(f"rlbudget: {decoded.message}")
+        by_policy = self.profile is None and profile is not None
+        chosen_by = "policy" if by_policy else model.chosen_by
+        report(of_profile(model.name, model.profile.name, chosen_by))
+        for trained in policies.values():
+            report(of_serving(trained.recorded, self._settings(model, policy.recorded)))
+
+    def _settings(self, model: TransformersModel, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """What this decode is made with, where ``recorded`` gives what is left out."""
+        profile, scorer = model.profile, scorer_of_task(self.task)
+        usual = recorded.get("temperature", profile.temperature)
+        return {
+            "model": model.name,
+            "profile": profile.name,
+            "stride": recorded.get("stride", profile.stride),
+            "temperature": usual if self.temperature is None else self.temperature,
+            "scorer": None if scorer == "auto" else scorer,
+        }
 
     def _mended(self, decoded: Decoded) -> str:
         """The answer, or the majority of the trial answers where that is asked for."""
@@ -161,8 +183,16 @@ class Decode:
             audit_share=self.audit_share, request_id=self.request_id,
         )  # fmt: skip
         audited = ", audited: it was not stopped" if logged.served.audited else ""
-        err.print(f"Request {logged.served.request_id}{audited}", markup=False, soft_wrap=True)
+        note(f"Request {logged.served.request_id}{audited}")
         return logged.decoded
+
+
+def _profile_of(policy: Policy, model: str) -> str | None:
+    """The profile of a policy's traces, for a model that has none of its own."""
+    from rlbudget.models.profiles import PROFILES
+
+    recorded = policy.recorded.get("profile")
+    return recorded if recorded in PROFILES and model not in PROFILES else None
 
 
 def _origin(servings: Sequence[Serving], strategies: StrategyArguments) -> Origin:
@@ -195,7 +225,7 @@ class RulesCheck:
     def execute(self) -> None:
         """Load the file and count its rules."""
         rules = _load_rules(self.rules, self.policy)
-        out.print(f"{self.rules}: {len(rules.rules)} rules, no mistake")
+        tell(f"{self.rules}: {len(rules.rules)} rules, no mistake")
 
 
 @dataclass(frozen=True)
@@ -220,7 +250,7 @@ class RulesExplain:
         rules = _load_rules(self.rules, self.policy)
         request = Request(self.question, self.task, _metadata(self.metadata))
         for line in rules.explain(request):
-            out.print(line, markup=False, soft_wrap=True)
+            tell(line)
 
 
 @dataclass(frozen=True)
@@ -261,9 +291,8 @@ def _price(policy: Policy, asked: float | None, served: tuple[float, float]) -> 
     """The price to decode at; a price above the certified one is served, but said to be."""
     certified = policy.config["calibration"] is not None
     if certified and asked is not None and asked > policy.default_price:
-        err.print(
+        note(
             f"rlbudget: token price {asked:g} is above the certified {policy.default_price:.3g}:"
-            " the bound on lost answers does not cover it",
-            soft_wrap=True,
+            " the bound on lost answers does not cover it"
         )
     return min(max(policy.default_price, served[0]), served[1]) if asked is None else asked

@@ -88,7 +88,9 @@ def _verdict(summary: Mapping[str, Any], reference: str) -> str:
 def table_text(evaluation: Mapping[str, Any]) -> str:
     """The table as plain text."""
     file = io.StringIO()
-    Console(file=file, width=WIDTH, color_system=None).print(shown(evaluation))
+    Console(file=file, width=WIDTH, color_system=None, markup=False, emoji=False).print(
+        shown(evaluation)
+    )
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlbudget.errors import UserError
 
 Prompt = Callable[[str, Any], list[int]]
 """(question, tokenizer) -> token ids, up to and including the start of the thinking."""
+
+
+ChosenBy = Literal["name", "model", "tokenizer", "default"]
+"""How a model's profile was chosen: the caller named it; it is the model's own (the two that come
+with rlbudget); the tokenizer knows ``</think>``; nothing else was left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from transformers.utils import logging as _logging
 from rlbudget.errors import UserError
 from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
-from rlbudget.models.profiles import Profile, find_profile, literal_ids
+from rlbudget.models.profiles import ChosenBy, Profile, find_profile, literal_ids
 from rlbudget.models.prompts import Floats, own_tokens, read_prompts
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.smollm2 import smollm2_folder
@@ -33,6 +33,8 @@ class TransformersModel:
     tokenizer: Any
     profile: Profile
     vocabulary: Vocabulary
+    chosen_by: ChosenBy = "name"
+    """how the profile was chosen"""
 
     @torch.inference_mode()
     def begin(
@@ -186,17 +188,25 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
     install(network)
     if torch.cuda.is_available():
         network.to("cuda")
+    by: ChosenBy = "name"
     if chosen is None:
-        known = tokenizer.convert_tokens_to_ids("</think>")
-        thinks = known is not None and known != tokenizer.unk_token_id
-        default = name if name in (_EMBEDDED, _SMOLLM2) else "think" if thinks else "plain"
-        chosen = find_profile(default)
+        chosen, by = _default_profile(name, tokenizer)
     vocabulary = build_vocabulary(
         tokenizer, chosen, network.get_output_embeddings().out_features, eos_ids(network, tokenizer)
     )
     return TransformersModel(
-        name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary
-    )
+        name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary,
+        chosen_by=by,
+    )  # fmt: skip
+
+
+def _default_profile(name: str, tokenizer: Any) -> tuple[Profile, ChosenBy]:
+    if name in (_EMBEDDED, _SMOLLM2):
+        return find_profile(name), "model"
+    known = tokenizer.convert_tokens_to_ids("</think>")
+    if known is not None and known != tokenizer.unk_token_id:
+        return find_profile("think"), "tokenizer"
+    return find_profile("plain"), "default"
 
 
 def _source(name: str) -> str:

@@ -20,13 +20,10 @@ from rlbudget.pairs import PairSplit, load_pair, split_pair
 from rlbudget.policy import Policy, load_policy
 from rlbudget.store import digest, iter_traces, load_table
 from rlbudget.table import split_questions
-from rlbudget.training import RECORDED
+from rlbudget.training import recorded_of
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance
-
-SETTINGS = (*RECORDED, "temperature")
-"""What a live cascade has to do with each model as its recording did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +122,7 @@ def _unseen(split: PairSplit, large: Path, split_seed: int) -> PairSplit:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    meta = next(iter_traces(folder)).meta
-    return {name: meta[name] for name in SETTINGS if name in meta}
+    return recorded_of(next(iter_traces(folder)))
 
 
 def measure_cascade(

@@ -91,7 +91,7 @@ def decode_logged(
             seed=seed,
             stride=recorded.get("stride") if stride is None else stride,
             max_tokens=recorded.get("max_tokens") if max_tokens is None else max_tokens,
-            temperature=temperature,
+            temperature=recorded.get("temperature") if temperature is None else temperature,
             probe_tokens=recorded.get("probe_tokens", PROBE_TOKENS)
             if probe_tokens is None
             else probe_tokens,

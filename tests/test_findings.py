@@ -1,0 +1,422 @@
+"""Findings: every oddity is noticed, said with what to do, and not said where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlbudget.controller import Reason
+from rlbudget.findings.decodes import ended, of_profile, of_serving
+from rlbudget.findings.examples import EXAMPLES, FirstAnswers, example
+from rlbudget.findings.finding import Finding, fact, odd
+from rlbudget.findings.learning import of_certificate, of_evaluation, of_freezing, of_training
+from rlbudget.findings.recordings import of_recording
+from rlbudget.findings.survey import Survey, survey
+from rlbudget.models.profiles import ChosenBy
+from rlbudget.record import RecordStats
+from rlbudget.signals import SIGNALS
+from rlbudget.store import TraceWriter, load_table
+from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+
+META = {"stride": 16, "max_tokens": 400, "profile": "think", "scorer": "math", "natural": True}
+
+
+def healthy(i: int) -> Trace:
+    """A trace of a set in which nothing is odd."""
+    rng = np.random.default_rng(i)
+    points = tuple(
+        Checkpoint(
+            thinking_tokens=16 * (k + 1),
+            signals={
+                name: float(value) for name, value in zip(SIGNALS, rng.random(14), strict=True)
+            },
+            exit=Exit("7", int((i + k) % 3 == 0), 6),
+            probe=Probe("7", 0.5, 3),
+        )
+        for k in range(4)
+    )
+    return Trace(
+        trace_id=f"t{i}", question_id=f"q{i}", task="even" if i % 2 else "odd", question=f"{i}?",
+        target="7", model="ours", seed=0, final=Final("7", int(i % 4 > 0), 70 + i % 50, 6),
+        checkpoints=points, meta=META,
+    )  # fmt: skip
+
+
+def looked_at(folder: Path, traces: Iterable[Trace]) -> Survey:
+    with TraceWriter(folder) as writer:
+        for trace in traces:
+            writer.add(trace)
+    return survey(folder)
+
+
+def warnings(findings: Iterable[Finding]) -> list[str]:
+    return [finding.text for finding in findings if finding.odd]
+
+
+def points(trace: Trace, **changes: Any) -> Trace:
+    """A trace whose checkpoints are changed."""
+    return replace(trace, checkpoints=tuple(replace(c, **changes) for c in trace.checkpoints))
+
+
+def test_a_healthy_recording_gets_facts_and_no_warning(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, map(healthy, range(600)))
+    said = of_recording(found, RecordStats(600, 0, 59_700, 14_400, 10.0))
+    assert warnings(said) == []
+    assert [str(finding) for finding in said] == [
+        "600 questions, 600 full decodes: exact match 75.0%, 100.5 tokens each"
+        " (94.5 thinking, 6.0 answer)",
+        "0.0% were cut at the cap of 400 tokens",
+        "4.0 checkpoints a decode, one every 16 tokens; an exit there is right 33.3% of the time"
+        " and its answer takes 6.0 tokens",
+        "exact match by family: odd 50.0%, even 100.0%",
+        "spent 59,700 tokens on full decodes and 14,400 on exit answers in 10.0 s (7,410 a second)",
+    ]
+
+
+def test_the_survey_counts_what_the_table_holds(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, map(healthy, range(600)))  # three parts
+    table = load_table(tmp_path)
+    assert (found.traces, found.checkpoints) == (len(table), len(table.thinking_tokens))
+    assert found.questions == len(np.unique(table.question_ids))
+    assert found.exact_match == table.final_exact_match.mean()
+    assert found.tokens == table.full_tokens.mean()
+    assert found.exit_tokens == table.exit_answer_tokens.sum()
+    assert found.exits_right == table.exit_exact_match.sum()
+    assert found.probes == len(table.thinking_tokens)
+    assert (found.longest, found.at_longest) == (119, 12)
+    entropy = table.signals["entropy_mean"]
+    assert found.ranges["entropy_mean"] == (entropy.min(), entropy.max())
+
+
+def _final(trace: Trace, **changes: Any) -> Trace:
+    return replace(trace, final=replace(trace.final, **changes))
+
+
+def _meta(trace: Trace, **changes: Any) -> Trace:
+    return replace(trace, meta={**trace.meta, **changes})
+
+
+def _exit(trace: Trace, **changes: Any) -> Trace:
+    made = (replace(c, exit=replace(c.exit, **changes)) for c in trace.checkpoints)
+    return replace(trace, checkpoints=tuple(made))
+
+
+def _no_natural(trace: Trace) -> Trace:
+    meta = {name: value for name, value in trace.meta.items() if name != "natural"}
+    return replace(_final(trace, thinking_tokens=100), meta=meta)
+
+
+def _signals(trace: Trace, change: Callable[[dict[str, float]], dict[str, float]]) -> Trace:
+    made = (replace(c, signals=change(dict(c.signals))) for c in trace.checkpoints)
+    return replace(trace, checkpoints=tuple(made))
+
+
+ODD: dict[str, tuple[Callable[[int, Trace], Trace], str, str]] = {
+    "all wrong": (
+        lambda i, t: _final(t, exact_match=0),
+        "every full decode is scored wrong by the scorer math", "choose another scorer",
+    ),
+    "all right": (
+        lambda i, t: _final(t, exact_match=1),
+        "every full decode is scored right by the scorer math", "add harder ones",
+    ),
+    "all wrong in a family": (
+        lambda i, t: _final(t, exact_match=i % 2),
+        "every answer is scored wrong in odd", "compare answers and targets",
+    ),
+    "mostly at the cap": (
+        lambda i, t: _meta(t, natural=i % 5 == 0),
+        "80% of the decodes were cut at the cap of 400 tokens", "a higher --max-tokens",
+    ),
+    "no natural end at all": (
+        lambda i, t: _meta(t, natural=False),
+        "no decode ended by itself", "a higher --max-tokens",
+    ),
+    "probably cut": (
+        lambda i, t: _no_natural(t),
+        "100% of the decodes end at exactly 100 thinking tokens", '"natural": true or false',
+    ),
+    "no checkpoint before the end": (
+        lambda i, t: replace(t, checkpoints=()) if i % 10 else t,
+        "540 of 600 decodes end before their first checkpoint (one every 16 tokens)",
+        "take a smaller stride, a quarter of the mean thinking of 94.5 tokens or less",
+    ),
+    "answers that reason on": (
+        lambda i, t: _exit(t, answer_tokens=300),
+        "an exit's answer takes 300.0 tokens, more than the thinking of a full decode (94.5)",
+        "whose exit text asks for the answer alone",
+    ),
+    "exits that cost more than the full decode": (
+        lambda i, t: _exit(t, answer_tokens=80),
+        "of the exits cost more tokens than the full decode",
+        "whose exit text asks for the answer alone",
+    ),
+    "exits never right": (
+        lambda i, t: _exit(t, exact_match=0), "no exit is scored right", "another --profile",
+    ),
+    "exits always right": (
+        lambda i, t: _exit(t, exact_match=1), "every exit is scored right", "harder questions",
+    ),
+    "no probes": (
+        lambda i, t: points(t, probe=None),
+        "no checkpoint holds a trial answer", "--probe-tokens 8",
+    ),
+    "probes at some": (
+        lambda i, t: points(t, probe=None) if i % 2 else t,
+        "only 50% of the checkpoints hold a trial answer", "--probe-tokens 8",
+    ),
+    "a constant signal": (
+        lambda i, t: _signals(t, lambda s: s | {"entropy_mean": 0.5}),
+        "the same value at every checkpoint: entropy_mean", "mend what writes it",
+    ),
+    "a signal missing at some": (
+        lambda i, t: _signals(t, lambda s: {n: s[n] for n in s if i % 2 or n != "hedges"}),
+        "missing at some checkpoints: hedges", "write it everywhere",
+    ),
+    "no signal": (
+        lambda i, t: points(t, signals={}), "the checkpoints hold no signal", "docs/traces.md",
+    ),
+    "several strides": (
+        lambda i, t: _meta(t, stride=8 if i % 3 == 0 else 16),
+        "several values of stride (16, 8)", "a folder for each",
+    ),
+    "several models": (
+        lambda i, t: replace(t, model="theirs" if i % 3 == 0 else "ours"),
+        "several values of model (ours, theirs)", "a folder for each",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_odd_about_traces_is_said_with_what_to_do(name: str, tmp_path: Path) -> None:
+    change, what, do = ODD[name]
+    found = looked_at(tmp_path, (change(i, healthy(i)) for i in range(600)))
+    (said,) = warnings(of_recording(found))
+    assert what in said
+    assert do in said.partition(": ")[2]
+
+
+def test_few_questions_are_said_to_be_few(tmp_path: Path) -> None:
+    (said,) = warnings(of_recording(looked_at(tmp_path, map(healthy, range(60)))))
+    assert said.startswith("60 questions are few: 18 would be held out")
+
+
+def test_samples_are_not_taken_for_thoughts(tmp_path: Path) -> None:
+    from rlbudget.samples import Sample, Sampled, traces_of_samples
+
+    drawn = [
+        Sampled(f"q{i}", "made", f"{i}?", "7", "ours",
+                tuple(Sample("7" if (i + k) % 3 else "8", int((i + k) % 3 > 0), 20 + k)
+                      for k in range(4)))
+        for i in range(600)
+    ]  # fmt: skip
+    traces = (trace for sampled in drawn for trace in traces_of_samples(sampled))
+    said = of_recording(looked_at(tmp_path, traces))
+    assert "600 questions, 12,000 orders of samples" in said[0].text
+    assert not any("trial answer" in text or "checkpoint" in text for text in warnings(said))
+
+
+# Examples
+
+
+def test_the_first_answers_are_shown_once_and_fewer_at_the_end() -> None:
+    shown: list[list[str]] = []
+    first = FirstAnswers(lambda findings: shown.append([str(f) for f in findings]))
+    for i in range(EXAMPLES + 3):
+        first.take(healthy(i))
+    first.flush()
+    assert len(shown) == 1
+    assert len(shown[0]) == 1 + EXAMPLES
+    assert shown[0][0] == "the first 5 answers, scored by math:"
+    fewer = FirstAnswers(lambda findings: shown.append([str(f) for f in findings]))
+    fewer.take(healthy(1))
+    fewer.flush()
+    fewer.flush()
+    assert len(shown) == 2
+
+
+def test_an_example_shows_score_target_answer_and_where_it_was_found() -> None:
+    trace = _final(healthy(1), answer="So we add them.\nThe answer is **7**.", exact_match=1)
+    assert example(trace) == "1  target '7'  answer '7'  in 'So we add them. The answer is **7**.'"
+    assert example(_final(trace, answer="8", exact_match=0)) == "0  target '7'  answer '8'"
+
+
+def test_first_answers_that_are_all_wrong_are_a_warning() -> None:
+    shown: list[Finding] = []
+    first = FirstAnswers(shown.extend)
+    for i in range(EXAMPLES):
+        first.take(_final(healthy(i), exact_match=0))
+    (said,) = warnings(shown)
+    assert "all scored wrong" in said
+    assert "Ctrl-C" in said
+
+
+# Decodes
+
+
+ENDS: list[tuple[Reason, str]] = [
+    ("policy", "Stopped by the policy at token 24."),
+    ("natural", "Ended by itself after 24 tokens of thinking."),
+    ("max_tokens", "Cut at the cap of 24 tokens."),
+    ("policy_failed", "The policy failed: out of order. The decode went on without it."),
+]
+
+
+@pytest.mark.parametrize(("reason", "said"), ENDS)
+def test_how_a_decode_ended_is_one_plain_sentence(reason: Reason, said: str) -> None:
+    assert ended(reason, 24, "the policy failed: out of order") == said
+
+
+MADE = {"model": "org/ours", "profile": "think", "stride": 64, "temperature": 0.6, "scorer": "math"}
+
+
+def test_a_policy_that_serves_what_it_was_trained_on_is_no_oddity() -> None:
+    assert list(of_serving(MADE, MADE)) == []
+    assert list(of_serving(MADE, MADE | {"model": "/models/ours"})) == []
+    assert list(of_serving({}, MADE)) == []
+    assert list(of_serving(MADE, dict.fromkeys(MADE))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "do"),
+    [
+        ("model", "org/theirs", "record this model"),
+        ("profile", "plain", "decode with --profile think"),
+        ("temperature", 0.0, "decode with --temperature 0.6"),
+        ("stride", 32, "train on traces of this one"),
+        ("scorer", "text", "train again"),
+    ],
+)
+def test_a_policy_that_serves_something_else_is_a_warning(
+    name: str, other: object, do: str
+) -> None:
+    (said,) = warnings(of_serving(MADE, MADE | {name: other}))
+    assert str(other) in said
+    assert str(MADE[name]) in said
+    assert do in said
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "odd"), [("name", 0), ("model", 0), ("tokenizer", 1), ("default", 1)]
+)
+def test_the_profile_is_always_shown_and_a_guessed_one_is_a_warning(
+    chosen_by: ChosenBy, odd: int
+) -> None:
+    said = of_profile("ours", "think", chosen_by)
+    assert said[0].text.startswith("Model ours, profile think (")
+    assert len(warnings(said)) == odd
+    assert not odd or "--profile think" in said[1].text
+
+
+# Learning
+
+
+def config(gap: float | None = 0.3, shares: tuple[float, ...] = (0.9, 0.5), n: int = 800) -> Any:
+    rows = [
+        {"relative_price": 0.1 * (k + 1), "exact_match": 0.9, "tokens": 100 * share}
+        for k, share in enumerate(shares)
+    ]
+    return {
+        "preset": "free", "features": ["a", "b"], "price_range": [1e-4, 1e-2],
+        "trained": {
+            "traces": {"mean_full_tokens": 100.0, "n_train_questions": n,
+                       "recorded": {"model": "ours"}},
+            "validation": {"prices": rows, "mean_oracle_gap_closed": gap},
+        },
+    }  # fmt: skip
+
+
+def test_training_says_what_its_policy_is_worth() -> None:
+    said = list(of_training(config()))
+    assert [str(finding) for finding in said] == [
+        "on the validation questions: 0.30 of the oracle's gap closed, mean over the prices",
+        "relative price 0.1: exact match 90.0%, 10% saved;"
+        " relative price 0.2: exact match 90.0%, 50% saved",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (config(gap=-0.1), "no better than the best constant budget"),
+        (config(gap=None), "no stop earns more than the best constant budget"),
+        (config(shares=(1.0, 0.995)), "saves nothing at any price"),
+        (config(shares=(0.4, 0.401)), "stops at the same places at every price"),
+        (config(n=40), "trained on 40 questions only"),
+    ],
+)
+def test_an_odd_training_is_a_warning(made: Any, what: str) -> None:
+    (said,) = warnings(of_training(made))
+    assert what in said
+
+
+def test_freezing_says_what_was_frozen() -> None:
+    (said,) = of_freezing(config())
+    assert str(said) == (
+        "a free policy on 2 features, for token prices 0.0001 to 0.01, trained on 800 questions of"
+        " ours"
+    )
+    assert len(warnings(of_freezing(config(gap=0.0)))) == 1
+
+
+def evaluation(
+    policy: float | None = 0.4,
+    rule: float = 0.1,
+    loss: float = 0.005,
+    n: int = 800,
+    em: float = 0.9,
+) -> dict[str, Any]:
+    def row(name: str, kind: str, gap: float | None) -> dict[str, Any]:
+        return {
+            "method": name, "kind": kind, "mean_oracle_gap_closed": gap,
+            "savings_at_em_loss": {"0.01": 0.38}, "held_out_em_loss": {"0.01": loss},
+        }  # fmt: skip
+
+    return {
+        "held_out_questions": n, "full": {"exact_match": em},
+        "summary": [row("policy", "learned", policy), row("streak", "rule", rule),
+                    row("oracle", "bound", 1.0)],
+    }  # fmt: skip
+
+
+def test_an_evaluation_says_what_the_policy_saves_and_the_best_rule() -> None:
+    assert [str(finding) for finding in of_evaluation(evaluation())] == [
+        "policy: 0.40 of the oracle's gap closed; where one point may be lost it saves 38.0% and"
+        " exact match changes by -0.5 points",
+        "the best rule is streak: 0.10 of the gap closed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (evaluation(policy=0.05), "policy closes less of the gap than the rule streak"),
+        (evaluation(policy=None), "policy closes less of the gap than the rule streak"),
+        (evaluation(loss=0.03), "loses 3.0 when held out"),
+        (evaluation(n=100), "100 held-out questions leave exact match uncertain by 5.9 points"),
+        (evaluation(em=0.0), "all wrong"),
+        (evaluation(em=1.0), "all right"),
+    ],
+)
+def test_an_odd_evaluation_is_a_warning(found: dict[str, Any], what: str) -> None:
+    (said,) = warnings(of_evaluation(found))
+    assert what in said
+
+
+def test_a_certificate_that_saves_nothing_or_leaves_room_is_a_warning() -> None:
+    usual = {"savings": 0.3, "token_price": 1e-3}
+    assert of_certificate(usual, (1e-4, 1e-2)) == []
+    assert len(of_certificate(usual | {"savings": 0.001}, (1e-4, 1e-2))) == 1
+    assert len(of_certificate(usual | {"token_price": 1e-2}, (1e-4, 1e-2))) == 1
+
+
+def test_a_warning_is_marked_and_a_fact_is_plain() -> None:
+    assert str(fact("12 questions")) == "12 questions"
+    assert (
+        str(odd("nothing there", do="look elsewhere")) == "warning: nothing there: look elsewhere"
+    )
