@@ -71,7 +71,7 @@ def wrong(target: str, others: Sequence[str], *, seed: int = 0) -> list[Pair]:
         bare = rng.random() < 0.4
         envelope = rng.choice(list((OF_FORMULA | OF_PROSE).values()))
         found.append(Pair(kind, target, text if bare else envelope(text), 0, bare=bare))
-    for kind, text in answers_wrong.sayings(shape).items():
+    for kind, text in answers_wrong.sayings(shape, rng).items():
         envelope = rng.choice([str, *OF_PROSE.values()])
         found.append(Pair(kind, target, envelope(text), 0, bare=False))
     for kind, text in answers_wrong.sentences(shape).items():

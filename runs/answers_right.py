@@ -66,6 +66,7 @@ def sentences(shape: Shape) -> Forms:
         return forms
     return forms | {
         "eggs left": f"So she has {n} eggs left.",
+        "an exclamation": f"The answer is {n}!",
         "bold and eggs": f"So she has **{n}** eggs left.",
         "boxed with unit outside": f"So there are $\\boxed{{{n}}}$ ways in all.",
         "the sum worked out": f"So the total is {n + 2} - 2 = {n}.",

@@ -37,26 +37,23 @@ def formulas(shape: Shape, others: Sequence[str], rng: random.Random) -> Forms:
     return {kind: text for kind, text in forms.items() if not same_answer(text, shape.text)}
 
 
-def sayings(shape: Shape) -> Forms:
-    """Words that hold the answer and say something else: bounds, negations, multiples, others."""
+def sayings(shape: Shape, rng: random.Random) -> Forms:
+    """Words that hold the answer and say something else: bounds, negations, multiples, others.
+
+    Of the many bounds and multiples there are, some are drawn.
+    """
     held = _held(shape)
-    forms = {"not": f"not {held}", "anything but": f"anything but {held}"}
+    said = list(_NEGATIONS)
     if shape.kind in (*_SCALARS, "base"):
-        forms |= {
-            f"bound: {words.replace('X', 'x')}": words.replace("X", held) for words in _BOUNDS
-        }
+        said += rng.sample(_BOUNDS, 12)
     if shape.kind in ("number", "fraction", "mixed") and shape.value:
-        forms |= {
-            f"multiple: {words.replace('X', 'x')}": words.replace("X", held) for words in _TIMES
-        }
-        forms |= {} if _half_turn(shape) else {"minus": f"minus {held}"}
-        forms |= {"and a half": f"{held} and a half"} if shape.integer is not None else {}
-        forms |= _other_unit(shape)
+        said += rng.sample(_MULTIPLES, 8) + ([] if _half_turn(shape) else ["minus X"])
+        said += ["X and a half"] if shape.integer is not None else []
     if shape.kind in (*_SCALARS, "base", "word"):
-        forms |= {
-            "or another": f"{held} or {_another(shape)}",
-            "and one more": _and_one_more(shape),
-        }
+        said += rng.sample(_SEVERAL, 3)
+    forms = {f"words: {w}": w.replace("X", held).replace("Y", _another(shape)) for w in said}
+    if shape.value:
+        forms |= _other_unit(shape)
     if shape.kind == "base":
         digits, base = shape.parts
         forms |= {"other base in words": f"{digits} in base {int(base) + 1}"}
@@ -90,28 +87,43 @@ def mentions(shape: Shape, other: str) -> Forms:
     }
 
 
+_NEGATIONS = ("not X", "anything but X", "definitely not X", "not equal to X", "never X")
 _BOUNDS = (
-    "more than X",
-    "less than X",
-    "at least X",
-    "at most X",
-    "greater than X",
-    "no more than X",
-    "fewer than X",
-    "X or more",
-    "X or less",
-    "over X",
-    "under X",
-    "> X",
-    "< X",
-    "\\ge X",
-    "\\le X",
-    "≥ X",
-    "x > X",
-    "x \\le X",
-    "x \\ne X",
+    *("more than X", "less than X", "at least X", "at most X", "greater than X", "fewer than X"),
+    *("no more than X", "no less than X", "not more than X", "larger than X", "smaller than X"),
+    *("strictly less than X", "above X", "below X", "over X", "under X", "up to X", "beyond X"),
+    *("X or more", "X or less", "X and above", "X or fewer", "a minimum of X", "a maximum of X"),
+    *(
+        "> X",
+        "< X",
+        "\\ge X",
+        "\\le X",
+        "\\geq X",
+        "\\leq X",
+        "\\gt X",
+        "\\neq X",
+        "≥ X",
+        "≤ X",
+        "≠ X",
+    ),
+    *("x > X", "x < X", "x \\le X", "x \\ge X", "x \\ne X", "n >= X", "n <= X", "n != X"),
 )
-_TIMES = ("X thousand", "X million", "X hundred", "X dozen", "half of X", "twice X")
+_MULTIPLES = (
+    *("X thousand", "X million", "X billion", "X hundred", "X dozen", "half of X", "twice X"),
+    *("double X", "a third of X", "X times 2", "X squared", "X cubed", "the negative of X"),
+    *("one more than X", "one less than X", "X plus one", "3 times X", "two and X tenths"),
+    *(
+        "X thousandths",
+        "the sum of X and 1",
+        "X multiplied by 5",
+        "X divided by 3",
+        "10 more than X",
+    ),
+)
+_SEVERAL = (
+    *("X or Y", "Y or X", "Y and X", "either X or Y", "neither X nor Y", "X, Y", "Y, X", "X; Y"),
+    *("between X and Y", "from X to Y", "both X and Y"),
+)
 
 
 def _other(shape: Shape, others: Sequence[str], rng: random.Random) -> str | None:
@@ -195,7 +207,7 @@ def _of_integer(n: int) -> Forms:
         forms |= {"digits apart": ", ".join(digits), "another base": f"{n}_{{16}}"}
         forms |= {"point moved": f"{digits[:-1]}.{digits[-1]}"}
     if n > 2:
-        forms["factorial"] = f"{n}!"
+        forms["factorial"] = f"({n})!"
     if n >= 1000:
         power, tail = len(digits) - 1, digits[1:].rstrip("0")
         mantissa = digits[0] + (f".{tail}" if tail else "")
@@ -424,7 +436,3 @@ def _another(shape: Shape) -> str:
         word = shape.parts[0]
         return _OPPOSITES.get(word, "D" if word != "D" else "A")
     return str(shape.integer + 1) if shape.integer is not None else "7"
-
-
-def _and_one_more(shape: Shape) -> str:
-    return f"{_another(shape)} and {_held(shape)}"
