@@ -27,6 +27,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from functools import cache, lru_cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,6 +51,10 @@ def scorers() -> dict[str, Scorer]:
         solution = f"Therefore $\\boxed{{{target}}}$."
         return hendrycks.process_results({"solution": solution}, [answer])["exact_match"]
 
+    # Its comparison depends on its two texts alone: worked out once for each two.
+    minerva.is_equiv = cache(minerva.is_equiv)
+
+    @lru_cache(maxsize=4)
     def minerva_results(answer: str, target: str) -> dict[str, Any]:
         solution = f"Therefore $\\boxed{{{target}}}$."
         wanted = minerva.normalize_final_answer(target)

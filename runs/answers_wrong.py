@@ -91,8 +91,8 @@ _NEGATIONS = ("not X", "anything but X", "definitely not X", "not equal to X", "
 _BOUNDS = (
     *("more than X", "less than X", "at least X", "at most X", "greater than X", "fewer than X"),
     *("no more than X", "no less than X", "not more than X", "larger than X", "smaller than X"),
-    *("strictly less than X", "above X", "below X", "over X", "under X", "up to X", "beyond X"),
-    *("X or more", "X or less", "X and above", "X or fewer", "a minimum of X", "a maximum of X"),
+    *("strictly less than X", "above X", "below X", "over X", "under X", "beyond X"),
+    *("X or more", "X or less", "X and above", "X or fewer"),
     *(
         "> X",
         "< X",
@@ -207,7 +207,7 @@ def _of_integer(n: int) -> Forms:
         forms |= {"digits apart": ", ".join(digits), "another base": f"{n}_{{16}}"}
         forms |= {"point moved": f"{digits[:-1]}.{digits[-1]}"}
     if n > 2:
-        forms["factorial"] = f"({n})!"
+        forms["factorial"] = f"{n}! \\cdot 1"
     if n >= 1000:
         power, tail = len(digits) - 1, digits[1:].rstrip("0")
         mantissa = digits[0] + (f".{tail}" if tail else "")
