@@ -16,6 +16,7 @@ from rlbudget.commands.correcting import Correct
 from rlbudget.commands.learning import Calibrate, Evaluate, Freeze, Train
 from rlbudget.commands.loop import Feedback, Harvest, RegistryCommand, Retrain, Stream
 from rlbudget.commands.recording import Import, Quickstart, Record
+from rlbudget.commands.scoring import Score
 from rlbudget.commands.serving import Decode, Rules
 from rlbudget.commands.steering import Blend, Impact
 from rlbudget.console import spell_what_streams_cannot
@@ -25,6 +26,7 @@ Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     | Annotated[Record, tyro.conf.subcommand("record")]
     | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Freeze, tyro.conf.subcommand("freeze")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

@@ -148,6 +148,12 @@ class TraceWriter:
             self._lock = None
 
 
+def is_store(folder: Path | str) -> bool:
+    """Whether it is a folder with parts of traces in it."""
+    folder = Path(folder)
+    return folder.is_dir() and bool(_parts(folder))
+
+
 def existing_ids(folder: Path | str) -> set[str]:
     """The trace ids a folder holds; none where there is no folder yet."""
     folder = Path(folder)

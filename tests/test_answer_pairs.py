@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "runs"))
 
-from answer_pairs import Pair, all_pairs, right, wrong  # noqa: E402
-from answer_shapes import same_answer, shape_of  # noqa: E402
+from answer_pairs import Pair, all_pairs, right, wrong
+from answer_shapes import same_answer, shape_of
 
 TARGETS = [
     "0",

@@ -144,8 +144,9 @@ def test_decode_says_how_sure_a_guarded_exit_is(
             line = f"--policy @a --guard @guard.safetensors --max-risk {risk} --seed {seed}"
             main(decode_line(home, line))
             said = capsys.readouterr().out
-            assert ("(policy)" in said) == ("Confidence of the exit:" in said)
-            found[risk, seed] = "(policy)" in said
+            stopped = "Stopped by the policy" in said
+            assert stopped == ("Confidence of the exit:" in said)
+            found[risk, seed] = stopped
     assert not any(stopped for (risk, _), stopped in found.items() if risk == "0")
     assert any(stopped for (risk, _), stopped in found.items() if risk == "1")
 
@@ -199,7 +200,8 @@ def test_a_cascade_is_trained_measured_and_served(
     assert "trained on other traces" in said.err
     cascade = load_cascade(file)
     assert cascade.ratio == 0.25
-    assert cascade.config["trained"]["recorded"] == {"small": {"stride": 8}, "large": {"stride": 8}}
+    same = {"model": "none", "stride": 8}
+    assert cascade.config["trained"]["recorded"] == {"small": same, "large": same}
     for large in ("", "--large-policy @b"):
         main(decode_line(home, f"--cascade {file} --large-model @model {large} --seed 2"))
         assert re.search(r"Tokens: [\d.]+ = 0\.25 x \(\d+ thinking", capsys.readouterr().out)

@@ -60,7 +60,7 @@ def option_texts(question: str) -> dict[str, str]:
             wanted += 1
         elif match[1] == "A":
             places, wanted = [(match.start(), match.end())], 1
-    ends = [start for start, _ in places[1:]] + [len(plain)]
+    ends = [start for start, _ in places[1:]] + [len(plain)][: len(places)]
     texts = [plain[end:stop].strip() for (_, end), stop in zip(places, ends, strict=True)]
     return dict(zip(LETTERS, texts, strict=False)) if len(texts) > 1 and all(texts) else {}
 

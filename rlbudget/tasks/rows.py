@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
 from rlbudget.lines import lines_of, open_text
-from rlbudget.tasks.arrow_rows import folder_rows, parquet_rows
 
 Row = dict[str, Any]
 
@@ -45,10 +44,10 @@ def rows_of(path: Path) -> Iterator[tuple[str, Row | BadRowError]]:
     Raises ``UserError`` for what cannot be read as a table at all.
     """
     kind = path.suffix.lower()
-    if path.is_dir():
-        return _finite(folder_rows(path))
-    if kind == ".parquet":
-        return _finite(parquet_rows(path))
+    if path.is_dir() or kind == ".parquet":
+        from rlbudget.tasks.arrow_rows import folder_rows, parquet_rows  # needs pyarrow
+
+        return _finite(folder_rows(path) if path.is_dir() else parquet_rows(path))
     if kind in (".csv", ".tsv"):
         return _csv_rows(path, "\t" if kind == ".tsv" else ",")
     if kind not in KINDS:

@@ -84,6 +84,12 @@ class Scorer:
         asked = Asked(tuple(options), question) if options or question else NOTHING
         return int(self.same(self.find(text, target, asked), target, asked))
 
+    def find_in(
+        self, text: str, target: str, *, options: Sequence[str] = (), question: str = ""
+    ) -> str:
+        """The answer that ``score`` compares with the target."""
+        return self.find(text, target, Asked(tuple(options), question))
+
     def answer_of(self, text: str, *, options: Sequence[str] = (), question: str = "") -> str:
         """The answer in a whole text, "" where there is none."""
         return self.find(text, None, Asked(tuple(options), question))
