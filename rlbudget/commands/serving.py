@@ -239,7 +239,7 @@ class Rules:
 
 def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
     from rlbudget.policy import load_policies
-    from rlbudget.strategies.hybrid import load_rules
+    from rlbudget.strategies.rules_file import load_rules
 
     return load_rules(file, load_policies(policies))
 
