@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.context import prompt_signals_of
 from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.record import PROBE_TOKENS
 from rlbudget.tasks.scorers import extracted
@@ -85,7 +84,6 @@ def decode(
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(
         [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride,
-        prompt_signals=bool(prompt_signals_of(policy.features)),
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:

@@ -32,7 +32,7 @@ class Train:
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
-    """Let the policy look at the question as well: length, numbers, the entropy it is read with."""
+    """Let the policy look at the question as well: its length, numbers and clauses."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalFloat = None
