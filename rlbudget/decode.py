@@ -40,8 +40,6 @@ class Decoded:
     """what went wrong with the policy, or with the correction"""
     resumed: int = 0
     """how often a correction took an exit back and went on thinking"""
-    trials: tuple[str, ...] = ()
-    """the trial answers before a stop, in their order, the one at the stop last"""
 
     @property
     def total_tokens(self) -> int:
@@ -89,16 +87,14 @@ def decode(
     if correction is not None and not correction.off:
         from rlbudget.strategies.corrector import Corrector, exit_corrected
 
-        corrector = Corrector(correction, question, probe_tokens=probe_tokens)
+        corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0
-    trials: list[str] = []
     probability: float | None = None
 
     def trial_answer() -> Probe:
         nonlocal charged
         trial = batch.fork_probes([0], probe_tokens)[0]
         charged += trial.tokens
-        trials.append(trial.answer)
         return Probe(trial.answer, trial.confidence, trial.tokens)
 
     while True:
@@ -145,7 +141,6 @@ def decode(
                 reason="policy",
                 stop_probability=probability,
                 message=None,
-                trials=tuple(trials),
             )
     end = batch.final[0]
     assert end is not None

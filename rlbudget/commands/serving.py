@@ -64,8 +64,6 @@ class Decode:
     """For the cascade: policy folder of the large model; by default it decodes in full."""
     correct: OptionalPath = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
-    majority: Flag = False
-    """Answer a stop with the majority of the trial answers of a probe policy."""
     task: str = ""
     """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
     answers (gsm8k, math)."""
@@ -113,7 +111,7 @@ class Decode:
             _price(policy, self.token_price, served.price_range),
         )  # fmt: skip
         out.print(decoded.text, markup=False)
-        out.print(f"\n[bold]Answer:[/bold] {self._mended(decoded)}")
+        out.print(f"\n[bold]Answer:[/bold] {decoded.answer}")
         where = f"at token {decoded.stopped_at}" if decoded.stopped else "at the natural end"
         out.print(
             f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
@@ -126,12 +124,6 @@ class Decode:
             out.print(f"An exit that looked wrong was thought on {decoded.resumed} times.")
         if decoded.message:
             err.print(f"rlbudget: {decoded.message}", markup=False, soft_wrap=True)
-
-    def _mended(self, decoded: Decoded) -> str:
-        """The answer, or the majority of the trial answers where that is asked for."""
-        from rlbudget.strategies.majority import majority_of
-
-        return majority_of(decoded) if self.majority else decoded.answer
 
     def _decode(
         self,
