@@ -83,7 +83,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Turn a run's best weights into a policy folder that needs only numpy."""
+    """Turn a run's best weights into a policy folder."""
 
     run: tyro.conf.Positional[Path]
     """Run folder of `rlbudget train`."""
@@ -91,12 +91,14 @@ class Freeze:
     """Policy folder."""
     overwrite: Flag = False
     """Replace a policy that is already there."""
+    standalone: Flag = False
+    """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
 
     def execute(self) -> None:
         """Run it."""
         from rlbudget.freeze import freeze
 
-        freeze(self.run, self.out, overwrite=self.overwrite)
+        freeze(self.run, self.out, overwrite=self.overwrite, standalone=self.standalone)
         err.print(f"Policy written to {self.out}")
 
 
