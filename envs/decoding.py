@@ -13,9 +13,9 @@ from gymnasium import spaces
 from rlbudget.context import context_signals, task_signals
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer, Preset, feature_names
-from rlbudget.record import PROBE_TOKENS
 from rlbudget.signals import SIGNALS
 from rlbudget.tasks.task import Task
+from rlbudget.traces import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch

@@ -18,7 +18,7 @@ from rlbudget.commands.loop import Feedback, Harvest, RegistryCommand, Retrain, 
 from rlbudget.commands.recording import Import, Quickstart, Record
 from rlbudget.commands.serving import Decode, Rules
 from rlbudget.commands.steering import Blend, Impact
-from rlbudget.errors import UserError
+from rlbudget.errors import UserError, missing_package
 
 Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.execute()
     except UserError as mistake:
         fail(str(mistake))
+    except ModuleNotFoundError as error:
+        said = missing_package(error)
+        if said is None:
+            raise
+        fail(str(said))
     except OSError as fault:
         where = f": {fault.filename}" if fault.filename else ""
         fail(f"{fault.strerror or fault}{where}")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.controller import Controller, Reason, StopPolicy
-from rlbudget.record import PROBE_TOKENS
 from rlbudget.tasks.scorers import extracted
-from rlbudget.traces import Probe
+from rlbudget.traces import PROBE_TOKENS, Probe
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from rlbudget.errors import UserError
 from rlbudget.store import TraceWriter, existing_ids, load_traces
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.traces import PROBE_TOKENS, Checkpoint, Exit, Final, Probe, Trace
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch, Finished
     from rlbudget.models.transformers_model import TransformersModel
     from rlbudget.models.vocabulary import Vocabulary
 
-PROBE_TOKENS = 8
 BATCH_SIZE = 128
 
 

@@ -20,6 +20,8 @@ RESERVED_SIGNALS = frozenset(
 """Names the observation makes itself; no recorded signal may take one."""
 
 LARGEST_COUNT = 10**12
+PROBE_TOKENS = 8
+"""length of a trial answer where nothing else is said"""
 _INT64 = range(-(2**63), 2**63)
 
 
