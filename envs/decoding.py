@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from rlbudget.context import context_signals, prompt_signals_of, task_signals
+from rlbudget.context import context_signals, task_signals
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer, Preset, feature_names
-from rlbudget.record import PROBE_TOKENS
 from rlbudget.signals import SIGNALS
 from rlbudget.tasks.task import Task
+from rlbudget.traces import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch
@@ -102,7 +102,6 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             "stride": stride,
             "max_tokens": max_tokens,
             "temperature": temperature,
-            "prompt_signals": bool(prompt_signals_of(self.features)),
         }
         self._probe_length = probe_tokens
         self._batch: DecodeBatch | None = None

@@ -1,7 +1,7 @@
 """rlbudget: learns when a reasoning model may stop thinking.
 
-Importing it needs numpy alone. ``decode``, ``record`` and ``load_model`` bring torch when they
-are first looked at.
+Importing it needs numpy alone, and so does using a policy. ``decode``, ``record`` and
+``load_model`` bring torch when they are first looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.errors import UserError, missing_extra
+from rlbudget.errors import UserError, missing_package
 from rlbudget.policy import Decision, Policy, load_policy
 from rlbudget.traces import Trace
 
@@ -51,10 +51,10 @@ class _Late:
         try:
             return getattr(import_module(self.module), self.name)
         except ModuleNotFoundError as error:
-            package_name = (error.name or "").split(".")[0]
-            if package_name not in {"torch", "transformers", "tokenizers"}:
+            said = missing_package(error)
+            if said is None:
                 raise
-            raise missing_extra("models", package_name) from error
+            raise said from error
 
     def __set__(self, package: ModuleType, value: object) -> None:
         """The import system binds the module here; the function keeps the name."""

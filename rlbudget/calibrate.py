@@ -12,6 +12,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import full_stops, outcome
 from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.risk import Mode, certify, losses_of
+from rlbudget.frozen import CODE
 from rlbudget.observation import observe
 from rlbudget.policy import Policy, load_policy, make_policy, save_policy
 from rlbudget.store import digest, load_table
@@ -32,7 +33,7 @@ def calibrate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Policy:
-    """Write the policy with its certificate to ``out`` and return it.
+    """Write the policy with its certificate to ``out`` and return it; ``policy.py`` goes along.
 
     With probability ``confidence`` over the calibration questions, the certified token price
     loses at most ``max_em_loss`` of exact match on questions of the same kind. Calibration
@@ -57,7 +58,8 @@ def calibrate(
         trained=config["trained"],
         calibration={**certificate, "traces": digest(Path(traces))},
     )
-    save_policy(out, certified, overwrite=overwrite)
+    standalone = (Path(policy_folder) / CODE).exists()
+    save_policy(out, certified, overwrite=overwrite, standalone=standalone)
     return certified
 
 

@@ -77,10 +77,9 @@ decision = policy(observation, token_price={(low * high) ** 0.5:.2g})
 decision.stop, decision.stop_probability
 ```
 
-With numpy alone, from inside the folder: `from policy import decide`, then
-`decide(observation, token_price={(low * high) ** 0.5:.2g})`. An observation is float32, in the
-order of `features` in `config.json`. What the policy was not trained on it refuses: another
-length, NaN, a price outside the range.
+{_alone(config)}
+An observation is float32, in the order of `features` in `config.json`. What the policy was not
+trained on it refuses: another length, NaN, a price outside the range.
 
 ## Measured
 
@@ -96,6 +95,14 @@ length, NaN, a price outside the range.
 It knows the model, the task and the settings of those traces; on others, evaluate it before it
 decides anything.
 """
+
+
+def _alone(config: Mapping[str, Any]) -> str:
+    low, high = config["price_range"]
+    if frozen.CODE not in config.get("digests", {}):
+        return "`rlbudget freeze --standalone` adds a module that does this with numpy alone."
+    return f"""With numpy alone, from inside the folder: `from policy import decide`, then
+`decide(observation, token_price={(low * high) ** 0.5:.2g})`."""
 
 
 def _certified(certificate: Mapping[str, Any] | None) -> str:

@@ -20,7 +20,7 @@ from rlbudget.commands.scoring import Score
 from rlbudget.commands.serving import Decode, Rules
 from rlbudget.commands.steering import Blend, Impact
 from rlbudget.console import spell_what_streams_cannot
-from rlbudget.errors import UserError
+from rlbudget.errors import UserError, missing_package
 
 Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.execute()
     except UserError as mistake:
         fail(str(mistake))
+    except ModuleNotFoundError as error:
+        said = missing_package(error)
+        if said is None:
+            raise
+        fail(str(said))
     except OSError as fault:
         where = f": {fault.filename}" if fault.filename else ""
         fail(f"{fault.strerror or fault}{where}")

@@ -1,8 +1,8 @@
 """Context: numbers of the question, known before the first thinking token.
 
 They say how hard a question may be without any model: how long it is, how many numbers and
-clauses it holds. Those of ``PROMPT_SIGNALS`` the model says itself while it reads the prompt. In
-an observation all of them are signals that stay as they are from checkpoint to checkpoint.
+clauses it holds. In an observation they are signals that stay as they are from checkpoint to
+checkpoint.
 """
 
 from __future__ import annotations
@@ -37,11 +37,6 @@ TASK_SIGNALS = tuple(f"task_{place}" for place in range(6))
 so that tasks nobody has seen can be told apart as well; 0 where no task is named. Of recorded
 traces it is the ``family`` of their ``meta``, or else their ``task``."""
 
-PROMPT_SIGNALS = ("prompt_tokens", "prompt_entropy", "prompt_logprob")
-"""Of the question's own tokens in the prompt: how many there are; the mean entropy (nats) of the
-distributions they are predicted from; their mean log-probability (nats). A recorder keeps them at
-every checkpoint; traces made before they were known hold none."""
-
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _SENTENCE = re.compile(r"[.!?](?:\s|$)")
@@ -49,12 +44,6 @@ _CLAUSE = re.compile(r"[,;:]|\b(?:and|or|if|then|but|while|than|each)\b", re.IGN
 _OPERATOR = re.compile(r"[+*/=×÷^]|(?<=\s)-(?=\s)")
 _MINUS = re.compile(r"-|−|\b(?:less|fewer|left|remain\w*|without|ago|before|lost)\b", re.IGNORECASE)
 _LARGEST = 1e12
-
-
-def prompt_signals_of(features: Iterable[str]) -> list[str]:
-    """Those of ``PROMPT_SIGNALS`` that are looked at by a policy with these features."""
-    signals = {feature.partition(".")[0] for feature in features}
-    return [name for name in PROMPT_SIGNALS if name in signals]
 
 
 def context_signals(question: str) -> dict[str, float]:

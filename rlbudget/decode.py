@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.context import prompt_signals_of
 from rlbudget.controller import Controller, Reason, StopPolicy
-from rlbudget.record import PROBE_TOKENS
 from rlbudget.tasks.scorers import extracted
-from rlbudget.traces import Probe
+from rlbudget.traces import PROBE_TOKENS, Probe
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -41,8 +39,6 @@ class Decoded:
     """what went wrong with the policy, or with the correction"""
     resumed: int = 0
     """how often a correction took an exit back and went on thinking"""
-    trials: tuple[str, ...] = ()
-    """the trial answers before a stop, in their order, the one at the stop last"""
 
     @property
     def total_tokens(self) -> int:
@@ -86,22 +82,19 @@ def decode(
         probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
     batch = model.begin(
         [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride,
-        prompt_signals=bool(prompt_signals_of(policy.features)),
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:
         from rlbudget.strategies.corrector import Corrector, exit_corrected
 
-        corrector = Corrector(correction, question, probe_tokens=probe_tokens)
+        corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0
-    trials: list[str] = []
     probability: float | None = None
 
     def trial_answer() -> Probe:
         nonlocal charged
         trial = batch.fork_probes([0], probe_tokens)[0]
         charged += trial.tokens
-        trials.append(trial.answer)
         return Probe(trial.answer, trial.confidence, trial.tokens)
 
     while True:
@@ -148,7 +141,6 @@ def decode(
                 reason="policy",
                 stop_probability=probability,
                 message=None,
-                trials=tuple(trials),
             )
     end = batch.final[0]
     assert end is not None

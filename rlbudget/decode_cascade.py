@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy.typing as npt
 
 from rlbudget.cascade import Cascade, CascadeDecision, CascadeRequest
-from rlbudget.context import prompt_signals_of
 from rlbudget.controller import StopPolicy
 from rlbudget.decode import Decoded, decode
 from rlbudget.frozen import Decision
@@ -97,7 +96,6 @@ def decode_cascade(
         temperature=own.get("temperature") if temperature is None else temperature,
         max_tokens=own.get("max_tokens") if max_tokens is None else max_tokens,
         stride=own.get("stride"),
-        prompt_signals=bool(prompt_signals_of(cascade.features)),
     )  # fmt: skip
 
     def ask_large() -> Decoded:

@@ -11,6 +11,21 @@ class UserError(ValueError):
     """
 
 
+_EXTRAS = {
+    **dict.fromkeys(("msgspec", "orjson", "pyarrow", "rich", "tyro"), "cli"),
+    **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
+    **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
+    "httpx": "serve",
+}
+"""package -> the extra that brings it"""
+
+
+def missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """The error that names the extra of a package that is not there; None where no extra has it."""
+    package = (error.name or "").partition(".")[0]
+    return missing_extra(_EXTRAS[package], package) if package in _EXTRAS else None
+
+
 def missing_extra(extra: str, package: str) -> UserError:
     """The error for an import that an extra would have brought."""
     return UserError(f'{package} is not installed; run: pip install "rlbudget[{extra}]"')

@@ -16,14 +16,17 @@ BEST, RUN = "best.safetensors", "run.json"
 RUN_VERSION = 1
 
 
-def freeze(run_dir: str | Path, out: str | Path, *, overwrite: bool = False) -> Policy:
+def freeze(
+    run_dir: str | Path, out: str | Path, *, overwrite: bool = False, standalone: bool = False
+) -> Policy:
     """Write the best policy of a training run to the folder ``out`` and return it.
 
-    The same run gives the same bytes. Raises ``UserError`` for a folder that holds no finished
-    run and for an ``out`` that may not be written (``save_policy``).
+    ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. The same run gives
+    the same bytes. Raises ``UserError`` for a folder that holds no finished run and for an ``out``
+    that may not be written (``save_policy``).
     """
     policy = policy_of_run(run_dir)
-    save_policy(out, policy, overwrite=overwrite)
+    save_policy(out, policy, overwrite=overwrite, standalone=standalone)
     return policy
 
 

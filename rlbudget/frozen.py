@@ -1,8 +1,8 @@
 """A frozen stop policy, served with numpy alone.
 
-This file is the whole of a served policy: ``rlbudget`` uses it, and ``rlbudget freeze`` copies
-it, as ``policy.py``, into every policy folder. There it stands alone and serves the folder it
-lies in::
+This file is the whole of a served policy: ``rlbudget`` uses it, and ``rlbudget freeze
+--standalone`` copies it, as ``policy.py``, into the policy folder. There it stands alone and
+serves the folder it lies in::
 
     from policy import decide
 
@@ -337,7 +337,8 @@ def load(folder: Path) -> FrozenPolicy:
     digests = config.get("digests")
     if not isinstance(digests, dict) or digests.get(CONFIG) != config_digest(config):
         raise ValueError(f"{folder}: {CONFIG} was altered after freezing; {_MEND}")
-    files = {name: _read(folder, name) for name in (WEIGHTS, CODE)}
+    named = (WEIGHTS, CODE) if CODE in digests else (WEIGHTS,)
+    files = {name: _read(folder, name) for name in named}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != digests.get(name):
             raise ValueError(f"{folder}: {name} was altered after freezing; {_MEND}")

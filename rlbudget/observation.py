@@ -35,7 +35,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.context import CONTEXT_SIGNALS, PROMPT_SIGNALS, TASK_SIGNALS
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals import EXIT_SIGNALS
@@ -76,8 +76,6 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
     **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
     **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS), ("",)),
-    **dict.fromkeys(PROMPT_SIGNALS, ("",)),
-    "prompt_tokens": ("log",),
 }
 _OTHER = ("", "ema")
 
@@ -89,17 +87,15 @@ def feature_names(
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
     checkpoint, ``look`` those that the policy asks for. Their tokens are charged. ``context``
-    adds what is known of the question (``rlbudget.context``), and what the model made of the
-    prompt where the traces hold it; ``tasks`` adds the request's task.
+    adds what is known of the question (``rlbudget.context``), ``tasks`` the request's task.
     """
     held = set(signals)
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
-        *sorted(held - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS, *PROMPT_SIGNALS}),
+        *sorted(held - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}),
         *(PROBE_SIGNALS if preset == "probe" else ()),
         *(CONTEXT_SIGNALS if context else ()),
         *(TASK_SIGNALS if tasks else ()),
-        *(name for name in PROMPT_SIGNALS if context and name in held),
     ]
     for signal in present:
         names += [

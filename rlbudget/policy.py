@@ -244,25 +244,27 @@ def load_policies(folders: Sequence[str | Path]) -> dict[str, Policy]:
     return {name: load_policy(folder) for name, folder in policy_folders(folders).items()}
 
 
-def save_policy(folder: str | Path, policy: Policy, *, overwrite: bool = False) -> None:
+def save_policy(
+    folder: str | Path, policy: Policy, *, overwrite: bool = False, standalone: bool = False
+) -> None:
     """Write a policy folder: all of it or nothing.
 
-    An existing policy is replaced only with ``overwrite``; any other folder with content is
-    refused. Raises ``UserError``, also when the disk is full.
+    ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. An existing policy
+    is replaced only with ``overwrite``; any other folder with content is refused. Raises
+    ``UserError``, also when the disk is full.
     """
     from safetensors.numpy import save
 
     from rlbudget.card import model_card
 
-    content = {
-        frozen.WEIGHTS: save(dict(policy.tensors)),
-        frozen.CODE: Path(frozen.__file__).read_bytes(),
-    }
+    content = {frozen.WEIGHTS: save(dict(policy.tensors))}
+    if standalone:
+        content[frozen.CODE] = Path(frozen.__file__).read_bytes()
     config = policy.config
     config["digests"] = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     config["digests"][frozen.CONFIG] = frozen.config_digest(config)
     content[frozen.CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
-    content[CARD] = model_card(policy.config).encode()
+    content[CARD] = model_card(config).encode()
     folder = Path(os.path.realpath(folder))
     _check_replaceable(folder, overwrite)
     try:
@@ -280,7 +282,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not names:
         return
     ours = {frozen.CONFIG, frozen.WEIGHTS, frozen.CODE, CARD, "__pycache__"}
-    if frozen.CONFIG not in names or frozen.CODE not in names or not names <= ours:
+    if not {frozen.CONFIG, frozen.WEIGHTS} <= names <= ours:
         other = min(names - ours, default=min(names))
         raise UserError(f"{folder} holds other things ({other}); choose a new folder")
     if not overwrite:

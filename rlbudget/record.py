@@ -15,19 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.fitting import fitting
-from rlbudget.store import TraceWriter, existing_ids, iter_traces, load_traces
+from rlbudget.store import TraceWriter, existing_ids, load_traces
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.traces import PROBE_TOKENS, Checkpoint, Exit, Final, Probe, Trace
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch, Finished
     from rlbudget.models.transformers_model import TransformersModel
     from rlbudget.models.vocabulary import Vocabulary
 
-PROBE_TOKENS = 8
 BATCH_SIZE = 128
 
 
@@ -128,10 +126,8 @@ def record(
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
     settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
     trace as it ends. Questions with options get the entropy of the model's choice among them at
-    each checkpoint. What the model made of the prompt (``rlbudget.context.PROMPT_SIGNALS``) is kept
-    at each checkpoint, but not where an older folder without it is gone on with. Raises
-    ``UserError`` for a folder that holds other traces, settings out of range, a task of which no
-    question can be decoded and a full disk.
+    each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings out of
+    range, a task of which no question can be decoded and a full disk.
     """
     begun = time.monotonic()
     settings = _settings_of(
@@ -153,8 +149,7 @@ def record(
     options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = written = 0
     with TraceWriter(folder, append=resume) as writer:
-        held = existing_ids(folder)
-        there = held & set(ids)
+        there = existing_ids(folder) & set(ids)
         if there:
             _check_same(folder, there, model, settings)
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
@@ -162,9 +157,8 @@ def record(
         rows = [options_of[trace_id(seed, question.question_id)] for question in missing]
         if progress is not None:
             progress(len(there), len(ids))
-        measured = not held or _holds_prompt_signals(folder)
         seeds = [row_seed(seed, question.question_id) for question in missing]
-        for ended in _record(model, task, missing, seeds, rows, settings, batch_size, measured):
+        for ended in _record(model, task, missing, seeds, rows, settings, batch_size):
             traces = [one.trace for one in ended]
             for trace in traces:
                 writer.add(trace)
@@ -215,7 +209,7 @@ def record_one(
     )  # fmt: skip
     (question,) = task.questions
     rows = [model.option_ids(question.options)]
-    recorded = _record(model, task, [question], [seed], rows, settings, 1, True)
+    recorded = _record(model, task, [question], [seed], rows, settings, 1)
     return next(one for ended in recorded for one in ended)
 
 
@@ -233,13 +227,6 @@ def _check_same(
             )
 
 
-def _holds_prompt_signals(folder: Path | str) -> bool:
-    """Whether the traces there were recorded with them, or hold no checkpoint at all."""
-    points = (point for trace in iter_traces(folder) for point in trace.checkpoints)
-    first = next(points, None)
-    return first is None or set(PROMPT_SIGNALS) <= set(first.signals)
-
-
 def _record(
     model: TransformersModel,
     task: Task,
@@ -248,7 +235,6 @@ def _record(
     options: Sequence[Sequence[Sequence[int]]],
     settings: _Settings,
     batch_size: int,
-    prompt_signals: bool,
 ) -> Iterator[list[Recorded]]:
     """The traces of the questions, some at a time, as they end."""
     from rlbudget.models.stream import stream  # needs torch
@@ -263,7 +249,6 @@ def _record(
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
         stride=settings.stride,
-        prompt_signals=prompt_signals,
     ):
         rows = batch.at_checkpoint.tolist()
         for row, point in zip(rows, _look(batch, options, settings, score), strict=True):

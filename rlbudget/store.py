@@ -19,8 +19,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+from rlbudget.errors import UserError, missing_extra
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as missing:
+    raise missing_extra("cli", "pyarrow") from missing
 
 from rlbudget.columns import (
     FORMAT_KEY,
@@ -31,7 +37,6 @@ from rlbudget.columns import (
     table_of_parts,
     traces_of,
 )
-from rlbudget.errors import UserError
 from rlbudget.interchange import trace_to_dict
 from rlbudget.table import TraceTable
 from rlbudget.traces import LARGEST_SIGNAL, Trace, problem_of, signal_problem

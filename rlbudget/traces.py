@@ -22,6 +22,8 @@ RESERVED_SIGNALS = frozenset(
 LARGEST_COUNT = 10**12
 LARGEST_SIGNAL = 3.4e38
 """What the observation's float32 can hold."""
+PROBE_TOKENS = 8
+"""length of a trial answer where nothing else is said"""
 _INT64 = range(-(2**63), 2**63)
 
 

@@ -46,8 +46,7 @@ def train_on(
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
-    ``context`` adds the question's own numbers to the observation, and what the model made of the
-    prompt where the traces hold it and ``signals`` is ``all``; ``tasks`` adds the task. The
+    ``context`` adds the question's own numbers to the observation, ``tasks`` adds the task. The
     held-out questions are not looked at. ``signals`` restricts the observation to those of
     ``rlbudget.signals.TOP_SIGNALS``, for servers that give no logits. ``start`` is a policy to go
     on from, whose observation and prices are kept. Raises ``UserError`` for traces that cannot be

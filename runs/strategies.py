@@ -23,7 +23,6 @@ import numpy as np
 
 from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.outcomes import (
-    RELATIVE_PRICES,
     Floats,
     Outcome,
     token_price_of,
@@ -38,16 +37,9 @@ from rlbudget.store import digest, iter_traces
 from rlbudget.strategies.correct import Aim, Corrected, correct, tune
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.strategies.exits import exit_table
-from rlbudget.strategies.fit_correction import (
-    Doubts,
-    fit_doubts,
-    of_table,
-    proposal_matches,
-    with_proposals,
-)
+from rlbudget.strategies.fit_correction import Doubts, fit_doubts
 from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
-from rlbudget.strategies.majority import majority
 from rlbudget.table import Split, TraceTable, split_questions
 from rlbudget.training import train_on
 
@@ -75,13 +67,8 @@ class Case:
     """question id -> family"""
     policies: tuple[Policy, ...]
     with_context: tuple[Policy, ...]
-    with_probes: tuple[Policy, ...]
     doubts: tuple[Doubts, ...]
     """of each policy's exits"""
-    doubts_without: tuple[Doubts, ...]
-    """the same without ``question_check``"""
-    proposals: dict[str, float]
-    """trace id -> exact match of a calculator's answer"""
 
     def price(self, relative: float) -> float:
         """Reward per token."""
@@ -116,12 +103,12 @@ def main() -> None:
             case = prepared(name, traces, scratch)
             found = [
                 context(case), guard(case), together(case), by_family(case), by_customer(case),
-                *correction(case), voting(case),
+                *correction(case),
             ]  # fmt: skip
             measured = [as_row(case, compared) for compared in found]
             rows += measured
             later, contexts = later_on_harder(case)
-            rows += [later, *recovered(case), rule_engine(case)]
+            rows += [later, recovered(case), rule_engine(case)]
             details[name] = {
                 "traces_digest": digest(traces),
                 "held_out_questions": len(np.unique(case.split.held_out.question_ids)),
@@ -139,7 +126,6 @@ def prepared(name: str, traces: Path, scratch: Path) -> Case:
     kinds: dict[str, dict[str, Any]] = {
         "free": {},
         "context": {"context": True, "tasks": True},
-        "probe": {"preset": "probe"},
     }
     policies: dict[str, list[Policy]] = {kind: [] for kind in kinds}
     for seed in SEEDS:
@@ -149,21 +135,17 @@ def prepared(name: str, traces: Path, scratch: Path) -> Case:
             policies[kind].append(policy_of_run(run))
             print(f"{name}: {kind}, seed {seed}", file=sys.stderr, flush=True)
     families = {t.question_id: str(t.meta.get("family", t.task)) for t in iter_traces(traces)}
-    doubts: dict[bool, list[Doubts]] = {True: [], False: []}
-    for question, found in doubts.items():
-        for seed, policy in zip(SEEDS, policies["free"], strict=True):
-            found.append(fit_doubts(split, policy, question=question, seed=seed))
-            print(f"{name}: doubts, seed {seed}", file=sys.stderr, flush=True)
+    doubts = []
+    for seed, policy in zip(SEEDS, policies["free"], strict=True):
+        doubts.append(fit_doubts(split, policy, seed=seed))
+        print(f"{name}: doubts, seed {seed}", file=sys.stderr, flush=True)
     return Case(
         name,
         split,
         families,
         policies=tuple(policies["free"]),
         with_context=tuple(policies["context"]),
-        with_probes=tuple(policies["probe"]),
-        doubts=tuple(doubts[True]),
-        doubts_without=tuple(doubts[False]),
-        proposals=proposal_matches(traces),
+        doubts=tuple(doubts),
     )
 
 
@@ -322,7 +304,7 @@ def correction(case: Case) -> list[Compared]:
     """Taking doubted exits back, for every token charged, where that earns most."""
     found = []
     for relative in (0.05, 0.2):
-        done = corrected(case, case.doubts, relative, "utility")
+        done = corrected(case, relative, "utility")
         off = sum(not one.resumed.any() for one in done)
         note = f"nothing is taken back in {off} of {len(SEEDS)} seeds" if off else ""
         name = "correction: exits that look wrong are thought on"
@@ -333,91 +315,36 @@ def correction(case: Case) -> list[Compared]:
     return found
 
 
-def voting(case: Case) -> Compared:
-    """The majority of the trial answers that a probe policy has paid for, where validation says so.
-
-    The price is where the majority is best on the validation questions.
-    """
-    best, worth = RELATIVE_PRICES[0], -np.inf
-    for relative in RELATIVE_PRICES:
-        price = case.price(relative)
-        done = [replay(policy, case.split.validation, price) for policy in case.with_probes]
-        gained = float(
-            np.mean([majority(one).exact_match - one.outcome.exact_match for one in done])
-        )
-        if gained > worth:
-            best, worth = relative, gained
-    price = case.price(best)
-    done = [replay(policy, case.split.held_out, price) for policy in case.with_probes]
-    before = mean_of([one.outcome for one in done])
-    after = mean_of([majority(one) for one in done]) if worth > 0 else before
-    return Compared(
-        "correction: the majority of the trial answers that were paid for (probe policies)",
-        best,
-        before,
-        after,
-        "" if worth > 0 else "switched off by itself: no price gains on the validation questions",
-    )
-
-
-def corrected(
-    case: Case, doubts: Sequence[Doubts], relative: float, aim: Aim, *, propose: bool = False
-) -> list[Corrected]:
+def corrected(case: Case, relative: float, aim: Aim) -> list[Corrected]:
     """Held out, one a seed; tuned on the other questions to cost at most 8% of the saved tokens."""
     price, held_out, found = case.price(relative), case.split.held_out, []
-    for policy, own in zip(case.policies, doubts, strict=True):
+    for policy, own in zip(case.policies, case.doubts, strict=True):
         done = replay(policy, own.tuning, price)
         best = tune(own.model, done, own.of_tuning, price, most_extra=0.08, aim=aim)
-        if propose:
-            known = of_table(case.proposals, own.tuning)
-            best = with_proposals(best, done, own.of_tuning, known, price)
-        proposals = of_table(case.proposals, held_out)
-        found.append(correct(best, replay(policy, held_out, price), proposals=proposals))
+        found.append(correct(best, replay(policy, held_out, price)))
     return found
 
 
-def recovered(case: Case) -> list[dict[str, Any]]:
-    """How many of the lost answers come back, and at what share of the saved tokens.
-
-    With every check; without working the question out; and, for comparison, with a calculator that
-    answers what it can, which needs no model.
-    """
+def recovered(case: Case) -> dict[str, Any]:
+    """How many of the lost answers come back, and at what share of the saved tokens."""
     relative = 0.2
     price = case.price(relative)
-
-    def shown(doubts: Sequence[Doubts], propose: bool = False) -> tuple[str, float, float]:
-        done = corrected(case, doubts, relative, "answers", propose=propose)
-        share = float(np.mean([one.share_recovered for one in done]))
-        cost = float(np.mean([one.share_of_saved for one in done]))
-        gained = np.mean([one.gained_per_100_tokens for one in done])
-        worth = np.mean([utility(one.outcome, price) - utility(one.before, price) for one in done])
-        counts = ", ".join(
-            f"{one.recovered.sum()} of {one.lost.sum()} back, {one.broken.sum()} broken"
-            for one in done
-        )
-        text = f"{share:.1%} at {cost:.1%} ({counts}); utility {worth:+.4f}"
-        return text + (f"; {gained:+.2f} EM per 100 extra tokens" if cost else ""), share, cost
-
-    rows = []
-    for doubts, how in (
-        (case.doubts, "by doubt and re-check"),
-        (case.doubts_without, "the same without working the question out"),
-    ):
-        text, share, cost = shown(doubts)
-        if doubts is case.doubts:
-            text += (
-                "; for comparison, a calculator answering what it can: " + shown(doubts, True)[0]
-            )
-        rows.append(
-            row(
-                f"{case.name}: answers lost by early exits that thinking on recovers, {how},"
-                f" relative price {relative:g}, mean of {len(SEEDS)} seeds",
-                ">= 25% at <= 10% of the saved tokens",
-                text,
-                share >= 0.25 and cost <= 0.10,
-            )
-        )
-    return rows
+    done = corrected(case, relative, "answers")
+    share = float(np.mean([one.share_recovered for one in done]))
+    cost = float(np.mean([one.share_of_saved for one in done]))
+    gained = np.mean([one.gained_per_100_tokens for one in done])
+    worth = np.mean([utility(one.outcome, price) - utility(one.before, price) for one in done])
+    counts = ", ".join(
+        f"{one.recovered.sum()} of {one.lost.sum()} back, {one.broken.sum()} broken" for one in done
+    )
+    text = f"{share:.1%} at {cost:.1%} ({counts}); utility {worth:+.4f}"
+    return row(
+        f"{case.name}: answers lost by early exits that thinking on recovers, by doubt and the"
+        f" re-check of the thinking, relative price {relative:g}, mean of {len(SEEDS)} seeds",
+        ">= 25% at <= 10% of the saved tokens",
+        text + (f"; {gained:+.2f} EM per 100 extra tokens" if cost else ""),
+        share >= 0.25 and cost <= 0.10,
+    )
 
 
 def rule_engine(case: Case) -> dict[str, Any]:

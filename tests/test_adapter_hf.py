@@ -20,7 +20,6 @@ from transformers import StaticCache
 from rlbudget.adapters.hf import BudgetProcessor
 from rlbudget.adapters.hf_generate import BudgetGenerate
 from rlbudget.adapters.request import Outcome
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.decode import decode
 from rlbudget.errors import UserError
 from rlbudget.evaluate.replay import replay
@@ -344,15 +343,6 @@ def test_a_policy_that_needs_trial_answers_is_sent_to_the_other_way(
         processor(model, policy)
     with pytest.raises(UserError, match="no profile 'nobody'"):
         processor(model, scripted(), profile="nobody")
-
-
-@pytest.mark.parametrize("make", [processor, generator])
-def test_a_policy_that_looks_at_the_reading_of_the_prompt_is_refused(
-    model: TransformersModel, make: Any
-) -> None:
-    policy = scripted(features=("thinking_tokens", "entropy_mean", *PROMPT_SIGNALS))
-    with pytest.raises(UserError, match=", ".join(PROMPT_SIGNALS)):
-        make(model, policy, questions=["?"])
 
 
 def test_the_callers_logits_stay_as_they_were(model: TransformersModel, task: Task) -> None:

@@ -19,7 +19,6 @@ from rlbudget.adapters.llama_server import ServerError, alternatives, connect
 from rlbudget.adapters.llama_server import decode as serve
 from rlbudget.adapters.numpy_signals import token_signals
 from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
@@ -160,11 +159,6 @@ def test_a_policy_that_the_server_cannot_serve_is_named_at_once() -> None:
         alternatives(random_policy(TOP), 49152, 5)
     with pytest.raises(UserError, match="at least 2"):
         alternatives(random_policy(TOP), 49152, 1)
-
-
-def test_a_policy_that_looks_at_the_prompt_gets_no_plan(model: TransformersModel) -> None:
-    with pytest.raises(UserError, match=", ".join(PROMPT_SIGNALS)):
-        plan_for(model, next(policies((*FREE, *PROMPT_SIGNALS))))
 
 
 def test_a_missing_server_is_one_line_without_secrets() -> None:

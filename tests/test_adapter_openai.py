@@ -23,7 +23,7 @@ from rlbudget.adapters import openai
 from rlbudget.adapters.completions import read_choice
 from rlbudget.adapters.logprobs import least_entropy, top_signals
 from rlbudget.adapters.openai import Server, ServerError, connect
-from rlbudget.context import PROMPT_SIGNALS, context_signals
+from rlbudget.context import context_signals
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
 from rlbudget.freeze import freeze
@@ -342,16 +342,6 @@ def test_what_a_policy_lacks_is_named_at_the_start(
     toy.logprobs = 5
     with pytest.raises(UserError, match="needs topk_mean, which the server's 5 top"):
         answers(url, model, policy, [])
-
-
-def test_a_policy_that_looks_at_the_prompt_is_refused_before_the_first_request(
-    url: str, toy: Any, model: TransformersModel
-) -> None:
-    policy = Told(goes_on)
-    policy.features = (*policy.features, "question_words", *PROMPT_SIGNALS)
-    with pytest.raises(UserError, match=f"looks at {', '.join(PROMPT_SIGNALS)}, .*--signals top"):
-        answers(url, model, policy, [])
-    assert not toy.requests
 
 
 def test_a_policy_that_looks_at_the_question_sees_the_one_that_is_asked(

@@ -112,10 +112,6 @@ def test_settings_left_out_are_those_of_the_traces_and_of_the_policy() -> None:
         ({"token_price": 5.0}, "token price 5"),
         ({"policy": Scripted(features=("mood_mean",))}, "not made from tokens: mood_mean"),
         ({"policy": Scripted(features=feature_names(SIGNALS, "probe"))}, "trial answer"),
-        (
-            {"policy": Scripted(features=("prompt_tokens.log", "prompt_entropy"))},
-            "looks at prompt_tokens, prompt_entropy, .* without --context or with --signals top",
-        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_request(

@@ -20,7 +20,6 @@ import torch
 
 from rlbudget.adapters import sglang
 from rlbudget.adapters.sglang import ENGINE, Engine, StopProcessor, outcome
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.decode import decode
 from rlbudget.frozen import Decision
 from rlbudget.models import load_model
@@ -210,20 +209,6 @@ def test_a_missing_policy_and_speculation_are_named(
         ENGINE.failures.count = 0
         StopProcessor()(logits, [params, None])
         assert "set RLBUDGET_POLICY" in caplog.text
-
-
-def test_a_policy_that_looks_at_the_prompt_is_named_and_off(
-    model: TransformersModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    policy = Told(0)
-    policy.features = (*policy.features, *PROMPT_SIGNALS)
-    ENGINE.policy = policy
-    req = Req(model.tokenizer)
-    params = params_of(req)
-    logits = torch.randn(1, len(model.tokenizer))
-    with caplog.at_level(logging.WARNING, logger="rlbudget"):
-        assert torch.equal(StopProcessor()(logits.clone(), [params]), logits)
-    assert f"looks at {', '.join(PROMPT_SIGNALS)}" in caplog.text
 
 
 def test_a_policy_that_breaks_down_costs_nothing(model: TransformersModel) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fake_vllm import ModelConfig, Params
-from frozen_nets import FREE, random_policy
+from frozen_nets import random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
@@ -21,7 +21,6 @@ from rlbudget.adapters.logits_row import RowReader
 from rlbudget.adapters.plan import Plan, make_plan
 from rlbudget.adapters.request import Request
 from rlbudget.adapters.vllm_settings import settings_of, wish_of
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.models.sampling import token_signals
 from rlbudget.policy import Policy, save_policy
@@ -300,17 +299,6 @@ def test_a_policy_without_a_profile_needs_one_named(tmp_path: Path) -> None:
     save_policy(tmp_path / "p", random_policy())
     with pytest.raises(UserError, match="set RLBUDGET_PROFILE"):
         settings_of({"RLBUDGET_POLICY": str(tmp_path / "p")})
-
-
-def test_a_policy_that_looks_at_the_prompt_is_refused_at_the_start(
-    model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded = {"profile": "embedded", "stride": 4, "max_tokens": 40}
-    policy = random_policy((*FREE, *PROMPT_SIGNALS), trained={"traces": {"recorded": recorded}})
-    save_policy(tmp_path / "looks", policy)
-    monkeypatch.setenv("RLBUDGET_POLICY", str(tmp_path / "looks"))
-    with pytest.raises(UserError, match=", ".join(PROMPT_SIGNALS)):
-        vllm.BudgetProcessor(fake_vllm.config(model), torch.device("cpu"), False)
 
 
 def test_speculative_decoding_is_refused_at_the_start(

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frozen_nets import policy_for, random_policy
-from hypothesis import given
-from hypothesis import strategies as st
 from synthetic import make_table
 from trace_makers import make_trace
 
@@ -15,7 +13,6 @@ from rlbudget.cli import main
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import (
     NATURAL_END,
-    Floats,
     Outcome,
     fixed_stops,
     full_stops,
@@ -29,9 +26,8 @@ from rlbudget.strategies.correct import OFF, Corrected, Correction, correct, dou
 from rlbudget.strategies.correction_file import load_correction, save_correction
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt, stop_chances
 from rlbudget.strategies.exits import exit_features
-from rlbudget.strategies.fit_correction import Fitted, joined, with_proposals
+from rlbudget.strategies.fit_correction import Fitted, joined
 from rlbudget.strategies.impact import ImpactModel, save_impact
-from rlbudget.strategies.majority import majority, majority_answer
 from rlbudget.strategies.refine import OFF as NEVER
 from rlbudget.strategies.refine import Refinement, refine, tune_refinement
 from rlbudget.table import Split, TraceTable, split_questions
@@ -48,7 +44,6 @@ def table() -> TraceTable:
     made = make_table(1200, seed=6)
     made.signals["exit_confidence"] = made.probe_confidence
     made.signals["exit_entropy"] = 1 - made.probe_confidence
-    made.signals["question_check"] = np.zeros(len(made.thinking_tokens))
     return made
 
 
@@ -183,41 +178,19 @@ def test_joined_tables_hold_both(split: Split) -> None:
     for part, rows in ((split.train, range(n)), (split.validation, range(n, len(both)))):
         taken = both.take(list(rows))
         np.testing.assert_array_equal(taken.exit_exact_match, part.exit_exact_match)
-        np.testing.assert_array_equal(taken.signals["question_check"],
-                                      part.signals["question_check"])  # fmt: skip
+        np.testing.assert_array_equal(taken.signals["exit_entropy"],
+                                      part.signals["exit_entropy"])  # fmt: skip
         np.testing.assert_array_equal(taken.question_ids, part.question_ids)
-
-
-def test_a_proposal_takes_the_place_of_misfits_alone_and_only_where_it_helps(
-    table: TraceTable, doubt: ImpactModel
-) -> None:
-    done = _stopped_at(table, 40)
-    misfit = table.exit_exact_match == 0
-    table.signals["question_check"][:] = np.where(misfit, -1.0, 1.0)
-    doubts, off = doubts_of(doubt, table), Correction(doubt, OFF, None)
-    right: Floats = np.ones(len(table))
-    try:
-        proposing = with_proposals(off, done, doubts, right, PRICE)
-        assert proposing.proposes
-        after = correct(proposing, done, doubts, right)
-        stopped = done.stops != NATURAL_END
-        assert (after.outcome.exact_match[stopped] == 1).all()
-        assert not after.extra_tokens.any()
-        assert not with_proposals(off, done, doubts, np.zeros(len(table)), PRICE).proposes
-        with pytest.raises(ValueError, match="exact match is needed"):
-            correct(proposing, done, doubts)
-    finally:
-        table.signals["question_check"][:] = 0
 
 
 def test_a_correction_is_the_same_after_a_file(tmp_path: Path, doubt: ImpactModel) -> None:
     for given_one in (
-        Correction(doubt, 0.25, 16, 2, proposes=True),
+        Correction(doubt, 0.25, 16, 2),
         Correction(doubt, OFF, None),
     ):
         save_correction(tmp_path / "c.safetensors", given_one)
         found = load_correction(tmp_path / "c.safetensors")
-        plans = [(c.threshold, c.budget, c.rounds, c.proposes) for c in (given_one, found)]
+        plans = [(c.threshold, c.budget, c.rounds) for c in (given_one, found)]
         assert plans[0] == plans[1]
         seen = np.random.default_rng(0).normal(size=(5, len(doubt.features)))
         np.testing.assert_array_equal(found.doubt.risk(seen), doubt.risk(seen))
@@ -289,35 +262,3 @@ def test_a_refined_exit_is_the_second_models_and_both_are_paid(
         tune_refinement(done, second, doubts, PRICE, ratio=2)
     with pytest.raises(ValueError, match="outcomes"):
         refine(tuned, done, outcome(table.take([0]), np.array([-1])), doubts)
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
-def test_the_majority_is_the_most_frequent_answer_and_the_latest_of_equals(
-    answers: list[str],
-) -> None:
-    found = majority_answer(answers)
-    counts = {answer: answers.count(answer) for answer in answers}
-    assert counts[found] == max(counts.values())
-    equals = [answer for answer in counts if counts[answer] == counts[found]]
-    assert found == next(answer for answer in reversed(answers) if answer in equals)
-
-
-def test_a_replay_votes_as_the_answers_themselves_do(table: TraceTable) -> None:
-    done = Replay(table, fixed_stops(table, 40), "until_stop", np.zeros(len(table.thinking_tokens)))
-    voted = majority(done)
-    np.testing.assert_array_equal(voted.tokens, done.outcome.tokens)
-    changed = 0
-    for trace in range(len(table)):
-        if done.stops[trace] == NATURAL_END:
-            assert voted.exact_match[trace] == table.final_exact_match[trace]
-            continue
-        start = int(table.offsets[trace])
-        stop = start + int(done.stops[trace])
-        answers = [str(code) for code in table.probe_answer[start : stop + 1]]
-        chosen = majority_answer(answers)
-        row = start + max(i for i, answer in enumerate(answers) if answer == chosen)
-        assert voted.exact_match[trace] == table.exit_exact_match[row]
-        changed += chosen != answers[-1]
-    assert changed > 10
-    with pytest.raises(UserError, match="trial answers"):
-        majority(_stopped_at(table, 40))

@@ -11,17 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frozen_nets import FREE, PRICES, random_observations, random_policy, random_prices, write_run
+from frozen_nets import (
+    FREE,
+    PRICES,
+    policy_for,
+    random_observations,
+    random_policy,
+    random_prices,
+    write_run,
+)
 from safetensors.torch import load_file
 from synthetic import make_table
+from trace_makers import traces_of
 
 from rlbudget import frozen
 from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
+from rlbudget.calibrate import calibrate
 from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.freeze import freeze, policy_of_run
 from rlbudget.policy import load_policy, save_policy
+from rlbudget.store import TraceWriter, load_table
 
 EVALUATION: dict[str, Any] = {
     "version": 1,
@@ -67,13 +78,41 @@ def refused(run: Path, out: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_run_becomes_the_four_files(run: Path, tmp_path: Path) -> None:
-    policy = freeze(run, tmp_path / "deep" / "policy")
+FILES = {"config.json", "policy.safetensors", "README.md"}
+
+
+@pytest.mark.parametrize("standalone", [False, True])
+def test_a_run_becomes_three_files_and_a_module_where_it_is_asked_for(
+    run: Path, tmp_path: Path, standalone: bool
+) -> None:
+    policy = freeze(run, tmp_path / "deep" / "policy", standalone=standalone)
     folder = tmp_path / "deep" / "policy"
-    assert set(contents(folder)) == {"config.json", "policy.safetensors", "policy.py", "README.md"}
+    files = contents(folder)
+    assert set(files) == (FILES | {"policy.py"} if standalone else FILES)
     assert load_policy(folder) == policy
-    assert (folder / "policy.py").read_bytes() == Path(frozen.__file__).read_bytes()
+    if standalone:
+        assert files["policy.py"] == Path(frozen.__file__).read_bytes()
+    card = files["README.md"].decode()
+    assert ("from policy import decide" in card) == standalone
+    assert ("freeze --standalone" in card) != standalone
     assert [p.name for p in folder.parent.iterdir()] == ["policy"]
+
+
+@pytest.mark.parametrize("standalone", [False, True])
+def test_a_certificate_and_a_new_card_keep_the_module(tmp_path: Path, standalone: bool) -> None:
+    table = make_table(400, seed=4)
+    with TraceWriter(tmp_path / "traces") as writer:
+        for trace in traces_of(table):
+            writer.add(trace)
+    policy = policy_for(load_table(tmp_path / "traces"), "free")
+    save_policy(tmp_path / "policy", policy, standalone=standalone)
+    folder = tmp_path / "certified"
+    calibrate(tmp_path / "policy", tmp_path / "traces", folder, max_em_loss=0.9)
+    write_card(folder, EVALUATION, method="ppo")
+    files = contents(folder)
+    assert set(files) == (FILES | {"policy.py"} if standalone else FILES)
+    assert ("from policy import decide" in files["README.md"].decode()) == standalone
+    assert load_policy(folder).config["calibration"]["max_em_loss"] == 0.9
 
 
 def test_the_config_says_what_it_was_made_of(run: Path, tmp_path: Path) -> None:
@@ -88,7 +127,7 @@ def test_the_config_says_what_it_was_made_of(run: Path, tmp_path: Path) -> None:
     assert config["calibration"] is None
     assert config["trained"]["traces"]["digest"] == "ab" * 32
     assert config["trained"]["config"] == {"seed": 0, "total_timesteps": 1000}
-    assert set(config["digests"]) == {"config.json", "policy.safetensors", "policy.py"}
+    assert set(config["digests"]) == {"config.json", "policy.safetensors"}
 
 
 def test_a_metric_that_does_not_exist_is_null(run: Path) -> None:

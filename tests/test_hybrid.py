@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from frozen_nets import FREE, PRICES, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table
 
-from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import NATURAL_END
 from rlbudget.evaluate.replay import replay
 from rlbudget.observation import observe
 from rlbudget.policy import Policy
-from rlbudget.strategies.hybrid import HybridRules, Request, load_rules
+from rlbudget.strategies.hybrid import HybridRules, Request
+from rlbudget.strategies.rules_file import load_rules
 
 PRICE = 1e-3
 TABLE = make_table(80, seed=3)
@@ -39,9 +38,9 @@ ASKED = [Request(f"question {i}", task="sum" if i % 2 else "word", metadata={"ti
          for i in range(len(TABLE))]  # fmt: skip
 
 
-def test_no_rules_is_the_policy(tmp_path: Path) -> None:
+def test_no_rules_is_the_policy() -> None:
     alone = replay(_policies()["usual"], TABLE, PRICE).stops
-    np.testing.assert_array_equal(_stops(_rules(tmp_path, ""), ASKED), alone)
+    np.testing.assert_array_equal(_stops(HybridRules((), _policies()), ASKED), alone)
     assert (alone != NATURAL_END).sum() > 0
 
 
@@ -163,30 +162,3 @@ def test_explain_names_lines_and_what_follows(tmp_path: Path) -> None:
         "line 12: late: at least 16 tokens",
         "so: the policy decides at 1 x the token price, from 16 tokens on",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "said"),
-    [
-        ('[[rule]]\nname = "a"\nthen = "maybe"', 3, "then is"),
-        ('[[rule]]\nname = "a"\n', 2, "does nothing"),
-        ('[[rule]]\nthen = "full"', 1, "needs a name"),
-        ('\n[[rule]]\nname = "a"\nquestion = "("\nthen = "full"', 4, "regular expression"),
-        ('[[rule]]\nname = "a"\npolicy = "none"', 3, "no policy"),
-        ('[[rule]]\nname = "a"\nprice = -1', 3, "factor above 0"),
-        ('[[rule]]\nname = "a"\nmax_tokens = "x"', 3, "number of tokens"),
-        ('[[rule]]\nname = "a"\ntokens = "many"\nthen = "stop"', 3, "compared like"),
-        ('[[rule]]\nname = "a"\ntokens = "< 3"\nprice = 2', 4, "whole requests"),
-        ('[[rule]]\nname = "a"\nthen = "go on"', 3, "whole request"),
-        ('[[rule]]\nname = "a"\nsignal = { nothing = "> 1" }\nthen = "stop"', 1, "does not see"),
-        ('[[rule]]\nname = "a"\nprize = 2', 3, "a rule has"),
-        ("[other]\nx = 1", 1, "only"),
-        ('[[rule]]\nname = "a', 2, "string"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named_with_their_line(
-    tmp_path: Path, text: str, line: int, said: str
-) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        _rules(tmp_path, text)
-    assert f"rules.toml:{line}:" in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,104 @@ def test_using_a_frozen_policy_needs_numpy_alone(tmp_path: Path) -> None:
 
     save_policy(tmp_path / "policy", random_policy())
     assert imports(str(tmp_path / "policy"))[1] & HEAVY == set()
+
+
+EXTRAS = ("msgspec", "orjson", "pyarrow", "rich", "tyro", "torch", "transformers", "tokenizers",
+          "gymnasium", "stable_baselines3", "matplotlib", "sklearn", "httpx")  # fmt: skip
+WITHOUT = """
+import sys
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Absent)
+"""
+
+
+def without(packages: tuple[str, ...], code: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run code where these packages cannot be imported."""
+    command = [sys.executable, "-c", WITHOUT.format(packages=packages) + code, *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_plain_install_serves_a_policy(tmp_path: Path) -> None:
+    from frozen_nets import random_policy
+
+    from rlbudget.policy import save_policy
+
+    save_policy(tmp_path / "policy", random_policy(preset="free"))
+    code = """
+import rlbudget
+from rlbudget.controller import Controller
+from rlbudget.signals import SIGNALS
+policy = rlbudget.load_policy(sys.argv[1])
+one = policy([0.0] * len(policy.features), token_price=policy.price_range[0])
+controller = Controller(policy, token_price=policy.price_range[1], stride=8)
+seen = [controller.at_checkpoint(dict.fromkeys(SIGNALS, 0.5), 8 * k, None) for k in (1, 2, 3)]
+from rlbudget.strategies.compose import Strategy, compose
+from rlbudget.strategies.hybrid import Request
+from rlbudget.strategies.rules_file import load_rules
+served = compose({"p": policy}, Strategy(rules=None)).serve(Request("1 + 1"))
+rules = load_rules(sys.argv[2], {"p": policy})
+full = rules.for_request(Request("1 + 1"))
+assert not full([0.0] * len(policy.features), token_price=policy.price_range[1]).stop
+print(0 <= one.stop_probability <= 1, len(seen), controller.failed)
+"""
+    (tmp_path / "rules.toml").write_text('rule = [{name = "a", then = "full"}]')
+    ran = without(EXTRAS, code, str(tmp_path / "policy"), str(tmp_path / "rules.toml"))
+    assert ran.stdout == "True 3 None\n", ran.stderr
+
+
+def test_a_plain_install_saves_a_policy_and_builds_the_plan_of_an_engine() -> None:
+    ran = without(EXTRAS, "import rlbudget.freeze, rlbudget.adapters.plan, rlbudget.decode")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("import rlbudget.store", "cli"),
+        ("import rlbudget; rlbudget.record", "cli"),
+        ("import rlbudget; rlbudget.load_model('embedded')", "models"),
+        ("import rlbudget.adapters.openai", "serve"),
+    ],
+)
+def test_a_missing_extra_names_itself(code: str, extra: str) -> None:
+    ran = without(EXTRAS, code)
+    last = ran.stderr.splitlines()[-1]
+    assert "UserError" in last
+    assert f'is not installed; run: pip install "rlbudget[{extra}]"' in last
+
+
+def test_the_command_of_a_plain_install_is_one_line() -> None:
+    ran = without(EXTRAS, "import runpy; runpy.run_module('rlbudget', run_name='__main__')")
+    assert ran.returncode == 2
+    assert ran.stderr == ('rlbudget: tyro is not installed; run: pip install "rlbudget[cli]"\n')
+
+
+def test_a_command_whose_packages_are_missing_is_one_line(tmp_path: Path) -> None:
+    code = "import runpy; runpy.run_module('rlbudget', run_name='__main__')"
+    packages = ("torch", "stable_baselines3", "gymnasium")
+    ran = without(packages, code, "train", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert 'pip install "rlbudget[' in ran.stderr
+
+
+def test_a_plain_install_brings_numpy_and_safetensors_and_all_brings_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(wanted: list[str]) -> set[str]:
+        return {re.split(r"[\[><=]", one)[0] for one in wanted} - {"rlbudget"}
+
+    extras = project["optional-dependencies"]
+    assert names(project["dependencies"]) == {"numpy", "safetensors"}
+    assert names(extras["cli"]) == {"msgspec", "orjson", "pyarrow", "rich", "tyro"}
+    (together,) = extras["all"]
+    assert set(together.removeprefix("rlbudget[").removesuffix("]").split(",")) == (
+        set(extras) - {"all", "dev", "smollm2"}
+    )
 
 
 def test_everything_it_exports_is_there() -> None:

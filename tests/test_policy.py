@@ -40,7 +40,7 @@ FILES = ("config.json", "policy.safetensors", "policy.py")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_policy(tmp_path / "policy", POLICY)
+    save_policy(tmp_path / "policy", POLICY, standalone=True)
     return tmp_path / "policy"
 
 

@@ -8,12 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlbudget.strategies.arithmetic import LONGEST, Linear, linear, value_of
-from rlbudget.strategies.recheck import proposed, question_check, thinking_checks
-
-CHAIN = "State the final answer to the following arithmetic problem: 1 + 4 - 7 + 4 ="
-EQUATION = "Determine the value of a that satisfies: 13 - 15*a = -137"
-
+from rlbudget.strategies.arithmetic import LONGEST, value_of
+from rlbudget.strategies.recheck import thinking_checks
 
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
@@ -46,44 +42,12 @@ def test_signs_bind_as_they_should(text: str, value: Fraction) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2 +", "1 / 0", "1 / (2 - 2)", "(1", "1)", "1 2", "x", "2 ** 3", "1e5", "05 + 1", "1.2.3",
+    ["", "2 +", "1 / 0", "1 / (2 - 2)", "(1", "1)", "1 2", "x", "2x", "3*n", "2 ** 3",
+     "1e5", "05 + 1", "1.2.3",
      "__import__('os')", "9" * 31, "(" * 60 + "1" + ")" * 60, "1+" * LONGEST + "1"],
 )  # fmt: skip
 def test_what_is_no_plain_arithmetic_has_no_value(text: str) -> None:
     assert value_of(text) is None
-
-
-def test_an_unknown_stands_in_linear_terms_only() -> None:
-    assert linear("13 - 15*y", "y") == Linear(Fraction(13), Fraction(-15))
-    assert linear("2(3n + 1) / 2", "n") is None  # a factor before a parenthesis needs its sign
-    assert linear("2*(3n + 1) / 2", "n") == Linear(Fraction(1), Fraction(3))
-    assert linear("n*n", "n") is None
-    assert linear("1/n", "n") is None
-    assert linear("3*m", "n") is None
-
-
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        (CHAIN, "2"), (EQUATION, "10"), ("What is 3 + 4?", "7"), ("Solve 2x + 1 = 4", "3/2"),
-        ("Compute (2 + 3) * 4.", "20"), ("3 * 4 = ?", "12"),
-        ("How many legs do 3 cats and 4 ducks have?", None), ("Born on 1990-05-03", None),
-        ("Give the GCD of 44, 38.", None), ("Solve x + y = 3", None), ("x = x", None),
-        ("Solve x*x = 4", None), ("Is a = 3 and b = 4 so that a + 1 = 5?", None), ("", None),
-    ],
-)  # fmt: skip
-def test_the_calculator_answers_sums_and_linear_equations_alone(
-    question: str, answer: str | None
-) -> None:
-    assert proposed(question) == answer
-
-
-def test_an_answer_fits_its_question_or_not_or_nobody_can_tell() -> None:
-    assert question_check(EQUATION, "10") == 1
-    assert question_check(EQUATION, "10.0") == 1
-    assert question_check(EQUATION, "11") == -1
-    assert question_check(EQUATION, "none") == -1
-    assert question_check("What day is it in 3 days?", "Monday") == 0
 
 
 @pytest.mark.parametrize(
@@ -112,13 +76,10 @@ def test_what_was_thought_is_worked_out(
 @given(st.text(max_size=200), st.text(max_size=20))
 def test_no_text_breaks_a_check(text: str, answer: str) -> None:
     assert set(thinking_checks(text, answer).values()) <= {-1, 0, 1}
-    assert question_check(text, answer) in (-1, 0, 1)
-    assert (proposed(text) is None) == (question_check(text, answer) == 0)
 
 
 def test_long_runs_of_signs_take_no_time() -> None:
     begun = time.perf_counter()
     for text in ("1" * 20_000, "1+" * 10_000, "=" * 20_000, "(" * 20_000, "1=" * 10_000):
         thinking_checks(text, "1")
-        question_check(text, "1")
     assert time.perf_counter() - begun < 1

@@ -33,8 +33,7 @@ from rlbudget.errors import UserError
 from rlbudget.models.answers import continue_greedily, make_probe
 from rlbudget.models.sequences import Sequences
 from rlbudget.observation import PROBE_SIGNALS
-from rlbudget.record import PROBE_TOKENS
-from rlbudget.traces import Probe
+from rlbudget.traces import PROBE_TOKENS, Probe
 
 _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 

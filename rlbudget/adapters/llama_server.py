@@ -37,9 +37,9 @@ try:
     import httpx
     import orjson
 except ModuleNotFoundError as error:
-    if error.name != "httpx":
+    if error.name not in ("httpx", "orjson"):
         raise
-    raise missing_extra("serve", "httpx") from None
+    raise missing_extra("serve", error.name) from None
 
 Floats = npt.NDArray[np.float64]
 

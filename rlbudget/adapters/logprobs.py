@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from rlbudget.context import CONTEXT_SIGNALS, PROMPT_SIGNALS, TASK_SIGNALS
+from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.controller import StopPolicy
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS
@@ -65,8 +65,7 @@ def check_features(policy: StopPolicy, *, top: int, approximate: bool) -> None:
     """``UserError`` naming what a policy needs and ``top`` log-probabilities cannot give."""
     # What is no signal of a token is for the plan to refuse.
     given = {
-        "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *PROMPT_SIGNALS,
-        *TASK_SIGNALS,
+        "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS,
     }  # fmt: skip
     given.update(SIGNALS if approximate else TOP_SIGNALS)
     if top < TOP_K:

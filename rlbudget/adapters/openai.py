@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from rlbudget.adapters.logprobs import check_features, top_signals
 from rlbudget.adapters.plan import Plan, make_plan
 from rlbudget.adapters.request import Request
@@ -29,12 +27,13 @@ from rlbudget.signals import TOP_K
 
 try:
     import httpx
+    import orjson
 
     from rlbudget.adapters.completions import Endpoint, Prompt, ServerError, Stream, Token
 except ModuleNotFoundError as error:
-    if error.name != "httpx":
+    if error.name not in ("httpx", "orjson"):
         raise
-    raise missing_extra("serve", "httpx") from None
+    raise missing_extra("serve", error.name) from None
 
 __all__ = ["Server", "ServerError", "connect", "decode", "decode_once"]
 

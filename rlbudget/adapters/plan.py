@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlbudget.context import CONTEXT_SIGNALS, prompt_signals_of
+from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.controller import Controller, StopPolicy
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS
@@ -121,13 +121,6 @@ def make_plan(
         raise UserError(
             "the policy looks at trial answers, which this engine cannot make: train one with"
             " --preset free, or decode with rlbudget.adapters.hf_generate"
-        )
-    unread = prompt_signals_of(policy.features)
-    if unread:
-        raise UserError(
-            f"the policy looks at {', '.join(unread)}, which the model says while it reads the"
-            " prompt, unseen by this engine: train one without --context or with --signals top, or"
-            " decode with rlbudget.decode"
         )
     if not questions and needed & set(CONTEXT_SIGNALS):
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rlbudget.commands.arguments import Flag, OptionalFloat
+from rlbudget.commands.arguments import OptionalFloat
 from rlbudget.console import err, out
 from rlbudget.strategies.correct import Aim
 
@@ -28,8 +28,6 @@ class Correct:
     """Extra tokens at most, as a share of those that the policy's stops save."""
     aim: Aim = "utility"
     """utility: what earns most; answers: what recovers most and earns at least half as much."""
-    propose: Flag = False
-    """Let a calculator answer questions that are plain arithmetic, if that helps."""
     seed: int = 0
     """Seed of the fitting."""
 
@@ -47,7 +45,6 @@ class Correct:
             token_price=price,
             most_extra=self.most_extra,
             aim=self.aim,
-            propose=self.propose,
             seed=self.seed,
         )
         save_correction(self.out, fitted.correction)

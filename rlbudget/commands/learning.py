@@ -32,7 +32,7 @@ class Train:
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
-    """Let the policy look at the question as well: length, numbers, the entropy it is read with."""
+    """Let the policy look at the question as well: its length, numbers and clauses."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalFloat = None
@@ -85,7 +85,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Turn a run's best weights into a policy folder that needs only numpy."""
+    """Turn a run's best weights into a policy folder."""
 
     run: tyro.conf.Positional[Path]
     """Run folder of `rlbudget train`."""
@@ -93,6 +93,8 @@ class Freeze:
     """Policy folder."""
     overwrite: Flag = False
     """Replace a policy that is already there."""
+    standalone: Flag = False
+    """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
 
     def execute(self) -> None:
         """Run it."""
@@ -100,7 +102,7 @@ class Freeze:
         from rlbudget.findings.show import report
         from rlbudget.freeze import freeze
 
-        policy = freeze(self.run, self.out, overwrite=self.overwrite)
+        policy = freeze(self.run, self.out, overwrite=self.overwrite, standalone=self.standalone)
         report(of_freezing(policy.config))
         note(f"Policy written to {self.out}")
 

@@ -66,8 +66,6 @@ class Decode:
     """For the cascade: policy folder of the large model; by default it decodes in full."""
     correct: OptionalPath = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
-    majority: Flag = False
-    """Answer a stop with the majority of the trial answers of a probe policy."""
     task: str = ""
     """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
     answers (gsm8k, math)."""
@@ -119,7 +117,7 @@ class Decode:
             _price(policy, self.token_price, served.price_range),
         )  # fmt: skip
         tell(decoded.text)
-        tell(f"\nAnswer: {self._mended(decoded)}")
+        tell(f"\nAnswer: {decoded.answer}")
         tell(
             f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
             f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
@@ -148,12 +146,6 @@ class Decode:
             "temperature": usual if self.temperature is None else self.temperature,
             "scorer": None if scorer == "auto" else scorer,
         }
-
-    def _mended(self, decoded: Decoded) -> str:
-        """The answer, or the majority of the trial answers where that is asked for."""
-        from rlbudget.strategies.majority import majority_of
-
-        return majority_of(decoded) if self.majority else decoded.answer
 
     def _decode(
         self,
@@ -269,7 +261,7 @@ class Rules:
 
 def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
     from rlbudget.policy import load_policies
-    from rlbudget.strategies.hybrid import load_rules
+    from rlbudget.strategies.rules_file import load_rules
 
     return load_rules(file, load_policies(policies))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlbudget.errors import missing_extra
+from rlbudget.errors import missing_package
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -25,7 +25,8 @@ def load_model(name: str, *, profile: str | None = None) -> TransformersModel:
     try:
         from rlbudget.models.transformers_model import load
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in {"torch", "transformers", "tokenizers"}:
+        said = missing_package(error)
+        if said is None:
             raise
-        raise missing_extra("models", str(error.name)) from error
+        raise said from error
     return load(name, profile=profile)

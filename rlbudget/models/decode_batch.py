@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rlbudget.context import PROMPT_SIGNALS
 from rlbudget.models.answers import (
     Continuation,
     ExitResult,
@@ -38,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 _THINKING, _ANSWERING, _DONE = 0, 1, 2
 _BY_PLACE = ("_rows", "_mode", "_step", "_history", "_thinking", "_answer_from", "_unseen",
-             "_natural", "_prompt")  # fmt: skip
+             "_natural")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +70,7 @@ class DecodeBatch:
         temperature: float,
         max_tokens: int,
         stride: int,
-        prompt: Floats | None = None,
     ) -> None:
-        """``prompt`` are the ``PROMPT_SIGNALS`` of the rows, (n, 3), where they were measured."""
         n = len(sequences)
         self.vocabulary = vocabulary
         self.profile = profile
@@ -103,7 +100,6 @@ class DecodeBatch:
         self._answer_from = np.zeros(n, dtype=np.int64)  # first token of the answer itself
         self._unseen = np.zeros(n, dtype=np.int64)  # paid tokens that were replaced
         self._natural = np.ones(n, dtype=bool)
-        self._prompt = np.empty((n, 0)) if prompt is None else prompt
         # By row:
         self._forced: dict[int, list[int]] = {}
 
@@ -129,25 +125,16 @@ class DecodeBatch:
         """(rows, columns) of the memory that the cache holds; zeros where it is not ours."""
         return self._sequences.held
 
-    @property
-    def measures_prompts(self) -> bool:
-        """Whether the ``PROMPT_SIGNALS`` are among the signals."""
-        return bool(self._prompt.shape[1])
-
-    def join(
-        self, sequences: Sequences, seeds: Sequence[int], prompt: Floats | None = None
-    ) -> Ints:
+    def join(self, sequences: Sequences, seeds: Sequence[int]) -> Ints:
         """Take more rows in, standing before their first thinking token; their numbers.
 
-        The checkpoint is over with that. ``prompt`` is needed where ``measures_prompts``. Raises
-        ``ValueError`` where ``takes_more`` is false.
+        The checkpoint is over with that. Raises ``ValueError`` where ``takes_more`` is false.
         """
         if not self.takes_more:
             raise ValueError("rows join only where the others stand at a checkpoint")
         other = DecodeBatch(
             sequences, self.vocabulary, self.profile, seeds,
             temperature=self._temperature, max_tokens=self.max_tokens, stride=self.stride,
-            prompt=prompt,
         )  # fmt: skip
         self.at_checkpoint = np.empty(0, dtype=np.int64)
         other._rows += self._next
@@ -208,15 +195,9 @@ class DecodeBatch:
         return written
 
     def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]:
-        """The signals of ``rlbudget.signals.SIGNALS`` at this checkpoint: name -> (len(rows),).
-
-        Where prompts were measured, their ``PROMPT_SIGNALS`` as well, the same at all of them.
-        """
+        """The signals of ``rlbudget.signals.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
         places = self._places(np.asarray(rows, dtype=np.int64))
-        found = {name: column[places] for name, column in self._signals.items()}
-        if self.measures_prompts:
-            found |= zip(PROMPT_SIGNALS, self._prompt[places].T, strict=True)
-        return found
+        return {name: column[places] for name, column in self._signals.items()}
 
     @torch.inference_mode()
     def fork_exits(self, rows: npt.ArrayLike) -> list[ExitResult]:

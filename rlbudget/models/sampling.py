@@ -170,20 +170,6 @@ def entropy_of(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([_distribution(part)[2] for part in in_parts(logits)])
 
 
-def of_given_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Entropy of each row's distribution and log-probability of its token, in nats: (n, 2).
-
-    ``logits`` is (n, vocabulary) float32, ``tokens`` (n,).
-    """
-    measured = []
-    for part, given in zip(
-        in_parts(logits), torch.split(tokens, _rows_at_once(logits)), strict=True
-    ):
-        logprobs, _, entropy = _distribution(part)
-        measured.append(torch.stack([entropy, logprobs.gather(1, given[:, None])[:, 0]], dim=-1))
-    return torch.cat(measured)
-
-
 def in_parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Rows at a time whose vocabularies fit into a processor's cache: several times faster."""
     return torch.split(logits, _rows_at_once(logits))

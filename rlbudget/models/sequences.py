@@ -7,22 +7,20 @@ against the same edge; columns older than every row's first token are forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache
 
 from rlbudget.models.attention import Group, groups_of_rows
-from rlbudget.models.kv_cache import GrowingLayer, copied, growing_layers, keep, new_cache, selected
+from rlbudget.models.kv_cache import copied, growing_layers, keep, new_cache, selected
 
 _SMALLEST_GROUP = 16
 _GROUPS = 4
-_LOGITS_AT_ONCE = 2**26
-_RESUMING = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
 
 
 class Sequences:
@@ -45,28 +43,15 @@ class Sequences:
         self._begin_at(start)
 
     @classmethod
-    def begin(
-        cls,
-        network: Any,
-        prompts: Sequence[Sequence[int]],
-        watch: Callable[[int, torch.Tensor], None] | None = None,
-    ) -> Sequences:
-        """Read the prompts (token ids, none empty) in one forward pass.
-
-        ``watch`` is shown the logits that follow each column, beginning with column ``first``:
-        ``watch(first, logits)``, logits of shape (n, k, vocabulary). All of them may be more than
-        fits into memory, so there are several passes then.
-        """
+    def begin(cls, network: Any, prompts: Sequence[Sequence[int]]) -> Sequences:
+        """Read the prompts (token ids, none empty) in one forward pass."""
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         start = torch.tensor([width - len(prompt) for prompt in prompts], device=network.device)
         rows = cls(network, new_cache(network.config), start, 0, torch.empty(0))
-        if watch is None:
-            rows.feed(ids.to(network.device))
-        else:
-            rows._show(ids.to(network.device), watch)
+        rows.feed(ids.to(network.device))
         return rows
 
     @classmethod
@@ -113,18 +98,6 @@ class Sequences:
         (n, k + 1, vocabulary)."""  # fmt: skip
         before = self.logits[:, None]
         return torch.cat([before, self._forward(tokens, tokens.shape[1])], dim=1)
-
-    def _show(self, tokens: torch.Tensor, watch: Callable[[int, torch.Tensor], None]) -> None:
-        """Append the first tokens of all rows, (n, width), and show the logits they give."""
-        n, width = tokens.shape
-        step = max(1, _LOGITS_AT_ONCE // (n * self._network.get_output_embeddings().out_features))
-        if not all(type(layer) in _RESUMING for layer in self._cache.layers):
-            step = width  # a recurrent layer goes on with single tokens alone
-        self._groups = ()  # a group may lie wholly before its first token
-        for first in range(0, width, step):
-            some = tokens[:, first : first + step]
-            watch(first, self._forward(some, some.shape[1]))
-        self._begin_at(self._start)
 
     def _forward(self, tokens: torch.Tensor, kept: int) -> torch.Tensor:
         """Append; the logits after the last ``kept`` tokens, (n, kept, vocabulary)."""

@@ -21,7 +21,6 @@ def stream(
     temperature: float | None = None,
     max_tokens: int | None = None,
     stride: int | None = None,
-    prompt_signals: bool = False,
 ) -> Iterator[DecodeBatch]:
     """Decode all questions; the row's number is the question's.
 
@@ -40,7 +39,6 @@ def stream(
     batch = model.begin(
         questions[:width], seeds[:width],
         temperature=temperature, max_tokens=max_tokens, stride=stride,
-        prompt_signals=prompt_signals,
     )  # fmt: skip
     begun = min(width, len(questions))
     while True:

@@ -15,7 +15,6 @@ from rlbudget.errors import UserError
 from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.profiles import ChosenBy, Profile, find_profile, literal_ids
-from rlbudget.models.prompts import Floats, own_tokens, read_prompts
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
@@ -45,14 +44,12 @@ class TransformersModel:
         temperature: float | None = None,
         max_tokens: int | None = None,
         stride: int | None = None,
-        prompt_signals: bool = False,
     ) -> DecodeBatch:
         """Read the questions and stand before their first thinking token.
 
         ``seeds`` (one a question, at least 0) decide every sampled token; ``temperature`` 0 is
-        greedy. Settings left out are the profile's. ``prompt_signals`` adds those of
-        ``rlbudget.context.PROMPT_SIGNALS`` to the signals. Raises ``UserError`` for settings out of
-        range, and for a question that does not fit into the model's context.
+        greedy. Settings left out are the profile's. Raises ``UserError`` for settings out of range,
+        and for a question that does not fit into the model's context.
         """
         temperature = self.profile.temperature if temperature is None else temperature
         max_tokens = self.profile.max_tokens if max_tokens is None else max_tokens
@@ -65,16 +62,14 @@ class TransformersModel:
             raise UserError(
                 f"max_tokens and stride must be at least 1, not {max_tokens} and {stride}"
             )
-        sequences, prompt = self._read(questions, max_tokens, prompt_signals)
         return DecodeBatch(
-            sequences,
+            self._read(questions, max_tokens),
             self.vocabulary,
             self.profile,
             seeds,
             temperature=temperature,
             max_tokens=max_tokens,
             stride=stride,
-            prompt=prompt,
         )
 
     @torch.inference_mode()
@@ -83,28 +78,13 @@ class TransformersModel:
 
         Raises ``ValueError`` where ``batch.takes_more`` is false, ``UserError`` as ``begin`` does.
         """
-        sequences, prompt = self._read(questions, batch.max_tokens, batch.measures_prompts)
-        rows: list[int] = batch.join(sequences, seeds, prompt).tolist()
+        rows: list[int] = batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
         return rows
 
-    @torch.inference_mode()
-    def prompt_signals(self, questions: Sequence[str]) -> Floats:
-        """The ``PROMPT_SIGNALS`` of the questions, (n, 3); they are read and nothing else."""
-        prompts = [self.prompt_ids(question) for question in questions]
-        return read_prompts(self.network, prompts, self._own(prompts))[1]
-
-    def _read(
-        self, questions: Sequence[str], max_tokens: int, measured: bool
-    ) -> tuple[Sequences, Floats | None]:
+    def _read(self, questions: Sequence[str], max_tokens: int) -> Sequences:
         prompts = [self.prompt_ids(question) for question in questions]
         self._check_room(max(map(len, prompts)), max_tokens)
-        if measured:
-            return read_prompts(self.network, prompts, self._own(prompts))
-        return Sequences.begin(self.network, prompts), None
-
-    def _own(self, prompts: Sequence[Sequence[int]]) -> list[range]:
-        empty = self.prompt_ids("")
-        return [own_tokens(prompt, empty) for prompt in prompts]
+        return Sequences.begin(self.network, prompts)
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids up to the start of the thinking."""
@@ -136,7 +116,7 @@ class TransformersModel:
         options is longer than an answer may be.
         """
         prompt = self.prompt_ids(question)
-        if not len(own_tokens(prompt, self.prompt_ids(""))):
+        if len(prompt) <= len(self.prompt_ids("")):
             return "it is no token to this model: the tokenizer knows none of its characters"
         cap = self.profile.max_tokens if max_tokens is None else max_tokens
         try:

@@ -22,8 +22,9 @@ from rlbudget.frozen import Decision
 from rlbudget.policy import Policy
 from rlbudget.strategies.blend_file import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
-from rlbudget.strategies.hybrid import HybridRules, Request, load_rules
+from rlbudget.strategies.hybrid import HybridRules, Request
 from rlbudget.strategies.impact import ImpactModel, guarded, load_impact
+from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.steered import AnyPolicy
 from rlbudget.table import TraceTable
 from rlbudget.traces import Trace

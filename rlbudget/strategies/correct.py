@@ -22,7 +22,6 @@ from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops,
 from rlbudget.evaluate.replay import Replay
 from rlbudget.observation import observe
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.strategies.recheck import QUESTION_CHECK
 from rlbudget.table import TraceTable
 
 Aim = Literal["utility", "answers"]
@@ -47,14 +46,11 @@ class Correction:
     """thinking tokens before the next exit; None for the natural end"""
     rounds: int = 1
     """exits after the first at most, while the doubt stays above the threshold"""
-    proposes: bool = False
-    """whether the result of a question that is plain arithmetic takes the place of an answer that
-    does not fit it (``rlbudget.strategies.recheck.proposed``)"""
 
     @property
     def off(self) -> bool:
         """Whether it changes nothing."""
-        return self.threshold == OFF and not self.proposes
+        return self.threshold == OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +107,10 @@ class Corrected:
         return 100 * gained / extra if extra else 0.0
 
 
-def correct(
-    correction: Correction,
-    done: Replay,
-    doubts: Floats | None = None,
-    proposals: Floats | None = None,
-) -> Corrected:
+def correct(correction: Correction, done: Replay, doubts: Floats | None = None) -> Corrected:
     """Take back the doubted exits of a replay on an ``exit_table``.
 
-    ``doubts`` (m,) spares computing those of every checkpoint. ``proposals`` (n,), needed where
-    the correction proposes: the exact match of the proposed answer, NaN where there is none.
+    ``doubts`` (m,) spares computing those of every checkpoint.
     """
     table, before = done.table, done.outcome
     if doubts is None:
@@ -131,12 +121,6 @@ def correct(
     stopped = np.flatnonzero(done.stops != NATURAL_END)
     firsts = table.offsets[stopped] + done.stops[stopped]
     doubted = doubts[firsts] > correction.threshold
-    if correction.proposes:
-        if proposals is None:
-            raise ValueError("this correction proposes answers: their exact match is needed")
-        misfit = table.signals[QUESTION_CHECK][firsts] < 0
-        exact_match[stopped[misfit]] = proposals[stopped[misfit]]
-        doubted &= ~misfit
     for trace, first in zip(stopped[doubted].tolist(), firsts[doubted].tolist(), strict=True):
         now = best = first
         end = int(table.offsets[trace + 1])

@@ -22,7 +22,6 @@ def save_correction(path: Path | str, correction: Correction) -> None:
         "threshold": None if correction.threshold == OFF else correction.threshold,
         "budget": correction.budget,
         "rounds": correction.rounds,
-        "proposes": correction.proposes,
     }
     named = {
         "format": FORMAT,
@@ -43,7 +42,6 @@ def load_correction(path: Path | str) -> Correction:
             OFF if threshold is None else float(threshold),
             None if budget is None else int(budget),
             int(rounds),
-            bool(plan["proposes"]),
         )
         if math.isnan(correction.threshold) or correction.rounds < 1 or (budget or 1) < 1:
             raise ValueError("its plan makes no sense")

@@ -17,9 +17,8 @@ from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.errors import UserError
 from rlbudget.observation import Observer
 from rlbudget.signals import SIGNALS
-from rlbudget.strategies.correct import OFF, Correction
+from rlbudget.strategies.correct import Correction
 from rlbudget.strategies.exits import CONFIDENCE, WRITTEN_SIGNALS, written_signals
-from rlbudget.strategies.recheck import proposed, question_check
 
 if TYPE_CHECKING:
     from rlbudget.models.answers import ExitResult
@@ -54,7 +53,7 @@ class Corrector:
     Raises ``UserError`` for a doubt model that needs signals which no live decode makes.
     """
 
-    def __init__(self, correction: Correction, question: str, *, probe_tokens: int) -> None:
+    def __init__(self, correction: Correction, *, probe_tokens: int) -> None:
         needed = {feature.partition(".")[0] for feature in correction.doubt.features}
         known = {*SIGNALS, *WRITTEN_SIGNALS, "thinking_tokens"} - set(CONTEXT_SIGNALS)
         if unknown := sorted(needed - known):
@@ -67,7 +66,6 @@ class Corrector:
         self.correction = correction
         self.failed: str | None = None
         """why the correction is off, if it is"""
-        self._question = question
         self._probe_tokens = probe_tokens
         self._needs_trial = CONFIDENCE in needed
         self._observer = Observer(correction.doubt.features, 1)
@@ -90,21 +88,12 @@ class Corrector:
             if trials is None:
                 raise ValueError("the model's answers do not begin like its trial answers")
             trial = trials[0]
-        seen = self._observe(
-            written_signals(
-                written, trial, question=self._question, thinking=batch.thinking_text(0)
-            )
-        )
+        seen = self._observe(written_signals(written, trial, thinking=batch.thinking_text(0)))
         self._now = None
         doubt = float(self.correction.doubt.risk(seen)[0])
         if not np.isfinite(doubt):
             raise ValueError(f"its doubt is {doubt}")
         return doubt
-
-    def proposal(self, answer: str) -> str | None:
-        """What takes the answer's place, if anything does."""
-        misfit = self.correction.proposes and question_check(self._question, answer) < 0
-        return proposed(self._question) if misfit else None
 
     def fail(self, error: Exception) -> None:
         """Be off from here on."""
@@ -126,19 +115,17 @@ def exit_corrected(batch: DecodeBatch, corrector: Corrector) -> Kept:
     thinking = int(batch.thinking_tokens([0])[0])
     paid, resumed = written.answer_tokens, 0
 
-    def kept_exit(written: ExitResult, at: int, answer: str | None = None) -> Kept:
+    def kept_exit(written: ExitResult, at: int) -> Kept:
         text = batch.thinking_text(0) + batch.profile.exit_text
         return Kept(
-            written.answer if answer is None else answer,
+            written.answer,
             text + batch.vocabulary.text(written.ids, special=True),
             at, written.answer_tokens, at, 0, True, None,
         )  # fmt: skip
 
     best = kept_exit(written, thinking)
     try:
-        if corrector.failed is None and (proposal := corrector.proposal(written.answer)):
-            best = kept_exit(written, thinking, proposal)
-        elif corrector.failed is None and correction.threshold != OFF:
+        if corrector.failed is None and not correction.off:
             doubt = corrector.doubt(written, batch)
             while doubt > correction.threshold and resumed < correction.rounds:
                 start = thinking

@@ -6,7 +6,6 @@ exit_confidence      geometric mean of the probabilities of the answer's first t
 exit_entropy         of the distribution of the first of them (recorded)
 probe_tail           mean of their probabilities after the first (recorded)
 thinking checks      see ``rlbudget.strategies.recheck``; where the traces hold the thinking
-question_check       see there
 ===================  =========================================================================
 
 None of them costs a token more than the exit did: an exit begins with the tokens of the trial
@@ -25,12 +24,7 @@ import numpy as np
 from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.observation import feature_names
 from rlbudget.store import iter_traces, load_table
-from rlbudget.strategies.recheck import (
-    QUESTION_CHECK,
-    THINKING_CHECKS,
-    question_check,
-    thinking_checks,
-)
+from rlbudget.strategies.recheck import THINKING_CHECKS, thinking_checks
 from rlbudget.table import TraceTable
 
 if TYPE_CHECKING:
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = "exit_confidence"
 ANSWER_SIGNALS = (CONFIDENCE, "exit_entropy", "probe_tail")
-WRITTEN_SIGNALS = (*ANSWER_SIGNALS, *THINKING_CHECKS, QUESTION_CHECK)
+WRITTEN_SIGNALS = (*ANSWER_SIGNALS, *THINKING_CHECKS)
 """all that an exit's answer tells"""
 
 
@@ -49,48 +43,34 @@ def exit_table(folder: Path | str) -> TraceTable:
     of the thinking where its text was not stored (``record --store-text``).
     """
     table = load_table(folder, context=True)
-    columns: dict[str, list[float]] = {name: [] for name in (*THINKING_CHECKS, QUESTION_CHECK)}
+    columns: dict[str, list[float]] = {name: [] for name in THINKING_CHECKS}
     has_text = True
     for trace in iter_traces(folder):
         thinking, cuts = trace.meta.get("thinking", ""), trace.meta.get("cuts", [])
         has_text &= len(cuts) == len(trace.checkpoints) and "thinking" in trace.meta
-        fits: dict[str, float] = {}
-        for place, checkpoint in enumerate(trace.checkpoints):
-            answer = checkpoint.exit.answer
-            if answer not in fits:
-                fits[answer] = question_check(trace.question, answer)
-            columns[QUESTION_CHECK].append(fits[answer])
-            if has_text:
-                for name, value in thinking_checks(thinking[: cuts[place]], answer).items():
-                    columns[name].append(value)
-    known = [QUESTION_CHECK, *(THINKING_CHECKS if has_text else ())]
-    signals = table.signals | {name: np.array(columns[name], np.float64) for name in known}
+        for cut, checkpoint in zip(cuts, trace.checkpoints, strict=True) if has_text else ():
+            for name, value in thinking_checks(thinking[:cut], checkpoint.exit.answer).items():
+                columns[name].append(value)
+    signals = dict(table.signals)
+    if has_text:
+        signals |= {name: np.array(column, np.float64) for name, column in columns.items()}
     if table.has_probes:
         signals[CONFIDENCE] = table.probe_confidence
     return dataclasses.replace(table, signals=signals)
 
 
-def exit_features(table: TraceTable, *, question: bool = True) -> tuple[str, ...]:
-    """The observation of a written exit: the free signals of the decode and ``WRITTEN_SIGNALS``.
-
-    ``question=False`` leaves out ``question_check``, which works the question out.
-    """
+def exit_features(table: TraceTable) -> tuple[str, ...]:
+    """The observation of a written exit: the free signals of the decode and ``WRITTEN_SIGNALS``."""
     free = set(table.signals) - {*WRITTEN_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
     written = [name for name in WRITTEN_SIGNALS if name in table.signals]
-    if not question:
-        written.remove(QUESTION_CHECK)
     return (*feature_names(free, "free"), *written)
 
 
 def written_signals(
-    exit: ExitResult, trial: ProbeResult | None, *, question: str, thinking: str
+    exit: ExitResult, trial: ProbeResult | None, *, thinking: str
 ) -> Mapping[str, float]:
     """``WRITTEN_SIGNALS`` of an exit made live; ``trial`` is the trial answer it begins with."""
-    signals = {
-        "exit_entropy": exit.entropy,
-        **thinking_checks(thinking, exit.answer),
-        QUESTION_CHECK: question_check(question, exit.answer),
-    }
+    signals = {"exit_entropy": exit.entropy, **thinking_checks(thinking, exit.answer)}
     if trial is not None:
         signals |= {CONFIDENCE: trial.confidence, "probe_tail": trial.tail}
     return signals

@@ -12,17 +12,15 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.outcomes import Floats, utility
-from rlbudget.evaluate.replay import Replay, StopPolicy, replay
+from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy import Policy
-from rlbudget.store import digest, iter_traces
+from rlbudget.store import digest
 from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt
 from rlbudget.strategies.exits import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.strategies.recheck import proposed
 from rlbudget.table import Split, TraceTable, split_questions
-from rlbudget.tasks.scorers import exact_match_math
 
 MOST_EXTRA = 0.1
 """extra tokens, as a share of those that the stops save"""
@@ -68,8 +66,6 @@ class Fitted:
         on = "to the natural end" if plan.budget is None else f"for {plan.budget} tokens"
         times = f", {plan.rounds} times at most" if plan.rounds > 1 else ""
         what = f"An exit with a doubt above {plan.threshold:.3f} is thought on {on}{times}."
-        if plan.proposes:
-            what += " A calculator's result replaces answers that do not fit the question."
         gained = self.utility_gained
         worth = {"better": "worth it", "worse": "not worth it"}.get(
             gained.verdict, "too few questions to tell whether it is worth it"
@@ -88,12 +84,12 @@ class Fitted:
         ]
 
 
-def fit_doubts(split: Split, policy: StopPolicy, *, question: bool = True, seed: int = 0) -> Doubts:
+def fit_doubts(split: Split, policy: StopPolicy, *, seed: int = 0) -> Doubts:
     """Fit on the training questions; the doubts of the validation questions are the model's own.
 
-    ``question=False`` keeps ``question_check`` out. The split is of an ``exit_table``.
+    The split is of an ``exit_table``.
     """
-    features = exit_features(split.train, question=question)
+    features = exit_features(split.train)
     model = fit_doubt(split.train, split.validation, policy, features, seed=seed)
     in_turn = doubts_in_turn(split.train, split.validation, policy, features, seed=seed)
     return Doubts(
@@ -110,14 +106,12 @@ def fit_correction(
     token_price: float,
     most_extra: float = MOST_EXTRA,
     aim: Aim = "utility",
-    propose: bool = False,
     seed: int = 0,
 ) -> Fitted:
     """Fit and tune on training and validation questions, measure on the held-out ones.
 
-    Where the policy was trained on these traces, the split is its own. ``propose`` lets a
-    calculator answer questions that are plain arithmetic, if that helps on the tuning questions.
-    Raises ``UserError`` for too few questions.
+    Where the policy was trained on these traces, the split is its own. Raises ``UserError`` for too
+    few questions.
     """
     split = own_split(policy, traces)
     doubts = fit_doubts(split, policy, seed=seed)
@@ -126,14 +120,7 @@ def fit_correction(
         doubts.model, done, doubts.of_tuning, token_price, most_extra=most_extra, aim=aim
     )
     held_out = replay(policy, split.held_out, token_price)
-    proposals = None
-    if propose:
-        matches = proposal_matches(traces)
-        correction = with_proposals(
-            correction, done, doubts.of_tuning, of_table(matches, doubts.tuning), token_price
-        )
-        proposals = of_table(matches, split.held_out)
-    measured = correct(correction, held_out, proposals=proposals)
+    measured = correct(correction, held_out)
     return Fitted(correction, measured, split.held_out.question_ids, token_price)
 
 
@@ -150,35 +137,6 @@ def own_split(policy: Policy, traces: Path | str) -> Split:
             " question is known to be unseen; fit the correction on other traces"
         )
     return split_questions(exit_table(traces), seed=int(split_seed or 0))
-
-
-def with_proposals(
-    correction: Correction, done: Replay, doubts: Floats, proposals: Floats, token_price: float
-) -> Correction:
-    """The correction that proposes as well, where that is better on the tuning questions."""
-    proposing = Correction(
-        correction.doubt, correction.threshold, correction.budget, correction.rounds, True
-    )
-    worth = [
-        float(utility(correct(one, done, doubts, proposals).outcome, token_price).mean())
-        for one in (correction, proposing)
-    ]
-    return proposing if worth[1] > worth[0] else correction
-
-
-def proposal_matches(traces: Path | str) -> dict[str, float]:
-    """Trace id -> exact match of the answer that a calculator gives, where it gives one."""
-    found = ((t.trace_id, proposed(t.question), t.target) for t in iter_traces(traces))
-    return {
-        name: float(exact_match_math(answer, target))
-        for name, answer, target in found
-        if answer is not None
-    }
-
-
-def of_table(matches: Mapping[str, float], table: TraceTable) -> Floats:
-    """(n,) the matches of a table's traces, NaN where there is none."""
-    return np.array([matches.get(name, np.nan) for name in table.trace_ids.tolist()], np.float64)
 
 
 def joined(first: TraceTable, second: TraceTable) -> TraceTable:

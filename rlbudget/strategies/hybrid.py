@@ -1,28 +1,6 @@
-"""Hybrid rules: what a policy may not decide alone, written down in a TOML file.
+"""Hybrid rules: what a policy may not decide alone.
 
-::
-
-    [[rule]]
-    name = "contracts are never cut"
-    question = "(?i)contract|liability"     # a regular expression found in the question
-    then = "full"
-
-    [[rule]]
-    name = "gold customers pay more for certainty"
-    metadata = { tier = "gold" }
-    price = 0.5
-
-    [[rule]]
-    name = "sums end early"
-    task = "arithmetic"
-    min_tokens = 32
-    max_tokens = 256
-
-    [[rule]]
-    name = "not while it is unsure"
-    signal = { entropy_mean = "> 1.5" }
-    tokens = "< 512"
-    then = "go on"
+``rlbudget.strategies.rules_file`` reads them from a TOML file; this is what they do.
 
 A rule applies where all of its conditions hold: ``question``, ``task``, ``metadata`` (known when
 the request begins), ``tokens`` and ``signal`` (known at each checkpoint). What it does: ``then =
@@ -36,10 +14,8 @@ the first ``policy`` named is taken. Between rules that disagree, not stopping w
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -57,9 +33,6 @@ Floats = npt.NDArray[np.float64]
 Then = Literal["full", "go on", "stop"]
 
 UNBOUNDED = float("inf")
-_KEYS = ("name", "question", "task", "metadata", "tokens", "signal", "then", "min_tokens",
-         "max_tokens", "price", "policy")  # fmt: skip
-_DOES = ("then", "min_tokens", "max_tokens", "price", "policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,119 +254,3 @@ class HybridRules:
             chance[table.rows_of(index)[0]] = done.chance
             charged = "until_stop" if ruled.preset == "probe" else charged
         return Replay(table, stops, "until_stop" if charged == "until_stop" else "none", chance)
-
-
-def load_rules(path: Path | str, policies: Mapping[str, AnyPolicy]) -> HybridRules:
-    """Read a TOML file; ``policies`` are those it may name, the first is used by default.
-
-    Raises ``UserError`` (``FILE:LINE: what is wrong``) for anything that is not a rule.
-    """
-    if not policies:
-        raise UserError("rules need at least one policy")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the rules {path}: {error}") from None
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(found.group(1)) if found else len(text.splitlines())
-        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
-    lines = text.splitlines()
-    heads = [n for n, line in enumerate(lines, 1) if line.split("#")[0].strip() == "[[rule]]"]
-    for key in content:
-        if key != "rule":
-            raise UserError(f"{path}:{_line_of(lines, key, 1)}: {key}: only [[rule]] is known")
-    ends = [*heads[1:], len(lines) + 1]
-    rules = [
-        _rule(Path(path), lines, entry, start, end, policies)
-        for entry, start, end in zip(content.get("rule", []), heads, ends, strict=False)
-    ]
-    return HybridRules(tuple(rules), dict(policies))
-
-
-def _line_of(lines: Sequence[str], key: str, start: int, end: int | None = None) -> int:
-    pattern = re.compile(rf"\s*\[?\"?{re.escape(key)}\"?\s*[=.\]]")
-    stop = len(lines) + 1 if end is None else end
-    return next((n for n in range(start, stop) if pattern.match(lines[n - 1])), start)
-
-
-def _rule(
-    path: Path,
-    lines: Sequence[str],
-    entry: Mapping[str, Any],
-    start: int,
-    end: int,
-    policies: Mapping[str, AnyPolicy],
-) -> Rule:
-    def bad(key: str, said: str) -> UserError:
-        return UserError(f"{path}:{_line_of(lines, key, start, end)}: {said}")
-
-    for key in entry:
-        if key not in _KEYS:
-            raise bad(key, f"{key}: a rule has {', '.join(_KEYS)}")
-    name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        raise bad("name", "a rule needs a name")
-    if not any(key in entry for key in _DOES):
-        raise bad("name", f"{name}: it does nothing; give it one of {', '.join(_DOES)}")
-    then = entry.get("then")
-    if then not in (None, "full", "go on", "stop"):
-        raise bad("then", f'{name}: then is "full", "go on" or "stop", not {then!r}')
-    for key in ("min_tokens", "max_tokens"):
-        value = entry.get(key)
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise bad(key, f"{name}: {key} is a number of tokens, not {value!r}")
-    price = entry.get("price")
-    if price is not None and (not isinstance(price, int | float) or not price > 0):
-        raise bad("price", f"{name}: price is a factor above 0, not {price!r}")
-    policy = entry.get("policy")
-    if policy is not None and policy not in policies:
-        raise bad("policy", f"{name}: no policy {policy!r}; there are: {', '.join(policies)}")
-    for key, kind in (("task", str), ("question", str), ("metadata", dict), ("signal", dict)):
-        if key in entry and not isinstance(entry[key], kind):
-            raise bad(key, f"{name}: {key} has another form: {entry[key]!r}")
-    question = None
-    if "question" in entry:
-        try:
-            question = re.compile(entry["question"])
-        except re.error as error:
-            raise bad("question", f"{name}: not a regular expression: {error}") from None
-    live = []
-    conditions: Iterable[tuple[str, Any]] = [
-        *([("tokens", entry["tokens"])] if "tokens" in entry else []),
-        *entry.get("signal", {}).items(),
-    ]
-    for what, said in conditions:
-        found = re.fullmatch(r"\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*", str(said))
-        if found is None:
-            raise bad(what, f'{name}: {what} is compared like "> 1.5", not {said!r}')
-        feature = "thinking_tokens" if what == "tokens" else what
-        chosen = policies.values() if policy is None else [policies[policy]]
-        if any(feature not in each.features for each in chosen):
-            raise bad(what, f"{name}: the policy does not see {what!r}")
-        live.append(Comparison(feature, found.group(1), float(found.group(2))))
-    if not live and then == "go on":
-        raise bad("then", f'{name}: for a whole request say "full"; "go on" needs tokens or signal')
-    if live and (unfit := [key for key in _DOES[1:] if key in entry]):
-        raise bad(
-            unfit[0], f"{name}: {unfit[0]} is for whole requests: leave out tokens and signal"
-        )
-    if live and then is None:
-        raise bad("name", f"{name}: with tokens or signal a rule can only have then")
-    if live and then == "full":
-        raise bad("then", f'{name}: "full" is for whole requests; at a checkpoint say "go on"')
-    return Rule(
-        name=name,
-        line=start,
-        question=question,
-        task=entry.get("task"),
-        metadata=dict(entry.get("metadata", {})),
-        live=tuple(live),
-        then=then,
-        min_tokens=entry.get("min_tokens"),
-        max_tokens=entry.get("max_tokens"),
-        price=None if price is None else float(price),
-        policy=policy,
-    )

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from rlbudget.controller import Controller, Reason, StopPolicy
 from rlbudget.decode import Decoded, decode
 from rlbudget.errors import UserError
-from rlbudget.record import PROBE_TOKENS, record_one
+from rlbudget.record import record_one
 from rlbudget.strategies.log import DecisionLog, LoggedRequest, Stop, now
 from rlbudget.strategies.stream import audited
 from rlbudget.tasks.scorers import extracted, scorer_of_task
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces import Trace, scorer_of
+from rlbudget.traces import PROBE_TOKENS, Trace, scorer_of
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel

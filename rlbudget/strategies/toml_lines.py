@@ -1,0 +1,146 @@
+"""The line of every key of a TOML text, however it is spelled.
+
+``tomllib`` reads the values but gives no lines. ``lines_of`` walks a text that ``tomllib`` accepts
+and gives the line of each path into what was read: ``("rule", 1, "then")`` is the key ``then`` of
+the second element of ``rule``, whether that was written ``[[rule]]``, ``[[ "rule" ]]``,
+``rule = [{...}]`` or with dotted keys. It does not validate: ``tomllib`` has done so.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from bisect import bisect_right
+from collections.abc import Mapping
+
+KeyPath = tuple[str | int, ...]
+
+_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_SPACE = re.compile(r"[ \t]*")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_STRING = re.compile(
+    r'"""(?:[^\\]|\\.)*?"{3,5}(?!")'
+    r"|'''.*?'{3,5}(?!')"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|'[^'\n]*'",
+    re.DOTALL,
+)
+_SCALAR = re.compile(r"[^,\]}#\n]+")
+
+
+def lines_of(text: str) -> dict[KeyPath, int]:
+    """The line, counted from 1, of each table, key and array element of a TOML text.
+
+    ``text`` is one that ``tomllib.loads`` accepts, its line ends are ``\\n`` or ``\\r\\n``. A table
+    written in several places has the line of the first.
+    """
+    reader = _Reader(text)
+    reader.document()
+    return reader.lines
+
+
+def line_of(lines: Mapping[KeyPath, int], *path: str | int) -> int:
+    """The line of a path, or of the nearest thing around it that has one."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return 1
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text, self._at, self._seen = text, 0, -1
+        self._ends = [match.start() for match in re.finditer("\n", text)]
+        self._elements: dict[KeyPath, int] = {}
+        self.lines: dict[KeyPath, int] = {}
+
+    def document(self) -> None:
+        """Headers and keys up to the end of the text."""
+        table: KeyPath = ()
+        while self._goes_on():
+            if self._skip("[["):
+                table = self._header(element=True)
+            elif self._skip("["):
+                table = self._header(element=False)
+            else:
+                self._pair(table)
+
+    def _header(self, *, element: bool) -> KeyPath:
+        start = self._at
+        *outer, last = self._key()
+        table: KeyPath = ()
+        for name in outer:
+            table = self._latest((*table, name))
+            self._note(table, start)
+        table = (*table, last)
+        self._note(table, start)
+        if element:
+            self._elements[table] = self._elements.get(table, -1) + 1
+        table = self._latest(table)
+        self._note(table, start)
+        self._skip("]]" if element else "]")
+        return table
+
+    def _latest(self, path: KeyPath) -> KeyPath:
+        """The table a header means: the latest element where the path is an array of tables."""
+        return (*path, self._elements[path]) if path in self._elements else path
+
+    def _pair(self, table: KeyPath) -> None:
+        start = self._at
+        for name in self._key():
+            table = (*table, name)
+            self._note(table, start)
+        self._skip("=")
+        self._match(_SPACE)
+        self._value(table)
+
+    def _value(self, path: KeyPath) -> None:
+        if self._match(_STRING):
+            return
+        if self._skip("["):
+            self._array(path)
+        elif self._skip("{"):
+            while self._goes_on() and not self._skip("}"):
+                if not self._skip(","):
+                    self._pair(path)
+        else:
+            self._match(_SCALAR)
+
+    def _array(self, path: KeyPath) -> None:
+        number = 0
+        while self._goes_on() and not self._skip("]"):
+            if self._skip(","):
+                number += 1
+            else:
+                self._note((*path, number), self._at)
+                self._value((*path, number))
+
+    def _key(self) -> list[str]:
+        """The names of a dotted key; what follows it is next."""
+        names = []
+        while True:
+            self._match(_SPACE)
+            quoted = self._match(_STRING)
+            names.append(tomllib.loads(f"_ = {quoted}")["_"] if quoted else self._match(_BARE))
+            self._match(_SPACE)
+            if not self._skip("."):
+                return names
+
+    def _goes_on(self) -> bool:
+        """Skip what is blank; whether something is left and the walk moves."""
+        self._match(_BLANK)
+        moved, self._seen = self._at > self._seen, self._at
+        return moved and self._at < len(self._text)
+
+    def _skip(self, said: str) -> bool:
+        found = self._text.startswith(said, self._at)
+        self._at += len(said) if found else 0
+        return found
+
+    def _match(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found.group() if found else ""
+
+    def _note(self, path: KeyPath, place: int) -> None:
+        self.lines.setdefault(path, bisect_right(self._ends, place - 1) + 1)
