@@ -16,17 +16,17 @@ from rlbudget.agents.ppo import make_ppo
 from rlbudget.agents.snapshot import actor_of
 from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import SMALLEST_GAP, PriceResult, Score
-from rlbudget.cascade import Cascade, cascade_features, choose, make_cascade, of_three
 from rlbudget.envs.cascade_core import cascade_columns
 from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.errors import UserError
-from rlbudget.evaluate import outcomes
-from rlbudget.evaluate.cascade import act
-from rlbudget.evaluate.handover import Handover, handover, served
-from rlbudget.evaluate.replay import StopPolicy
-from rlbudget.observation import observe
-from rlbudget.pairs import Pair, with_natural_end
+from rlbudget.policy import outcomes
+from rlbudget.policy.cascade import Cascade, cascade_features, choose, make_cascade, of_three
+from rlbudget.policy.handover import Handover, handover, served
+from rlbudget.policy.observation import observe
+from rlbudget.policy.replay import StopPolicy
+from rlbudget.policy.replay_cascade import act
+from rlbudget.traces.pairs import Pair, with_natural_end
 
 
 @dataclass(frozen=True, slots=True)

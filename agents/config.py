@@ -9,8 +9,8 @@ from typing import Any, Literal
 from rlbudget.agents.dual import Constraint
 from rlbudget.envs.replay_normaliser import check_price_range
 from rlbudget.errors import UserError
-from rlbudget.observation import PRESETS, Preset
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import PRESETS, Preset
+from rlbudget.traces.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)
 CONSTRAINED_PRICE_RANGE = (0.001, 64.0)
@@ -39,7 +39,7 @@ class PPOConfig:
     token_budget: float | None = None
     """instead of serving a price: most tokens a question, all counted"""
     features: tuple[str, ...] | None = None
-    """the observation (``rlbudget.observation``); by default all features of the preset"""
+    """the observation (``rlbudget.policy.observation``); by default all features of the preset"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the tanh layers, of the actor and of the critic alike"""
     total_timesteps: int | None = None

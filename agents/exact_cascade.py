@@ -20,10 +20,10 @@ import numpy as np
 
 from rlbudget.agents.exact import ExactRolloutBuffer, values_of
 from rlbudget.agents.validation import SMALLEST_GAP
-from rlbudget.cascade import ESCALATE, STOP
 from rlbudget.envs.cascade_core import handed_over
 from rlbudget.envs.replay_core import Floats, ReplayColumns
-from rlbudget.evaluate import outcomes
+from rlbudget.policy import outcomes
+from rlbudget.policy.cascade import ESCALATE, STOP
 
 ROWS = 2
 """rows of the buffer that a checkpoint takes"""

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, Floats, Ints
 from rlbudget.envs.replay_core import Float32s, ReplayColumns
-from rlbudget.looks import LOOK_SIGNALS, LookMemory
+from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 _REMEMBERED = slice(-len(LOOK_SIGNALS), None)
 _INPUTS = slice(-1 - len(LOOK_SIGNALS), -1)

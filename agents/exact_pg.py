@@ -18,9 +18,9 @@ from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Floats, Score, Validation, gap_weight
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
-from rlbudget.evaluate import outcomes
-from rlbudget.observation import Preset, features_of, observe
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.policy.observation import Preset, features_of, observe
+from rlbudget.traces.table import TraceTable
 
 
 @dataclass(frozen=True, slots=True)

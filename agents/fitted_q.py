@@ -17,10 +17,10 @@ import numpy as np
 
 from rlbudget.agents.exact import values_of
 from rlbudget.errors import missing_extra
-from rlbudget.evaluate import outcomes
-from rlbudget.evaluate.outcomes import Bools, Floats, Ints, Probing
-from rlbudget.observation import Float32s, Preset, features_of, observe
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.policy.observation import Float32s, Preset, features_of, observe
+from rlbudget.policy.outcomes import Bools, Floats, Ints, Probing
+from rlbudget.traces.table import TraceTable
 
 ROUNDS = 6
 

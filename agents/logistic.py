@@ -11,9 +11,9 @@ import numpy as np
 
 from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, lacking, threshold_rule
 from rlbudget.errors import missing_extra
-from rlbudget.evaluate.outcomes import Floats
-from rlbudget.observation import observe
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import Floats
+from rlbudget.traces.table import TraceTable
 
 FEATURES = (
     "probe_confidence",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from rlbudget.looks import LOOK_SIGNALS
+from rlbudget.signals.looks import LOOK_SIGNALS
 
 _FIRST_LOOKS = 0.2
 """chance to look where the old actor is sure to go on"""

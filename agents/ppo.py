@@ -32,10 +32,10 @@ from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
-from rlbudget.looks import LOOK_SIGNALS
-from rlbudget.observation import OBSERVATION_VERSION, features_of, observe
-from rlbudget.policy import Policy
-from rlbudget.table import TraceTable
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import OBSERVATION_VERSION, features_of, observe
+from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.traces.table import TraceTable
 
 _LOOK_RATE = 2.5
 """learning rate of what looks add, in ``learning_rate``: it has few weights to learn"""

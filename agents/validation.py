@@ -12,10 +12,10 @@ import numpy.typing as npt
 from rlbudget.agents.dual import Measured
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
-from rlbudget.evaluate import outcomes
-from rlbudget.evaluate.replay import Chances, Replay, replay_looking
-from rlbudget.observation import observe
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.policy.observation import observe
+from rlbudget.policy.replay import Chances, Replay, replay_looking
+from rlbudget.traces.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]

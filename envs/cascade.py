@@ -8,8 +8,8 @@ from rlbudget.envs.cascade_core import cascade_columns
 from rlbudget.envs.replay import ReplayEnv
 from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.envs.replay_vector import ReplayVectorEnv
-from rlbudget.evaluate.handover import Handover
-from rlbudget.pairs import Pair
+from rlbudget.policy.handover import Handover
+from rlbudget.traces.pairs import Pair
 
 
 class CascadeEnv(ReplayEnv):
@@ -58,9 +58,9 @@ class CascadeEnv(ReplayEnv):
     ``escalated``.
 
     ## Arguments
-    ``pair``: a ``Pair`` (``rlbudget.pairs.load_pair``) or columns prepared with
+    ``pair``: a ``Pair`` (``rlbudget.traces.pairs.load_pair``) or columns prepared with
     ``cascade_columns``; ``token_price``: (lowest, highest), reward per token of the large model;
-    ``handover``: what the large model gives at which price (``rlbudget.evaluate.handover``), its
+    ``handover``: what the large model gives at which price (``rlbudget.policy.handover``), its
     full decodes if left out; ``features``: names instead of all, ``natural_end`` last.
 
     ## Version history

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.cascade import CONTINUE, ESCALATE, STOP, cascade_features
 from rlbudget.envs.replay_core import (
     Bools,
     Floats,
@@ -19,9 +18,10 @@ from rlbudget.envs.replay_core import (
     replay_columns,
 )
 from rlbudget.envs.replay_normaliser import Normaliser
-from rlbudget.evaluate.handover import Handover
-from rlbudget.evaluate.handover import handover as make_handover
-from rlbudget.pairs import Pair, with_natural_end
+from rlbudget.policy.cascade import CONTINUE, ESCALATE, STOP, cascade_features
+from rlbudget.policy.handover import Handover
+from rlbudget.policy.handover import handover as make_handover
+from rlbudget.traces.pairs import Pair, with_natural_end
 
 _ANY_PRICE = (1.0, 1.0)
 

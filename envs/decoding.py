@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from rlbudget.context import context_signals, task_signals
 from rlbudget.errors import UserError
-from rlbudget.observation import Observer, Preset, feature_names
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.observation import Observer, Preset, feature_names
+from rlbudget.signals.questions import context_signals, task_signals
+from rlbudget.signals.tokens import SIGNALS
 from rlbudget.tasks.task import Task
-from rlbudget.traces import PROBE_TOKENS
+from rlbudget.traces.trace import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch
@@ -39,8 +39,8 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
     end of the thinking and write the answer.
 
     ## Observation space
-    ``Box(float32, (n_features + 1,))``: the features of ``rlbudget.observation`` for the signals
-    of ``rlbudget.signals`` and the preset, raw (``env.unwrapped.features`` names them; their
+    ``Box(float32, (n_features + 1,))``: the features of ``policy.observation`` for the signals
+    of ``rlbudget.signals.tokens`` and the preset, raw (``env.unwrapped.features`` names them; their
     meanings, bounds and units are in ``rlbudget/Replay-v0``), then log10(token price).
 
     ## Rewards

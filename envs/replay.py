@@ -17,8 +17,8 @@ from rlbudget.envs.replay_core import (
     replay_columns,
 )
 from rlbudget.envs.replay_looks import core_of
-from rlbudget.observation import Preset
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import Preset
+from rlbudget.traces.table import TraceTable
 
 _ONE = np.zeros(1, dtype=np.int64)
 
@@ -38,7 +38,7 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
     | 1 | STOP: force the end of thinking here and write the answer |
 
     ## Observation space
-    ``Box(float32, (n_features + 1,))``. The features are those of ``rlbudget.observation`` for
+    ``Box(float32, (n_features + 1,))``. The features are those of ``policy.observation`` for
     the recorded signals and the preset (``env.unwrapped.features`` names them), raw. With the
     signals of ``rlbudget record`` and the ``free`` preset:
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
-from rlbudget.evaluate.handover import Handover
-from rlbudget.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
-from rlbudget.table import TraceTable
+from rlbudget.policy.handover import Handover
+from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
+from rlbudget.traces.table import TraceTable
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -123,7 +123,7 @@ def replay_columns(
 
 
 def _load(folder: str | Path) -> TraceTable:
-    from rlbudget.store import load_table
+    from rlbudget.traces.store import load_table
 
     return load_table(Path(folder), context=True)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rlbudget.envs.cascade_core import CascadeCore
 from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
-from rlbudget.looks import LOOK_SIGNALS, LookMemory
+from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 
 class LookCore(ReplayCore):

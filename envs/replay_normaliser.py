@@ -1,7 +1,7 @@
 """The normaliser: raw observation and token price to what the network sees.
 
 Its formula is repeated once, without numpy's float32 being optional, in the frozen policy
-(``rlbudget.frozen``); a test holds the two together.
+(``rlbudget.policy.network``); a test holds the two together.
 """
 
 from __future__ import annotations

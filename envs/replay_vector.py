@@ -23,8 +23,8 @@ from rlbudget.envs.replay_core import (
     replay_columns,
 )
 from rlbudget.envs.replay_looks import core_of
-from rlbudget.observation import Preset
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import Preset
+from rlbudget.traces.table import TraceTable
 
 
 class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):

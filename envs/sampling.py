@@ -8,11 +8,11 @@ from pathlib import Path
 from rlbudget.envs.replay import ReplayEnv
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.errors import UserError
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 
 class SamplingEnv(ReplayEnv):
-    """Replay of traces made of samples (``rlbudget.samples``).
+    """Replay of traces made of samples (``rlbudget.traces.samples``).
 
     ## Action space
     ``Discrete(2)``: 0 draws one more sample, 1 stops and answers with the majority.

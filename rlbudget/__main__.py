@@ -10,7 +10,7 @@ from rlbudget.errors import missing_package
 def main() -> None:
     """Run the command line; one line and exit status 2 where its packages are not installed."""
     try:
-        from rlbudget.cli import main as run
+        from rlbudget.cli.main import main as run
     except ModuleNotFoundError as error:
         said = missing_package(error)
         if said is None:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import assess, compared, gap_closed, utilities
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import Preset, features_of
-from rlbudget.store import digest, load_table
-from rlbudget.table import split_questions, without
+from rlbudget.policy.observation import Preset, features_of
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded import parser_of, recorded

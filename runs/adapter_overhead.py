@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from results import write_result
 
-from rlbudget.adapters.hf import BudgetProcessor
+from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import feature_names
-from rlbudget.policy import Policy, load_policy, make_policy
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.folder import Policy, load_policy, make_policy
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.tokens import SIGNALS
 from rlbudget.tasks import load_task
 
 BATCHES = {1: 0.02, 16: 0.05}

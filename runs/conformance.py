@@ -65,10 +65,10 @@ def main() -> None:
     from results import write_result
     from transformers import StoppingCriteriaList
 
-    from rlbudget.adapters.hf import BudgetProcessor
-    from rlbudget.adapters.hf_generate import BudgetGenerate
+    from rlbudget.integrations.hf import BudgetProcessor
+    from rlbudget.integrations.hf_generate import BudgetGenerate
     from rlbudget.models import load_model
-    from rlbudget.policy import load_policy
+    from rlbudget.policy.folder import load_policy
     from rlbudget.tasks.load import load_task
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -135,9 +135,9 @@ def all_exited(budget: Any) -> Any:
 
 def made(model: Any, policies: Mapping[str, Any], task: Any) -> list[Reference]:
     """Record greedily and replay each policy."""
-    from rlbudget.evaluate.replay import replay
-    from rlbudget.record import record
-    from rlbudget.store import load_table, load_traces
+    from rlbudget.decoding.record import record
+    from rlbudget.policy.replay import replay
+    from rlbudget.traces.store import load_table, load_traces
 
     with tempfile.TemporaryDirectory() as scratch:
         record(model, task, scratch, temperature=0.0)

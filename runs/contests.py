@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from rlbudget.evaluate.bootstrap import Floats, resample
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES
 from rlbudget.evaluate.verdicts import mean_interval
-from rlbudget.policy import Policy, make_policy
+from rlbudget.policy.folder import Policy, make_policy
+from rlbudget.policy.outcomes import RELATIVE_PRICES
 from rlbudget.strategies.retrain import contest
-from rlbudget.table import TraceTable, table_of
-from rlbudget.traces import Checkpoint, Exit, Final, Trace
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Trace
 
 sys.path.insert(0, str(Path(__file__).parent))
 from results import write_result

@@ -25,9 +25,9 @@ from results import write_result
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from rlbudget.envs.replay_normaliser import Normaliser
-from rlbudget.observation import feature_names
-from rlbudget.policy import Policy, load_policy, make_policy
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.folder import Policy, load_policy, make_policy
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.tokens import SIGNALS
 
 ROUNDS = 25
 FROZEN_CALLS, PREDICT_CALLS = 4000, 200

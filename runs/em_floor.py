@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.verdicts import mean_interval
-from rlbudget.freeze import policy_of_run
-from rlbudget.store import digest, load_table
-from rlbudget.table import split_questions, without
-from rlbudget.training import train_on
+from rlbudget.policy.replay import replay
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 from impact_model import SMOLLM2

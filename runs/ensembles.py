@@ -24,21 +24,20 @@ import numpy as np
 
 from rlbudget.agents.cascade import train_cascade
 from rlbudget.agents.config import RELATIVE_PRICE_RANGE, PPOConfig
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, resample
-from rlbudget.evaluate.cascade import CascadeReplay, replay_cascade
-from rlbudget.evaluate.outcomes import (
+from rlbudget.evaluate.verdicts import Paired, mean_interval, most_utility, paired_by
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     Floats,
     Outcome,
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.verdicts import Paired, mean_interval, most_utility, paired_by
-from rlbudget.freeze import policy_of_run
-from rlbudget.pairs import Pair, PairSplit, load_pair, pair_tables, split_pair
-from rlbudget.policy import Policy
-from rlbudget.store import TraceWriter, digest, iter_traces, load_table
+from rlbudget.policy.replay_cascade import CascadeReplay, replay_cascade
 from rlbudget.strategies.members import (
     WHEN,
     Decoded,
@@ -48,7 +47,8 @@ from rlbudget.strategies.members import (
     oracle_takes_large,
 )
 from rlbudget.strategies.meta_model import fit_meta_model
-from rlbudget.training import train_on
+from rlbudget.traces.pairs import Pair, PairSplit, load_pair, pair_tables, split_pair
+from rlbudget.traces.store import TraceWriter, digest, iter_traces, load_table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from results import write_result

@@ -22,7 +22,7 @@ from results import write_result
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.store import load_table
+from rlbudget.traces.store import load_table
 
 N = 2000
 DRAWS = 2000

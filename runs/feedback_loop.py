@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.evaluate.outcomes import NATURAL_END, Outcome, outcome, token_price_of
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.policy import Policy
-from rlbudget.store import TraceWriter, digest, iter_traces, load_table
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, outcome, token_price_of
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.registry import Registry
 from rlbudget.strategies.retrain import Retrained, retrain
 from rlbudget.strategies.stream import Audit, PageHinkley, StreamEvaluator, audited
-from rlbudget.table import TraceTable
-from rlbudget.traces import Trace
-from rlbudget.training import train_on
+from rlbudget.traces.store import TraceWriter, digest, iter_traces, load_table
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded import parser_of, recorded

@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from recorded import parser_of, recorded
 from results import FOLDER, write_result
 
-from rlbudget.agents.learners import fit_learners
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import as_json, assess
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import Preset
-from rlbudget.store import load_table
-from rlbudget.table import Split, TraceTable, split_questions, without
+from rlbudget.evaluate.learners import fit_learners
+from rlbudget.policy.observation import Preset
+from rlbudget.traces.store import load_table
+from rlbudget.traces.table import Split, TraceTable, split_questions, without
 
 SIZES = (60, 250, 1000)
 PRESETS: tuple[Preset, ...] = ("free", "probe")

@@ -17,21 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.evaluate.outcomes import NATURAL_END, RELATIVE_PRICES, outcome, token_price_of
-from rlbudget.evaluate.replay import replay
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
+from rlbudget.evaluate.reliability import Reliability, reliability
 from rlbudget.evaluate.verdicts import paired
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import features_of, observe
-from rlbudget.store import digest, load_table
-from rlbudget.strategies.impact import (
-    Reliability,
-    fit_impact,
-    guarded,
-    lost_by_stopping,
-    reliability,
-)
-from rlbudget.table import split_questions
-from rlbudget.training import train_on
+from rlbudget.policy.observation import features_of, observe
+from rlbudget.policy.outcomes import NATURAL_END, RELATIVE_PRICES, outcome, token_price_of
+from rlbudget.policy.replay import replay
+from rlbudget.strategies.impact import fit_impact, guarded, lost_by_stopping
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import split_questions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded import parser_of, recorded

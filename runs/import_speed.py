@@ -30,8 +30,9 @@ from typing import Any
 from recorded import recorded
 from results import write_result
 
-from rlbudget.interchange import import_jsonl, trace_from_dict, trace_to_dict
-from rlbudget.store import TraceWriter, load_traces
+from rlbudget.traces.interchange import import_jsonl, trace_from_dict
+from rlbudget.traces.store import TraceWriter, load_traces
+from rlbudget.traces.trace import trace_to_dict
 
 N = 4000
 RECORDED = 500
@@ -154,7 +155,7 @@ def timed(ways: dict[str, Callable[[], None]]) -> dict[str, Rate]:
 CHILD = """
 import sys
 from pathlib import Path
-from rlbudget.interchange import import_jsonl
+from rlbudget.traces.interchange import import_jsonl
 import_jsonl(sys.argv[1], sys.argv[2])
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))

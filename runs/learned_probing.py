@@ -20,15 +20,15 @@ import numpy as np
 from recorded import parser_of, recorded
 from results import write_result
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, Outcome, token_price_of, utility
-from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.verdicts import Verdict, most_utility, paired
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import Preset
-from rlbudget.policy import Policy
-from rlbudget.store import digest, load_table
-from rlbudget.table import Split, split_questions, table_of
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, Outcome, token_price_of, utility
+from rlbudget.policy.replay import replay
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import Split, split_questions, table_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic import puzzle

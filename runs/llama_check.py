@@ -25,11 +25,11 @@ from llama_process import llama_server
 from results import write_result
 from smol_gguf import write_gguf
 
-from rlbudget.adapters.llama_server import Server, ServerError, connect, decode, decode_chat
-from rlbudget.decode import Decoded
+from rlbudget.decoding.decode import Decoded
 from rlbudget.errors import UserError
+from rlbudget.integrations.llama_server import Server, ServerError, connect, decode, decode_chat
 from rlbudget.models.smollm2 import smollm2_folder
-from rlbudget.policy import Policy, load_policy
+from rlbudget.policy.folder import Policy, load_policy
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from conformance import POLICY, conforms, load_reference
 from results import write_result
 
-from rlbudget.adapters.llama_cpp import BudgetProcessor, eos_ids
-from rlbudget.adapters.plan import make_plan
-from rlbudget.policy import load_policy
+from rlbudget.integrations.llama_cpp import BudgetProcessor, eos_ids
+from rlbudget.integrations.plan import make_plan
+from rlbudget.policy.folder import load_policy
 
 F32 = 0
 """GGML's number of the type: with the cache's default f16 a token in a thousand may differ."""

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
-from rlbudget.evaluate import outcomes
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.traces.table import TraceTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic import never_stop_table, tabular_stops, tabular_table

@@ -24,13 +24,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.rules import RULES, Rule
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, compared
-from rlbudget.evaluate.outcomes import budget_grid, fixed_stops
-from rlbudget.freeze import policy_of_run
-from rlbudget.store import digest, load_table
-from rlbudget.table import TraceTable, split_questions, without
-from rlbudget.training import train_on
+from rlbudget.policy.outcomes import budget_grid, fixed_stops
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import TraceTable, split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 import optimum

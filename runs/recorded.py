@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rlbudget.decoding.record import record
 from rlbudget.models import load_model
-from rlbudget.record import record
 from rlbudget.tasks import load_task
 
 

@@ -7,7 +7,7 @@
 The same questions, in alternating runs of one process:
 
 * ``plain``: the recorder's decoding without exits, the same tokens as the recording;
-* ``record``: ``rlbudget.record.record``, with exits, trial answers, scoring and writing;
+* ``record``: ``rlbudget.decoding.record.record``, with exits, trial answers, scoring and writing;
 * ``reprefill``: the same decodes, but each checkpoint's exit reads prompt and thinking again;
 * ``generate``: transformers' own ``generate`` at its best batch size, its time scaled to the
   tokens of ``plain``.
@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from results import write_result
 
+from rlbudget.decoding.record import RecordStats, record, row_seed
 from rlbudget.models import decode_batch, load_model
 from rlbudget.models.answers import continue_greedily
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.record import RecordStats, record, row_seed
 from rlbudget.tasks import Task, load_task
 
 GENERATE_BATCHES = (32, 64, 128, 256)

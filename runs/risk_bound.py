@@ -25,15 +25,15 @@ from recorded import parser_of, recorded
 from results import write_result
 from scipy.stats import binom
 
-from rlbudget.evaluate.outcomes import Floats, full_stops, outcome
-from rlbudget.evaluate.replay import replay
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.risk import certify, losses_of
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.store import load_table
-from rlbudget.table import TraceTable, split_questions
-from rlbudget.training import train_on
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import Floats, full_stops, outcome
+from rlbudget.policy.replay import replay
+from rlbudget.traces.store import load_table
+from rlbudget.traces.table import TraceTable, split_questions
 
 SPLITS = 1000
 SETTINGS = ((0.01, 0.9), (0.02, 0.9), (0.02, 0.95), (0.05, 0.9))

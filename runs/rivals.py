@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.agents.learners import fit_learners
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, compared, utilities
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES
+from rlbudget.evaluate.learners import fit_learners
 from rlbudget.evaluate.verdicts import most_utility, paired_by
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import Preset
-from rlbudget.store import digest, load_table
-from rlbudget.table import split_questions, without
-from rlbudget.training import train_on
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.outcomes import RELATIVE_PRICES
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded import parser_of, recorded

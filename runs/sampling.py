@@ -22,9 +22,14 @@ import numpy as np
 from recorded import parser_of
 from results import write_result
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.rules import SAMPLING_RULES
+from rlbudget.agents.training import train_on
+from rlbudget.decoding.record_samples import record_samples
 from rlbudget.evaluate.measure import measure_policy, measure_rule
-from rlbudget.evaluate.outcomes import (
+from rlbudget.models import load_model
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     Choice,
     first_stop,
@@ -32,16 +37,11 @@ from rlbudget.evaluate.outcomes import (
     outcome,
     token_price_of,
 )
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.models import load_model
-from rlbudget.policy import Policy
-from rlbudget.record_samples import record_samples
-from rlbudget.samples import ORDERS
-from rlbudget.store import load_table
-from rlbudget.table import TraceTable, split_questions, without
+from rlbudget.policy.replay import replay
 from rlbudget.tasks import load_task
-from rlbudget.training import train_on
+from rlbudget.traces.samples import ORDERS
+from rlbudget.traces.store import load_table
+from rlbudget.traces.table import TraceTable, split_questions, without
 
 SEEDS = (0, 1, 2)
 QUESTIONS = 6

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 
 from rlbudget.agents.config import RELATIVE_PRICE_RANGE
-from rlbudget.agents.learners import fit_learners
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import RULES
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.evaluation import as_json, assess
-from rlbudget.evaluate.outcomes import token_price_of
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.policy import save_policy
-from rlbudget.store import digest, load_table
-from rlbudget.table import Split, split_questions, without
-from rlbudget.training import train_on
+from rlbudget.evaluate.learners import fit_learners
+from rlbudget.policy.folder import save_policy
+from rlbudget.policy.outcomes import token_price_of
+from rlbudget.policy.replay import replay
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import Split, split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 from results import write_result

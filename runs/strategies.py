@@ -21,27 +21,27 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.evaluate.contexts import contexts_of
-from rlbudget.evaluate.outcomes import (
+from rlbudget.evaluate.verdicts import extremes, most_utility, paired
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import (
     Floats,
     Outcome,
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.replay import replay
-from rlbudget.evaluate.verdicts import extremes, most_utility, paired
-from rlbudget.freeze import policy_of_run
-from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.store import digest, iter_traces
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.correct import Aim, Corrected, correct, tune
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.strategies.exits import exit_table
 from rlbudget.strategies.fit_correction import Doubts, fit_doubts
 from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
-from rlbudget.table import Split, TraceTable, split_questions
-from rlbudget.training import train_on
+from rlbudget.traces.store import digest, iter_traces
+from rlbudget.traces.table import Split, TraceTable, split_questions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from impact_model import SMOLLM2

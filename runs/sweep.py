@@ -29,9 +29,9 @@ from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
 from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.verdicts import verdict_of
-from rlbudget.observation import Preset
-from rlbudget.store import digest, load_table
-from rlbudget.table import Split, TraceTable, split_questions, without
+from rlbudget.policy.observation import Preset
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import Split, TraceTable, split_questions, without
 
 sys.path.insert(0, str(Path(__file__).parent))
 from recorded import parser_of, recorded

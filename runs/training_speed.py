@@ -31,8 +31,8 @@ from rlbudget.agents.threads import one_thread
 from rlbudget.envs.replay import ReplayEnv
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_vector import ReplayVectorEnv
-from rlbudget.store import load_table
-from rlbudget.table import TraceTable, split_questions
+from rlbudget.traces.store import load_table
+from rlbudget.traces.table import TraceTable, split_questions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic import make_table

@@ -44,17 +44,17 @@ import torch
 from conformance import POLICY, Reference, conforms, load_reference
 from results import write_result
 
-from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.adapters.request import Outcome, Request
-from rlbudget.decode import decode
+from rlbudget.decoding.decode import decode
+from rlbudget.integrations.plan import Plan, make_plan
+from rlbudget.integrations.request import Outcome, Request
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
-from rlbudget.observation import Observer, feature_names
-from rlbudget.policy import Policy, load_policy, make_policy, save_policy
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
+from rlbudget.policy.observation import Observer, feature_names
+from rlbudget.signals.tokens import SIGNALS
 
-PROCESSOR = "rlbudget.adapters.vllm:BudgetProcessor"
+PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
 PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
 TOY_CAP = 96
@@ -289,7 +289,7 @@ def as_decoded(subject: Subject, said: list[list[int]], ties: int) -> dict[str, 
         )  # fmt: skip
         same += model.vocabulary.text(ids, special=True).startswith(expected.text)
     return {
-        "row": "decodes in vLLM whose exit and answer are those of rlbudget.decode",
+        "row": "decodes in vLLM whose exit and answer are those of rlbudget.decoding.decode",
         "wanted": f">= {n - ties} of {n}", "reached": same, "met": same >= n - ties,
     }  # fmt: skip
 

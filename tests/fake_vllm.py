@@ -85,7 +85,7 @@ def context(slots: list[int], tokens: list[int], position: int) -> Any:
 
 
 def adapter() -> Any:
-    """``rlbudget.adapters.vllm``, imported as if vLLM were there; the fakes are gone after it."""
+    """``integrations.vllm``, imported as if vLLM were there; the fakes are gone after it."""
     names = {
         "vllm.v1.sample.logits_processor": {"AdapterLogitsProcessor": AdapterLogitsProcessor},
         "vllm.v1.worker.gpu.sample.logits_processor": {"LogitsProcessor": LogitsProcessor},
@@ -99,7 +99,7 @@ def adapter() -> Any:
     before = {name: sys.modules.get(name) for name in made}
     sys.modules.update(made)
     try:
-        return importlib.import_module("rlbudget.adapters.vllm")
+        return importlib.import_module("rlbudget.integrations.vllm")
     finally:
         for name, module in before.items():
             if module is None:

@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from rlbudget.frozen import Float32s
-from rlbudget.observation import OBSERVATION_VERSION, Preset, feature_names, features_of, observe
-from rlbudget.policy import Policy, make_policy
-from rlbudget.signals import SIGNALS
-from rlbudget.table import TraceTable
+from rlbudget.policy.folder import Policy, make_policy
+from rlbudget.policy.network import Float32s
+from rlbudget.policy.observation import (
+    OBSERVATION_VERSION,
+    Preset,
+    feature_names,
+    features_of,
+    observe,
+)
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.table import TraceTable
 
 PRICES = (1e-5, 1e-2)
 FREE = feature_names(SIGNALS, "free")

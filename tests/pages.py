@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlbudget.cli import main
+from rlbudget.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = {file.name: file for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from synthetic import make_table
 
-from rlbudget.context import CONTEXT_SIGNALS
-from rlbudget.pairs import Answers, Pair, pair_tables
-from rlbudget.table import TraceTable
+from rlbudget.signals.questions import CONTEXT_SIGNALS
+from rlbudget.traces.pairs import Answers, Pair, pair_tables
+from rlbudget.traces.table import TraceTable
 
 
 def make_pair(n: int = 60, seed: int = 0, *, ratio: float = 0.25) -> Pair:

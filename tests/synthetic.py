@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.signals import SIGNALS
-from rlbudget.table import TraceTable
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -17,24 +17,24 @@ from test_adapter_request import Scripted
 from tiny_model import save_tiny_model, tiny_questions
 from transformers import StaticCache
 
-from rlbudget.adapters.hf import BudgetProcessor
-from rlbudget.adapters.hf_generate import BudgetGenerate
-from rlbudget.adapters.request import Outcome
-from rlbudget.decode import decode
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import replay
+from rlbudget.integrations.hf import BudgetProcessor
+from rlbudget.integrations.hf_generate import BudgetGenerate
+from rlbudget.integrations.request import Outcome
 from rlbudget.models import load_model
 from rlbudget.models.answers import read_answer
 from rlbudget.models.sampling import Distribution, token_signals
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import Preset
-from rlbudget.policy import Policy
-from rlbudget.record import record
-from rlbudget.store import load_table, load_traces
-from rlbudget.table import TraceTable
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.replay import replay
 from rlbudget.tasks import load_task
 from rlbudget.tasks.task import Task
-from rlbudget.traces import Trace
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Trace
 
 torch.set_num_threads(1)
 

@@ -14,20 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from rlbudget.adapters.llama_cpp import BudgetProcessor
-from rlbudget.adapters.llama_server import ServerError, alternatives, connect
-from rlbudget.adapters.llama_server import decode as serve
-from rlbudget.adapters.numpy_signals import token_signals
-from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.decode import Decoded, decode
+from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.errors import UserError
+from rlbudget.integrations.llama_cpp import BudgetProcessor
+from rlbudget.integrations.llama_server import ServerError, alternatives, connect
+from rlbudget.integrations.llama_server import decode as serve
+from rlbudget.integrations.numpy_signals import token_signals
+from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals as torch_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
-from rlbudget.observation import feature_names
-from rlbudget.policy import Policy
-from rlbudget.signals import TOP_K, TOP_SIGNALS
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
 from rlbudget.tasks.load import load_task
 
 sys.path.append(str(Path(__file__).parent.parent / "runs"))
@@ -179,7 +179,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_the_processor_and_the_client_load_no_torch() -> None:
     code = (
-        "import sys, rlbudget.adapters.llama_cpp, rlbudget.adapters.llama_server\n"
+        "import sys, rlbudget.integrations.llama_cpp, rlbudget.integrations.llama_server\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -19,26 +19,26 @@ import torch
 from toy import make_toy, serving
 from trace_makers import make_trace
 
-from rlbudget.adapters import openai
-from rlbudget.adapters.completions import read_choice
-from rlbudget.adapters.logprobs import least_entropy, top_signals
-from rlbudget.adapters.openai import Server, ServerError, connect
-from rlbudget.context import context_signals
-from rlbudget.decode import Decoded, decode
+from rlbudget.agents.freeze import freeze
+from rlbudget.agents.training import train_on
+from rlbudget.decoding.decode import Decoded, decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.freeze import freeze
-from rlbudget.frozen import Decision
+from rlbudget.integrations import openai
+from rlbudget.integrations.completions import read_choice
+from rlbudget.integrations.logprobs import least_entropy, top_signals
+from rlbudget.integrations.openai import Server, ServerError, connect
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import feature_names, observe
-from rlbudget.policy import Policy, make_policy, save_policy
-from rlbudget.record import record
-from rlbudget.signals import SIGNALS, TOP_SIGNALS
-from rlbudget.store import TraceWriter, load_table
-from rlbudget.table import TraceTable
+from rlbudget.policy.folder import Policy, make_policy, save_policy
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.signals.questions import context_signals
+from rlbudget.signals.tokens import SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import load_task
-from rlbudget.training import train_on
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.table import TraceTable
 
 torch.set_num_threads(1)
 
@@ -424,7 +424,7 @@ def test_one_question_needs_no_asyncio(
 
 def test_it_needs_no_torch() -> None:
     code = (
-        "import sys; import rlbudget.adapters.openai; "
+        "import sys; import rlbudget.integrations.openai; "
         "sys.exit({'torch', 'transformers', 'openai'} & set(sys.modules) != set())"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

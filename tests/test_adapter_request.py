@@ -16,13 +16,13 @@ from tiny_model import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.adapters.request import Request
 from rlbudget.errors import UserError
-from rlbudget.frozen import Decision
-from rlbudget.observation import feature_names
-from rlbudget.signals import SIGNALS
-from rlbudget.traces import Probe
+from rlbudget.integrations.plan import Plan, make_plan
+from rlbudget.integrations.request import Request
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.trace import Probe
 
 TOKENIZER = tiny_tokenizer()
 EOS, END = 2, 4

@@ -18,15 +18,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from rlbudget.adapters import sglang
-from rlbudget.adapters.sglang import ENGINE, Engine, StopProcessor, outcome
-from rlbudget.decode import decode
-from rlbudget.frozen import Decision
+from rlbudget.decoding.decode import decode
+from rlbudget.integrations import sglang
+from rlbudget.integrations.sglang import ENGINE, Engine, StopProcessor, outcome
 from rlbudget.models import load_model
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import feature_names
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.tokens import SIGNALS
 
 torch.set_num_threads(1)
 
@@ -226,5 +226,5 @@ def test_a_policy_that_breaks_down_costs_nothing(model: TransformersModel) -> No
 def test_what_is_sent_is_a_name_and_no_code() -> None:
     data = bytes.fromhex(json.loads(StopProcessor.to_str())["callable"])
     names = [str(argument) for _, argument, _ in pickletools.genops(data) if argument]
-    assert {"rlbudget.adapters.sglang", "StopProcessor"} <= set(names)
+    assert {"rlbudget.integrations.sglang", "StopProcessor"} <= set(names)
     assert not any("REDUCE" in code.name for code, _, _ in pickletools.genops(data))

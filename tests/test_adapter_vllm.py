@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
 
-from rlbudget.adapters.logits_row import RowReader
-from rlbudget.adapters.plan import Plan, make_plan
-from rlbudget.adapters.request import Request
-from rlbudget.adapters.vllm_settings import settings_of, wish_of
 from rlbudget.errors import UserError
+from rlbudget.integrations.logits_row import RowReader
+from rlbudget.integrations.plan import Plan, make_plan
+from rlbudget.integrations.request import Request
+from rlbudget.integrations.vllm_settings import settings_of, wish_of
 from rlbudget.models.sampling import token_signals
-from rlbudget.policy import Policy, save_policy
+from rlbudget.policy.folder import Policy, save_policy
 
 SIZE = 320
 PROMPT = [1, 3]
@@ -312,7 +312,7 @@ def test_speculative_decoding_is_refused_at_the_start(
 
 
 def test_without_vllm_the_import_says_what_to_install() -> None:
-    code = "import rlbudget.adapters.vllm"
+    code = "import rlbudget.integrations.vllm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "works inside vLLM" in done.stderr.splitlines()[-1]

@@ -16,7 +16,8 @@ from synthetic import tabular_table
 
 from rlbudget.agents.cascade import train_cascade
 from rlbudget.agents.config import PPOConfig
-from rlbudget.cascade import (
+from rlbudget.errors import UserError
+from rlbudget.policy.cascade import (
     CONTINUE,
     ESCALATE,
     STOP,
@@ -28,14 +29,13 @@ from rlbudget.cascade import (
     make_cascade,
     save_cascade,
 )
-from rlbudget.context import CONTEXT_SIGNALS
-from rlbudget.errors import UserError
-from rlbudget.evaluate.cascade import act, cascade_oracle, escalate_at_once, replay_cascade
-from rlbudget.evaluate.handover import in_large_tokens, served
-from rlbudget.evaluate.outcomes import utility
-from rlbudget.evaluate.replay import replay
-from rlbudget.observation import feature_names, observe
-from rlbudget.pairs import Pair, pair_tables, with_natural_end
+from rlbudget.policy.handover import in_large_tokens, served
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.outcomes import utility
+from rlbudget.policy.replay import replay
+from rlbudget.policy.replay_cascade import act, cascade_oracle, escalate_at_once, replay_cascade
+from rlbudget.signals.questions import CONTEXT_SIGNALS
+from rlbudget.traces.pairs import Pair, pair_tables, with_natural_end
 
 PAIR = make_pair(50, seed=5)
 NODES = with_natural_end(PAIR.small)

@@ -16,16 +16,16 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from rlbudget.agents.exact_cascade import CascadeRolloutBuffer
 from rlbudget.agents.ppo import PPOConfig, make_ppo
-from rlbudget.cascade import cascade_features
 from rlbudget.envs.cascade import CascadeEnv
 from rlbudget.envs.cascade_core import cascade_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
-from rlbudget.evaluate.cascade import act
-from rlbudget.evaluate.handover import handover, served
-from rlbudget.evaluate.outcomes import utility
-from rlbudget.observation import observe
-from rlbudget.pairs import with_natural_end
+from rlbudget.policy.cascade import cascade_features
+from rlbudget.policy.handover import handover, served
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import utility
+from rlbudget.policy.replay_cascade import act
+from rlbudget.traces.pairs import with_natural_end
 
 PAIR = make_pair(40, seed=3)
 NODES = with_natural_end(PAIR.small)

@@ -17,11 +17,11 @@ from tiny_model import save_tiny_model
 from trace_makers import make_trace
 
 from rlbudget import console
-from rlbudget.cli import main
-from rlbudget.freeze import freeze
-from rlbudget.interchange import write_jsonl
-from rlbudget.policy import save_policy
-from rlbudget.store import TraceWriter, load_traces
+from rlbudget.agents.freeze import freeze
+from rlbudget.cli.main import main
+from rlbudget.policy.folder import save_policy
+from rlbudget.traces.interchange import write_jsonl
+from rlbudget.traces.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
             "blend", "cascade", "correct", "decode", "rules check", "rules explain", "feedback",
@@ -211,7 +211,7 @@ def test_an_answer_that_stdout_cannot_spell_is_escaped_not_lost(
     scripted = save_scripted(tmp_path / "model", "so it is clear", "π ≈ 3.14 \x1b[31m")
     command = live(scripted, policy, "--profile", "embedded", "--temperature", 0)
     done = subprocess.run(
-        [sys.executable, "-m", "rlbudget.cli", *map(str, command)],
+        [sys.executable, "-m", "rlbudget.cli.main", *map(str, command)],
         capture_output=True, check=True, timeout=120,
         env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -427,7 +427,7 @@ def test_an_interruption_says_that_what_was_written_is_kept(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlbudget.quickstart.quickstart", interrupted)
+    monkeypatch.setattr("rlbudget.cli.quickstart.quickstart", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main(["quickstart", "--out", str(tmp_path)])
     assert stopped.value.code == 130

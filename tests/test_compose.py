@@ -14,23 +14,23 @@ from synthetic import make_table
 from tiny_model import save_tiny_model, tiny_task
 from trace_makers import traces_of
 
-from rlbudget.decode import decode
-from rlbudget.decode_cascade import Full
+from rlbudget.decoding.cascade import Full
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END
-from rlbudget.evaluate.replay import replay
-from rlbudget.frozen import Decision
 from rlbudget.models import load_model
-from rlbudget.observation import observe
-from rlbudget.policy import Policy
-from rlbudget.record import record
-from rlbudget.store import load_table, load_traces
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import NATURAL_END
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.blend_file import SavedBlend, load_blend, policy_digest, save_blend
 from rlbudget.strategies.compose import Composed, Strategy, compose, requests_of, stages
 from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.hybrid import Request
 from rlbudget.strategies.impact import ImpactModel, save_impact
-from rlbudget.table import TraceTable
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import TraceTable
 
 torch.set_num_threads(1)
 

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_makers import make_trace
 
-from rlbudget.context import (
+from rlbudget.errors import UserError
+from rlbudget.policy.controller import Controller
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.signals.questions import (
     CONTEXT_SIGNALS,
     TASK_SIGNALS,
     context_columns,
     context_signals,
     task_signals,
 )
-from rlbudget.controller import Controller
-from rlbudget.errors import UserError
-from rlbudget.frozen import Decision
-from rlbudget.observation import feature_names, observe
-from rlbudget.store import TraceWriter, load_table
+from rlbudget.traces.store import TraceWriter, load_table
 
 
 @given(st.text())

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table
 
-from rlbudget.controller import CONTINUE, Controller
 from rlbudget.errors import UserError
-from rlbudget.frozen import Decision
-from rlbudget.observation import feature_names, observe
-from rlbudget.policy import Policy
-from rlbudget.signals import SIGNALS, Window
-from rlbudget.table import table_of
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.policy.controller import CONTINUE, Controller
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.signals.tokens import SIGNALS, Window
+from rlbudget.traces.table import table_of
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 PROBE = feature_names(SIGNALS, "probe")
 NONE = (False, False, False)

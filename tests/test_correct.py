@@ -9,9 +9,10 @@ from frozen_nets import policy_for, random_policy
 from synthetic import make_table
 from trace_makers import make_trace
 
-from rlbudget.cli import main
+from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import (
+from rlbudget.policy.folder import save_policy
+from rlbudget.policy.outcomes import (
     NATURAL_END,
     Outcome,
     fixed_stops,
@@ -19,9 +20,7 @@ from rlbudget.evaluate.outcomes import (
     outcome,
     utility,
 )
-from rlbudget.evaluate.replay import Replay
-from rlbudget.policy import save_policy
-from rlbudget.store import TraceWriter
+from rlbudget.policy.replay import Replay
 from rlbudget.strategies.correct import OFF, Corrected, Correction, correct, doubts_of, tune
 from rlbudget.strategies.correction_file import load_correction, save_correction
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt, stop_chances
@@ -30,7 +29,8 @@ from rlbudget.strategies.fit_correction import Fitted, joined
 from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.strategies.refine import OFF as NEVER
 from rlbudget.strategies.refine import Refinement, refine, tune_refinement
-from rlbudget.table import Split, TraceTable, split_questions
+from rlbudget.traces.store import TraceWriter
+from rlbudget.traces.table import Split, TraceTable, split_questions
 
 PRICE = 1e-4
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from frozen_nets import policy_for
 
-from rlbudget.decode import Decoded, decode
+from rlbudget.decoding.decode import Decoded, decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import replay
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.policy import Policy
-from rlbudget.record import record
-from rlbudget.store import load_table, load_traces
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.correct import OFF, Correction, correct, doubts_of
 from rlbudget.strategies.exits import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.table import TraceTable
 from rlbudget.tasks import load_task
-from rlbudget.traces import Trace
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Trace
 
 torch.set_num_threads(1)
 N = 24

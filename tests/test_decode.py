@@ -10,16 +10,16 @@ import torch
 from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
-from rlbudget.decode import decode
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import replay
-from rlbudget.frozen import Decision
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import Preset
-from rlbudget.record import record
-from rlbudget.store import load_table, load_traces
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.replay import replay
 from rlbudget.tasks.scorers import extracted
+from rlbudget.traces.store import load_table, load_traces
 
 torch.set_num_threads(1)
 

@@ -12,19 +12,19 @@ import torch
 from frozen_nets import policy_for, random_tensors
 from tiny_model import save_tiny_model, tiny_task
 
-from rlbudget.cascade import Cascade, CascadeDecision, cascade_features, make_cascade
-from rlbudget.decode_cascade import decode_cascade
-from rlbudget.evaluate.cascade import CascadeReplay, replay_cascade
-from rlbudget.evaluate.handover import served
+from rlbudget.decoding.cascade import decode_cascade
+from rlbudget.decoding.record import record
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import observe
-from rlbudget.pairs import Pair, load_pair, with_natural_end
-from rlbudget.record import record
-from rlbudget.store import load_traces
+from rlbudget.policy.cascade import Cascade, CascadeDecision, cascade_features, make_cascade
+from rlbudget.policy.handover import served
+from rlbudget.policy.observation import observe
+from rlbudget.policy.replay_cascade import CascadeReplay, replay_cascade
 from rlbudget.tasks import load_task
 from rlbudget.tasks.scorers import extracted
-from rlbudget.traces import Trace
+from rlbudget.traces.pairs import Pair, load_pair, with_natural_end
+from rlbudget.traces.store import load_traces
+from rlbudget.traces.trace import Trace
 
 torch.set_num_threads(1)
 

@@ -12,13 +12,13 @@ from gymnasium.utils.env_checker import check_env
 from tiny_model import save_tiny_model, tiny_task
 
 import rlbudget.envs  # noqa: F401 - registers the environments
-from rlbudget.context import context_signals
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import Preset
-from rlbudget.record import record
-from rlbudget.store import load_table, load_traces
+from rlbudget.policy.observation import Preset
+from rlbudget.signals.questions import context_signals
+from rlbudget.traces.store import load_table, load_traces
 
 torch.set_num_threads(1)
 

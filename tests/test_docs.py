@@ -15,14 +15,14 @@ import pytest
 from frozen_nets import FREE, PRICES, random_tensors
 from trace_makers import make_trace
 
-from rlbudget.cli import parse
-from rlbudget.commands.recording import Record
-from rlbudget.interchange import import_jsonl, trace_from_dict
-from rlbudget.policy import make_policy, save_policy
-from rlbudget.store import TraceWriter, load_traces
+from rlbudget.cli.main import parse
+from rlbudget.cli.recording import Record
+from rlbudget.policy.folder import make_policy, save_policy
 from rlbudget.tasks.files import LAYOUTS
 from rlbudget.tasks.rows import KINDS
 from rlbudget.tasks.scorers import NAMES
+from rlbudget.traces.interchange import import_jsonl, trace_from_dict
+from rlbudget.traces.store import TraceWriter, load_traces
 
 DOCS = Path(__file__).parent.parent / "docs"
 TRACES = (DOCS / "traces.md").read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def test_the_feedback_loop_is_run_from_serving_to_rolling_back(tmp_path: Path) -
         for command in (
             [["-c", body]]
             if language == "python"
-            else [["-m", "rlbudget.cli", *shlex.split(line)[1:]] for line in lines]
+            else [["-m", "rlbudget.cli.main", *shlex.split(line)[1:]] for line in lines]
         ):
             done = subprocess.run(
                 [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from synthetic import make_table
 
 from rlbudget.agents.dual import NARROWEST, WIDEST, Constraint, Measured, focus
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.table import split_questions
+from rlbudget.policy.replay import replay
+from rlbudget.traces.table import split_questions
 
 BOUNDS = (1e-5, 1e-2)
 

@@ -6,13 +6,13 @@ from frozen_nets import FREE, PRICES, policy_for, random_policy
 from synthetic import make_table
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END, RELATIVE_PRICES, token_price_of, utility
-from rlbudget.evaluate.replay import replay
-from rlbudget.observation import feature_names, observe
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.outcomes import NATURAL_END, RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.blend import fit_blend
 from rlbudget.strategies.ensemble import Blend, Combine, ensemble
 from rlbudget.strategies.steered import SteeredPolicy
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 PRICE = 1e-3
 MEMBERS = [random_policy(FREE, seed=seed) for seed in range(3)]

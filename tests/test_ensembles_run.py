@@ -15,10 +15,10 @@ from pair_makers import make_pair
 from trace_makers import make_trace
 
 from rlbudget.agents import config
-from rlbudget.pairs import load_pair, split_pair
-from rlbudget.policy import save_policy
-from rlbudget.store import TraceWriter, load_table
-from rlbudget.table import split_questions
+from rlbudget.policy.folder import save_policy
+from rlbudget.traces.pairs import load_pair, split_pair
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.table import split_questions
 
 ROOT = Path(__file__).parent.parent
 

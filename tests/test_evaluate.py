@@ -15,6 +15,7 @@ from frozen_nets import PRICES, random_policy, write_run
 from synthetic import make_table
 from trace_makers import make_trace
 
+from rlbudget.agents.freeze import freeze
 from rlbudget.agents.rules import RULES
 from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
@@ -29,7 +30,8 @@ from rlbudget.evaluate.evaluation import (
     utilities,
 )
 from rlbudget.evaluate.measure import measure_rule, never
-from rlbudget.evaluate.outcomes import (
+from rlbudget.evaluate.present import table_text
+from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     budget_grid,
     fixed_stops,
@@ -37,11 +39,9 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.present import table_text
-from rlbudget.freeze import freeze
-from rlbudget.store import TraceWriter
-from rlbudget.table import TraceTable, table_of
-from rlbudget.traces import Trace
+from rlbudget.traces.store import TraceWriter
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Trace
 
 DRAWS = 200
 PROBING = {"confidence", "deer", "streak", "convergence", "dynasor"}

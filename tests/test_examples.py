@@ -23,9 +23,9 @@ import httpx
 import pytest
 from pages import PAGES, ROOT, blocks, commands, page, run_block, run_command
 
-from rlbudget.cli import parse
-from rlbudget.interchange import import_jsonl, write_jsonl
-from rlbudget.store import load_traces
+from rlbudget.cli.main import parse
+from rlbudget.traces.interchange import import_jsonl, write_jsonl
+from rlbudget.traces.store import load_traces
 
 FEWER = {"2400": "300", "1200": "300", "0.02": "0.1", "0.01": "0.1"}
 MADE = {"record", "train", "freeze"}
@@ -94,7 +94,7 @@ class _Never:
     price_range = (1e-9, 1.0)
 
     def __call__(self, observation: Any, *, token_price: float) -> Any:
-        from rlbudget.frozen import Decision
+        from rlbudget.policy.network import Decision
 
         return Decision(stop=False, stop_probability=0.0)
 
@@ -202,13 +202,13 @@ def test_the_request_shown_to_sglang_names_our_processor(tmp_path: Path) -> None
     request = names["request"]
     assert request["custom_params"] == {"token_price": 2e-4}
     named = bytes.fromhex(json.loads(request["custom_logit_processor"])["callable"])
-    assert b"rlbudget.adapters.sglang" in named
+    assert b"rlbudget.integrations.sglang" in named
     assert b"StopProcessor" in named
 
 
 @pytest.mark.slow
 def test_the_ensembles_page_is_run(tmp_path: Path) -> None:
-    from rlbudget.policy import load_policy
+    from rlbudget.policy.folder import load_policy
 
     rule = '[[rule]]\nname = "gold"\nmetadata = { tier = 2 }\nthen = "full"\n'
     (tmp_path / "rules.toml").write_text(rule)

@@ -16,17 +16,17 @@ from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_questions, tiny_task
 from trace_makers import make_trace
 
-from rlbudget.cli import main
-from rlbudget.decode import decode
+from rlbudget.cli.main import main
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.logged import Logged, Origin, decode_logged
+from rlbudget.decoding.record import record, record_one
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import replay
-from rlbudget.frozen import Decision
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import Preset
-from rlbudget.policy import Policy, save_policy
-from rlbudget.record import record, record_one
-from rlbudget.store import load_table, load_traces
+from rlbudget.policy.folder import Policy, save_policy
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.entries import Entries, read_log
 from rlbudget.strategies.harvest import audit_of, harvest, scored_trace
 from rlbudget.strategies.log import (
@@ -38,11 +38,11 @@ from rlbudget.strategies.log import (
     Stop,
     feedback,
 )
-from rlbudget.strategies.logged import Logged, Origin, decode_logged
 from rlbudget.strategies.production import as_json, streams_of
 from rlbudget.strategies.registry import Registry
-from rlbudget.table import table_of
 from rlbudget.tasks.task import Task
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import table_of
 
 torch.set_num_threads(1)
 
@@ -146,7 +146,7 @@ def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
 
 
 def replace_threshold(policy: Policy) -> Policy:
-    from rlbudget.policy import make_policy
+    from rlbudget.policy.folder import make_policy
 
     return make_policy(
         policy.tensors, features=policy.features, preset=policy.preset,
@@ -391,7 +391,7 @@ def test_mistakes_are_one_line(
 
 
 def test_equal_policies_have_equal_digests(policies: dict[str, Policy], tmp_path: Path) -> None:
-    from rlbudget.policy import load_policy
+    from rlbudget.policy.folder import load_policy
 
     save_policy(tmp_path / "policy", policies["free"])
     assert load_policy(tmp_path / "policy").digest == policies["free"].digest

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlbudget.controller import Reason
-from rlbudget.findings.decodes import ended, of_profile, of_serving
-from rlbudget.findings.examples import EXAMPLES, FirstAnswers, example
-from rlbudget.findings.finding import Finding, fact, odd
-from rlbudget.findings.learning import of_certificate, of_evaluation, of_freezing, of_training
-from rlbudget.findings.recordings import of_recording
-from rlbudget.findings.survey import Survey, survey
+from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
+from rlbudget.cli.findings.examples import EXAMPLES, FirstAnswers, example
+from rlbudget.cli.findings.finding import Finding, fact, odd
+from rlbudget.cli.findings.learning import of_certificate, of_evaluation, of_freezing, of_training
+from rlbudget.cli.findings.recordings import of_recording
+from rlbudget.cli.findings.survey import Survey, survey
+from rlbudget.decoding.record import RecordStats
 from rlbudget.models.profiles import ChosenBy
-from rlbudget.record import RecordStats
-from rlbudget.signals import SIGNALS
-from rlbudget.store import TraceWriter, load_table
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.policy.controller import Reason
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 META = {"stride": 16, "max_tokens": 400, "profile": "think", "scorer": "math", "natural": True}
 
@@ -207,7 +207,7 @@ def test_few_questions_are_said_to_be_few(tmp_path: Path) -> None:
 
 
 def test_samples_are_not_taken_for_thoughts(tmp_path: Path) -> None:
-    from rlbudget.samples import Sample, Sampled, traces_of_samples
+    from rlbudget.traces.samples import Sample, Sampled, traces_of_samples
 
     drawn = [
         Sampled(f"q{i}", "made", f"{i}?", "7", "ours",

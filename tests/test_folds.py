@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from synthetic import make_table
 from trace_makers import make_trace
 
-from rlbudget.cli import main
+from rlbudget.agents.freeze import freeze
+from rlbudget.cli.main import main
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.evaluation import as_json, assess, gap_closed, utilities
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
-from rlbudget.freeze import freeze
-from rlbudget.policy import load_policy, save_policy
-from rlbudget.store import TraceWriter, load_table
-from rlbudget.table import fold_of, split_fold, table_of, without
+from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.table import fold_of, split_fold, table_of, without
 
 
 @given(st.integers(2, 9), st.integers(20, 60), st.integers(0, 5))

@@ -24,15 +24,15 @@ from safetensors.torch import load_file
 from synthetic import make_table
 from trace_makers import traces_of
 
-from rlbudget import frozen
+from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
-from rlbudget.calibrate import calibrate
-from rlbudget.card import write_card
 from rlbudget.errors import UserError
-from rlbudget.freeze import freeze, policy_of_run
-from rlbudget.policy import load_policy, save_policy
-from rlbudget.store import TraceWriter, load_table
+from rlbudget.evaluate.calibrate import calibrate
+from rlbudget.policy import network
+from rlbudget.policy.card import write_card
+from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.traces.store import TraceWriter, load_table
 
 EVALUATION: dict[str, Any] = {
     "version": 1,
@@ -91,7 +91,7 @@ def test_a_run_becomes_three_files_and_a_module_where_it_is_asked_for(
     assert set(files) == (FILES | {"policy.py"} if standalone else FILES)
     assert load_policy(folder) == policy
     if standalone:
-        assert files["policy.py"] == Path(frozen.__file__).read_bytes()
+        assert files["policy.py"] == Path(network.__file__).read_bytes()
     card = files["README.md"].decode()
     assert ("from policy import decide" in card) == standalone
     assert ("freeze --standalone" in card) != standalone

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table
 
-from rlbudget.evaluate.outcomes import NATURAL_END
-from rlbudget.evaluate.replay import replay
-from rlbudget.observation import observe
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import NATURAL_END
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.hybrid import HybridRules, Request
 from rlbudget.strategies.rules_file import load_rules
 

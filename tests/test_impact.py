@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from synthetic import make_table
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END
-from rlbudget.evaluate.replay import replay
-from rlbudget.observation import feature_names, observe
-from rlbudget.policy import Policy, make_policy
+from rlbudget.evaluate.reliability import reliability
+from rlbudget.policy.folder import Policy, make_policy
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.outcomes import NATURAL_END
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.impact import (
     ImpactModel,
     fit_impact,
     guarded,
     load_impact,
     lost_by_stopping,
-    reliability,
     save_impact,
 )
-from rlbudget.table import TraceTable, split_questions
+from rlbudget.traces.table import TraceTable, split_questions
 
 PRICE = 1e-3
 

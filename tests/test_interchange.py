@@ -15,19 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_makers import make_trace, trace_lists
 
-from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.errors import UserError
-from rlbudget.interchange import (
-    import_jsonl,
-    read_jsonl,
-    trace_from_dict,
-    trace_to_dict,
-    write_jsonl,
-)
-from rlbudget.looks import LOOK_SIGNALS
-from rlbudget.observation import PROBE_SIGNALS
-from rlbudget.store import load_traces
-from rlbudget.traces import RESERVED_SIGNALS, Trace
+from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.traces.interchange import import_jsonl, read_jsonl, trace_from_dict, write_jsonl
+from rlbudget.traces.store import load_traces
+from rlbudget.traces.trace import RESERVED_SIGNALS, Trace, trace_to_dict
 
 EXAMPLE: dict[str, Any] = {
     "version": 1, "trace_id": "t1", "question_id": "q1", "task": "gsm8k", "question": "6 × 3?",

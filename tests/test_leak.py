@@ -10,9 +10,9 @@ from synthetic import make_table
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.leak import leak_check
-from rlbudget.observation import feature_names, observe
-from rlbudget.signals import SIGNALS
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.table import TraceTable
 
 FEATURES = feature_names(SIGNALS, "free")
 

@@ -9,18 +9,18 @@ import pytest
 from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 
 from rlbudget.agents.fitted_q import fit_q
-from rlbudget.agents.learners import fit_learners
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
 from rlbudget.evaluate.evaluation import assess
-from rlbudget.evaluate.outcomes import (
+from rlbudget.evaluate.learners import fit_learners
+from rlbudget.policy.outcomes import (
     NATURAL_END,
     RELATIVE_PRICES,
     outcome,
     token_price_of,
     utility,
 )
-from rlbudget.table import Split, TraceTable
+from rlbudget.traces.table import Split, TraceTable
 
 
 def renamed(table: TraceTable, prefix: str) -> TraceTable:

@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table, puzzle
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
-from rlbudget.controller import Controller
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_probe import ReplayProbeEnv
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import fixed_stops, outcome, token_price_of, utility
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.looks import LOOK_SIGNALS
-from rlbudget.observation import feature_names, observe
-from rlbudget.policy import load_policy, save_policy
-from rlbudget.table import TraceTable, table_of, without
-from rlbudget.traces import Probe, problem_of
+from rlbudget.policy.controller import Controller
+from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.outcomes import fixed_stops, outcome, token_price_of, utility
+from rlbudget.policy.replay import replay
+from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.traces.table import TraceTable, table_of, without
+from rlbudget.traces.trace import Probe, problem_of
 
 TABLE = make_table(60, seed=4)
 LOOK = feature_names(TABLE.signals, "look")

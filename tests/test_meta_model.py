@@ -13,11 +13,9 @@ from pair_makers import make_pair
 from trace_makers import make_trace
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.handover import in_large_tokens
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of, utility
-from rlbudget.evaluate.replay import replay
-from rlbudget.pairs import load_pair, pair_tables, split_pair
-from rlbudget.store import TraceWriter
+from rlbudget.policy.handover import in_large_tokens
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.members import (
     WHEN,
     Decoded,
@@ -28,6 +26,8 @@ from rlbudget.strategies.members import (
     oracle_takes_large,
 )
 from rlbudget.strategies.meta_model import MetaModel, fit_meta_model, running_record
+from rlbudget.traces.pairs import load_pair, pair_tables, split_pair
+from rlbudget.traces.store import TraceWriter
 
 PAIR = make_pair(400, seed=11)
 SPLIT = split_pair(PAIR)

@@ -19,7 +19,7 @@ from rlbudget.models.decode_batch import DecodeBatch, Finished
 from rlbudget.models.profiles import PROFILES, Profile
 from rlbudget.models.sampling import Uniforms, sample
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.signals import TOP_K, Window
+from rlbudget.signals.tokens import TOP_K, Window
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from trace_makers import make_trace, trace_lists
 
 from rlbudget.errors import UserError
-from rlbudget.observation import Observer, feature_names, features_of, observe
-from rlbudget.signals import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
-from rlbudget.table import TraceTable, table_of
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.policy.observation import Observer, feature_names, features_of, observe
+from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 ZERO = np.array([0])
 

@@ -11,7 +11,7 @@ from synthetic import make_table
 from trace_makers import make_trace, trace_lists
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import (
+from rlbudget.policy.outcomes import (
     NATURAL_END,
     best_budget,
     budget_grid,
@@ -24,9 +24,9 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.replay import replay
-from rlbudget.table import TraceTable, table_of
-from rlbudget.traces import Trace
+from rlbudget.policy.replay import replay
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Trace
 
 prices = st.floats(1e-6, 0.5)
 
@@ -157,7 +157,7 @@ def test_a_policy_stops_where_it_first_says_so() -> None:
     price = policy.price_range[1]
     stops = replay(policy, table, price).stops
     assert (stops >= 0).any()
-    from rlbudget.observation import observe
+    from rlbudget.policy.observation import observe
 
     stop = policy.stop_probabilities(observe(table, policy.features), price) > policy.threshold
     for i in range(len(table)):

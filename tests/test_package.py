@@ -52,7 +52,7 @@ def test_importing_it_is_quick_and_loads_no_torch() -> None:
 def test_using_a_frozen_policy_needs_numpy_alone(tmp_path: Path) -> None:
     from frozen_nets import random_policy
 
-    from rlbudget.policy import save_policy
+    from rlbudget.policy.folder import save_policy
 
     save_policy(tmp_path / "policy", random_policy())
     assert imports(str(tmp_path / "policy"))[1] & HEAVY == set()
@@ -80,13 +80,13 @@ def without(packages: tuple[str, ...], code: str, *more: str) -> subprocess.Comp
 def test_a_plain_install_serves_a_policy(tmp_path: Path) -> None:
     from frozen_nets import random_policy
 
-    from rlbudget.policy import save_policy
+    from rlbudget.policy.folder import save_policy
 
     save_policy(tmp_path / "policy", random_policy(preset="free"))
     code = """
 import rlbudget
-from rlbudget.controller import Controller
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.controller import Controller
+from rlbudget.signals.tokens import SIGNALS
 policy = rlbudget.load_policy(sys.argv[1])
 one = policy([0.0] * len(policy.features), token_price=policy.price_range[0])
 controller = Controller(policy, token_price=policy.price_range[1], stride=8)
@@ -106,17 +106,20 @@ print(0 <= one.stop_probability <= 1, len(seen), controller.failed)
 
 
 def test_a_plain_install_saves_a_policy_and_builds_the_plan_of_an_engine() -> None:
-    ran = without(EXTRAS, "import rlbudget.freeze, rlbudget.adapters.plan, rlbudget.decode")
+    ran = without(
+        EXTRAS,
+        "import rlbudget.agents.freeze, rlbudget.integrations.plan, rlbudget.decoding.decode",
+    )
     assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(
     ("code", "extra"),
     [
-        ("import rlbudget.store", "cli"),
-        ("import rlbudget; rlbudget.record", "cli"),
+        ("import rlbudget.traces.store", "cli"),
+        ("import rlbudget; rlbudget.decoding.record", "cli"),
         ("import rlbudget; rlbudget.load_model('embedded')", "models"),
-        ("import rlbudget.adapters.openai", "serve"),
+        ("import rlbudget.integrations.openai", "serve"),
     ],
 )
 def test_a_missing_extra_names_itself(code: str, extra: str) -> None:
@@ -163,8 +166,8 @@ def test_everything_it_exports_is_there() -> None:
 
 
 def test_functions_keep_their_names_after_their_modules_are_imported() -> None:
-    import rlbudget.decode
-    import rlbudget.record
+    import rlbudget.decoding.decode
+    import rlbudget.decoding.record
 
     for name in ("decode", "record", "load_model"):
         assert callable(getattr(rlbudget, name))

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from synthetic import make_table
 from trace_makers import make_trace
 
-from rlbudget.context import context_signals
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import full_stops, oracle_stops, outcome
-from rlbudget.observation import observe
-from rlbudget.pairs import (
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import full_stops, oracle_stops, outcome
+from rlbudget.signals.questions import context_signals
+from rlbudget.traces.pairs import (
     NATURAL_END_SIGNAL,
     load_pair,
     pair_tables,
     split_pair,
     with_natural_end,
 )
-from rlbudget.store import TraceWriter
-from rlbudget.table import split_questions
-from rlbudget.traces import Trace
+from rlbudget.traces.store import TraceWriter
+from rlbudget.traces.table import split_questions
+from rlbudget.traces.trace import Trace
 
 TABLE = make_table(40, seed=1)
 

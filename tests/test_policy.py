@@ -29,10 +29,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from rlbudget import frozen
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
-from rlbudget.policy import Policy, load_policy, make_policy, save_policy
+from rlbudget.policy import network
+from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 
 POLICY = random_policy()
 FILES = ("config.json", "policy.safetensors", "policy.py")
@@ -353,7 +353,7 @@ def test_folders_that_are_no_policy_say_so(tmp_path: Path) -> None:
 def reseal(folder: Path, **changes: Any) -> None:
     """Change a config and make its digest right: what another version could have written."""
     config = json.loads((folder / "config.json").read_text()) | changes
-    config["digests"]["config.json"] = frozen.config_digest(config)
+    config["digests"]["config.json"] = network.config_digest(config)
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -407,7 +407,7 @@ def test_a_damaged_weights_file_is_refused_or_read_but_never_crashes(data: st.Da
         content = content[: data.draw(st.integers(0, len(content)))]
     refused, read = None, {}
     try:
-        read = frozen.read_tensors(bytes(content))
+        read = network.read_tensors(bytes(content))
     except ValueError as error:
         refused = str(error)
     assert all(tensor.dtype == np.float32 for tensor in read.values())
@@ -429,7 +429,7 @@ def test_a_damaged_weights_file_is_refused_or_read_but_never_crashes(data: st.Da
 def test_weights_files_are_read_as_safetensors_reads_them(shapes: dict[str, list[int]]) -> None:
     rng = np.random.default_rng(0)
     tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    read = frozen.read_tensors(safetensors.numpy.save(tensors, metadata={"made": "here"}))
+    read = network.read_tensors(safetensors.numpy.save(tensors, metadata={"made": "here"}))
     assert set(read) == set(tensors)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(read[name], tensor)
@@ -438,7 +438,7 @@ def test_weights_files_are_read_as_safetensors_reads_them(shapes: dict[str, list
 def test_other_dtypes_are_refused() -> None:
     content = safetensors.numpy.save({"a": np.zeros(2, np.float64)})
     with pytest.raises(ValueError, match="a is F64"):
-        frozen.read_tensors(content)
+        network.read_tensors(content)
 
 
 ALONE = """

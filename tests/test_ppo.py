@@ -18,15 +18,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlbudget.agents import exact_pg
 from rlbudget.agents.exact import ExactRolloutBuffer, TraceSource, values_of
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, make_ppo, train, training_columns
 from rlbudget.agents.snapshot import ACTOR
 from rlbudget.agents.validation import Validation
 from rlbudget.errors import UserError
-from rlbudget.evaluate import outcomes
-from rlbudget.evaluate.replay import replay
-from rlbudget.freeze import policy_of_run
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.policy.replay import replay
+from rlbudget.traces.table import TraceTable
 
 TINY = PPOConfig(total_timesteps=24 * 256, n_envs=64, n_steps=4, batch_size=128, evaluate_every=4)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rlbudget.cli.quickstart import SHOWN, quickstart
 from rlbudget.errors import UserError
-from rlbudget.quickstart import SHOWN, quickstart
-from rlbudget.store import load_table, load_traces
-from rlbudget.table import split_questions
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import split_questions
 
 N = 100
 

@@ -17,18 +17,18 @@ import torch
 from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.agents.rules.probing import HALT
+from rlbudget.decoding.record import RecordStats, record, row_seed
+from rlbudget.decoding.record_samples import record_samples
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import evaluate_split
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.observation import features_of
-from rlbudget.record import RecordStats, record, row_seed
-from rlbudget.record_samples import record_samples
-from rlbudget.signals import EXIT_SIGNALS
-from rlbudget.store import existing_ids, load_table, load_traces
-from rlbudget.table import split_questions
+from rlbudget.policy.observation import features_of
+from rlbudget.signals.tokens import EXIT_SIGNALS
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces import Trace
+from rlbudget.traces.store import existing_ids, load_table, load_traces
+from rlbudget.traces.table import split_questions
+from rlbudget.traces.trace import Trace
 
 torch.set_num_threads(1)
 
@@ -335,7 +335,7 @@ RECORDING = """
     torch.set_num_threads(1)
     from tiny_model import tiny_task
     from rlbudget.models import load_model
-    from rlbudget.record import record
+    from rlbudget.decoding.record import record
     model = load_model(sys.argv[1], profile="embedded")
     print("ready", flush=True)
     record(model, tiny_task(60), sys.argv[2], max_tokens=40, batch_size=6, probe_tokens=3,

@@ -8,17 +8,17 @@ from frozen_nets import FREE, random_policy
 from synthetic import make_table, puzzle
 
 from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import _columns_of, _go_on_from, make_ppo
 from rlbudget.agents.snapshot import actor_of
-from rlbudget.cli import main
+from rlbudget.agents.training import train_on
+from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.freeze import policy_of_run
-from rlbudget.policy import Policy, save_policy
-from rlbudget.store import TraceWriter, load_table
+from rlbudget.policy.folder import Policy, save_policy
 from rlbudget.strategies.registry import Registry
 from rlbudget.strategies.retrain import Contest, contest, retrain
-from rlbudget.table import split_questions
-from rlbudget.training import train_on
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.table import split_questions
 
 STEPS = 40_000
 

@@ -20,9 +20,9 @@ from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.envs.replay_vector import ReplayVectorEnv
 from rlbudget.errors import UserError
-from rlbudget.evaluate import outcomes
-from rlbudget.observation import feature_names, features_of, observe
-from rlbudget.table import TraceTable
+from rlbudget.policy import outcomes
+from rlbudget.policy.observation import feature_names, features_of, observe
+from rlbudget.traces.table import TraceTable
 
 TABLE = make_table(120, seed=3)
 PRICES = (1e-5, 1e-2)

@@ -18,11 +18,11 @@ from trace_makers import make_trace
 
 from rlbudget.evaluate.cases import MOST_CASES, Cases, cases_of
 from rlbudget.evaluate.evaluation import evaluate_split
-from rlbudget.evaluate.outcomes import NATURAL_END
-from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.report import write_report
-from rlbudget.table import TraceTable, table_of
-from rlbudget.traces import Trace
+from rlbudget.policy.outcomes import NATURAL_END
+from rlbudget.policy.replay import replay
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Trace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STRANGE = '</script><script>alert(1)</script> <b>&amp; "quoted" \u2028 ∑'

@@ -8,7 +8,7 @@ import pytest
 from trace_makers import make_trace
 
 from rlbudget.errors import UserError
-from rlbudget.rescore import Changes, rescored
+from rlbudget.traces.rescore import Changes, rescored
 
 
 def test_a_right_answer_in_a_sentence_becomes_right() -> None:

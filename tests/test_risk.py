@@ -14,11 +14,10 @@ from scipy.stats import binom
 from synthetic import make_table
 from trace_makers import make_trace
 
-from rlbudget.calibrate import calibrate, certificate_of
-from rlbudget.cli import main
+from rlbudget.agents.freeze import freeze
+from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Outcome, full_stops, outcome
-from rlbudget.evaluate.replay import replay
+from rlbudget.evaluate.calibrate import calibrate, certificate_of
 from rlbudget.evaluate.risk import (
     betting_p_value,
     certify,
@@ -27,9 +26,10 @@ from rlbudget.evaluate.risk import (
     p_value,
     questions_needed,
 )
-from rlbudget.freeze import freeze
-from rlbudget.policy import load_policy
-from rlbudget.store import TraceWriter
+from rlbudget.policy.folder import load_policy
+from rlbudget.policy.outcomes import Outcome, full_stops, outcome
+from rlbudget.policy.replay import replay
+from rlbudget.traces.store import TraceWriter
 
 
 def drawn(rng: np.random.Generator, n: int, lost: float, gained: float) -> Any:
@@ -163,7 +163,7 @@ def test_a_policy_that_loses_too_much_gets_no_certificate(tmp_path: Path) -> Non
     write_run(tmp_path / "run")
     freeze(tmp_path / "run", tmp_path / "policy")
     policy = load_policy(tmp_path / "policy")
-    from rlbudget.calibrate import calibration_traces
+    from rlbudget.evaluate.calibrate import calibration_traces
 
     table = calibration_traces(policy, tmp_path / "traces")
     stops = replay(policy, table, policy.price_range[0]).stops

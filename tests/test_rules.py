@@ -22,8 +22,8 @@ from rlbudget.agents.rules.unprobed import (
     THINKBRAKE,
     group_confidence,
 )
-from rlbudget.evaluate.outcomes import NATURAL_END, outcome
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import NATURAL_END, outcome
+from rlbudget.traces.table import TraceTable
 
 
 def rich_table(n: int = 40, seed: int = 0) -> TraceTable:

@@ -16,9 +16,9 @@ from frozen_nets import FREE, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlbudget.cli import parse
+from rlbudget.cli.main import parse
 from rlbudget.errors import UserError
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
 from rlbudget.strategies.hybrid import HybridRules, Request, Rule
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.toml_lines import lines_of

@@ -22,13 +22,14 @@ from tiny_model import save_tiny_model, tiny_task
 import rlbudget.envs  # noqa: F401
 from rlbudget.agents.rules import rules_for
 from rlbudget.agents.rules.sampling import AC_BETA, ESC, dirichlet_lead
+from rlbudget.agents.training import train_on
+from rlbudget.decoding.record_samples import record_samples
 from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
-from rlbudget.interchange import import_jsonl
 from rlbudget.models import load_model
-from rlbudget.observation import features_of, observe
-from rlbudget.record_samples import record_samples
-from rlbudget.samples import (
+from rlbudget.policy.observation import features_of, observe
+from rlbudget.traces.interchange import import_jsonl
+from rlbudget.traces.samples import (
     ORDERS,
     VOTE_SIGNALS,
     Sample,
@@ -36,9 +37,8 @@ from rlbudget.samples import (
     beta_lead,
     traces_of_samples,
 )
-from rlbudget.store import load_table, load_traces
-from rlbudget.table import TraceTable, table_of
-from rlbudget.training import train_on
+from rlbudget.traces.store import load_table, load_traces
+from rlbudget.traces.table import TraceTable, table_of
 
 torch.set_num_threads(1)
 
@@ -186,7 +186,7 @@ def test_samples_are_imported_trained_on_and_evaluated(tmp_path: Path) -> None:
     assert stats.n == 60 * ORDERS
     assert load_traces(tmp_path / "traces")[0] == traces_of_samples(made()[0])[0]
     train_on(tmp_path / "traces", tmp_path / "run", total_timesteps=20_000)
-    from rlbudget.freeze import freeze
+    from rlbudget.agents.freeze import freeze
 
     freeze(tmp_path / "run", tmp_path / "policy")
     evaluation = evaluate_folder(
@@ -235,7 +235,7 @@ def test_absent_matches_are_scored_and_meta_goes_into_the_traces(tmp_path: Path)
 def test_samples_and_traces_do_not_mix(tmp_path: Path) -> None:
     from trace_makers import make_trace
 
-    from rlbudget.interchange import trace_to_dict
+    from rlbudget.traces.trace import trace_to_dict
 
     file = write(tmp_path / "both.jsonl", [*lines_of(made(1)), trace_to_dict(make_trace(0))])
     with pytest.raises(UserError, match="may not stand in one file"):

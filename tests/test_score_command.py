@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from trace_makers import make_trace
 
-from rlbudget.cli import main
-from rlbudget.store import TraceWriter, load_traces
+from rlbudget.cli.main import main
+from rlbudget.traces.store import TraceWriter, load_traces
 
 
 def table(path: Path, *rows: tuple[str, str]) -> Path:

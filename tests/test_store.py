@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from trace_makers import assert_same_table, make_trace, trace_lists
 
 from rlbudget.errors import UserError
-from rlbudget.store import TraceWriter, digest, existing_ids, load_table, load_traces
-from rlbudget.table import table_of
-from rlbudget.traces import Checkpoint, Exit, Trace
+from rlbudget.traces.store import TraceWriter, digest, existing_ids, load_table, load_traces
+from rlbudget.traces.table import table_of
+from rlbudget.traces.trace import Checkpoint, Exit, Trace
 
 
 def write(folder: Path, traces: list[Trace], part_size: int = 4, append: bool = False) -> None:
@@ -167,7 +167,7 @@ def test_missing_and_empty_folders_say_how_traces_are_made(tmp_path: Path) -> No
 _ENDLESS = """
 import sys
 sys.path.insert(0, {tests!r})
-from rlbudget.store import TraceWriter, existing_ids
+from rlbudget.traces.store import TraceWriter, existing_ids
 from trace_makers import make_trace
 have = existing_ids({folder!r})
 with TraceWriter({folder!r}, append=True, part_size=2) as writer:
@@ -202,7 +202,7 @@ def test_a_file_size_limit_while_writing_is_one_line_and_keeps_whole_parts(tmp_p
     program = textwrap.dedent(f"""
         import resource, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from rlbudget.store import TraceWriter
+        from rlbudget.traces.store import TraceWriter
         from trace_makers import make_trace
         with TraceWriter({str(tmp_path)!r}, part_size=3) as writer:
             for i in range(3):

@@ -17,15 +17,15 @@ from test_cli import mistake
 from tiny_model import save_tiny_model
 from trace_makers import traces_of
 
-from rlbudget.cascade import load_cascade
-from rlbudget.cli import main, parse
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of
-from rlbudget.policy import Policy, make_policy, save_policy
-from rlbudget.store import TraceWriter, digest, load_table
+from rlbudget.cli.main import main, parse
+from rlbudget.policy.cascade import load_cascade
+from rlbudget.policy.folder import Policy, make_policy, save_policy
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of
 from rlbudget.strategies.blend_file import load_blend
 from rlbudget.strategies.compose import Strategy, compose
 from rlbudget.strategies.impact import load_impact
-from rlbudget.table import TraceTable, split_questions
+from rlbudget.traces.store import TraceWriter, digest, load_table
+from rlbudget.traces.table import TraceTable, split_questions
 
 torch.set_num_threads(1)
 
@@ -162,7 +162,7 @@ def test_evaluate_measures_what_decode_serves(home: Path, tmp_path: Path) -> Non
     assert evaluation["split_seed"] == SPLIT
     assert evaluation["notes"] == []
     # The row of a method is the replay of its composition.
-    from rlbudget.policy import load_policies
+    from rlbudget.policy.folder import load_policies
 
     policies = load_policies([home / "a", home / "b"])
     guard = load_impact(home / "guard.safetensors")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from trace_makers import assert_same_table, make_trace, trace_lists
 
 from rlbudget.errors import UserError
-from rlbudget.table import split_questions, table_of
-from rlbudget.traces import Trace
+from rlbudget.traces.table import split_questions, table_of
+from rlbudget.traces.trace import Trace
 
 
 @settings(max_examples=60, deadline=None)

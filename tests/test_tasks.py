@@ -263,7 +263,7 @@ def test_a_family_of_reasoning_gym_is_a_task_and_an_unknown_one_is_refused() -> 
 
 def test_importing_the_tasks_loads_no_heavy_package() -> None:
     program = (
-        "import sys, rlbudget.tasks, rlbudget.store, rlbudget.interchange\n"
+        "import sys, rlbudget.tasks, rlbudget.traces.store, rlbudget.traces.interchange\n"
         "assert not {'torch', 'sympy', 'math_verify', 'reasoning_gym'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

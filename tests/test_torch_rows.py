@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from test_adapter_vllm import END, EOS, SIZE, by_request, plan_of, rows
 from tiny_model import tiny_tokenizer
 
-from rlbudget.adapters.plan import make_plan
-from rlbudget.adapters.request import Request
-from rlbudget.adapters.token_tables import token_tables
-from rlbudget.adapters.torch_policy import Network, Observers, Windows
-from rlbudget.adapters.torch_rows import Rows, Slots
 from rlbudget.errors import UserError
+from rlbudget.integrations.plan import make_plan
+from rlbudget.integrations.request import Request
+from rlbudget.integrations.token_tables import token_tables
+from rlbudget.integrations.torch_policy import Network, Observers, Windows
+from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.models.profiles import find_profile
 from rlbudget.models.vocabulary import build_vocabulary
-from rlbudget.observation import Observer, feature_names
-from rlbudget.signals import SIGNALS, Window
+from rlbudget.policy.observation import Observer, feature_names
+from rlbudget.signals.tokens import SIGNALS, Window
 
 CPU = torch.device("cpu")
 

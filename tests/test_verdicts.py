@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from synthetic import make_table
 
 from rlbudget.evaluate.bootstrap import p_value, resample
-from rlbudget.evaluate.outcomes import Floats, Outcome
 from rlbudget.evaluate.verdicts import (
     extremes,
     most_utility,
@@ -22,6 +21,7 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
+from rlbudget.policy.outcomes import Floats, Outcome
 
 Population = Callable[[np.random.Generator, int], Floats]
 MOST = 1.2

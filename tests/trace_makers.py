@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 from hypothesis import strategies as st
 
-from rlbudget.signals import SIGNALS
-from rlbudget.table import TraceTable
-from rlbudget.traces import Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
 filled = texts.map(lambda text: "x" + text.replace("\0", ""))

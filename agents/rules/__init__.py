@@ -20,7 +20,7 @@ eat         the entropy of the answer's first token settles      ``exit_entropy`
 halt        the answer's distribution has low entropy            ``answer_entropy``
 =========== ==================================================== ==================
 
-On traces made of samples (``rlbudget.samples``) other rules apply:
+On traces made of samples (``rlbudget.traces.samples``) other rules apply:
 
 ============ =================================================== ==================
 fixed-n      ``n`` samples are drawn                             ``samples``
@@ -57,7 +57,7 @@ from rlbudget.agents.rules.unprobed import (
     RANDOM,
     THINKBRAKE,
 )
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 __all__ = ["PROBE", "RULES", "SAMPLING_RULES", "Kind", "Parameters", "Rule", "rules_for"]
 

@@ -16,8 +16,8 @@ from rlbudget.agents.rules.rule import (
     step_of_row,
     threshold_rule,
 )
-from rlbudget.evaluate.outcomes import Bools, Floats, Ints, first_stop
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import Bools, Floats, Ints, first_stop
+from rlbudget.traces.table import TraceTable
 
 CONFIDENCE = threshold_rule(
     "confidence", (PROBE,), lambda table: table.probe_confidence, probes_charged=every_probe

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlbudget.evaluate.outcomes import (
+from rlbudget.policy.outcomes import (
     Bools,
     Choice,
     Floats,
@@ -18,7 +18,7 @@ from rlbudget.evaluate.outcomes import (
     first_stop,
     outcome,
 )
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 Kind = Literal["rule", "learned", "bound"]
 Parameters = Mapping[str, float]
@@ -47,7 +47,7 @@ class Rule:
     grid: Callable[[TraceTable], Sequence[Parameters]]
     """the parameters worth trying, from the training traces; never stopping is always tried"""
     stops: Callable[[TraceTable, Parameters], Choice]
-    """the choice under these parameters, see ``rlbudget.evaluate.outcomes``; it looks at the
+    """the choice under these parameters, see ``rlbudget.policy.outcomes``; it looks at the
     history of each trace only"""
     probes_charged: Charge = no_probe
     kind: Kind = "rule"

@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 
 from rlbudget.agents.rules.rule import Parameters, Rule, threshold_rule, thresholds
-from rlbudget.evaluate.outcomes import Floats, first_stop
-from rlbudget.samples import beta_lead
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import Floats, first_stop
+from rlbudget.traces.samples import beta_lead
+from rlbudget.traces.table import TraceTable
 
 FIXED_N = Rule(
     name="fixed-n",

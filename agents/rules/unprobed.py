@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlbudget.agents.rules.rule import Parameters, Rule, scan, threshold_rule
-from rlbudget.evaluate.outcomes import (
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import (
     Bools,
     Floats,
     Ints,
@@ -14,8 +15,7 @@ from rlbudget.evaluate.outcomes import (
     fixed_stops,
     full_stops,
 )
-from rlbudget.observation import observe
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 FULL = Rule(
     name="full",

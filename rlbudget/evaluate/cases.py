@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rlbudget.evaluate.contexts import Context, contexts_of
-from rlbudget.evaluate.outcomes import NATURAL_END, full_stops, outcome
-from rlbudget.evaluate.replay import StopPolicy, replay
-from rlbudget.table import table_of
-from rlbudget.traces import Trace, family_of
+from rlbudget.policy.outcomes import NATURAL_END, full_stops, outcome
+from rlbudget.policy.replay import StopPolicy, replay
+from rlbudget.traces.table import table_of
+from rlbudget.traces.trace import Trace, family_of
 
 MOST_CASES = 40
 BINS = 10

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlbudget.evaluate.outcomes import Outcome
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import Outcome
+from rlbudget.traces.table import TraceTable
 
 BY = {
     "length": "question_characters",
     "numbers": "question_numbers",
     "clauses": "question_clauses",
 }
-"""what the questions are divided by -> the signal of ``rlbudget.context``"""
+"""what the questions are divided by -> the signal of ``rlbudget.signals.questions``"""
 THIRDS = ("low", "middle", "high")
 
 
@@ -40,7 +40,7 @@ class Context:
 def contexts_of(done: Outcome, table: TraceTable, families: Sequence[str]) -> list[Context]:
     """Divide what a policy did on n traces; ``families`` has one name for each.
 
-    The table needs the signals of ``rlbudget.context`` (``load_table(context=True)``) for the
+    The table needs the signals of ``signals.questions`` (``load_table(context=True)``) for the
     groups by length and complexity; traces without a checkpoint are left out of those.
     """
 

@@ -30,15 +30,6 @@ from rlbudget.evaluate.measure import (
     measure_replays,
     measure_rule,
 )
-from rlbudget.evaluate.outcomes import (
-    RELATIVE_PRICES,
-    Floats,
-    Outcome,
-    oracle_gap_closed,
-    token_price_of,
-    utility,
-)
-from rlbudget.evaluate.replay import Replay, StopPolicy
 from rlbudget.evaluate.verdicts import (
     LEVEL,
     Paired,
@@ -47,7 +38,16 @@ from rlbudget.evaluate.verdicts import (
     most_utility,
     paired_by,
 )
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import (
+    RELATIVE_PRICES,
+    Floats,
+    Outcome,
+    oracle_gap_closed,
+    token_price_of,
+    utility,
+)
+from rlbudget.policy.replay import Replay, StopPolicy
+from rlbudget.traces.table import TraceTable
 
 VERSION = 1
 EM_LOSSES = (0.005, 0.01)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlbudget import console
-from rlbudget.card import write_card
 from rlbudget.errors import UserError
 from rlbudget.evaluate.cases import Cases, cases_of
-from rlbudget.evaluate.evaluation import as_json
+from rlbudget.evaluate.evaluation import Composition, as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds, assess_split
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
@@ -20,10 +19,24 @@ from rlbudget.evaluate.report import write_report
 from rlbudget.evaluate.spread import add_spread
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
-from rlbudget.policy import Policy, load_policy, policy_folders
-from rlbudget.store import Folders, digest, iter_traces, load_table
-from rlbudget.strategies.compose import OnTraces, Strategy, requests_of, stages
-from rlbudget.table import TraceTable, split_questions, without
+from rlbudget.policy.card import write_card
+from rlbudget.policy.folder import Policy, load_policy, policy_folders
+from rlbudget.traces.store import Folders, digest, iter_traces, load_table
+from rlbudget.traces.table import TraceTable, split_questions, without
+from rlbudget.traces.trace import Trace
+
+
+class Strategies(Protocol):
+    """What stands over the policies, put together by whoever knows the strategies."""
+
+    @property
+    def fitted(self) -> Mapping[str, Mapping[str, Any]]:
+        """What its parts were fitted to: ``digest`` of the traces and ``split_seed``."""
+
+    def over(
+        self, policies: Mapping[str, Policy], traces: Callable[[], Iterable[Trace]]
+    ) -> Sequence[Composition]:
+        """A method for each of its parts; ``traces`` are read where rules ask for requests."""
 
 
 def evaluate_folder(
@@ -36,7 +49,7 @@ def evaluate_folder(
     write_cards: bool = False,
     learners: bool = False,
     folds: int = 1,
-    strategy: Strategy | None = None,
+    strategy: Strategies | None = None,
     last: int | None = None,
     as_they_are: bool = False,
 ) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def evaluate_folder(
     fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
     once and the policies are trained anew in each fold, with the settings of the ones given, or
     measured ``as_they_are``; ``last`` then restricts what is measured to the latest traces.
-    ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose.stages``).
+    ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose``).
     Raises ``UserError`` for traces and policies that cannot be measured together.
     """
     if draws < 1:
@@ -64,7 +77,7 @@ def evaluate_folder(
         raise UserError("last and as-they-are are for several folds: add --folds K")
     folders = policy_folders(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
-    composed = [] if strategy is None else stages(loaded, strategy)
+    composed = [] if strategy is None else strategy.over(loaded, lambda: iter_traces(traces))
     if composed and folds > 1:
         raise UserError("a strategy is measured with folds 1 only: what it holds is fitted once")
     cases: dict[str, Cases] = {}
@@ -82,14 +95,13 @@ def evaluate_folder(
         split_seed, notes = seed, [f"{name}: {how}" for name in loaded]
     else:
         fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
-        fitted |= {} if strategy is None else strategy.fitted
+        fitted |= {} if strategy is None else dict(strategy.fitted)
         split_seed, notes = split_seed_of(fitted, digest(traces) if fitted else "", seed)
-        requests = requests_of(iter_traces(traces)) if strategy and strategy.rules else {}
         table = load_table(traces, context=True)
         split = split_questions(table, seed=split_seed)
         assessment = assess_split(
             split, without(table, split.held_out), loaded, learners=learners, seed=seed,
-            draws=draws, compositions=[OnTraces(one, requests) for one in composed],
+            draws=draws, compositions=composed,
             progress=console.progress,
         )  # fmt: skip
         evaluation = as_json(assessment)

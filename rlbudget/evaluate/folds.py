@@ -27,11 +27,11 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import resample
 from rlbudget.evaluate.evaluation import EM_LOSSES, Assessment, Composition, assess
 from rlbudget.evaluate.measure import Point
-from rlbudget.evaluate.outcomes import Outcome
-from rlbudget.observation import Preset
-from rlbudget.policy import Policy
-from rlbudget.store import Folders, load_table
-from rlbudget.table import Split, TraceTable, split_fold, without
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import Preset
+from rlbudget.policy.outcomes import Outcome
+from rlbudget.traces.store import Folders, load_table
+from rlbudget.traces.table import Split, TraceTable, split_fold, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def assess_split(
     show = progress or _silent
     rules, fitted = list(rules_for(train)), {}
     if learners:
-        from rlbudget.agents.learners import fit_learners
+        from rlbudget.evaluate.learners import fit_learners
 
         presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
         with show("Fitting learners") as advance:
@@ -175,8 +175,8 @@ def _assess_fold(job: _Job) -> Assessment:
     policies = {k: policy for k, policy in job.policies.items() if isinstance(policy, Policy)}
     if len(policies) < len(job.policies):
         from rlbudget.agents.config import PPOConfig
+        from rlbudget.agents.freeze import policy_of_run
         from rlbudget.agents.ppo import train as train_ppo
-        from rlbudget.freeze import policy_of_run
 
         known = {field.name for field in fields(PPOConfig)}
         for name, stored in job.policies.items():

@@ -4,7 +4,7 @@ A stop rule may look at the past only. A feature made from the whole trace (the 
 that is done, the number of checkpoints left) makes a replay look excellent and is worth nothing
 live. Two regressors predict the thinking tokens that remain at every checkpoint of questions
 they have not seen: one is fed the past of the trace, computed here from the record without
-``rlbudget.observation``; the other is fed the observation as well. An honest observation adds
+``policy.observation``; the other is fed the observation as well. An honest observation adds
 nothing.
 """
 
@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.evaluate.bootstrap import Draws, interval, resample
-from rlbudget.observation import observe
-from rlbudget.table import TraceTable
+from rlbudget.policy.observation import observe
+from rlbudget.traces.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlbudget.agents.rules import Kind, Rule
-from rlbudget.evaluate.outcomes import (
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import (
     Choice,
     Outcome,
     Probing,
@@ -20,9 +21,8 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.evaluate.replay import Replay, StopPolicy, replay
-from rlbudget.observation import observe
-from rlbudget.table import TraceTable
+from rlbudget.policy.replay import Replay, StopPolicy, replay
+from rlbudget.traces.table import TraceTable
 
 ORACLE_RELATIVE_PRICES = (0.005, 50.0)
 NEVER: Mapping[str, float] = {"never_stop": True}

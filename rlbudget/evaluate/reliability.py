@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rlbudget.errors import missing_extra
 from rlbudget.evaluate.figure import INK, LEARNED, QUIET, RULE_LINE
 from rlbudget.files import write_bytes
 
-if TYPE_CHECKING:
-    from rlbudget.strategies.impact import Reliability
-
+Floats = npt.NDArray[np.float64]
 BLUE, RED = LEARNED[0], "#a40e26"
 Z95 = 1.96
 
@@ -29,6 +28,42 @@ class Allowed:
     """of all checkpoints"""
     lost: float
     """share of them where a stop loses an answer"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far risks can be taken at their word."""
+
+    predicted: Floats
+    """(bins,) mean risk of each bin"""
+    observed: Floats
+    """(bins,) share that was lost"""
+    count: npt.NDArray[np.int64]
+    """(bins,) checkpoints"""
+    brier: float
+    """mean squared difference between risk and outcome"""
+    ece: float
+    """expected calibration error: mean difference of the two columns, weighted by the counts"""
+
+
+def reliability(risk: Floats, lost: npt.ArrayLike, *, bins: int = 15) -> Reliability:
+    """Compare risks with outcomes in ``bins`` bins of equal width; empty ones are left out.
+
+    ``risk`` (m,) in [0, 1], ``lost`` (m,) 0 or 1.
+    """
+    outcome = np.asarray(lost, dtype=np.float64)
+    place = np.minimum((risk * bins).astype(np.int64), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    full = count > 0
+    predicted = np.bincount(place, risk, bins)[full] / count[full]
+    observed = np.bincount(place, outcome, bins)[full] / count[full]
+    return Reliability(
+        predicted=predicted,
+        observed=observed,
+        count=count[full],
+        brier=float(np.mean((risk - outcome) ** 2)),
+        ece=float(np.average(np.abs(predicted - observed), weights=count[full])),
+    )
 
 
 def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = None) -> None:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Floats, Outcome
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import Floats, Outcome
+from rlbudget.traces.table import TraceTable
 
 Mode = Literal["loss", "harm"]
 MOST_QUESTIONS = 10**7

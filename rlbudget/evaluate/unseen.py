@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
 
 
 def fitted_to(policy: Policy) -> Mapping[str, Any]:

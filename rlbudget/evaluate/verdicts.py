@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample, two_sided
-from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome
-from rlbudget.table import TraceTable
+from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome
+from rlbudget.traces.table import TraceTable
 
 Verdict = Literal["better", "worse", "not inferior", "cannot tell"]
 LEVEL = 0.05

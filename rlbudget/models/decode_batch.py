@@ -30,7 +30,7 @@ from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
-from rlbudget.signals import Window
+from rlbudget.signals.tokens import Window
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -195,7 +195,7 @@ class DecodeBatch:
         return written
 
     def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]:
-        """The signals of ``rlbudget.signals.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
+        """The signals of ``signals.tokens.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
         places = self._places(np.asarray(rows, dtype=np.int64))
         return {name: column[places] for name, column in self._signals.items()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rlbudget.signals import NO_SENTENCE_END, TOP_K
+from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
 _BLOCK = 256
 _NUMBERS_AT_ONCE = 2**20
@@ -67,7 +67,7 @@ def _sample(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) ->
 def token_signals(
     logits: torch.Tensor, tokens: torch.Tensor, end_ids: torch.Tensor
 ) -> torch.Tensor:
-    """The signals of ``rlbudget.signals.TOKEN_SIGNALS``, shape (n, 6), float32.
+    """The signals of ``rlbudget.signals.tokens.TOKEN_SIGNALS``, shape (n, 6), float32.
 
     ``logits`` (n, vocabulary) float32 are raw: temperature 1 whatever the sampling was.
     ``tokens`` (n,) were sampled from them; ``end_ids`` are the tokens that begin the end of

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, trusted_ids
-from rlbudget.signals import marker_table
+from rlbudget.signals.tokens import marker_table
 
 LONGEST_CHARACTER = 4
 """in bytes of UTF-8, and so in tokens"""
@@ -36,7 +36,7 @@ class Vocabulary:
     answer_end_ids: npt.NDArray[np.int64]
     """tokens with which the end of a trial answer can begin"""
     markers: npt.NDArray[np.bool_]
-    """(vocabulary, 3), columns as in ``rlbudget.signals.MARKERS``"""
+    """(vocabulary, 3), columns as in ``rlbudget.signals.tokens.MARKERS``"""
 
     def text(self, ids: Sequence[int] | npt.NDArray[np.int64], *, special: bool = False) -> str:
         """The text of token ids, with or without special tokens."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
-from rlbudget.evaluate.replay import replay
-from rlbudget.observation import observe
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance

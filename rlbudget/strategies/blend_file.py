@@ -14,7 +14,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_text
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble
 from rlbudget.strategies.steered import SteeredPolicy
 

@@ -8,7 +8,7 @@ serves and what ``rlbudget evaluate`` measures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ from typing import Any
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.replay import Replay
-from rlbudget.evaluate.replay import replay as replay_policy
-from rlbudget.frozen import Decision
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.network import Decision
+from rlbudget.policy.replay import Replay
+from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.strategies.blend_file import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
 from rlbudget.strategies.hybrid import HybridRules, Request
 from rlbudget.strategies.impact import ImpactModel, guarded, load_impact
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.steered import AnyPolicy
-from rlbudget.table import TraceTable
-from rlbudget.traces import Trace
+from rlbudget.traces.table import TraceTable
+from rlbudget.traces.trace import Trace
 
 MAX_RISK = 0.01
 _COMBINE: Mapping[str, Combine] = {"mean": "mean", "vote": "vote"}
@@ -56,6 +56,13 @@ class Strategy:
         if isinstance(self.combine, SavedBlend):
             found["blend"] = self.combine.trained
         return found
+
+    def over(
+        self, policies: Mapping[str, Policy], traces: Callable[[], Iterable[Trace]]
+    ) -> list[OnTraces]:
+        """A method for each stage, to be measured; rules are told what ``traces`` asked."""
+        requests = requests_of(traces()) if self.rules else {}
+        return [OnTraces(one, requests) for one in stages(policies, self)]
 
 
 class Served:

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
-from rlbudget.evaluate.replay import Replay
-from rlbudget.observation import observe
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
+from rlbudget.policy.replay import Replay
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 Aim = Literal["utility", "answers"]
 OFF = float("inf")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlbudget.context import CONTEXT_SIGNALS
 from rlbudget.errors import UserError
-from rlbudget.observation import Observer
-from rlbudget.signals import SIGNALS
+from rlbudget.policy.observation import Observer
+from rlbudget.signals.questions import CONTEXT_SIGNALS
+from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.correct import Correction
 from rlbudget.strategies.exits import CONFIDENCE, WRITTEN_SIGNALS, written_signals
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Floats, Ints
-from rlbudget.evaluate.replay import StopPolicy, replay
-from rlbudget.observation import observe
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import Floats, Ints
+from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.impact import ImpactModel, fit_chance
-from rlbudget.table import TraceTable, split_fold
+from rlbudget.traces.table import TraceTable, split_fold
 
 PRICES = 6
 """prices over the policy's range at which its stops are looked at"""

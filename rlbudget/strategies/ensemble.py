@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.frozen import Decision
-from rlbudget.policy import Policy
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.network import Decision
 from rlbudget.strategies.steered import SteeredPolicy
 
 Floats = npt.NDArray[np.float64]

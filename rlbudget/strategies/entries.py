@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlbudget.errors import UserError
-from rlbudget.interchange import trace_from_dict
 from rlbudget.strategies.log import (
     AUDITS,
     DECISIONS,
@@ -18,7 +17,8 @@ from rlbudget.strategies.log import (
     Stop,
     parsed,
 )
-from rlbudget.traces import Trace
+from rlbudget.traces.interchange import trace_from_dict
+from rlbudget.traces.trace import Trace
 
 Row = TypeVar("Row")
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlbudget.context import CONTEXT_SIGNALS, TASK_SIGNALS
-from rlbudget.observation import feature_names
-from rlbudget.store import iter_traces, load_table
+from rlbudget.policy.observation import feature_names
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.strategies.recheck import THINKING_CHECKS, thinking_checks
-from rlbudget.table import TraceTable
+from rlbudget.traces.store import iter_traces, load_table
+from rlbudget.traces.table import TraceTable
 
 if TYPE_CHECKING:
     from rlbudget.models.answers import ExitResult, ProbeResult

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.console import Advance
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
-from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
-from rlbudget.policy import Policy
-from rlbudget.store import digest, load_table
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.blend import fit_blend
 from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
 from rlbudget.strategies.ensemble import ensemble
-from rlbudget.table import Split, split_questions
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import Split, split_questions
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlbudget.cascade import Cascade, make_cascade, save_cascade
+from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
-from rlbudget.evaluate.cascade import replay_cascade
-from rlbudget.evaluate.handover import in_large_tokens, served
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
-from rlbudget.pairs import PairSplit, load_pair, split_pair
-from rlbudget.policy import Policy, load_policy
-from rlbudget.store import digest, iter_traces, load_table
-from rlbudget.table import split_questions
-from rlbudget.training import recorded_of
+from rlbudget.policy.cascade import Cascade, make_cascade, save_cascade
+from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.handover import in_large_tokens, served
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.replay_cascade import replay_cascade
+from rlbudget.traces.pairs import PairSplit, load_pair, split_pair
+from rlbudget.traces.store import digest, iter_traces, load_table
+from rlbudget.traces.table import split_questions
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Floats, utility
-from rlbudget.evaluate.replay import StopPolicy, replay
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
-from rlbudget.policy import Policy
-from rlbudget.store import digest
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import Floats, utility
+from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt
 from rlbudget.strategies.exits import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.table import Split, TraceTable, split_questions
+from rlbudget.traces.store import digest
+from rlbudget.traces.table import Split, TraceTable, split_questions
 
 MOST_EXTRA = 0.1
 """extra tokens, as a share of those that the stops save"""

@@ -9,31 +9,29 @@ import numpy as np
 
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import (
+from rlbudget.evaluate.reliability import Allowed, Reliability, draw_reliability, reliability
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.verdicts import paired
+from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.observation import Float32s, observe
+from rlbudget.policy.outcomes import (
     NATURAL_END,
     RELATIVE_PRICES,
     full_stops,
     outcome,
     token_price_of,
 )
-from rlbudget.evaluate.reliability import Allowed, draw_reliability
-from rlbudget.evaluate.replay import StopPolicy
-from rlbudget.evaluate.replay import replay as replay_policy
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
-from rlbudget.evaluate.verdicts import paired
-from rlbudget.observation import Float32s, observe
-from rlbudget.policy import Policy, load_policy
-from rlbudget.store import digest, load_table
+from rlbudget.policy.replay import StopPolicy
+from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.strategies.impact import (
     ImpactModel,
-    Reliability,
     fit_impact,
     guarded,
     lost_by_stopping,
-    reliability,
     save_impact,
 )
-from rlbudget.table import Split, TraceTable, split_questions
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import Split, TraceTable, split_questions
 
 
 @dataclass(frozen=True, slots=True)

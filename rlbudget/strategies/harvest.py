@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlbudget.errors import UserError
-from rlbudget.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.strategies.entries import read_log
 from rlbudget.strategies.log import LoggedRequest, Outcome
 from rlbudget.strategies.stream import Audit
 from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
-from rlbudget.traces import Trace, scorer_of
+from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
+from rlbudget.traces.trace import Trace, scorer_of
 
 Judge = Callable[[str], int | None]
 """answer -> 0 or 1, None where it cannot be told"""

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import Ints
-from rlbudget.evaluate.replay import Replay, replay
-from rlbudget.frozen import Decision
-from rlbudget.observation import observe
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import Ints
+from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 Then = Literal["full", "go on", "stop"]

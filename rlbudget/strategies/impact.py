@@ -20,10 +20,10 @@ from safetensors.numpy import save
 
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
-from rlbudget.frozen import Decision
-from rlbudget.observation import observe
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import observe
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
-from rlbudget.table import TraceTable
+from rlbudget.traces.table import TraceTable
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance
@@ -40,7 +40,7 @@ class ImpactModel:
     """A tanh network from an observation to a risk; safe to call from several threads."""
 
     features: tuple[str, ...]
-    """the observation it reads, as ``rlbudget.observation`` names it"""
+    """the observation it reads, as ``rlbudget.policy.observation`` names it"""
     mean: Floats
     std: Floats
     weights: tuple[Floats, ...]
@@ -195,42 +195,6 @@ def fit_chance(
     slope, offset = max(float(line.coef_[0, 0]), 0.0), float(line.intercept_[0])
     weights[-1], biases[-1] = weights[-1] * slope, biases[-1] * slope + offset
     return ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
-
-
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """How far risks can be taken at their word."""
-
-    predicted: Floats
-    """(bins,) mean risk of each bin"""
-    observed: Floats
-    """(bins,) share that was lost"""
-    count: npt.NDArray[np.int64]
-    """(bins,) checkpoints"""
-    brier: float
-    """mean squared difference between risk and outcome"""
-    ece: float
-    """expected calibration error: mean difference of the two columns, weighted by the counts"""
-
-
-def reliability(risk: Floats, lost: npt.ArrayLike, *, bins: int = 15) -> Reliability:
-    """Compare risks with outcomes in ``bins`` bins of equal width; empty ones are left out.
-
-    ``risk`` (m,) in [0, 1], ``lost`` (m,) 0 or 1.
-    """
-    outcome = np.asarray(lost, dtype=np.float64)
-    place = np.minimum((risk * bins).astype(np.int64), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    full = count > 0
-    predicted = np.bincount(place, risk, bins)[full] / count[full]
-    observed = np.bincount(place, outcome, bins)[full] / count[full]
-    return Reliability(
-        predicted=predicted,
-        observed=observed,
-        count=count[full],
-        brier=float(np.mean((risk - outcome) ** 2)),
-        ece=float(np.average(np.abs(predicted - observed), weights=count[full])),
-    )
 
 
 def save_impact(path: Path | str, model: ImpactModel) -> None:

@@ -21,10 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlbudget.controller import Reason
 from rlbudget.errors import UserError
-from rlbudget.interchange import trace_to_dict
-from rlbudget.traces import Trace
+from rlbudget.policy.controller import Reason
+from rlbudget.traces.trace import Trace, trace_to_dict
 
 DECISIONS, AUDITS, OUTCOMES = "decisions.jsonl", "audits.jsonl", "outcomes.jsonl"
 VERSION = 1

@@ -9,7 +9,7 @@ after_small  the small member has answered: its tokens are paid, those of the la
 after_both   both have answered: both are paid, whichever is chosen
 ===========  ==========================================================================
 
-All tokens are counted as those of the large member (``rlbudget.pairs``).
+All tokens are counted as those of the large member (``rlbudget.traces.pairs``).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Literal
 
 import numpy as np
 
-from rlbudget.evaluate.handover import in_large_tokens, served
-from rlbudget.evaluate.outcomes import Bools, Floats, Outcome, utility
-from rlbudget.evaluate.replay import Replay, StopPolicy
-from rlbudget.observation import Float32s, feature_names, observe
-from rlbudget.pairs import Pair
-from rlbudget.table import TraceTable
+from rlbudget.policy.handover import in_large_tokens, served
+from rlbudget.policy.observation import Float32s, feature_names, observe
+from rlbudget.policy.outcomes import Bools, Floats, Outcome, utility
+from rlbudget.policy.replay import Replay, StopPolicy
+from rlbudget.traces.pairs import Pair
+from rlbudget.traces.table import TraceTable
 
 When = Literal["before", "after_small", "after_both"]
 WHEN: tuple[When, ...] = ("before", "after_small", "after_both")

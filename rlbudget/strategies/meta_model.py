@@ -1,13 +1,13 @@
 """The meta-model: gradient boosting that chooses whose answer to use, by utility.
 
-It looks at the token price, the question's own numbers (``rlbudget.context``) and the members'
+It looks at the token price, the question's own numbers (``signals.questions``) and the members'
 record so far on the question's task; after a member has answered also at how it ended: its
 observation at the stop, whether that was its natural end, how long its answer is and how sure it
 was; after both, whether they agree.
 
 It is a classifier of "the large member's utility is higher", every question weighted by how much
 hangs on it, so that being right is worth what it earns. It is fitted in memory; what is to be
-served without scikit-learn is a cascade (``rlbudget.cascade``).
+served without scikit-learn is a cascade (``rlbudget.policy.cascade``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.context import CONTEXT_SIGNALS, context_signals
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.outcomes import NATURAL_END, Bools, Floats, Ints
-from rlbudget.evaluate.replay import Replay
-from rlbudget.observation import Float32s
-from rlbudget.pairs import Pair
+from rlbudget.policy.observation import Float32s
+from rlbudget.policy.outcomes import NATURAL_END, Bools, Floats, Ints
+from rlbudget.policy.replay import Replay
+from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.strategies.members import Decoded, When
+from rlbudget.traces.pairs import Pair
 
 PRIOR = 10.0
 """questions' worth of the mean over all tasks in the record of each"""

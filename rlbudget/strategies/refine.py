@@ -1,6 +1,6 @@
 """Refinement: an exit that looks wrong is handed to a second model, which answers in its place.
 
-Replayed from a pair of recordings (``rlbudget.pairs``): the same questions, both models' traces.
+Replayed from a pair of recordings (``traces.pairs``): the same questions, both models' traces.
 What the first model wrote stays paid, at ``ratio`` of a token of the second; token prices are those
 of the second model. The other way to a second opinion, the same model for longer, is
 ``rlbudget.strategies.correct``.
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
-from rlbudget.evaluate.replay import Replay, replay
-from rlbudget.pairs import pair_tables
-from rlbudget.policy import Policy
-from rlbudget.store import load_table
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
+from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.correct import LEVELS, OFF, Corrected, doubts_of
 from rlbudget.strategies.fit_correction import fit_doubts, own_split
-from rlbudget.table import Split
+from rlbudget.traces.pairs import pair_tables
+from rlbudget.traces.store import load_table
+from rlbudget.traces.table import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def fit_refinement(
     """From folders of both models' traces to a refinement and what it does on held-out questions.
 
     ``policy`` serves the first model; the second decodes in full. ``token_price`` is that of a
-    token of the second. Raises ``UserError`` as ``rlbudget.pairs.pair_tables`` does.
+    token of the second. Raises ``UserError`` as ``rlbudget.traces.pairs.pair_tables`` does.
     """
     split, large = own_split(policy, first), load_table(second)
     pairs = [

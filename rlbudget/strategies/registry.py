@@ -22,7 +22,7 @@ from typing import Literal
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_text
-from rlbudget.policy import Policy, load_policy, policy_folders, save_policy
+from rlbudget.policy.folder import Policy, load_policy, policy_folders, save_policy
 
 Action = Literal["added", "promoted", "refused", "rolled back"]
 _SERVED, _HISTORY, _LOCK = "served", "history.jsonl", ".lock"

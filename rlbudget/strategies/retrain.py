@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS
-from rlbudget.evaluate.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
-from rlbudget.evaluate.replay import replay
 from rlbudget.evaluate.verdicts import (
     Verdict,
     extremes,
@@ -28,12 +28,12 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
-from rlbudget.freeze import policy_of_run
-from rlbudget.policy import Policy
-from rlbudget.store import digest, load_table
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.replay import replay
 from rlbudget.strategies.registry import Registry
-from rlbudget.table import TraceTable, split_questions
-from rlbudget.training import train_on
+from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.table import TraceTable, split_questions
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
-from rlbudget.lines import lines_of, open_text
+from rlbudget.tasks.lines import lines_of, open_text
 
 Row = dict[str, Any]
 

@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.evaluate.outcomes import (
+from rlbudget.decoding.record import record
+from rlbudget.models import load_model
+from rlbudget.policy.outcomes import (
     NATURAL_END,
     best_budget,
     fixed_stops,
@@ -35,12 +37,10 @@ from rlbudget.evaluate.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.models import load_model
-from rlbudget.record import record
-from rlbudget.store import load_traces
-from rlbudget.table import TraceTable, table_of
 from rlbudget.tasks.load import load_task
-from rlbudget.traces import Trace
+from rlbudget.traces.store import load_traces
+from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from results import write_result

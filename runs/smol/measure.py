@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.decoding.record import row_seed
 from rlbudget.models import load_model
 from rlbudget.models.smollm2 import ADAPTER
 from rlbudget.models.stream import stream
-from rlbudget.record import row_seed
 from rlbudget.tasks.load import load_task
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

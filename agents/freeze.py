@@ -1,0 +1,98 @@
+"""Freeze: a run folder's best weights become a policy folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import UserError
+from rlbudget.policy import network
+from rlbudget.policy.folder import Policy, make_policy, save_policy
+from rlbudget.policy.observation import OBSERVATION_VERSION
+
+BEST, RUN = "best.safetensors", "run.json"
+RUN_VERSION = 1
+
+
+def freeze(
+    run_dir: str | Path, out: str | Path, *, overwrite: bool = False, standalone: bool = False
+) -> Policy:
+    """Write the best policy of a training run to the folder ``out`` and return it.
+
+    ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. The same run gives
+    the same bytes. Raises ``UserError`` for a folder that holds no finished run and for an ``out``
+    that may not be written (``save_policy``).
+    """
+    policy = policy_of_run(run_dir)
+    save_policy(out, policy, overwrite=overwrite, standalone=standalone)
+    return policy
+
+
+def policy_of_run(run_dir: str | Path) -> Policy:
+    """The best policy of a training run, nothing written."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such run folder; rlbudget train makes one")
+    run = _read_run(run_dir)
+    try:
+        data = (run_dir / BEST).read_bytes()
+    except FileNotFoundError:
+        raise UserError(_not_a_run(run_dir, BEST)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {run_dir / BEST}: {error.strerror}") from None
+    try:
+        tensors = network.read_tensors(data, where=str(run_dir / BEST))
+        return make_policy(
+            tensors,
+            features=run["features"],
+            preset=run["preset"],
+            price_range=tuple(run["price_range"]),
+            clip=run["clip"],
+            trained=_plain({k: v for k, v in run.items() if k not in _OWN}),
+        )
+    except KeyError as error:
+        raise UserError(f"{run_dir / RUN} lacks {error}; train again") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{run_dir}: these weights cannot be frozen: {error}") from None
+
+
+_OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation"}
+"""What a policy's config says in its own place."""
+
+
+def _read_run(run_dir: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((run_dir / RUN).read_bytes())
+    except FileNotFoundError:
+        raise UserError(_not_a_run(run_dir, RUN)) from None
+    except (OSError, ValueError):
+        raise UserError(f"{run_dir / RUN} is damaged; train again") from None
+    if not isinstance(run, dict) or run.get("version") != RUN_VERSION:
+        raise UserError(f"{run_dir / RUN} is not that of a run of this rlbudget; train again")
+    made = run.get("observation_version")
+    if made != OBSERVATION_VERSION:
+        raise UserError(
+            f"{run_dir} was trained on observations of version {made}, but this rlbudget makes"
+            f" version {OBSERVATION_VERSION}; train again"
+        )
+    if run.get("activation") != "tanh":
+        raise UserError(f"{run_dir}: activation {run.get('activation')!r}; only tanh is frozen")
+    return run
+
+
+def _not_a_run(run_dir: Path, name: str) -> str:
+    return (
+        f"{run_dir} holds no {name}: it is not the folder of a training run, or the run ended"
+        " before its first evaluation; train again or let it finish with --resume"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a metric that does not exist is null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

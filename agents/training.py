@@ -1,0 +1,104 @@
+"""From a folder of traces to a run folder: load, split by question, train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlbudget.errors import UserError
+from rlbudget.policy.observation import Preset, feature_names
+from rlbudget.signals.tokens import TOP_SIGNALS
+from rlbudget.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from rlbudget.agents.ppo import TrainResult
+    from rlbudget.policy.folder import Policy
+
+
+RECORDED = ("stride", "probe_tokens", "max_tokens", "temperature", "profile", "scorer")
+"""What a live decode has to do as the recording did, if the policy is to see what it knows."""
+
+_GOING_ON = 0.3
+"""learning rate of a policy that is trained on, in that of a fresh one"""
+
+
+def train_on(
+    traces: Path,
+    run_dir: Path,
+    *,
+    preset: Preset = "free",
+    signals: Literal["all", "top"] = "all",
+    token_price: tuple[float, float] | None = None,
+    total_timesteps: int | None = None,
+    advantages: Literal["exact", "sampled"] = "exact",
+    context: bool = False,
+    tasks: bool = False,
+    em_floor: float | None = None,
+    token_budget: float | None = None,
+    seed: int = 0,
+    split_seed: int = 0,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    start: Policy | None = None,
+) -> TrainResult:
+    """Train on the training questions of a folder of traces, choose on the validation ones.
+
+    ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
+    ``context`` adds the question's own numbers to the observation, ``tasks`` adds the task. The
+    held-out questions are not looked at. ``signals`` restricts the observation to those of
+    ``signals.tokens.TOP_SIGNALS``, for servers that give no logits. ``start`` is a policy to go
+    on from, whose observation and prices are kept. Raises ``UserError`` for traces that cannot be
+    trained on and for a run folder that holds another run.
+    """
+    from rlbudget.agents.ppo import PPOConfig, train
+    from rlbudget.traces.store import digest, iter_traces, load_table
+    from rlbudget.traces.table import split_questions
+
+    table = load_table(traces, context=context or tasks or start is not None)
+    split = split_questions(table, seed=split_seed)
+    first = next(iter_traces(traces))
+    config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
+                       em_floor=em_floor, token_budget=token_budget)  # fmt: skip
+    if start is not None:
+        config = replace(
+            config,
+            preset=start.preset,
+            features=start.features,
+            token_price=start.price_range,
+            learning_rate=config.learning_rate * _GOING_ON,
+        )
+    elif context or tasks or signals == "top":
+        kept = table.signals if signals == "all" else _top(table.signals)
+        config = replace(config, features=feature_names(kept, preset, context=context, tasks=tasks))
+    if total_timesteps is not None:
+        config = replace(config, total_timesteps=total_timesteps)
+    return train(
+        split.train,
+        split.validation,
+        config,
+        run_dir,
+        progress=progress,
+        resume=resume,
+        digest=digest(traces),
+        split_seed=split_seed,
+        recorded=recorded_of(first),
+        start=start,
+    )
+
+
+def recorded_of(trace: Trace) -> dict[str, Any]:
+    """What made a trace, as far as it says: its model and the settings of ``RECORDED``."""
+    made = {name: trace.meta[name] for name in RECORDED if name in trace.meta}
+    return {"model": trace.model} | made
+
+
+def _top(signals: Iterable[str]) -> set[str]:
+    found = set(signals) & set(TOP_SIGNALS)
+    if not found:
+        raise UserError(
+            "the traces hold none of the signals that top log-probabilities give:"
+            f" {', '.join(TOP_SIGNALS)}"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The ``rlbudget`` command, one file a group of subcommands."""

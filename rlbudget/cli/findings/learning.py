@@ -1,0 +1,170 @@
+"""What training, freezing, evaluating and calibrating found, and what is odd about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+from rlbudget.cli.findings.finding import Finding, fact, odd, some
+
+FEW_TRAINING_QUESTIONS = 200
+FEW_HELD_OUT_QUESTIONS = 500
+NOTHING_SAVED = 0.01
+SAME = 0.01
+"""shares of tokens that differ by less are one"""
+LOSS = "0.01"
+"""the operating point of ``evaluation.json`` that is shown: tuned to lose at most one point"""
+
+
+def of_training(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """A trained policy, by its ``config.json``, on its validation questions."""
+    trained = config["trained"]
+    traces, validation = trained.get("traces") or {}, trained.get("validation") or {}
+    gap = validation.get("mean_oracle_gap_closed")
+    full = float(traces.get("mean_full_tokens") or 0)
+    prices = [row for row in validation.get("prices") or () if full]
+    closed = "no gap to close" if gap is None else f"{gap:.2f} of the oracle's gap closed"
+    yield fact(f"on the validation questions: {closed}, mean over the prices")
+    if prices:
+        yield fact("; ".join(_at_price(row, full) for row in prices))
+    questions = traces.get("n_train_questions")
+    if gap is None:
+        yield odd(
+            "no stop earns more than the best constant budget, even in hindsight",
+            do="there is nothing to learn on these traces: look at their exact match (all right,"
+            " all wrong?) and at the number of their checkpoints",
+        )
+    elif gap <= 0:
+        yield odd(
+            "the policy is no better than the best constant budget",
+            do="record more questions, or try --preset probe; do not serve it before evaluate"
+            " says that it is worth it",
+        )
+    if prices:
+        yield from _about_stops([row["tokens"] / full for row in prices])
+    if questions is not None and questions < FEW_TRAINING_QUESTIONS:
+        yield odd(
+            f"trained on {some(questions, 'question')} only",
+            do="results on so few change with the seed: record more, or compare several --seed",
+        )
+
+
+def _at_price(row: Mapping[str, Any], full: float) -> str:
+    saved = 1 - row["tokens"] / full
+    return (
+        f"relative price {row['relative_price']:g}: exact match {row['exact_match']:.1%},"
+        f" {saved:.0%} saved"
+    )
+
+
+def _about_stops(shares: Sequence[float]) -> Iterator[Finding]:
+    """``shares``: tokens at each price over those of the full decodes, prices rising."""
+    if min(shares) > 1 - NOTHING_SAVED:
+        yield odd(
+            "the policy saves nothing at any price",
+            do="it never stops, or its exits cost what they save: train with higher"
+            " --token-price, for longer, or on more questions",
+        )
+    elif len(shares) > 1 and max(shares) - min(shares) < SAME:
+        yield odd(
+            "the policy stops at the same places at every price",
+            do="the price is no dial then: train for a wider range of --token-price or on more"
+            " signals",
+        )
+
+
+def of_freezing(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """What was frozen, by its ``config.json``."""
+    traces = config["trained"].get("traces") or {}
+    model = (traces.get("recorded") or {}).get("model")
+    low, high = config["price_range"]
+    questions = traces.get("n_train_questions")
+    made = f", trained on {some(questions, 'question')}" if questions is not None else ""
+    yield fact(
+        f"a {config['preset']} policy on {len(config['features'])} features, for token prices"
+        f" {low:.3g} to {high:.3g}{made}{f' of {model}' if model else ''}"
+    )
+    gap = (config["trained"].get("validation") or {}).get("mean_oracle_gap_closed")
+    if gap is None or gap <= 0:
+        yield odd(
+            "its validation does not show it to be better than a constant budget",
+            do="evaluate it before it decides anything",
+        )
+
+
+def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
+    """An evaluation, by what ``evaluation.json`` holds."""
+    summaries = {row["method"]: row for row in evaluation["summary"]}
+    learned = [row for row in summaries.values() if row["kind"] == "learned"]
+    rules = [row for row in summaries.values() if row["kind"] == "rule"]
+    for row in learned:
+        loss = row["held_out_em_loss"][LOSS]
+        yield fact(
+            f"{row['method']}: {_gap(row)} of the oracle's gap closed; where one point may be lost"
+            f" it saves {row['savings_at_em_loss'][LOSS]:.1%} and exact match changes by"
+            f" {-100 * loss + 0.0:+.1f} points"
+        )
+    best = max(rules, key=_closed, default=None)
+    if best is not None:
+        yield fact(f"the best rule is {best['method']}: {_gap(best)} of the gap closed")
+    for row in learned:
+        if best is not None and _closed(row) < _closed(best):
+            yield odd(
+                f"{row['method']} closes less of the gap than the rule {best['method']}",
+                do="train on more questions, or serve the rule",
+            )
+        if row["held_out_em_loss"][LOSS] > 2 * float(LOSS):
+            yield odd(
+                f"{row['method']}, tuned to lose one point, loses"
+                f" {100 * row['held_out_em_loss'][LOSS]:.1f} when held out",
+                do="take a bound that holds: rlbudget calibrate",
+            )
+    yield from _about_held_out(evaluation)
+
+
+def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
+    n, exact_match = evaluation["held_out_questions"], evaluation["full"]["exact_match"]
+    if exact_match in (0, 1):
+        yield odd(
+            f"the full decodes are all {'right' if exact_match else 'wrong'}",
+            do="compare answers and targets: an evaluation of these says nothing",
+        )
+    elif n < FEW_HELD_OUT_QUESTIONS:
+        half = 196 * sqrt(exact_match * (1 - exact_match) / n)
+        yield odd(
+            f"{some(n, 'held-out question')} leave exact match uncertain by {half:.1f} points to"
+            " each side",
+            do=f"hold out {FEW_HELD_OUT_QUESTIONS} (record more) before you trust a difference"
+            " of a point or two",
+        )
+
+
+def of_certificate(certificate: Mapping[str, Any], price_range: Sequence[float]) -> list[Finding]:
+    """What is odd about a certificate of ``rlbudget calibrate``."""
+    found = []
+    if certificate["savings"] < NOTHING_SAVED:
+        found.append(
+            odd(
+                "at the certified price nothing is saved",
+                do="allow a greater --max-em-loss, or calibrate on more questions",
+            )
+        )
+    if certificate["token_price"] >= price_range[1] * (1 - 1e-9):
+        found.append(
+            odd(
+                f"the bound holds up to the policy's highest price, {price_range[1]:.3g}",
+                do="more could be saved: train for higher --token-price",
+            )
+        )
+    return found
+
+
+def _closed(row: Mapping[str, Any]) -> float:
+    gap = row["mean_oracle_gap_closed"]
+    return float("-inf") if gap is None else float(gap)
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    gap = row["mean_oracle_gap_closed"]
+    return "nothing" if gap is None else f"{round(gap, 2) + 0.0:.2f}"

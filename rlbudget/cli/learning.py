@@ -1,0 +1,210 @@
+"""From traces to a policy: train, freeze, evaluate, calibrate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from rlbudget.cli.arguments import (
+    Flag,
+    OptionalFloat,
+    OptionalInt,
+    OptionalRange,
+    Strategies,
+    StrategyArguments,
+)
+from rlbudget.console import note, progress, tell
+from rlbudget.errors import UserError
+from rlbudget.policy.observation import Preset
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a PPO stopping policy on recorded traces."""
+
+    traces: tyro.conf.Positional[Path]
+    """Folder of the traces."""
+    out: Path
+    """Run folder: TensorBoard events, the best weights, run.json."""
+    preset: Preset = "free"
+    """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
+    context: Flag = False
+    """Let the policy look at the question as well: its length, numbers and clauses."""
+    tasks: Flag = False
+    """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
+    em_floor: OptionalFloat = None
+    """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
+    token_budget: OptionalFloat = None
+    """Most tokens a question, all counted: the price for it is looked for in the same way."""
+    signals: Literal["all", "top"] = "all"
+    """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers."""
+    token_price: OptionalRange = None
+    """Range of prices to learn, reward per token; by default from the traces' lengths."""
+    total_timesteps: OptionalInt = None
+    """Environment steps; by default the agent's."""
+    advantages: Literal["exact", "sampled"] = "exact"
+    """exact: computed from the record, at every checkpoint; sampled: plain PPO."""
+    seed: int = 0
+    """Seed of the training."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and held-out questions."""
+    resume: Flag = False
+    """Go on from the run folder's latest snapshot."""
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.agents.freeze import policy_of_run
+        from rlbudget.agents.training import train_on
+        from rlbudget.cli.findings.learning import of_training
+        from rlbudget.cli.findings.show import report
+
+        with progress("Training") as advance:
+            result = train_on(
+                self.traces,
+                self.out,
+                preset=self.preset,
+                context=self.context,
+                tasks=self.tasks,
+                em_floor=self.em_floor,
+                token_budget=self.token_budget,
+                signals=self.signals,
+                token_price=self.token_price,
+                total_timesteps=self.total_timesteps,
+                advantages=self.advantages,
+                seed=self.seed,
+                split_seed=self.split_seed,
+                resume=self.resume,
+                progress=advance,
+            )
+        report(of_training(policy_of_run(result.run_dir).config))
+        note(f"Run written to {result.run_dir}; freeze it with: rlbudget freeze {result.run_dir}")
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Turn a run's best weights into a policy folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of `rlbudget train`."""
+    out: Path
+    """Policy folder."""
+    overwrite: Flag = False
+    """Replace a policy that is already there."""
+    standalone: Flag = False
+    """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.agents.freeze import freeze
+        from rlbudget.cli.findings.learning import of_freezing
+        from rlbudget.cli.findings.show import report
+
+        policy = freeze(self.run, self.out, overwrite=self.overwrite, standalone=self.standalone)
+        report(of_freezing(policy.config))
+        note(f"Policy written to {self.out}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure every rule and policy on the same held-out questions, all tokens counted."""
+
+    traces: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of traces, the oldest first."""
+    out: Path
+    """Folder for evaluation.json, the table and the frontier figure."""
+    policy: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A policy folder to measure beside the rules."""
+    seed: int = 0
+    """Seed of the split, where no policy fixes it, and of the bootstrap."""
+    draws: int = 2000
+    """Bootstrap draws."""
+    folds: int = 1
+    """Cross-validate by question: policies are trained anew in each of so many folds. A question
+    keeps its fold as traces arrive."""
+    last: OptionalInt = None
+    """With folds: measure on so many of the latest traces only."""
+    as_they_are: Flag = False
+    """With folds: measure the policies given, for traces they have not seen, and train none."""
+    learners: Flag = False
+    """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
+    write_cards: Flag = False
+    """Put each policy's measured rows into the README.md of its folder."""
+    strategies: Strategies = field(default_factory=StrategyArguments)
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.cli.findings.learning import of_evaluation
+        from rlbudget.cli.findings.show import report
+        from rlbudget.evaluate import evaluate_folder
+
+        if not self.traces:
+            raise UserError("evaluate needs a folder of traces")
+        evaluation = evaluate_folder(
+            self.traces,
+            policies=self.policy,
+            out=self.out,
+            seed=self.seed,
+            draws=self.draws,
+            write_cards=self.write_cards,
+            learners=self.learners,
+            folds=self.folds,
+            strategy=self.strategies.read(),
+            last=self.last,
+            as_they_are=self.as_they_are,
+        )
+        report(of_evaluation(evaluation))
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Certify the highest price at which a policy keeps a bound on lost answers."""
+
+    policy: tyro.conf.Positional[Path]
+    """Policy folder."""
+    traces: tyro.conf.Positional[Path]
+    """Folder of traces; questions the policy has seen are left out."""
+    out: Path
+    """Policy folder with the certificate."""
+    max_em_loss: float = 0.01
+    """Exact match that may be lost, as a share of all questions."""
+    confidence: float = 0.9
+    """Chance, over the calibration questions, that the bound holds."""
+    mode: Literal["loss", "harm"] = "loss"
+    """loss: answers lost minus answers gained; harm: answers lost, stricter."""
+    seed: int = 0
+    """Seed of the order of the questions."""
+    overwrite: Flag = False
+    """Replace a policy that is already there."""
+
+    def execute(self) -> None:
+        """Run it."""
+        from rlbudget.cli.findings.learning import of_certificate
+        from rlbudget.cli.findings.show import report
+        from rlbudget.evaluate.calibrate import calibrate
+
+        policy = calibrate(
+            self.policy,
+            self.traces,
+            self.out,
+            max_em_loss=self.max_em_loss,
+            confidence=self.confidence,
+            mode=self.mode,
+            seed=self.seed,
+            overwrite=self.overwrite,
+        )
+        found = policy.config["calibration"]
+        what = "answers lost minus gained" if self.mode == "loss" else "answers lost"
+        tell(
+            f"Certified on {found['questions']} questions: at token prices up to"
+            f" {found['token_price']:.3g}, {what} are at most {found['max_em_loss']:.2%} of the"
+            f" questions, with confidence {found['confidence']:g}."
+        )
+        tell(
+            f"There it saves {found['savings']:.1%} of all tokens and changes exact match by"
+            f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
+        )
+        report(of_certificate(found, policy.price_range))
+        note(f"Policy written to {self.out}")

@@ -1,0 +1,159 @@
+"""The main job in one call: record the embedded model, train, freeze, evaluate, decode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rlbudget.console import err, out, progress
+from rlbudget.errors import UserError
+from rlbudget.files import write_text
+from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.traces.trace import Trace
+
+SHOWN = 10
+MINIMUM = 100
+DECODE_RELATIVE_PRICE = 0.1
+
+
+def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
+    """Fill ``folder`` with traces, run, policy, evaluation and report.
+
+    ``n`` questions are recorded and split by question: 55% to train, 15% to validate, 30% held
+    out. What is already recorded and trained under the same settings is kept. Raises
+    ``UserError`` for a folder that was filled with another ``n`` or ``seed``.
+    """
+    from rlbudget.agents.freeze import freeze
+    from rlbudget.agents.training import train_on
+    from rlbudget.decoding.record import record
+    from rlbudget.evaluate import evaluate_folder
+    from rlbudget.models import load_model
+    from rlbudget.tasks import load_task
+    from rlbudget.traces.store import load_traces
+    from rlbudget.traces.table import split_questions, table_of
+
+    if n < MINIMUM:
+        raise UserError(f"--n {n}: the quickstart needs at least {MINIMUM} questions")
+    traces_folder, run, policy_folder = folder / "traces", folder / "run", folder / "policy"
+    evaluation_folder = folder / "evaluation"
+
+    err.print(f"1/5 Recording {n} full decodes of the embedded model")
+    task = load_task("embedded", n=n, seed=seed)
+    model = load_model("embedded")
+    with progress("Recording") as advance:
+        record(
+            model, task, traces_folder, seed=seed, store_text=True, resume=True, progress=advance
+        )
+
+    err.print("2/5 Training PPO on the training questions")
+    with progress("Training") as advance:
+        train_on(traces_folder, run, seed=seed, split_seed=seed, resume=True, progress=advance)
+
+    err.print(f"3/5 Freezing the best weights into {policy_folder}")
+    freeze(run, policy_folder, overwrite=True)
+    policy = load_policy(policy_folder)
+
+    err.print("4/5 Evaluating every rule and the policy on the held-out questions")
+    evaluation = evaluate_folder(
+        traces_folder, policies=[policy_folder], out=evaluation_folder, seed=seed, write_cards=True
+    )
+
+    err.print(f"5/5 Decoding {SHOWN} held-out questions live under the policy")
+    traces = load_traces(traces_folder)
+    held_out = set(split_questions(table_of(traces), seed=seed).held_out.trace_ids.tolist())
+    unseen = [trace for trace in traces if trace.trace_id in held_out]
+    chosen = unseen[:: max(1, len(unseen) // SHOWN)][:SHOWN]
+    price = DECODE_RELATIVE_PRICE / float(evaluation["full"]["tokens"]["total"])
+    decodes = _decode(model, chosen, policy, price)
+    _show(decodes)
+    write_text(folder / "decodes.json", json.dumps(decodes, indent=1, ensure_ascii=False))
+    write_text(folder / "report.md", _report(evaluation, evaluation_folder, decodes))
+    out.print(f"\nReport: {folder / 'report.md'}   TensorBoard: tensorboard --logdir {run}")
+
+
+def _decode(
+    model: Any, traces: list[Trace], policy: Policy, token_price: float
+) -> list[dict[str, Any]]:
+    from rlbudget.decoding.decode import decode
+
+    shown = []
+    with progress("Decoding") as advance:
+        for done, trace in enumerate(traces):
+            advance(done, len(traces))
+            live = decode(
+                model, trace.question, policy, token_price=token_price, seed=trace.meta["row_seed"]
+            )
+            shown.append(
+                {
+                    "question": trace.question,
+                    "target": trace.target,
+                    "full": {
+                        "answer": trace.final.answer,
+                        "tokens": trace.final.thinking_tokens + trace.final.answer_tokens,
+                    },
+                    "policy": {
+                        "answer": live.answer,
+                        "tokens": live.total_tokens,
+                        "stopped_at": live.stopped_at,
+                        "reason": live.reason,
+                    },
+                }
+            )
+        advance(len(traces), len(traces))
+    return shown
+
+
+def _show(decodes: list[dict[str, Any]]) -> None:
+    table = Table(
+        title="Held-out questions, decoded live", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("question", overflow="ellipsis", no_wrap=True, ratio=1)
+    for name in ("target", "full", "policy"):
+        table.add_column(name, overflow="fold", max_width=8)
+    table.add_column("full tokens", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    for shown in decodes:
+        table.add_row(
+            " ".join(shown["question"].split())[-44:],
+            shown["target"],
+            shown["full"]["answer"],
+            shown["policy"]["answer"],
+            str(shown["full"]["tokens"]),
+            str(shown["policy"]["tokens"]),
+        )
+    out.print(table)
+
+
+def _report(
+    evaluation: dict[str, Any], evaluation_folder: Path, decodes: list[dict[str, Any]]
+) -> str:
+    full = evaluation["full"]
+    table = (evaluation_folder / "table.txt").read_text()
+    rows = "\n".join(
+        f"| {' '.join(shown['question'].split()).replace('|', '/')} | {shown['target']} |"
+        f" {shown['full']['answer']} | {shown['policy']['answer']} |"
+        f" {shown['full']['tokens']} | {shown['policy']['tokens']} |"
+        for shown in decodes
+    )
+    return f"""# What stopping early would do
+
+{evaluation["held_out_questions"]} held-out questions, none of them seen in training.
+Decoded to its natural end the model is right on {full["exact_match"]:.1%} of them,
+in {full["tokens"]["total"]:.1f} tokens a question.
+Every token counts: thinking, trial answers and answer.
+
+![Exact match against tokens]({evaluation_folder.name}/frontier.svg)
+
+```
+{table.rstrip()}
+```
+
+## Ten of them, decoded live under the policy
+
+| question | target | full answer | answer under the policy | full tokens | tokens |
+|---|---|---|---|---:|---:|
+{rows}
+"""

@@ -1,0 +1,115 @@
+"""What is fitted to stand over policies: an impact model, a blend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rlbudget.cli.arguments import Floats
+from rlbudget.console import err, out, plain_table, progress
+from rlbudget.errors import UserError
+
+
+@dataclass(frozen=True)
+class Impact:
+    """Fit the risk that a stop loses the answer, to guard a policy by."""
+
+    policy: tyro.conf.Positional[Path]
+    """Policy folder; the risk is seen in its observation."""
+    traces: tyro.conf.Positional[Path]
+    """Folder of the traces, split as the policy was trained."""
+    out: Path
+    """File of the impact model (.safetensors); the reliability diagram goes beside it (.svg)."""
+    max_risk: float = 0.01
+    """Share of stops that may lose an answer, from 0 to 1, for what is printed and drawn."""
+    seed: int = 0
+    """Seed of the fit."""
+
+    def execute(self) -> None:
+        """Fit, print how good it is."""
+        from rlbudget.strategies.fit_guard import fit_guard
+
+        with progress("Fitting") as advance:
+            done = fit_guard(
+                self.policy, self.traces, self.out, max_risk=self.max_risk, seed=self.seed,
+                progress=advance,
+            )  # fmt: skip
+        fitted, calibrated, held_out = done.questions
+        found = done.reliability
+        out.print(
+            f"Fitted on {fitted:,} questions, calibrated on {calibrated:,}, measured on"
+            f" {held_out:,} held-out ones.",
+            soft_wrap=True,
+        )
+        out.print(
+            f"ECE {found.ece:.4f}, Brier {found.brier:.4f}"
+            f" ({done.base_brier:.4f} for always saying the mean).",
+            soft_wrap=True,
+        )
+        allowed = done.allowed
+        out.print(
+            f"A risk of at most {allowed.max_risk:g} is said at {allowed.share:.1%} of the"
+            f" checkpoints; stops there would lose {allowed.lost:.2%}.\n",
+            soft_wrap=True,
+        )
+        rows = [
+            [
+                f"{at.relative_price:g}",
+                f"{100 * at.without.em_lost:.2f}",
+                f"{at.without.savings:.1%}",
+                _points(at.guarded.em_lost, at.guarded.em_lost_ci95),
+                f"{at.guarded.savings:.1%}",
+                f"{at.guarded.harm / at.guarded.stopped if at.guarded.stopped else 0:.2%}",
+            ]
+            for at in done.prices
+        ]
+        head = ["price", "EM lost", "saved", "EM lost, guarded", "saved", "stops that lose"]
+        out.print(plain_table(head, rows))
+        for note in done.notes:
+            err.print(note, markup=False, soft_wrap=True)
+        err.print(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
+
+
+def _points(mean: float, ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Fit how much each policy of an ensemble counts, by what stopping earns on traces."""
+
+    folders: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY ... TRACES")
+    ]
+    """Policy folders, and last the folder of the traces, split as the policies were trained."""
+    out: Path
+    """File of the blend (JSON), for --combine."""
+    price_factor: Floats = ()
+    """Times the token price, one a policy; several over one policy blend its versions."""
+
+    def execute(self) -> None:
+        """Fit, print what it is worth."""
+        from rlbudget.policy.folder import load_policies
+        from rlbudget.strategies.fit_blend import fit_blend_file
+
+        *policies, traces = self.folders or [Path()]
+        if not policies:
+            raise UserError("blend takes policy folders, and last the folder of the traces")
+        members = load_policies(policies)
+        with progress("Fitting") as advance:
+            done = fit_blend_file(
+                members, traces, self.out, price_factors=self.price_factor, progress=advance
+            )
+        out.print(f"Utility on {done.questions:,} held-out questions", style="bold")
+        rows = [
+            [way, *(f"{value:.4f}" for value in values)] for way, values in done.utilities.items()
+        ]
+        out.print(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
+        out.print(f"Blend over the mean of chances: {done.over_mean}.", markup=False)
+        for note in done.notes:
+            err.print(note, markup=False, soft_wrap=True)
+        err.print(f"Blend written to {self.out}")

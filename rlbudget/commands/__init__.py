@@ -1,1 +1,0 @@
-"""The subcommands: frozen dataclasses whose fields are their arguments, with ``execute``."""

@@ -1,0 +1,1 @@
+"""Decoding: live under a policy, and recording."""

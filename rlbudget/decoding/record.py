@@ -1,0 +1,376 @@
+"""Recording: full decodes of a model, with the answer a stop at each checkpoint would give.
+
+Questions join the batch as others end, so it stays wide to the last; what has ended is written
+every so often. Each decode depends on its own seed alone, so a killed recording that goes on with
+``resume`` gives the traces an uninterrupted one would have given, up to the last bits of signals:
+those of a matrix product depend on the rows beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlbudget.decoding.fitting import fitting
+from rlbudget.errors import UserError
+from rlbudget.tasks.task import Question, Task
+from rlbudget.traces.store import TraceWriter, existing_ids, load_traces
+from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Exit, Final, Probe, Trace
+
+if TYPE_CHECKING:
+    from rlbudget.models.decode_batch import DecodeBatch, Finished
+    from rlbudget.models.transformers_model import TransformersModel
+    from rlbudget.models.vocabulary import Vocabulary
+
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStats:
+    """What a recording did."""
+
+    n: int
+    """traces recorded now"""
+    skipped: int
+    """traces that were there already"""
+    tokens: int
+    """tokens of the full decodes recorded now"""
+    exit_tokens: int
+    """tokens of the exit answers recorded now"""
+    seconds: float
+    left_out: tuple[str, ...] = ()
+    """of each question that the model cannot decode its id and why"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    stride: int
+    max_tokens: int
+    temperature: float
+    probe_tokens: int
+    seed: int
+    store_text: bool
+
+    def meta(self, model: TransformersModel) -> dict[str, Any]:
+        return {
+            "stride": self.stride,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "probe_tokens": self.probe_tokens,
+            "profile": model.profile.name,
+            "exit_text": model.profile.exit_text,
+        }
+
+
+def _settings_of(
+    model: TransformersModel,
+    *,
+    stride: int | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    probe_tokens: int,
+    seed: int,
+    store_text: bool,
+) -> _Settings:
+    """What is left out is as in the model's profile."""
+    profile = model.profile
+    return _Settings(
+        stride=profile.stride if stride is None else stride,
+        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
+        temperature=float(profile.temperature if temperature is None else temperature),
+        probe_tokens=probe_tokens,
+        seed=seed,
+        store_text=store_text,
+    )
+
+
+def row_seed(seed: int, question_id: str) -> int:
+    """The seed of one decode: depends on nothing but these two; below 2**48."""
+    digest = hashlib.sha256(f"{seed}:{question_id}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def trace_id(seed: int, question_id: str) -> str:
+    """The id of the decode of a question under a recording's seed."""
+    return f"{question_id}-s{seed}"
+
+
+def record(
+    model: TransformersModel,
+    task: Task,
+    folder: Path | str,
+    *,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    probe_tokens: int = PROBE_TOKENS,
+    store_text: bool = False,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
+) -> RecordStats:
+    """Decode every question of ``task`` once and write its trace to ``folder``.
+
+    A question that does not fit into the model's context, that is no token to it, or that has an
+    option longer than an answer may be is left out, told to ``on_left_out`` and counted.
+
+    Settings left out are those of the model's profile. ``probe_tokens`` is the length of the
+    trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
+    where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
+    settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
+    trace as it ends. Questions with options get the entropy of the model's choice among them at
+    each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings out of
+    range, a task of which no question can be decoded and a full disk.
+    """
+    begun = time.monotonic()
+    settings = _settings_of(
+        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+        probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+    )  # fmt: skip
+    if batch_size < 1 or probe_tokens < 0:
+        raise UserError(
+            f"batch_size must be at least 1 and probe_tokens at least 0, not {batch_size} and"
+            f" {probe_tokens}"
+        )
+    ids = [trace_id(seed, question.question_id) for question in task.questions]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"the task {task.name} has two questions of one id")
+    fits = fitting(model, task, settings.max_tokens, on_left_out)
+    task = fits.task
+    ids = [trace_id(seed, question.question_id) for question in task.questions]
+    spelled = [model.option_ids(question.options) for question in task.questions]
+    options_of = dict(zip(ids, spelled, strict=True))
+    n = tokens = exit_tokens = written = 0
+    with TraceWriter(folder, append=resume) as writer:
+        there = existing_ids(folder) & set(ids)
+        if there:
+            _check_same(folder, there, model, settings)
+        missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
+        missing.sort(key=lambda q: -len(model.prompt_ids(q.question)))
+        rows = [options_of[trace_id(seed, question.question_id)] for question in missing]
+        if progress is not None:
+            progress(len(there), len(ids))
+        seeds = [row_seed(seed, question.question_id) for question in missing]
+        for ended in _record(model, task, missing, seeds, rows, settings, batch_size):
+            traces = [one.trace for one in ended]
+            for trace in traces:
+                writer.add(trace)
+                if on_trace is not None:
+                    on_trace(trace)
+                tokens += trace.final.thinking_tokens + trace.final.answer_tokens
+                exit_tokens += sum(c.exit.answer_tokens for c in trace.checkpoints)
+            n += len(traces)
+            if n - written >= batch_size:
+                writer.flush()
+                written = n
+            if progress is not None:
+                progress(len(there) + n, len(ids))
+    seconds = time.monotonic() - begun
+    return RecordStats(
+        n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens, seconds=seconds,
+        left_out=fits.left_out,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A full decode, recorded."""
+
+    trace: Trace
+    text: str
+    """everything after the prompt: thinking, end of thinking, answer"""
+
+
+def record_one(
+    model: TransformersModel,
+    task: Task,
+    *,
+    seed: int,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    probe_tokens: int = PROBE_TOKENS,
+    store_text: bool = False,
+) -> Recorded:
+    """Record the one question of ``task`` as ``decode`` would decode it with this ``seed``.
+
+    ``seed`` is that of the sampling itself, and of the trace. The rest is as for ``record``.
+    """
+    settings = _settings_of(
+        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+        probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+    )  # fmt: skip
+    (question,) = task.questions
+    rows = [model.option_ids(question.options)]
+    recorded = _record(model, task, [question], [seed], rows, settings, 1)
+    return next(one for ended in recorded for one in ended)
+
+
+def _check_same(
+    folder: Path | str, there: set[str], model: TransformersModel, settings: _Settings
+) -> None:
+    trace = next(trace for trace in load_traces(folder) if trace.trace_id in there)
+    wanted = {**settings.meta(model), "model": model.name}
+    found = {**trace.meta, "model": trace.model}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"{folder} was recorded with {name} {found.get(name)!r}, not {value!r}: resume"
+                " with the same settings or choose another folder"
+            )
+
+
+def _record(
+    model: TransformersModel,
+    task: Task,
+    questions: Sequence[Question],
+    seeds: Sequence[int],
+    options: Sequence[Sequence[Sequence[int]]],
+    settings: _Settings,
+    batch_size: int,
+) -> Iterator[list[Recorded]]:
+    """The traces of the questions, some at a time, as they end."""
+    from rlbudget.models.stream import stream  # needs torch
+
+    score = remembering(task, questions)
+    checkpoints: dict[int, list[Checkpoint]] = {}
+    for batch in stream(
+        model,
+        [question.question for question in questions],
+        seeds,
+        batch_size=batch_size,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        stride=settings.stride,
+    ):
+        rows = batch.at_checkpoint.tolist()
+        for row, point in zip(rows, _look(batch, options, settings, score), strict=True):
+            checkpoints.setdefault(row, []).append(point)
+        ended = [(row, batch.final.pop(row)) for row in sorted(batch.final)]
+        if ended:
+            yield [
+                Recorded(
+                    _trace(model, task, questions[row], seeds[row], end, checkpoints.pop(row, []),
+                           settings, score(row, end.answer)),
+                    end.text + end.rest,
+                )
+                for row, end in ended
+            ]  # fmt: skip
+
+
+def _look(
+    batch: DecodeBatch,
+    options: Sequence[Sequence[Sequence[int]]],
+    settings: _Settings,
+    score: Callable[[int, str], int],
+) -> Iterator[Checkpoint]:
+    """What every row at a checkpoint has to say there."""
+    rows = batch.at_checkpoint
+    if not len(rows):
+        return
+    signals = batch.signals(rows)
+    written = batch.thinking_tokens(rows).tolist()
+    exits = batch.fork_exits(rows)
+    probes = None
+    if settings.probe_tokens:
+        probes = batch.probes_of(exits, settings.probe_tokens)
+        if probes is None:
+            probes = batch.fork_probes(rows, settings.probe_tokens)
+    choosing = [row for row in rows.tolist() if options[row]]
+    read = batch.fork_options(choosing, [options[row] for row in choosing])
+    choices = dict(zip(choosing, read, strict=True))
+    for place, row in enumerate(rows.tolist()):
+        answer, probe = exits[place], probes[place] if probes else None
+        looks = {"exit_entropy": answer.entropy}
+        if probe:
+            looks["probe_tail"] = probe.tail
+        if row in choices:
+            looks["answer_entropy"] = choices[row].entropy
+            looks["option_tokens"] = float(choices[row].tokens)
+        yield Checkpoint(
+            thinking_tokens=written[place],
+            signals={
+                **{name: float(column[place]) for name, column in signals.items()},
+                **looks,
+            },
+            exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
+            probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
+        )
+
+
+def _trace(
+    model: TransformersModel,
+    task: Task,
+    question: Question,
+    seed: int,
+    end: Finished,
+    checkpoints: Sequence[Checkpoint],
+    settings: _Settings,
+    exact_match: int,
+) -> Trace:
+    meta = {
+        **question.meta,
+        **settings.meta(model),
+        "row_seed": seed,
+        "scorer": task.scorer,
+        "natural": end.natural,
+    }
+    if question.options:
+        meta["options"] = list(question.options)
+    if settings.store_text:
+        meta |= _text(model.vocabulary, end, checkpoints)
+    return Trace(
+        trace_id=trace_id(settings.seed, question.question_id),
+        question_id=question.question_id,
+        task=task.name,
+        question=question.question,
+        target=question.target,
+        model=model.name,
+        seed=settings.seed,
+        final=Final(
+            answer=end.answer,
+            exact_match=exact_match,
+            thinking_tokens=end.thinking_tokens,
+            answer_tokens=end.answer_tokens,
+        ),
+        checkpoints=tuple(checkpoints),
+        meta=meta,
+    )
+
+
+def remembering(task: Task, questions: Sequence[Question]) -> Callable[[int, str], int]:
+    """The task's scorer by row: neighbouring exits often give one and the same answer."""
+    known: dict[tuple[int, str], int] = {}
+
+    def score(row: int, answer: str) -> int:
+        key = (row, answer)
+        if key not in known:
+            known[key] = task.score(questions[row], answer)
+        return known[key]
+
+    return score
+
+
+def _text(
+    vocabulary: Vocabulary, end: Finished, checkpoints: Sequence[Checkpoint]
+) -> dict[str, Any]:
+    # A prefix may end inside a character, whose text then differs from the whole's.
+    prefixes = [vocabulary.text(end.ids[: c.thinking_tokens], special=True) for c in checkpoints]
+    return {
+        "thinking": end.text,
+        "cuts": [_common(prefix, end.text) for prefix in prefixes],
+    }
+
+
+def _common(prefix: str, text: str) -> int:
+    """How many first characters two texts share."""
+    if text.startswith(prefix):
+        return len(prefix)
+    return next(i for i, (a, b) in enumerate(zip(prefix, text + "\0", strict=False)) if a != b)

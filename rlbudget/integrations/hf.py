@@ -1,0 +1,170 @@
+"""The controller inside transformers' ``generate``: a logits processor.
+
+::
+
+    processor = BudgetProcessor.for_model(model, tokenizer, policy, max_new_tokens=400)
+    ids = model.generate(**inputs, logits_processor=[processor], max_new_tokens=400)
+    outcomes = processor.report(ids)
+
+Rows stop at different times and on their own; a stop forces the exit text, and the model then
+writes its answer under the caller's own settings. While a row thinks, it cannot end the sequence;
+where it would, it answers instead. ``hf_generate`` is the way for policies that need trial
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from transformers import LogitsProcessor
+
+from rlbudget.errors import UserError
+from rlbudget.integrations.hf_rows import Rows
+from rlbudget.integrations.plan import Plan, make_plan
+from rlbudget.integrations.request import Outcome, Request
+from rlbudget.models.transformers_model import eos_ids
+from rlbudget.policy.controller import StopPolicy
+
+
+def plan_for(
+    model: Any,
+    tokenizer: Any,
+    policy: StopPolicy,
+    *,
+    token_price: float | None = None,
+    profile: str | None = None,
+    stride: int | None = None,
+    max_thinking_tokens: int | None = None,
+    probes: bool = False,
+    questions: bool = False,
+) -> Plan:
+    """``make_plan`` for a causal language model of transformers and its tokenizer."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError("this model has an encoder; only decoders can be given a budget")
+    return make_plan(
+        policy,
+        tokenizer,
+        vocabulary_size=model.get_output_embeddings().out_features,
+        eos_ids=eos_ids(model, tokenizer),
+        profile=profile,
+        token_price=token_price,
+        stride=stride,
+        max_thinking_tokens=max_thinking_tokens,
+        probes=probes,
+        questions=questions,
+    )
+
+
+class BudgetProcessor(LogitsProcessor):
+    """Stops the thinking of each row of a ``generate`` call; not to be shared between threads.
+
+    ``token_price`` left out is the plan's. ``max_new_tokens`` is what ``generate`` was given, so
+    that the thinking ends early enough for an answer. ``questions``, one for each prompt, are for
+    policies that look at them. A new call, with other prompts or the same, begins with fresh
+    requests. Not for beam search and assisted decoding. Raises ``UserError`` for a price the
+    policy does not know and for a limit that leaves no room to think.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        token_price: float | None = None,
+        max_new_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._questions = questions
+        self._token_price = token_price
+        self._max_new_tokens = max_new_tokens
+        self._rows: Rows | None = None
+        self._seen: torch.Tensor | None = None
+        self._requests(len(questions or [""]))  # fails here rather than in the first step
+
+    @classmethod
+    def for_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        policy: StopPolicy,
+        *,
+        token_price: float | None = None,
+        profile: str | None = None,
+        stride: int | None = None,
+        max_thinking_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        questions: Sequence[str] | None = None,
+    ) -> Self:
+        """A processor for one model; see ``make_plan`` for what is left out and what is raised."""
+        plan = plan_for(
+            model,
+            tokenizer,
+            policy,
+            token_price=token_price,
+            profile=profile,
+            stride=stride,
+            max_thinking_tokens=max_thinking_tokens,
+            questions=questions is not None,
+        )
+        return cls(plan, max_new_tokens=max_new_tokens, questions=questions)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Take the last token of every row, and say what may come next.
+
+        ``input_ids`` is (n, length), ``scores`` (n, vocabulary) float32 and raw; they are copied
+        where they must change.
+        """
+        rows = self._rows
+        if rows is not None and self._goes_on(input_ids):
+            rows.take(input_ids[:, -1])
+        else:
+            requests = self._requests(len(input_ids))
+            rows = self._rows = Rows(self._plan, requests, scores.device)
+        self._seen = input_ids
+        return rows.constrain(scores, scores)
+
+    def report(self, output: Any = None) -> list[Outcome]:
+        """Where and why each row of the last call stopped.
+
+        ``output`` is what ``generate`` returned: it holds the very last token, which no processor
+        is shown and which is not counted otherwise.
+        """
+        if self._rows is None or self._seen is None:
+            return []
+        if output is not None:
+            ids = output if isinstance(output, torch.Tensor) else output.sequences
+            if self._goes_on(ids):
+                self._rows.take(ids[:, -1])
+                self._seen = ids
+            elif not torch.equal(ids, self._seen):
+                raise UserError("this is not the output of the last call of generate")
+        return self._rows.outcomes
+
+    def _goes_on(self, ids: torch.Tensor) -> bool:
+        """Whether these are the sequences of the last step and one token more."""
+        seen = self._seen
+        if seen is None or (len(seen), seen.shape[1] + 1) != tuple(ids.shape):
+            return False
+        return torch.equal(ids[:, :-1], seen)
+
+    def _requests(self, n: int) -> list[Request]:
+        return [
+            Request(
+                self._plan,
+                token_price=self._token_price,
+                max_new_tokens=self._max_new_tokens,
+                question=question,
+            )
+            for question in of_rows(self._questions, n)
+        ]
+
+
+def of_rows(questions: Sequence[str] | None, n: int) -> list[str | None]:
+    """The question of each of ``n`` rows: several rows of one question follow each other."""
+    if questions is None:
+        return [None] * n
+    if not questions or n % len(questions):
+        raise UserError(f"{n} prompts and {len(questions)} questions: one is needed for each")
+    return [question for question in questions for _ in range(n // len(questions))]

@@ -1,0 +1,105 @@
+"""The requests of one batch, and what they ask of the batch's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rlbudget.integrations.plan import Plan
+from rlbudget.integrations.request import Outcome, Request
+from rlbudget.models.sampling import Distribution
+from rlbudget.traces.trace import Probe
+
+
+class Rows:
+    """One request a row, in lockstep: ``constrain``, then ``take``, and so on."""
+
+    def __init__(self, plan: Plan, requests: Sequence[Request], device: torch.device) -> None:
+        self._requests = list(requests)
+        self._device = device
+        self._eos = torch.tensor(sorted(plan.eos), device=device)
+        self._eos_set = plan.eos
+        self._distribution = Distribution(
+            torch.from_numpy(plan.vocabulary.end_first_ids).to(device)
+        )
+        self._done = [False] * len(self._requests)
+        self._measured: list[int] = []  # rows whose next token gets signals
+        self._forced: dict[int, int] = {}
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Where every row stands."""
+        return [request.outcome for request in self._requests]
+
+    @property
+    def thinking(self) -> list[int]:
+        """The rows that still think."""
+        return [
+            row
+            for row, request in enumerate(self._requests)
+            if request.thinking and not self._done[row]
+        ]
+
+    def constrain(self, raw: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores of the next token, in which nothing but what may come next is possible.
+
+        ``raw`` are the model's logits, which are measured, ``scores`` what was made of them:
+        (n, vocabulary) float32 each, neither of them changed.
+        """
+        thinking = self._measured = self.thinking
+        ends: set[int] = set()
+        if thinking:
+            every = len(thinking) == len(self._requests)
+            index = torch.tensor(thinking, device=self._device)
+            self._distribution.measure(raw if every else raw[index])
+            part = scores if every else scores[index]
+            gave_up = part[:, self._eos].amax(dim=-1) >= part.amax(dim=-1)
+            ends = {row for row, yes in zip(thinking, gave_up.tolist(), strict=True) if yes}
+        an_end = next(iter(self._eos_set))
+        self._forced = {}
+        for row, request in enumerate(self._requests):
+            if not self._done[row]:
+                token = request.forced(an_end if row in ends else -1)
+                if token is not None:
+                    self._forced[row] = token
+        if not thinking and not self._forced:
+            return scores
+        out = scores.clone()
+        if thinking:
+            if every:
+                out.index_fill_(1, self._eos, -torch.inf)
+            else:
+                out[index[:, None], self._eos] = -torch.inf
+        if self._forced:
+            rows = torch.tensor(list(self._forced), device=self._device)
+            out[rows] = -torch.inf
+            out[rows, torch.tensor(list(self._forced.values()), device=self._device)] = 0.0
+        return out
+
+    def take(
+        self, tokens: torch.Tensor, probe: Callable[[int], Callable[[], Probe]] | None = None
+    ) -> None:
+        """Take the token (n,) that every row got; rows that ended may get anything.
+
+        ``probe`` gives for a row what makes its trial answers after this token.
+        """
+        signals: dict[int, npt.NDArray[np.float64]] = {}
+        if self._measured:
+            every = len(self._measured) == len(self._requests)
+            chosen = tokens if every else tokens[torch.tensor(self._measured, device=self._device)]
+            values = self._distribution.signals(chosen).double().numpy(force=True)
+            signals = dict(zip(self._measured, values, strict=True))
+        for row, (request, token) in enumerate(zip(self._requests, tokens.tolist(), strict=True)):
+            if self._done[row]:
+                continue
+            ended = token in self._eos_set
+            forced = self._forced.get(row)
+            if (ended and request.thinking) or (forced is not None and token != forced):
+                # Impossible, so the engine has ended the row by a rule of its own.
+                self._done[row] = True
+                continue
+            self._done[row] = ended and forced is None
+            request.push(token, signals.get(row), probe=None if probe is None else probe(row))

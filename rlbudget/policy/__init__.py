@@ -1,0 +1,1 @@
+"""The policy: observation, network, folder, controller; and what replaying one on traces gives."""

@@ -1,0 +1,166 @@
+"""The model card of a policy folder: what it is, how to call it, what it was measured to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import UserError
+from rlbudget.files import write_text
+from rlbudget.policy import network
+
+_COLUMNS = (
+    ("relative price", "relative_price", "g"),
+    ("token price", "token_price", ".3g"),
+    ("exact match", "exact_match", ".3f"),
+    ("95% interval of its change", "exact_match_delta_ci95", "+.3f"),
+    ("tokens", "tokens", ".1f"),
+    ("of the full decode", "token_fraction", ".0%"),
+    ("utility", "utility", ".4f"),
+    ("oracle gap closed", "oracle_gap_closed", ".3f"),
+)
+
+
+def write_card(folder: str | Path, evaluation: Mapping[str, Any], *, method: str) -> None:
+    """Rewrite the card of a policy folder with the rows of ``method`` in an evaluation.
+
+    ``evaluation`` is what ``evaluation.json`` holds. The folder's digests do not cover the
+    card. Raises ``UserError`` if the folder is no policy or the evaluation lacks the method.
+    """
+    folder = Path(folder)
+    try:
+        config = dict(network.load(folder).config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if all(row["method"] != method for row in evaluation["results"]):
+        known = ", ".join(sorted({row["method"] for row in evaluation["results"]}))
+        raise UserError(f"the evaluation has no method {method!r}; it has: {known}")
+    write_text(folder / "README.md", model_card(config, evaluation, method=method))
+
+
+def model_card(
+    config: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None = None,
+    *,
+    method: str = "",
+) -> str:
+    """The card as Markdown; without an evaluation its table is that of the validation."""
+    trained = config["trained"]
+    low, high = config["price_range"]
+    hidden = " and ".join(str(n) for n in config["layers"][1:-1]) or "no"
+    probes = {
+        "free": "It needs nothing but numbers that are free while decoding.",
+        "probe": "It looks at a trial answer at every checkpoint, whose tokens are charged.",
+        "look": "It asks for a trial answer, whose tokens are charged, where that is worth it.",
+    }[config["preset"]]
+    return f"""---
+library_name: rlbudget
+tags: [early-exit, reasoning, token-budget]
+---
+# A stopping policy
+
+It says at every checkpoint of a reasoning model's decode whether to stop thinking and answer.
+{probes} It is a network with {hidden} hidden units on {len(config["features"])} features
+(preset `{config["preset"]}`, observation version {config["observation_version"]}) and on the
+token price, the reward lost per token, anywhere from {low:g} to {high:g}: the higher the price,
+the earlier it stops. It stops where its chance to stop is above {config["threshold"]:g}.
+
+## Use
+
+```python
+import rlbudget
+
+policy = rlbudget.load_policy("this folder")
+decision = policy(observation, token_price={(low * high) ** 0.5:.2g})
+decision.stop, decision.stop_probability
+```
+
+{_alone(config)}
+An observation is float32, in the order of `features` in `config.json`. What the policy was not
+trained on it refuses: another length, NaN, a price outside the range.
+
+## Measured
+
+{_measured(trained, evaluation, method)}
+
+## Certified
+
+{_certified(config.get("calibration"))}
+
+## Made from
+
+{_facts(trained)}
+It knows the model, the task and the settings of those traces; on others, evaluate it before it
+decides anything.
+"""
+
+
+def _alone(config: Mapping[str, Any]) -> str:
+    low, high = config["price_range"]
+    if network.CODE not in config.get("digests", {}):
+        return "`rlbudget freeze --standalone` adds a module that does this with numpy alone."
+    return f"""With numpy alone, from inside the folder: `from policy import decide`, then
+`decide(observation, token_price={(low * high) ** 0.5:.2g})`."""
+
+
+def _certified(certificate: Mapping[str, Any] | None) -> str:
+    if not certificate:
+        return "Nothing: `rlbudget calibrate` certifies a bound on lost answers."
+    what = "answers lost minus answers gained" if certificate["mode"] == "loss" else "answers lost"
+    return (
+        f"At token prices up to {certificate['token_price']:.3g}, {what} are at most"
+        f" {certificate['max_em_loss']:.2%} of the questions, with confidence"
+        f" {certificate['confidence']:g} over the draw of the {certificate['questions']}"
+        " calibration questions, for questions and decodes of the same kind."
+    )
+
+
+def _measured(trained: Mapping[str, Any], evaluation: Mapping[str, Any] | None, method: str) -> str:
+    if evaluation is not None:
+        full = evaluation["full"]
+        rows = [row for row in evaluation["results"] if row["method"] == method]
+        return (
+            f"On {evaluation['held_out_questions']} held-out questions. The full decode has exact"
+            f" match {full['exact_match']:.3f} with {full['tokens']['total']:.1f} tokens; tokens"
+            f" are thinking, probe and answer.\n\n{_table(rows)}"
+        )
+    prices = (trained.get("validation") or {}).get("prices")
+    if not prices:
+        return "Not yet: `rlbudget evaluate` measures it."
+    return (
+        "On the validation questions, which also chose these weights; `rlbudget evaluate`"
+        f" measures it on held-out ones.\n\n{_table(prices)}"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = [column for column in _COLUMNS if any(column[1] in row for row in rows)]
+    lines = [
+        _line(title for title, _, _ in columns),
+        _line("---:" for _ in columns),
+        *(_line(_cell(row.get(key), form) for _, key, form in columns) for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping):
+        value = value["total"]
+    if isinstance(value, list | tuple):
+        return " to ".join(_cell(part, form) for part in value)
+    return format(value, form)
+
+
+def _facts(trained: Mapping[str, Any]) -> str:
+    facts = {k: v for k, v in trained.items() if k != "validation"}
+    return "\n".join(
+        f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in facts.items()
+    )

@@ -1,0 +1,252 @@
+"""A cascade: a small model thinks, and a policy says when to stop it or to ask a large one.
+
+At each checkpoint of the small model's thinking there are three things to do: CONTINUE, STOP
+(write the small model's answer) and ESCALATE (throw the thinking away and let the large model
+decode the question under its own policy). At the natural end, before the answer is written, the
+answer is accepted (STOP) or the question handed over (ESCALATE).
+
+The token price is reward per token of the *large* model; a token of the small one costs ``ratio``
+of it. A cascade is one file, served with numpy alone. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.files import write_bytes
+from rlbudget.policy.network import Float32s, Floats, FrozenPolicy
+from rlbudget.policy.observation import OBSERVATION_VERSION, Observer, feature_names
+from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
+from rlbudget.traces.pairs import NATURAL_END_SIGNAL
+from rlbudget.traces.table import Bools, Ints, TraceTable
+
+CONTINUE, STOP, ESCALATE = 0, 1, 2
+FORMAT, VERSION = "rlbudget-cascade", 1
+_ROW = np.zeros(1, dtype=np.int64)
+
+
+class CascadeDecision(NamedTuple):
+    """What to do at a checkpoint of the small model."""
+
+    action: int
+    """``CONTINUE``, ``STOP`` or ``ESCALATE``; at the natural end never ``CONTINUE``"""
+    chances: tuple[float, float, float]
+    """of the three actions; at the natural end going on is the same as to stop"""
+
+    @property
+    def stop(self) -> bool:
+        """Write the small model's answer."""
+        return self.action == STOP
+
+    @property
+    def escalate(self) -> bool:
+        """Hand the question to the large model."""
+        return self.action == ESCALATE
+
+
+class Cascade:
+    """A frozen network with three actions for every token price in its range."""
+
+    __slots__ = ("_frozen", "ratio")
+
+    def __init__(self, frozen_policy: FrozenPolicy, ratio: float) -> None:
+        self._frozen = frozen_policy
+        self.ratio = ratio
+        """what a token of the small model costs, in tokens of the large one"""
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> CascadeDecision:
+        """Decide at one checkpoint or natural end of the small model.
+
+        ``observation`` has shape (n_features,), float32, raw; ``token_price`` is reward lost per
+        token of the large model. Raises ``ValueError`` for what the cascade was not trained on.
+        """
+        rows = np.asarray(observation)[None]
+        chances = self.chances(rows, token_price)
+        action = int(choose(chances, rows[:, -1] > 0)[0])
+        go_on, stop, escalate = chances[0].tolist()
+        return CascadeDecision(action, (go_on, stop, escalate))
+
+    def chances(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
+        """(n, n_features) -> the chances of CONTINUE, STOP and ESCALATE, (n, 3) float64.
+
+        The numbers are those of single calls, bit for bit. Raises ``ValueError`` as those do.
+        """
+        return of_three(*self._frozen.chances(observations, token_price))
+
+    def actions(self, observations: Float32s, token_price: npt.ArrayLike) -> Ints:
+        """(n, n_features) -> what single calls say, (n,)."""
+        return choose(self.chances(observations, token_price), observations[:, -1] > 0)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the observation's numbers, in order; the last is ``natural_end``."""
+        return self._frozen.features
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest token price it was trained on, per token of the large model."""
+        return self._frozen.price_range
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the file says beside the weights."""
+        return dict(self._frozen.config)
+
+    @property
+    def tensors(self) -> Mapping[str, Float32s]:
+        """The normaliser and the weights."""
+        return self._frozen.tensors
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cascade):
+            return NotImplemented
+        return self.config == other.config and _weights(self) == _weights(other)
+
+    def __hash__(self) -> int:
+        return hash(_weights(self))
+
+
+class CascadeRequest:
+    """One question on its way through a cascade; not to be shared between threads.
+
+    ``question`` is needed by a cascade that looks at it. Raises ``UserError`` without it then and
+    for a price the cascade does not know.
+    """
+
+    def __init__(
+        self, cascade: Cascade, *, token_price: float, question: str | None = None
+    ) -> None:
+        low, high = cascade.price_range
+        if not low * (1 - 1e-9) <= token_price <= high * (1 + 1e-9):
+            raise UserError(
+                f"token price {token_price:g}: this cascade serves prices from {low:g} to {high:g}"
+            )
+        known = {feature.partition(".")[0] for feature in cascade.features}
+        self._context: dict[str, float] = {}
+        if known & set(CONTEXT_SIGNALS):
+            if question is None:
+                raise UserError("the cascade looks at the question: give it to the request")
+            self._context = context_signals(question)
+        self._cascade = cascade
+        self._price = token_price
+        self._observer = Observer(cascade.features)
+
+    def checkpoint(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:
+        """Decide at a checkpoint. A signal that is left out keeps its last value."""
+        return self._decide({**self._context, **signals, NATURAL_END_SIGNAL: 0.0}, thinking_tokens)
+
+    def natural_end(self, thinking_tokens: int) -> CascadeDecision:
+        """The small model ended its thinking by itself: accept its answer or hand over."""
+        return self._decide({NATURAL_END_SIGNAL: 1.0}, thinking_tokens)
+
+    def _decide(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:
+        given = {name: [value] for name, value in signals.items()}
+        seen = self._observer.update(_ROW, [thinking_tokens], given)
+        return self._cascade(seen[0], token_price=self._price)
+
+
+def of_three(stop: Floats, escalate: Floats) -> Floats:
+    """The chance to stop without handing over and that to hand over, (n,) each -> the chances of
+    the three actions, (n, 3)."""  # fmt: skip
+    stays = 1 - escalate
+    return np.stack([stays * (1 - stop), stays * stop, escalate], axis=1)
+
+
+def choose(chances: Floats, at_end: Bools) -> Ints:
+    """(n, 3) chances -> actions, (n,): the likeliest.
+
+    ``at_end`` (n,) marks natural ends, where going on and stopping are one.
+    """
+    ended = np.where(chances[:, ESCALATE] > 0.5, ESCALATE, STOP)
+    return np.where(at_end, ended, chances.argmax(axis=1)).astype(np.int64)
+
+
+def cascade_features(small: TraceTable) -> tuple[str, ...]:
+    """What a cascade sees of the small model: the free preset, the question's own numbers where
+    the table holds them, and whether this is the natural end."""  # fmt: skip
+    context = set(CONTEXT_SIGNALS) <= set(small.signals)
+    recorded = set(small.signals) - {NATURAL_END_SIGNAL}
+    return (*feature_names(recorded, "free", context=context), NATURAL_END_SIGNAL)
+
+
+def make_cascade(
+    tensors: Mapping[str, Float32s],
+    *,
+    features: Sequence[str],
+    price_range: tuple[float, float],
+    ratio: float,
+    clip: float,
+    trained: Mapping[str, Any] | None = None,
+) -> Cascade:
+    """A cascade from a trained actor with three logits, its tensors named as those of a policy.
+
+    ``trained`` is what it came from, JSON-ready. Raises ``UserError`` if the parts do not fit.
+    """
+    hidden = [len(tensors[f"mlp_extractor.policy_net.{k}.bias"]) for k in range(0, 99, 2)
+              if f"mlp_extractor.policy_net.{k}.bias" in tensors]  # fmt: skip
+    config = {
+        "observation_version": OBSERVATION_VERSION,
+        "features": list(features),
+        "clip": float(clip),
+        "activation": "tanh",
+        "layers": [len(features) + 1, *hidden, 3],
+        "price_range": [float(price) for price in price_range],
+        "threshold": 0.5,
+        "ratio": float(ratio),
+        "trained": dict(trained or {}),
+    }
+    try:
+        return _cascade_of(config, tensors)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"these parts are no cascade: {error}") from None
+
+
+def save_cascade(path: Path | str, cascade: Cascade) -> None:
+    """Write a cascade to a file (.safetensors), atomically."""
+    from safetensors.numpy import save
+
+    named = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(cascade.config)}
+    try:
+        write_bytes(Path(path), save(dict(cascade.tensors), metadata=named))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def load_cascade(path: Path | str) -> Cascade:
+    """Read what ``save_cascade`` wrote; ``UserError`` for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            named = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if named.get("format") != FORMAT or named.get("version") != str(VERSION):
+            raise ValueError("it is another kind of file, or of another version of rlbudget")
+        return _cascade_of(json.loads(named["config"]), tensors)
+    except FileNotFoundError:
+        raise UserError(f"there is no cascade {path}") from None
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} is not a cascade: {error}") from error
+
+
+def _cascade_of(config: Mapping[str, Any], tensors: Mapping[str, Float32s]) -> Cascade:
+    if config["observation_version"] != OBSERVATION_VERSION:
+        raise ValueError(f"it was trained on observations of version"
+                         f" {config['observation_version']}; train again")  # fmt: skip
+    if config["layers"][-1] != 3 or config["features"][-1:] != [NATURAL_END_SIGNAL]:
+        raise ValueError(f"it needs three logits and {NATURAL_END_SIGNAL} as the last feature")
+    ratio = float(config["ratio"])
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio {ratio:g} is not in (0, 1]")
+    return Cascade(FrozenPolicy(config, tensors), ratio)
+
+
+def _weights(cascade: Cascade) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, tensor.tobytes()) for name, tensor in sorted(cascade.tensors.items()))

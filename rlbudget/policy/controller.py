@@ -1,0 +1,236 @@
+"""The controller: one request's way from tokens and signals to a decision.
+
+A backend that has the logits of every token calls ``push``; one that sums them up itself (or a
+replay) calls ``at_checkpoint``. Both cost O(1) a token. A fault (a policy that raises or says
+NaN, a signal that is not a number) switches the controller off for the rest of the request: it
+then always says continue, so that the decode ends as it would have ended without it. No fault
+reaches the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import PROBE_SIGNALS, Observer
+from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
+from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
+from rlbudget.tasks.scorers import vote_key
+from rlbudget.traces.trace import Probe
+
+CONTINUE = Decision(stop=False, stop_probability=0.0)
+"""What a controller says after a fault."""
+
+Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
+"""Why a thinking ended. ``natural``: the model ended it by itself; ``max_tokens``: the cap;
+``policy_failed``: the policy broke down, and the decode went on to its end without it."""
+
+_log = logging.getLogger("rlbudget")
+_ROW = np.zeros(1, dtype=np.int64)
+
+
+class StopPolicy(Protocol):
+    """What a controller needs of a policy."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What its observation holds."""
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest token price it knows."""
+
+    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+        """Decide at one checkpoint."""
+
+
+class Controller:
+    """Decides for one request; not to be shared between requests or threads.
+
+    ``token_price`` is reward lost per token. ``stride`` is the number of tokens between
+    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called. ``question``
+    is needed by a policy that looks at it (``signals.questions``); ``task`` is the request's, for a
+    policy that is told tasks. ``on_failure`` is told of a fault, which is logged if it is left out.
+    Raises ``UserError`` for a price the policy does not know, a question that is missing and a
+    stride below 1, and, with a stride, for a policy whose signals ``push`` cannot make.
+    """
+
+    def __init__(
+        self,
+        policy: StopPolicy,
+        *,
+        token_price: float,
+        stride: int | None = None,
+        question: str | None = None,
+        task: str = "",
+        on_failure: Callable[[str], None] | None = None,
+    ) -> None:
+        low, high = policy.price_range
+        if not low * (1 - 1e-9) <= token_price <= high * (1 + 1e-9):
+            raise UserError(
+                f"token price {token_price:g}: this policy serves prices from {low:g} to {high:g}"
+            )
+        signals = {feature.partition(".")[0] for feature in policy.features}
+        self._context = {
+            name: value
+            for name, value in (context_signals(question or "") | task_signals(task)).items()
+            if name in signals
+        }
+        if question is None and signals & set(CONTEXT_SIGNALS):
+            raise UserError("the policy looks at the question: give it to the controller")
+        self._needed = signals - {
+            "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS
+        }  # fmt: skip
+        unknown = sorted(self._needed - set(SIGNALS))
+        if stride is not None and stride < 1:
+            raise UserError(f"stride {stride}: it must be at least 1 token")
+        if stride is not None and unknown:
+            raise UserError(
+                f"the policy needs signals that are not made from tokens: {', '.join(unknown)}"
+            )
+        self._policy = policy
+        self._token_price = token_price
+        self._stride = stride
+        self._on_failure = on_failure
+        self._observer = Observer(policy.features, 1)
+        self._window = Window(1)
+        self._answers: dict[object, int] = {}
+        self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
+        self.thinking_tokens = 0
+        """tokens so far, or at the last checkpoint"""
+        self.failed: str | None = None
+        """why the controller is off, if it is"""
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the next checkpoint needs a trial answer whatever the policy says; never after
+        a fault."""  # fmt: skip
+        return self._observer.uses_probe and self.failed is None
+
+    def push(
+        self,
+        token_signals: npt.ArrayLike,
+        token_markers: npt.ArrayLike,
+        *,
+        probe: Callable[[], Probe] | None = None,
+        inside_character: bool = False,
+    ) -> Decision | None:
+        """Take one thinking token: a decision at a checkpoint, None between two.
+
+        ``inside_character`` says that the token leaves a character without some of its bytes:
+        there is no checkpoint then.
+
+        ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
+        ``token_markers`` are ``signals.markers`` of the token's text. ``probe`` makes a trial
+        answer and is called only at a checkpoint where the policy needs one or asks for one.
+        """
+        if self._stride is None:
+            raise ValueError("this controller was made without a stride: call at_checkpoint")
+        self.thinking_tokens += 1
+        at_checkpoint = self.thinking_tokens % self._stride == 0 and not inside_character
+        if self.failed is None:
+            try:
+                self._take(token_signals, token_markers)
+                if at_checkpoint:
+                    signals = {name: float(v[0]) for name, v in self._window.read().items()}
+                    answer = probe() if probe is not None and self.needs_probe else None
+                    decision = self._decide(signals, self.thinking_tokens, answer)
+                    if decision.probe and probe is not None:
+                        decision = self._look(probe())
+                    return decision
+            except Exception as error:  # whatever it is, the decode must go on
+                self._fail(error)
+        return CONTINUE if at_checkpoint else None
+
+    def at_checkpoint(
+        self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None = None
+    ) -> Decision:
+        """Decide at a checkpoint whose window is summed up already.
+
+        ``signals`` are those of ``signals.SIGNALS`` or of the traces the policy was trained on;
+        one that is left out keeps its last value. ``thinking_tokens`` counts from the start.
+        Where the decision asks for a ``probe``, call ``looked`` with one, or go on without.
+        """
+        self.thinking_tokens = thinking_tokens
+        if self.failed is None:
+            try:
+                return self._decide(signals, thinking_tokens, probe)
+            except Exception as error:  # whatever it is, the decode must go on
+                self._fail(error)
+        return CONTINUE
+
+    def looked(self, probe: Probe) -> Decision:
+        """Decide again at the same checkpoint, knowing the trial answer that was asked for."""
+        if self.failed is None:
+            try:
+                return self._look(probe)
+            except Exception as error:  # whatever it is, the decode must go on
+                self._fail(error)
+        return CONTINUE
+
+    def _take(self, token_signals: npt.ArrayLike, token_markers: npt.ArrayLike) -> None:
+        values = np.asarray(token_signals, dtype=np.float64)
+        if values.shape != (len(TOKEN_SIGNALS),):
+            raise ValueError(
+                f"token signals have shape {values.shape}, not ({len(TOKEN_SIGNALS)},)"
+            )
+        for name, value in zip(TOKEN_SIGNALS, values.tolist(), strict=True):
+            _check_finite(name, value)
+        self._window.push(values[None, :], np.asarray(token_markers, dtype=bool)[None, :])
+
+    def _decide(
+        self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None
+    ) -> Decision:
+        given = {name: signals[name] for name in self._needed if name in signals}
+        if self._needed and not given:
+            raise ValueError("no signal that the policy was trained on is given")
+        for name, value in given.items():
+            _check_finite(name, value)
+        answer, confidence = None, None
+        if self._observer.uses_probe:
+            if probe is None:
+                raise ValueError("the policy needs a trial answer at every checkpoint")
+            answer, confidence = self._read(probe)
+        observation = self._observer.update(
+            _ROW,
+            [thinking_tokens],
+            {name: [value] for name, value in (self._context | given).items()},
+            answer,
+            confidence,
+        )[0]
+        return self._ask(observation)
+
+    def _look(self, probe: Probe) -> Decision:
+        observation = self._observer.look(_ROW, *self._read(probe))[0]
+        return self._ask(observation)._replace(probe=False)
+
+    def _read(self, probe: Probe) -> tuple[list[int], list[float]]:
+        """The trial answer's code and its confidence."""
+        _check_finite("probe_confidence", probe.confidence)
+        vote = vote_key(probe.answer, self._scorer)
+        return [self._answers.setdefault(vote, len(self._answers))], [probe.confidence]
+
+    def _ask(self, observation: npt.NDArray[np.float32]) -> Decision:
+        decision = self._policy(observation, token_price=self._token_price)
+        _check_finite("stop_probability", decision.stop_probability)
+        return decision
+
+    def _fail(self, error: Exception) -> None:
+        self.failed = str(error) or type(error).__name__
+        if self._on_failure is not None:
+            self._on_failure(self.failed)
+        else:
+            _log.warning("the stop policy is off for this decode, which goes on: %s", self.failed)
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")

@@ -1,0 +1,328 @@
+"""Policies: frozen networks that say when to stop, and the folders they are kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.policy import network
+from rlbudget.policy.network import Decision, Float32s, Floats, FrozenPolicy
+from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
+
+__all__ = [
+    "Decision",
+    "Policy",
+    "load_policies",
+    "load_policy",
+    "make_policy",
+    "policy_folders",
+    "save_policy",
+]
+
+CARD = "README.md"
+DEFAULT_THRESHOLD = 0.5
+
+
+class Policy:
+    """A frozen stop policy: one network for every token price in its range.
+
+    Safe to call from several threads. Two policies are equal if their folders would be.
+    """
+
+    __slots__ = ("_frozen",)
+
+    def __init__(self, frozen_policy: FrozenPolicy) -> None:
+        self._frozen = frozen_policy
+
+    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
+        """Decide at one checkpoint.
+
+        ``observation`` has shape (n_features,), float32, raw (not normalised); ``token_price``
+        is reward lost per token. Raises ``ValueError`` for an observation or a price the policy
+        was not trained on.
+        """
+        return self._frozen.decide(observation, token_price)
+
+    def stop_probabilities(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
+        """(n, n_features) float32 -> the chance to stop, (n,) float64.
+
+        ``token_price`` is one number or has shape (n,). The numbers are those of single calls,
+        bit for bit. Raises ``ValueError`` as a single call does.
+        """
+        return self._frozen.stop_probabilities(observations, token_price)
+
+    def chances(
+        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
+    ) -> tuple[Floats, Floats]:
+        """The chance to stop without one, and that to ask for a trial answer: (n,) each.
+
+        As ``stop_probabilities``; the second is 0 unless the preset is ``look``.
+        """
+        return self._frozen.chances(observations, token_price)
+
+    @property
+    def preset(self) -> Preset:
+        """``free``; ``probe`` if it looks at a trial answer at every checkpoint; ``look`` if it
+        asks for one where it finds it worth its tokens."""  # fmt: skip
+        return next((p for p in PRESETS if p == self._frozen.config.get("preset")), "free")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the observation's numbers, in order."""
+        return self._frozen.features
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest token price it was trained on."""
+        return self._frozen.price_range
+
+    @property
+    def threshold(self) -> float:
+        """It stops where the chance to stop is above this."""
+        return self._frozen.threshold
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """How the traces it was trained on were made, as far as is known.
+
+        ``stride``, ``probe_tokens`` and ``max_tokens`` (int), ``temperature`` (float), ``model``,
+        ``profile`` and ``scorer`` (str).
+        """
+        trained = self._frozen.config.get("trained") or {}
+        return dict((trained.get("traces") or {}).get("recorded") or {})
+
+    @property
+    def default_price(self) -> float:
+        """The certified token price where there is one, else that of the constraint it was trained
+        to, else the middle of the range."""  # fmt: skip
+        certificate = self._frozen.config.get("calibration")
+        if certificate is not None:
+            return float(certificate["token_price"])
+        operating = (self._frozen.config.get("trained") or {}).get("operating")
+        if operating is not None:
+            return float(operating["token_price"])
+        low, high = self.price_range
+        return float((low * high) ** 0.5)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``config.json`` holds, without the digests of the files."""
+        return {k: v for k, v in self._frozen.config.items() if k != "digests"}
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what it is: equal policies have equal ones."""
+        whole = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, weights in _weights(self):
+            whole.update(name.encode() + weights)
+        return whole.hexdigest()
+
+    @property
+    def tensors(self) -> Mapping[str, Float32s]:
+        """The normaliser and the weights."""
+        return self._frozen.tensors
+
+    def check(self, features: Sequence[str]) -> None:
+        """``UserError`` unless observations of these features are what it was trained on."""
+        given, wanted = tuple(features), self.features
+        if given == wanted:
+            return
+        missing = [name for name in wanted if name not in set(given)]
+        extra = [name for name in given if name not in set(wanted)]
+        said = [f"{what} {', '.join(names)}" for what, names in
+                (("missing:", missing), ("unknown to it:", extra)) if names]  # fmt: skip
+        if not said:
+            k = next((k for k, (a, b) in enumerate(zip(given, wanted, strict=False)) if a != b), 0)
+            said = [f"another order or number from feature {k} on ({given[k]}, not {wanted[k]})"]
+        raise UserError(
+            f"these observations are not what the policy was trained on: {'; '.join(said)}"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Policy):
+            return NotImplemented
+        return self.config == other.config and _weights(self) == _weights(other)
+
+    def __hash__(self) -> int:
+        return hash(_weights(self))
+
+    def __repr__(self) -> str:
+        low, high = self.price_range
+        return f"Policy({len(self.features)} {self.preset} features, prices {low:g} to {high:g})"
+
+
+def make_policy(
+    tensors: Mapping[str, Float32s],
+    *,
+    features: Sequence[str],
+    preset: Preset,
+    price_range: tuple[float, float],
+    clip: float = 5.0,
+    threshold: float = DEFAULT_THRESHOLD,
+    trained: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+) -> Policy:
+    """A policy from a trained actor.
+
+    ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
+    a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
+    the ``look`` preset), under SB3's names. ``trained`` is what it came from, JSON-ready. Raises
+    ``UserError`` if the parts do not fit together.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
+    layers = _layer_sizes(tensors, len(features))
+    config = {
+        "format": network.FORMAT,
+        "version": network.VERSION,
+        "preset": preset,
+        "observation_version": OBSERVATION_VERSION,
+        "features": list(features),
+        "clip": float(clip),
+        "activation": "tanh",
+        "layers": layers,
+        "price_range": [float(price) for price in price_range],
+        "threshold": float(threshold),
+        "trained": dict(trained or {}),
+        "calibration": None if calibration is None else dict(calibration),
+    }
+    try:
+        policy = Policy(FrozenPolicy(config, dict(tensors)))
+        if not (layers[-1] == 3) == looks(features) == (preset == "look"):
+            raise ValueError("the look preset, features of looks and three logits go together")
+        return policy
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def load_policy(folder: str | Path) -> Policy:
+    """The policy that ``freeze`` wrote to ``folder``.
+
+    Raises ``UserError`` for a folder that is missing, incomplete or altered since, and for
+    observations that this version of rlbudget makes in another way.
+    """
+    try:
+        policy = Policy(network.load(Path(folder)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    made = policy.config.get("observation_version")
+    if made != OBSERVATION_VERSION:
+        raise UserError(
+            f"{folder}: trained on observations of version {made}, but this rlbudget makes"
+            f" version {OBSERVATION_VERSION}; train again or use the rlbudget that froze it"
+        )
+    return policy
+
+
+def policy_folders(folders: Sequence[str | Path]) -> dict[str, Path]:
+    """Policy folders under their last names, with the parent's where names are equal.
+
+    Raises ``UserError`` where that does not tell two apart.
+    """
+    resolved = list(dict.fromkeys(Path(folder).absolute() for folder in folders))
+    last = [folder.name for folder in resolved]
+    names = [
+        folder.name if last.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}"
+        for folder in resolved
+    ]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two policies are called {twice}; rename one of their folders")
+    return dict(zip(names, resolved, strict=True))
+
+
+def load_policies(folders: Sequence[str | Path]) -> dict[str, Policy]:
+    """Several policies by name, in their order; ``UserError`` as the two parts of it."""
+    return {name: load_policy(folder) for name, folder in policy_folders(folders).items()}
+
+
+def save_policy(
+    folder: str | Path, policy: Policy, *, overwrite: bool = False, standalone: bool = False
+) -> None:
+    """Write a policy folder: all of it or nothing.
+
+    ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. An existing policy
+    is replaced only with ``overwrite``; any other folder with content is refused. Raises
+    ``UserError``, also when the disk is full.
+    """
+    from safetensors.numpy import save
+
+    from rlbudget.policy.card import model_card
+
+    content = {network.WEIGHTS: save(dict(policy.tensors))}
+    if standalone:
+        content[network.CODE] = Path(network.__file__).read_bytes()
+    config = policy.config
+    config["digests"] = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    config["digests"][network.CONFIG] = network.config_digest(config)
+    content[network.CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
+    content[CARD] = model_card(config).encode()
+    folder = Path(os.path.realpath(folder))
+    _check_replaceable(folder, overwrite)
+    try:
+        _write_folder(folder, content)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder for the policy")
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return
+    ours = {network.CONFIG, network.WEIGHTS, network.CODE, CARD, "__pycache__"}
+    if not {network.CONFIG, network.WEIGHTS} <= names <= ours:
+        other = min(names - ours, default=min(names))
+        raise UserError(f"{folder} holds other things ({other}); choose a new folder")
+    if not overwrite:
+        raise UserError(f"{folder} already holds a policy; choose a new folder or pass --overwrite")
+
+
+def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write beside the place, then rename; a crash leaves the old folder or the new one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh, old = (folder.with_name(f".{folder.name}.{mark}.{w}") for w in ("new", "old"))
+    fresh.mkdir()
+    try:
+        for name, data in content.items():
+            with (fresh / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _layer_sizes(tensors: Mapping[str, Float32s], n_features: int) -> list[int]:
+    hidden = sorted(
+        (int(name.split(".")[2]), len(tensor))
+        for name, tensor in tensors.items()
+        if name.startswith("mlp_extractor.policy_net.") and name.endswith(".weight")
+    )
+    logits = tensors.get("action_net.bias", ())
+    return [n_features + 1, *(outputs for _, outputs in hidden), 3 if len(logits) == 3 else 2]
+
+
+def _weights(policy: Policy) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, tensor.tobytes()) for name, tensor in sorted(policy.tensors.items()))

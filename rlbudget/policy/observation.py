@@ -1,0 +1,345 @@
+"""Observations: the one place where features are made.
+
+A feature is named ``signal`` or ``signal.transform``. The transforms look back only, and
+none of them knows how long the trace will be:
+
+=======  ================================================================
+ema      exponential moving average, weight 0.3 on the newest checkpoint
+max      largest value so far
+min      smallest value so far
+mean     mean over the checkpoints so far
+sum      total so far
+delta    change since the checkpoint before (0 at the first)
+age      log(1 + tokens since the value was last above 0, or since the start)
+log      log(1 + value)
+=======  ================================================================
+
+Besides the recorded signals there are ``thinking_tokens``, the question's own numbers
+(``rlbudget.signals.questions``) where a policy asks for them and, in the ``probe`` preset,
+four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
+``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
+far that equal this one). In the ``look`` preset the policy asks for trial answers itself;
+``rlbudget.signals.looks`` lists what it remembers of them.
+
+A signal that is missing at a checkpoint keeps its last value, 0 before its first.
+``Observer`` steps ``n`` decodes in lockstep; a live request is ``n = 1``, a replay is all
+traces at once, so both see the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rlbudget.errors import UserError
+from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.signals.tokens import EXIT_SIGNALS
+from rlbudget.traces.table import TraceTable
+
+Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Preset = Literal["free", "probe", "look"]
+PRESETS: tuple[Preset, ...] = ("free", "probe", "look")
+
+OBSERVATION_VERSION = 1
+EMA_WEIGHT = 0.3
+
+PROBE_SIGNALS = ("probe_confidence", "probe_streak", "probe_distinct", "probe_share")
+
+_TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
+    "logprob_mean": ("", "ema", "mean"),
+    "logprob_min": ("", "ema", "min"),
+    "entropy_mean": ("", "ema", "delta", "mean"),
+    "entropy_max": ("", "ema", "max"),
+    "entropy_last": ("",),
+    "margin_mean": ("", "ema"),
+    "margin_min": ("", "ema", "min"),
+    "p_end_mean": ("", "ema"),
+    "p_end_max": ("", "ema", "max", "sum"),
+    "p_end_last": ("",),
+    "hedges": ("", "sum", "age"),
+    "conclusions": ("", "sum", "age"),
+    "topk_mean": ("", "ema"),
+    "end_gap_min": ("", "min"),
+    "probe_confidence": ("", "ema", "max"),
+    "probe_streak": ("", "log"),
+    "probe_distinct": ("",),
+    "probe_share": ("",),
+    # Votes: what counts is decided by the first few samples, which lie apart in the log only.
+    **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
+    **{f"votes_{place}": ("log",) for place in range(1, 6)},
+    **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
+    **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS), ("",)),
+}
+_OTHER = ("", "ema")
+
+
+def feature_names(
+    signals: Iterable[str], preset: Preset, *, context: bool = False, tasks: bool = False
+) -> tuple[str, ...]:
+    """The features of a preset for traces that hold these signals.
+
+    ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
+    checkpoint, ``look`` those that the policy asks for. Their tokens are charged. ``context``
+    adds what is known of the question (``signals.questions``), ``tasks`` the request's task.
+    """
+    held = set(signals)
+    names = ["thinking_tokens.log", "thinking_tokens"]
+    present = [
+        *sorted(held - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}),
+        *(PROBE_SIGNALS if preset == "probe" else ()),
+        *(CONTEXT_SIGNALS if context else ()),
+        *(TASK_SIGNALS if tasks else ()),
+    ]
+    for signal in present:
+        names += [
+            f"{signal}.{transform}" if transform else signal
+            for transform in _TRANSFORMS_OF.get(signal, _OTHER)
+        ]
+    if preset == "look":
+        names += LOOK_SIGNALS
+    return tuple(names)
+
+
+def features_of(table: TraceTable, preset: Preset, *, context: bool = False) -> tuple[str, ...]:
+    """The features of a preset for a table; ``UserError`` if it holds no trial answers.
+
+    With ``context`` the table must have been loaded with it.
+    """
+    if preset != "free" and not table.has_probes:
+        raise UserError(f"the {preset} preset needs a trial answer at every checkpoint: record with"
+                        " probes or use the free preset")  # fmt: skip
+    return feature_names(table.signals, preset, context=context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What the transforms know of the checkpoints of ``r`` decodes beside their signals."""
+
+    tokens: Floats
+    """(r, 1) of thinking so far"""
+    again: npt.NDArray[np.bool_]
+    """(r, 1) whether it is not the first checkpoint"""
+    seen: Floats
+    """(r, 1) checkpoints so far, this one among them"""
+
+
+Transform = Callable[[Floats, Floats, _Now], tuple[Floats, Floats]]
+"""signals (r, k), memory of each (r, k), now -> what is shown, what is remembered"""
+
+
+def _log(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    return np.log1p(x), memory
+
+
+def _sum(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    total = memory + x
+    return total, total
+
+
+def _mean(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    total = memory + x
+    return total / now.seen, total
+
+
+def _delta(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    return np.where(now.again, x - memory, 0.0), x
+
+
+def _age(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+    last = np.where(x > 0, now.tokens, memory)
+    return np.log1p(now.tokens - last), last
+
+
+def _blend(combine: Callable[[Floats, Floats], Floats]) -> Transform:
+    def transform(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
+        blended = np.where(now.again, combine(memory, x), x)
+        return blended, blended
+
+    return transform
+
+
+TRANSFORMS: Mapping[str, Transform] = {
+    "": lambda x, memory, now: (x, memory),
+    "log": _log,
+    "sum": _sum,
+    "mean": _mean,
+    "delta": _delta,
+    "age": _age,
+    "max": _blend(np.maximum),
+    "min": _blend(np.minimum),
+    "ema": _blend(lambda old, x: EMA_WEIGHT * x + (1 - EMA_WEIGHT) * old),
+}
+"""The part of a feature's name behind the dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The columns of one transform."""
+
+    transform: Transform
+    signals: Ints
+    """(k,) places of their signals"""
+    columns: Ints
+    """(k,) their places in the observation"""
+    memory: Floats
+    """(n, k) float64"""
+
+
+class Observer:
+    """Observations of ``n`` decodes, kept incrementally: O(features) per checkpoint."""
+
+    def __init__(self, features: Sequence[str], n: int = 1) -> None:
+        self.features = tuple(features)
+        self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
+        self.may_look = looks(self.features)
+        self._memory = LookMemory(n) if self.may_look else None
+        own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
+        if self.may_look:
+            self._last = np.zeros((n, len(self.features)), dtype=np.float32)
+            self._tokens = np.zeros(n)
+        self._signals = tuple(dict.fromkeys(f.partition(".")[0] for f in own))
+        self._held = np.zeros((n, len(self._signals)))
+        self._seen = np.zeros((n, 1))
+        # Columns of one transform are made together: a single decode pays for calls, not numbers.
+        by_name: dict[str, list[int]] = {}
+        for column, feature in enumerate(own):
+            name = feature.partition(".")[2]
+            if name not in TRANSFORMS:
+                raise ValueError(
+                    f"feature {feature!r}: no transform {name!r}; one of {sorted(TRANSFORMS)}"
+                )
+            by_name.setdefault(name, []).append(column)
+        self._groups = [
+            _Group(
+                TRANSFORMS[name],
+                np.array([self._signals.index(own[c].partition(".")[0]) for c in columns]),
+                np.array(columns),
+                np.zeros((n, len(columns))),
+            )
+            for name, columns in by_name.items()
+        ]
+        self._answer = np.full(n, -1, dtype=np.int64)
+        self._streak = np.zeros(n)
+        self._votes = np.zeros((n, 4))
+
+    def update(
+        self,
+        rows: Ints,
+        thinking_tokens: npt.ArrayLike,
+        signals: Mapping[str, npt.ArrayLike],
+        probe_answer: npt.ArrayLike | None = None,
+        probe_confidence: npt.ArrayLike | None = None,
+    ) -> Float32s:
+        """Take the next checkpoint of the decodes ``rows`` and return their observations.
+
+        Every argument beside ``signals`` has shape (len(rows),), so has each value of
+        ``signals``; NaN counts as missing. ``probe_answer`` codes equal answers of a decode
+        by equal numbers from 0. Returns float32, shape (len(rows), n_features).
+        """
+        tokens = np.asarray(thinking_tokens, dtype=np.float64)
+        values = {name: np.asarray(column, dtype=np.float64) for name, column in signals.items()}
+        if self.uses_probe:
+            if probe_answer is None or probe_confidence is None:
+                raise ValueError("these features need a trial answer at every checkpoint")
+            values |= self._probe(rows, np.asarray(probe_answer, dtype=np.int64))
+            values["probe_confidence"] = np.asarray(probe_confidence, dtype=np.float64)
+        values["thinking_tokens"] = tokens
+        self._seen[rows] += 1
+        new = np.full((len(rows), len(self._signals)), np.nan)
+        for place, signal in enumerate(self._signals):
+            if signal in values:
+                new[:, place] = values[signal]
+        held = np.where(np.isnan(new), self._held[rows], new)
+        self._held[rows] = held
+        out = np.empty((len(rows), len(self.features)), dtype=np.float32)
+        now = _Now(tokens[:, None], self._seen[rows] > 1, self._seen[rows])
+        for group in self._groups:
+            shown, kept = group.transform(held[:, group.signals], group.memory[rows], now)
+            out[:, group.columns] = shown
+            group.memory[rows] = kept
+        if self._memory is not None:
+            self._memory.here[rows] = False
+            out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
+            self._last[rows], self._tokens[rows] = out, tokens
+        return out
+
+    def look(self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike) -> Float32s:
+        """Take the trial answers that the decodes ``rows`` asked for at their present checkpoint.
+
+        Returns their observations anew, as ``update`` does.
+        """
+        if self._memory is None:
+            raise ValueError("these features remember no looks")
+        out, tokens = self._last[rows], self._tokens[rows]
+        self._memory.look(rows, answer, confidence, tokens)
+        out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
+        return out
+
+    def _probe(self, rows: Ints, answers: Ints) -> dict[str, Floats]:
+        if answers.max(initial=0) >= self._votes.shape[1]:
+            wider = np.zeros((len(self._votes), 2 * int(answers.max()) + 2))
+            wider[:, : self._votes.shape[1]] = self._votes
+            self._votes = wider
+        self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
+        self._answer[rows] = answers
+        self._votes[rows, answers] += 1
+        votes = self._votes[rows]
+        return {
+            "probe_streak": self._streak[rows],
+            "probe_distinct": (votes > 0).sum(axis=1).astype(np.float64),
+            "probe_share": self._votes[rows, answers] / votes.sum(axis=1),
+        }
+
+
+def looks(features: Sequence[str]) -> bool:
+    """Whether these are features of the ``look`` preset; ``ValueError`` for a part of them."""
+    own = [f for f in features if f in LOOK_SIGNALS]
+    if own and tuple(features[-len(LOOK_SIGNALS) :]) != LOOK_SIGNALS:
+        raise ValueError(f"features of looks come all together and last: {', '.join(LOOK_SIGNALS)}")
+    return bool(own)
+
+
+def observe(
+    table: TraceTable, features: Sequence[str], looked: npt.NDArray[np.bool_] | None = None
+) -> Float32s:
+    """The observation at every checkpoint of a table: float32, shape (m, n_features).
+
+    ``looked`` (m,) says at which checkpoints a decode has looked, nowhere if left out; it
+    matters to features of the ``look`` preset only. Raises ``UserError`` for features the
+    traces cannot give.
+    """
+    known = {*table.signals, *PROBE_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
+    missing = sorted({f.partition(".")[0] for f in features} - known)
+    if missing:
+        raise UserError(
+            f"the traces hold no signal {', '.join(missing)}, which the observation needs;"
+            f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
+        )
+    observer = Observer(features, len(table))
+    if (observer.uses_probe or observer.may_look) and not table.has_probes:
+        raise UserError("the observation needs a trial answer at every checkpoint; these traces"
+                        " hold none: record with probes or use a free policy")  # fmt: skip
+    lengths = table.lengths
+    used = {f.partition(".")[0] for f in features} & set(table.signals)
+    out = np.empty((len(table.thinking_tokens), len(features)), dtype=np.float32)
+    for step in range(int(lengths.max(initial=0))):
+        rows = np.flatnonzero(lengths > step)
+        flat = table.offsets[rows] + step
+        out[flat] = observer.update(
+            rows,
+            table.thinking_tokens[flat],
+            {name: table.signals[name][flat] for name in used},
+            table.probe_answer[flat],
+            table.probe_confidence[flat],
+        )
+        if looked is not None and observer.may_look and looked[flat].any():
+            rows, flat = rows[looked[flat]], flat[looked[flat]]
+            out[flat] = observer.look(rows, table.probe_answer[flat], table.probe_confidence[flat])
+    return out

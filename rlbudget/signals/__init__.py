@@ -1,0 +1,1 @@
+"""Signals: numbers that are free while decoding, made of logits, questions and trial answers."""

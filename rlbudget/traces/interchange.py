@@ -1,0 +1,279 @@
+"""The JSONL interchange: traces of anybody's model, one a line, checked to the last field.
+
+A line may instead hold a question with ``samples`` (see ``traces.samples``); all lines of a
+file are of one kind. Fields and types are those of ``rlbudget.traces.schema``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rlbudget.errors import UserError
+from rlbudget.files import write_bytes
+from rlbudget.tasks.lines import Line, lines_of
+from rlbudget.tasks.scorers import find_scorer
+from rlbudget.traces.samples import ORDERS, Sample, Sampled, traces_of_samples
+from rlbudget.traces.schema import (
+    BadLineError,
+    Kind,
+    SampledLine,
+    TraceLine,
+    converted,
+    decoded,
+    kind_of,
+)
+from rlbudget.traces.scoring import Absent
+from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, problem_of, trace_to_dict
+
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStats:
+    """What an import did."""
+
+    n: int
+    """traces written"""
+    bad: int
+    """lines left out"""
+    problems: tuple[str, ...] = ()
+    """the first few of them, each ``FILE:LINE: what is wrong``"""
+
+
+def trace_from_dict(record: Any, *, scorer: str | None = None) -> Trace:
+    """The trace of a JSON object; an absent ``exact_match`` is scored as ``read_jsonl`` says.
+
+    Raises ``UserError`` saying what is wrong, the field named by its path.
+    """
+    try:
+        return _as_trace(_completed(converted(record, TraceLine), scorer))
+    except BadLineError as problem:
+        raise UserError(str(problem)) from None
+
+
+def read_jsonl(
+    path: Path | str,
+    *,
+    skip_bad: bool = False,
+    scorer: str | None = None,
+    on_bad: Callable[[str], None] | None = None,
+) -> Iterator[Trace]:
+    """The traces of a file, one line in memory at a time; blank lines are passed over.
+
+    Where ``exact_match`` is absent it is scored from answer and target, by the ``scorer`` of that
+    name or else the one that the line's ``meta.scorer`` or its task names. A bad line, or a
+    ``trace_id`` that came before, raises ``UserError`` as ``FILE:LINE: what is wrong``; with
+    ``skip_bad`` it is left out and told to ``on_bad``.
+    """
+    for trace, _ in _read(Path(path), skip_bad, scorer, on_bad):
+        yield _as_trace(trace)
+
+
+def write_jsonl(path: Path | str, traces: Iterable[Trace]) -> None:
+    """Write traces one a line, the whole file at once or not at all."""
+    lines = [json.dumps(trace_to_dict(t), ensure_ascii=False, allow_nan=False) for t in traces]
+    write_bytes(Path(path), "".join(line + "\n" for line in lines).encode())
+
+
+def import_jsonl(
+    file: Path | str,
+    out: Path | str,
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    scorer: str | None = None,
+) -> ImportStats:
+    """Import a file into a new trace folder ``out``: all of it, or nothing.
+
+    The traces are written to a folder beside ``out`` that takes its name at the end.
+    ``scorer`` is that of ``read_jsonl``. ``progress`` is called with the bytes read and in all.
+    Raises ``UserError`` for a bad line (without ``skip_bad``), a file without a trace, or an
+    ``out`` that is not empty.
+    """
+    from rlbudget.traces.store import TraceWriter
+
+    file, out = Path(file), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and not empty: choose another --out")
+    staging = out.parent / f".{out.name}.importing"
+    size = file.stat().st_size if file.is_file() else 0
+    problems: list[str] = []
+    bad = n = 0
+
+    def on_bad(problem: str) -> None:
+        nonlocal bad
+        bad += 1
+        if len(problems) < _SHOWN_PROBLEMS:
+            problems.append(problem)
+
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        with _no_collection(), TraceWriter(staging) as writer:
+            for trace, position in _read(file, skip_bad, scorer, on_bad):
+                writer.add(trace, checked=True)
+                n += 1
+                if progress and n % 100 == 0:
+                    progress(position, max(size, position))
+        if not n:
+            found = (
+                f"none of its {bad} lines is a trace; the first: {problems[0]}"
+                if bad
+                else ("it holds no trace")
+            )
+            raise UserError(f"{file}: {found}")
+        os.replace(staging, out)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(staging, ignore_errors=True)
+    if progress:
+        progress(size, size)
+    return ImportStats(n=n, bad=bad, problems=tuple(problems))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Traces hold no cycles, so looking for cycles among them is work for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(
+    path: Path,
+    skip_bad: bool,
+    scorer: str | None,
+    on_bad: Callable[[str], None] | None,
+) -> Iterator[tuple[Trace, int]]:
+    """Traces as ``_completed`` gives them, each with the bytes read so far."""
+    if scorer is not None:
+        find_scorer(scorer)
+    seen: set[str] = set()
+    kind: Kind | None = None
+    for line in lines_of(path):
+        try:
+            wanted = kind or kind_of(line.content)
+            traces, identity = _traces(line, wanted, scorer)
+            if identity in seen:
+                name = "trace_id" if wanted is TraceLine else "question_id"
+                raise BadLineError(f"$.{name} {identity!r} came before in this file")
+        except BadLineError as problem:
+            message = f"{path}:{line.number}: {problem}"
+            if not skip_bad:
+                raise UserError(message) from None
+            if on_bad:
+                on_bad(message)
+            continue
+        kind = wanted
+        seen.add(identity)
+        for trace in traces:
+            yield trace, line.position
+
+
+def _traces(line: Line, kind: Kind, scorer: str | None) -> tuple[list[Trace], str]:
+    """The traces of a line, and the id that may not come twice."""
+    try:
+        if kind is TraceLine:
+            trace = _completed(decoded(line.content, TraceLine), scorer)
+            return [trace], trace.trace_id
+        sampled = _sampled(decoded(line.content, SampledLine), scorer)
+    except BadLineError:
+        if kind_of(line.content) is not kind:
+            raise BadLineError("samples and traces may not stand in one file") from None
+        raise
+    try:
+        traces = traces_of_samples(sampled, orders=ORDERS)
+    except UserError as error:
+        raise BadLineError(str(error)) from None
+    for trace in traces:
+        _check(trace)
+    return traces, sampled.question_id
+
+
+def _completed(line: TraceLine, scorer: str | None) -> Trace:
+    """The line itself with what it left out, so that it has all attributes of a trace.
+
+    A file's traces go into columns as they were parsed: copying each into a ``Trace`` would take
+    as long as the parsing. Raises ``BadLineError`` for a line that breaks a law of traces.
+    """
+    line.meta = line.meta or {}
+    absent = Absent(line.target, line.question, line.task, line.meta, scorer)
+    if line.final.exact_match is None:
+        line.final.exact_match = absent.score(line.final.answer)
+    for point in line.checkpoints:
+        if point.exit.exact_match is None:
+            point.exit.exact_match = absent.score(point.exit.answer)
+        try:
+            sum((point.signals or {}).values())  # type: ignore[arg-type]
+        except TypeError:  # some are null
+            measured = (point.signals or {}).items()
+            point.signals = {name: value for name, value in measured if value is not None}
+        if point.signals is None:
+            point.signals = {}
+    line.meta = absent.noted()
+    trace = cast(Trace, line)
+    _check(trace)
+    return trace
+
+
+def _as_trace(completed: Trace) -> Trace:
+    """A trace of our own making from one that may be a line."""
+    final = completed.final
+    return Trace(
+        completed.trace_id,
+        completed.question_id,
+        completed.task,
+        completed.question,
+        completed.target,
+        completed.model,
+        completed.seed,
+        Final(final.answer, final.exact_match, final.thinking_tokens, final.answer_tokens),
+        tuple(map(_as_checkpoint, completed.checkpoints)),
+        completed.meta,
+    )
+
+
+def _as_checkpoint(point: Checkpoint) -> Checkpoint:
+    given, probe = point.exit, point.probe
+    return Checkpoint(
+        point.thinking_tokens,
+        point.signals,
+        Exit(given.answer, given.exact_match, given.answer_tokens),
+        None if probe is None else Probe(probe.answer, probe.confidence, probe.tokens),
+    )
+
+
+def _sampled(line: SampledLine, scorer: str | None) -> Sampled:
+    absent = Absent(line.target, line.question, line.task, line.meta or {}, scorer)
+    samples = []
+    for i, given in enumerate(line.samples):
+        match = absent.score(given.answer) if given.exact_match is None else given.exact_match
+        if match not in (0, 1):
+            raise BadLineError(f"$.samples[{i}].exact_match must be 0 or 1, got {match}")
+        samples.append(Sample(given.answer, match, given.tokens))
+    return Sampled(
+        question_id=line.question_id,
+        task=line.task,
+        question=line.question,
+        target=line.target,
+        model=line.model,
+        samples=tuple(samples),
+        scorer=absent.name,
+        meta=line.meta or {},
+    )
+
+
+def _check(trace: Trace) -> None:
+    if problem := problem_of(trace):
+        raise BadLineError(f"$.{problem}")

@@ -1,0 +1,258 @@
+"""A trace: one full decode with the answer that a stop at each checkpoint would have given."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+
+RESERVED_SIGNALS = frozenset(
+    {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
+    | set(LOOK_SIGNALS)
+    | set(CONTEXT_SIGNALS)
+    | set(TASK_SIGNALS)
+)
+"""Names the observation makes itself; no recorded signal may take one."""
+
+VERSION = 1
+"""of the interchange"""
+LARGEST_COUNT = 10**12
+LARGEST_SIGNAL = 3.4e38
+"""What the observation's float32 can hold."""
+PROBE_TOKENS = 8
+"""length of a trial answer where nothing else is said"""
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A trial answer from a fork of the unfinished decode, thrown away afterwards."""
+
+    answer: str
+    confidence: float
+    """geometric mean of the probabilities of its tokens, in [0, 1]"""
+    tokens: int
+    """tokens generated for it"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What a stop here gives."""
+
+    answer: str
+    exact_match: int
+    answer_tokens: int
+    """every token after the thinking: the end-of-thinking text, the answer, its end"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A point of a decode where one may stop."""
+
+    thinking_tokens: int
+    signals: dict[str, float]
+    exit: Exit
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The natural end of a decode: its answer and its cost."""
+
+    answer: str
+    exact_match: int
+    thinking_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One full decode. Checkpoints come in order, none past the natural end."""
+
+    trace_id: str
+    question_id: str
+    task: str
+    question: str
+    target: str
+    model: str
+    seed: int
+    final: Final
+    checkpoints: tuple[Checkpoint, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def family_of(trace: Trace) -> str:
+    """The kind of question a trace answers: the ``family`` of its ``meta``, or else its task."""
+    return str(trace.meta.get("family", trace.task))
+
+
+def scorer_of(trace: Trace) -> str:
+    """The name of the scorer that a trace's answers were scored by, ``auto`` where it says none."""
+    return str(trace.meta.get("scorer", "auto"))
+
+
+def problem_of(trace: Trace) -> str | None:
+    """What is wrong with a trace, naming the field by its path, or None.
+
+    The laws every stored trace keeps: texts are valid Unicode, ids and target are not empty,
+    checkpoints come in order and not past the natural end, counts are not negative, signals are
+    finite, in float32 as well.
+    """
+    for name in ("trace_id", "question_id", "question", "target"):
+        if not getattr(trace, name).strip():
+            return f"{name} is empty"
+    for name in ("trace_id", "question_id", "task", "question", "target", "model"):
+        if problem := _text_problem(name, getattr(trace, name)):
+            return problem
+    if "\0" in trace.trace_id or "\0" in trace.question_id:
+        return "trace_id and question_id may not hold a NUL character"
+    if trace.seed not in _INT64:
+        return f"seed does not fit in 64 bits: {trace.seed}"
+    final = trace.final
+    if problem := (
+        _meta_problem(trace.meta)
+        or _text_problem("final.answer", final.answer)
+        or _match_problem("final.exact_match", final.exact_match)
+        or _count_problem("final.thinking_tokens", final.thinking_tokens)
+        or _count_problem("final.answer_tokens", final.answer_tokens)
+    ):
+        return problem
+    before = -1
+    for index, checkpoint in enumerate(trace.checkpoints):
+        if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
+            return f"checkpoints[{index}].{problem}"
+        before = checkpoint.thinking_tokens
+    return None
+
+
+def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
+    tokens, given, probe = point.thinking_tokens, point.exit, point.probe
+    if not before < tokens <= end:
+        return _place_problem(tokens, before, end)
+    if problem := names_problem(tuple(point.signals)):
+        return problem
+    # A small sum has small terms; one that is not, or NaN, is looked into.
+    if not sum(map(abs, point.signals.values())) <= LARGEST_SIGNAL:
+        for name, value in point.signals.items():
+            if problem := signal_problem(name, value):
+                return problem
+    if problem := (
+        _text_problem("exit.answer", given.answer)
+        or _match_problem("exit.exact_match", given.exact_match)
+        or _count_problem("exit.answer_tokens", given.answer_tokens)
+    ):
+        return problem
+    if probe is None:
+        return None
+    if not 0 <= probe.confidence <= 1:
+        return f"probe.confidence must lie in [0, 1], got {probe.confidence}"
+    return _text_problem("probe.answer", probe.answer) or _count_problem(
+        "probe.tokens", probe.tokens
+    )
+
+
+def _place_problem(tokens: int, before: int, end: int) -> str | None:
+    if problem := _count_problem("thinking_tokens", tokens):
+        return problem
+    if tokens <= before:
+        return f"thinking_tokens must increase: {tokens} comes after {before}"
+    # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
+    return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
+
+
+def signal_problem(name: str, value: float) -> str | None:
+    """What is wrong with a signal's value, or None."""
+    if not math.isfinite(value):
+        return f"signals.{name} is not finite: {value} (leave a missing signal out)"
+    if abs(value) > LARGEST_SIGNAL:
+        return (
+            f"signals.{name} is {value:g}, beyond the {LARGEST_SIGNAL:g} that a float32 can hold:"
+            " record its logarithm, or leave it out"
+        )
+    return None
+
+
+@lru_cache(maxsize=1024)
+def names_problem(names: tuple[str, ...]) -> str | None:
+    """Of the names of a checkpoint's signals; the same few sets come again and again."""
+    for name in names:
+        if not name or "." in name or name in RESERVED_SIGNALS:
+            return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
+        if problem := _text_problem("signals", name):
+            return problem
+    return None
+
+
+def _count_problem(name: str, value: int) -> str | None:
+    if 0 <= value <= LARGEST_COUNT:
+        return None
+    return f"{name} must be a number of tokens from 0, got {value}"
+
+
+def _match_problem(name: str, value: int) -> str | None:
+    return None if value in (0, 1) else f"{name} must be 0 or 1, got {value}"
+
+
+def _text_problem(name: str, text: str) -> str | None:
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{name} is not valid Unicode (it holds half of a surrogate pair)"
+    return None
+
+
+plain_json = json.JSONEncoder(allow_nan=False).encode
+"""A ``meta`` as text; raises ``TypeError``, ``ValueError`` or ``RecursionError`` for no JSON."""
+
+
+def _meta_problem(meta: dict[str, Any]) -> str | None:
+    try:
+        plain_json(meta)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"meta is not plain JSON: {error}"
+    return None
+
+
+def trace_to_dict(trace: Trace) -> dict[str, Any]:
+    """A trace as the JSON object of the interchange."""
+    return {
+        "version": VERSION,
+        "trace_id": trace.trace_id,
+        "question_id": trace.question_id,
+        "task": trace.task,
+        "question": trace.question,
+        "target": trace.target,
+        "model": trace.model,
+        "seed": trace.seed,
+        "meta": trace.meta,
+        "final": {
+            "answer": trace.final.answer,
+            "exact_match": trace.final.exact_match,
+            "thinking_tokens": trace.final.thinking_tokens,
+            "answer_tokens": trace.final.answer_tokens,
+        },
+        "checkpoints": [_checkpoint_to_dict(point) for point in trace.checkpoints],
+    }
+
+
+def _checkpoint_to_dict(point: Checkpoint) -> dict[str, Any]:
+    written: dict[str, Any] = {"thinking_tokens": point.thinking_tokens, "signals": point.signals}
+    if point.probe is not None:
+        written["probe"] = {
+            "answer": point.probe.answer,
+            "confidence": point.probe.confidence,
+            "tokens": point.probe.tokens,
+        }
+    written["exit"] = {
+        "answer": point.exit.answer,
+        "exact_match": point.exit.exact_match,
+        "answer_tokens": point.exit.answer_tokens,
+    }
+    return written
