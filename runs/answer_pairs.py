@@ -18,7 +18,7 @@ from pathlib import Path
 
 import answers_right
 import answers_wrong
-from answer_envelopes import OF_FORMULA, OF_PROSE
+from answer_envelopes import OF_FORMULA, OF_PROSE, Envelope
 from answer_shapes import shape_of
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -71,8 +71,9 @@ def wrong(target: str, others: Sequence[str], *, seed: int = 0) -> list[Pair]:
         bare = rng.random() < 0.4
         envelope = rng.choice(list((OF_FORMULA | OF_PROSE).values()))
         found.append(Pair(kind, target, text if bare else envelope(text), 0, bare=bare))
+    alone_or_said: list[Envelope] = [str, *OF_PROSE.values()]
     for kind, text in answers_wrong.sayings(shape, rng).items():
-        envelope = rng.choice([str, *OF_PROSE.values()])
+        envelope = rng.choice(alone_or_said)
         found.append(Pair(kind, target, envelope(text), 0, bare=False))
     for kind, text in answers_wrong.sentences(shape).items():
         found.append(Pair(f"sentence: {kind}", target, text, 0, bare=False))

@@ -30,7 +30,7 @@ from typing import Any
 import answers_hostile
 from answer_pairs import DATA, Pair, all_pairs, read_targets
 from answer_shapes import shape_of
-from answers_speed import latex, left_behind, plain_numbers
+from answers_speed import Rate, latex, left_behind, plain_numbers
 from results import write_result
 
 from rlbudget.tasks import exact_match_math, load_task
@@ -308,16 +308,22 @@ def _kinds(name: str, pairs: Sequence[Pair], scores: Scores) -> list[dict[str, A
     ]
 
 
-def _speed_rows(speed: dict[str, float]) -> list[dict[str, Any]]:
-    wanted = {"plain numbers": 50_000, "LaTeX": 300}
+def _speed_rows(speed: dict[str, Rate]) -> list[dict[str, Any]]:
+    """Numbers need no worker: by processor time, since the clock measures the neighbours too."""
+    numbers, formulas = speed["plain numbers"], speed["LaTeX"]
     return [
         {
-            "row": f"pairs scored a second in one process, {what}",
-            "wanted": f">= {wanted[what]:,}",
-            "reached": f"{rate:,.0f}",
-            "met": rate >= wanted[what],
-        }
-        for what, rate in speed.items()
+            "row": "plain numbers scored in a second of processor time, one process",
+            "wanted": ">= 50,000",
+            "reached": f"{numbers.processor:,.0f} (by the clock {numbers.clock:,.0f})",
+            "met": numbers.processor >= 50_000,
+        },
+        {
+            "row": "LaTeX pairs scored in a second by the clock, one process and its worker",
+            "wanted": ">= 300",
+            "reached": f"{formulas.clock:,.0f}",
+            "met": formulas.clock >= 300,
+        },
     ]
 
 
@@ -328,7 +334,7 @@ def _hostile() -> dict[str, float | str]:
     for kind in answers_hostile.texts():
         command = [sys.executable, str(script), "--kind", kind]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             found |= json.loads(done.stdout) if done.returncode == 0 else {kind: "raised"}
         except subprocess.TimeoutExpired:
             found[kind] = "hang"
@@ -338,7 +344,7 @@ def _hostile() -> dict[str, float | str]:
 def _hostile_row(hostile: dict[str, float | str]) -> dict[str, Any]:
     seconds = [float("inf") if isinstance(s, str) else s for s in hostile.values()]
     return {
-        "row": f"seconds for a million hostile characters, the slowest of {len(seconds)} kinds",
+        "row": f"seconds for a hostile text, up to 10^6 characters, worst of {len(seconds)} kinds",
         "wanted": "< 0.1",
         "reached": f"{max(seconds):.3f} ({list(hostile)[seconds.index(max(seconds))]})",
         "met": max(seconds) < 0.1,

@@ -1,10 +1,11 @@
-r"""Texts of a million characters that a scorer may choke on, and how long ours takes over each.
+r"""Texts of up to a million characters that a scorer may choke on, and how long ours takes.
 
     python runs/answers_hostile.py [--kind NAME]
 
-Each is scored alone, behind a box, before a box, and inside one, against a number, a fraction and
-a word, as mathematics and as text. Prints ``{kind: seconds of the slowest}``, a line a kind;
-``answers.py`` reads them and gives a kind that takes too long up.
+Each is scored alone, behind a box, before a box, inside one, and around a number, against a number,
+a fraction and a word, as mathematics and as text; at a million characters and at shorter lengths,
+since a limit on length may hide what a text just below it costs. Prints
+``{kind: seconds of the slowest}``, a line a kind; ``answers.py`` reads them, with a limit to each.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 
 from rlbudget.tasks import exact_match_math, exact_match_text
 
-LENGTH = 10**6
+LENGTHS = (10**6, 10**5, 20_000, 3_000, 300)
+_TRIES = 5
+_QUICK = 0.05
 _TARGETS = ("42", "\\frac{14}{3}", "\\text{Evelyn}")
 _UNITS = {
     "brackets opened": "(",
@@ -89,11 +93,11 @@ _UNITS = {
 
 def texts() -> dict[str, str]:
     """A million characters of each kind."""
-    return {kind: _filled(unit, LENGTH) for kind, unit in _UNITS.items()}
+    return {kind: _filled(unit, LENGTHS[0]) for kind, unit in _UNITS.items()}
 
 
 def variants(text: str) -> list[str]:
-    """The text alone, behind a box, before one, inside one, and as a balanced nest."""
+    """The text alone, behind a box, before one, inside one, and around a number."""
     boxed = "The answer is $\\boxed{42}$."
     half = text[: len(text) // 2]
     return [text, boxed + text, text + boxed, f"\\boxed{{{text}}}", f"{half}42{half}"]
@@ -103,19 +107,27 @@ def _filled(unit: str, length: int) -> str:
     return (unit * (length // len(unit) + 1))[:length]
 
 
-def _slowest(text: str) -> float:
-    """Seconds of the slowest call over a text's variants, the quicker of two tries of each."""
-    longest = 0.0
-    for variant in variants(text):
-        for target in _TARGETS:
-            for score in (exact_match_math, exact_match_text):
-                tries = []
-                while len(tries) < 2 and (not tries or tries[0] > 0.05):
-                    start = time.perf_counter()
-                    score(variant, target)
-                    tries.append(time.perf_counter() - start)
-                longest = max(longest, min(tries))
-    return longest
+def _slowest(unit: str) -> float:
+    """Seconds of the slowest call over lengths, variants and targets."""
+    texts = [variant for length in LENGTHS for variant in variants(_filled(unit, length))]
+    return max(
+        _seconds(score, text, target)
+        for text in texts
+        for target in _TARGETS
+        for score in (exact_match_math, exact_match_text)
+    )
+
+
+def _seconds(score: Callable[[str, str], int], text: str, target: str) -> float:
+    """The quickest of a few tries, since others share the machine; a quick first one is enough."""
+    quickest = float("inf")
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        score(text, target)
+        quickest = min(quickest, time.perf_counter() - start)
+        if quickest < _QUICK:
+            break
+    return quickest
 
 
 def main() -> None:
@@ -124,9 +136,9 @@ def main() -> None:
     parser.add_argument("--kind", choices=list(_UNITS), help="one kind only")
     args = parser.parse_args()
     exact_match_math("\\sqrt{2} + 1", "1 + \\sqrt{2}")  # whatever starts at the first call
-    for kind, text in texts().items():
+    for kind, unit in _UNITS.items():
         if args.kind in (None, kind):
-            print(json.dumps({kind: round(_slowest(text), 4)}), flush=True)
+            print(json.dumps({kind: round(_slowest(unit), 4)}), flush=True)
 
 
 if __name__ == "__main__":
