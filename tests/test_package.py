@@ -117,7 +117,7 @@ def test_a_plain_install_saves_a_policy_and_builds_the_plan_of_an_engine() -> No
     ("code", "extra"),
     [
         ("import rlbudget.traces.store", "cli"),
-        ("import rlbudget; rlbudget.decoding.record", "cli"),
+        ("import rlbudget; rlbudget.record", "cli"),
         ("import rlbudget; rlbudget.load_model('embedded')", "models"),
         ("import rlbudget.integrations.openai", "serve"),
     ],

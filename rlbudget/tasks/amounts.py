@@ -32,7 +32,9 @@ _LETTER = re.compile(
 _CHANGES = frozenset(
     "more less fewer greater half least most over under above below not thousand plus minus"
     " negative times than if unless until or short squared cubed percentage into divided modulo"
-    " mod choose th st nd rd doubled tripled halved lakh crore score pairs".split()
+    " mod choose th st nd rd doubled tripled halved lakh crore score pairs"
+    " multiplied factorial tenth tenths hundredth hundredths thousandth thousandths"
+    " billion million dozen hundred trillion".split()
 )
 _FUNCTIONS = frozenset(
     "sin cos tan cot sec csc log ln exp sqrt frac arcsin arccos arctan sinh cosh tanh lim max min"
@@ -95,6 +97,8 @@ def _scaled(text: str) -> Number | None:
     if match is None:
         return None
     value = plain_number(match["number"])
+    if value is None:
+        value = _fraction(compact(match["number"]))
     scales = match["scales"].lower().split()
     if value is None or (scales == ["k"] and unit_of_currency(match["number"]) is None):
         return None

@@ -158,7 +158,9 @@ def _read(text: str, depth: int) -> Form:
     if bounded := _BOUNDED.fullmatch(text):
         text = f"{bounded['name'] or ''}{_sign_of(bounded['bound'])} {bounded['value']}"
     text = _MIXED_NUMBER.sub(r"\1 \2", _HALF.sub(r"\1.5", text))
-    joined = _THOUSANDS.sub(lambda m: m[1].replace(",", ""), text)
+    joined = _THOUSANDS.sub(
+        lambda m: m[1].replace(",", "") if _outside(text, m.start()) else m[1], text
+    )
     for reader in _READERS:
         found = reader(joined, depth)
         if found is not None:
@@ -262,7 +264,7 @@ def _equation(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
         return Assigned(compact(first), last)
     if not all(map(is_mathematics, sides[:-1])):
         return Words(folded("=".join(sides)))
-    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", "".join(sides)):
+    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", " ".join(sides)):
         return last  # 9 + 9 = 18
     return Relation("=", leaf(first), leaf(sides[-1]))
 

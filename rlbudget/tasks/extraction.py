@@ -81,6 +81,7 @@ def _without_words(boxed: str) -> str:
 # 1. Boxes
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_SURROGATES = re.compile("[\ud800-\udfff]+")
 _MOST_BOXES = 2000
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([0-9a-zA-Z+-][^\s${}\\]{0,40})")
 _JOINT = re.compile(
@@ -94,7 +95,8 @@ def _boxed(text: str) -> str | None:
         return None
     # Escaped braces and line breaks of LaTeX open and close nothing.
     plain = text.replace("\\\\", "  ").replace("\\{", "  ").replace("\\}", "  ")
-    characters = np.frombuffer(plain.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
+    plain = _SURROGATES.sub(lambda m: " " * len(m[0]), plain)
+    characters = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
     depth = np.cumsum(
         (characters == ord("{")).astype(np.int32) - (characters == ord("}")).astype(np.int32)
     )

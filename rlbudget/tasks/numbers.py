@@ -62,6 +62,8 @@ def _bare(text: str) -> str:
     for _ in range(4):
         before = bare
         for left, right in _AROUND:
+            if left == "(" and "," in bare:
+                continue  # a point, not thousands
             if (
                 len(bare) > len(left) + len(right)
                 and bare.startswith(left)

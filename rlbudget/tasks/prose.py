@@ -38,7 +38,10 @@ _NUMERIC = re.compile(
 _OPERATOR = re.compile(r"(?:[-+*/=<>^\u00d7\u00f7\u2264\u2265\u2248]|<=|>=|\\[a-zA-Z]+|x(?=\s))+$")
 _JOINS = ("and", "or", "&")
 _BOUND_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bcannot(?: be)?|\bcould be|\bmay be|\bmight be|\bperhaps|\btwice|\bdouble"
+    r"(?:\b(?:any|every)\s?[a-z]* (?:but|except)|\btimes|\bas (?:many|much) as"
+    r"|\b(?:negative|opposite|reciprocal|inverse|square|cube|sum|difference|product|quotient"
+    r"|multiple|factor|factorial|log|logarithm) of"
+    r"|\bnot|n't|\bcannot(?: be)?|\bcould be|\bmay be|\bmight be|\bperhaps|\btwice|\bdouble"
     r"|\btriple|\bhalf(?: of)?|\broot of|[0-9][a-z ]{0,24}\b(?:of|from|in|per|at|by)|\bout of"
     r"|\b(?:one|two|three|four|five|third|quarter|fifth|tenth)s?\s+(?:in|of)"
     r"|\bmore than|\bless than|\bfewer than|\bgreater than|\blarger than|\bsmaller than"
@@ -50,7 +53,8 @@ _BOUND_BEFORE = re.compile(
 )
 _BOUND_AFTER = re.compile(
     r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b|and\s+(?:up|above|below"
-    r"|a\s+(?:half|quarter|third))\b|(?:squared|cubed|factorial|doubled|tripled|halved|lakh|crore)\b|(?:more|less|fewer|greater|times)\s+than"
+    r"|a\s+(?:half|quarter|third))\b|(?:multiplied|divided|minus|plus|choose|mod|to the power"
+    r"|(?:tenth|hundredth|thousandth|millionth|billionth)s?)\b|(?:squared|cubed|factorial|doubled|tripled|halved|lakh|crore)\b|(?:more|less|fewer|greater|times)\s+than"
     r"\b|times\b|percent\s+(?:of|more|less)\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
     re.IGNORECASE,
 )

@@ -207,7 +207,7 @@ def _target(target: str) -> Form:
 
 
 _REASON = re.compile(
-    r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for|has|have|had|is|was|wins|won)\b.*|,.*",
+    r"(?:,|;|\s+-)?\s+(?:because|since|as|so|which|who|for|has|have|had|is|was|wins|won)\b.*|,\s+\w+\s+\w+.*",
     re.DOTALL,
 )
 _SUBJECT = re.compile(
