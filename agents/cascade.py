@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlbudget.agents.actor import actor_chances, actor_of, one_thread
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact_cascade import ROWS, constant_and_oracle
-from rlbudget.agents.monitor import Progress, actor_chances
+from rlbudget.agents.monitor import Progress
 from rlbudget.agents.ppo import make_ppo
-from rlbudget.agents.snapshot import actor_of
-from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import SMALLEST_GAP, PriceResult, Score
 from rlbudget.cascade import Cascade, cascade_features, choose, make_cascade, of_three
 from rlbudget.envs.cascade_core import cascade_columns

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlbudget.agents.actor import one_thread
 from rlbudget.agents.exact import TraceSource, values_of
-from rlbudget.agents.threads import one_thread
 from rlbudget.agents.validation import Float32s, Floats, Score, Validation, gap_weight
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser

@@ -26,8 +26,8 @@ from results import write_result
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rlbudget.agents.actor import one_thread
 from rlbudget.agents.ppo import PPOConfig, make_ppo, training_columns
-from rlbudget.agents.threads import one_thread
 from rlbudget.envs.replay import ReplayEnv
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_vector import ReplayVectorEnv

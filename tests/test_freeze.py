@@ -25,7 +25,7 @@ from synthetic import make_table
 from trace_makers import traces_of
 
 from rlbudget import frozen
-from rlbudget.agents.monitor import actor_chances
+from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.calibrate import calibrate
 from rlbudget.card import write_card
