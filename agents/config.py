@@ -79,17 +79,16 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, one clear line each."""
-        if self.total_timesteps is not None and self.total_timesteps < 1:
-            raise UserError(f"total_timesteps is {self.total_timesteps}: it must be at least 1")
-        for name in ("n_envs", "n_steps", "batch_size", "n_epochs", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        least = {"total_timesteps": 1, "n_envs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1,
+                 "evaluate_every": 1}  # fmt: skip
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise UserError(f"{name} is {value}: it must be at least {smallest}")
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"hidden is {self.hidden}: it needs at least one width of at least 1")
         if self.features is not None and not self.features:
             raise UserError("features is empty: name at least one, or leave it out for all")
-        if self.batch_size < 2:
-            raise UserError("batch_size is 1: it must be at least 2")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate is {self.learning_rate:g}: it must be above 0")
         if not 0 < self.initial_stop_probability < 1:

@@ -26,7 +26,7 @@ from rlbudget.agents.exact import (
     mean_length,
     values_of,
 )
-from rlbudget.agents.validation import SMALLEST_GAP
+from rlbudget.agents.validation import weight_of
 from rlbudget.cascade import ESCALATE, STOP
 from rlbudget.envs.cascade_core import handed_over
 from rlbudget.envs.replay_core import Floats, ReplayColumns
@@ -97,14 +97,7 @@ def cascade_weight(
 ) -> Callable[[Floats], Floats]:
     """Weights of prices in the objective, as ``rlbudget.agents.validation.gap_weight`` makes them:
     one over what there is to gain over the better constant way."""  # fmt: skip
-    grid, weights = np.geomspace(*token_price, 9), []
-    for price in grid:
-        budget = outcomes.best_budget(columns.table, price * columns.ratio)
-        constant, oracle = constant_and_oracle(columns, price, budget)
-        weights.append(1 / max(oracle - constant, SMALLEST_GAP))
-
-    def weight(price: Floats) -> Floats:
-        between: Floats = np.interp(np.log(price), np.log(grid), weights)
-        return between
-
-    return weight
+    grid = np.geomspace(*token_price, 9)
+    budgets = [outcomes.best_budget(columns.table, price * columns.ratio) for price in grid]
+    limits = [constant_and_oracle(columns, *each) for each in zip(grid, budgets, strict=True)]
+    return weight_of(grid, limits)

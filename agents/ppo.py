@@ -48,6 +48,7 @@ from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.looks import LOOK_SIGNALS
 from rlbudget.observation import features_of, observe
+from rlbudget.pairs import Pair
 from rlbudget.policy import Policy
 from rlbudget.table import TraceTable
 
@@ -263,15 +264,20 @@ def _source(model: PPO) -> Source:
     return env
 
 
-def _check(train: TraceTable, validation: TraceTable, config: PPOConfig) -> None:
-    common = set(train.question_ids.tolist()) & set(validation.question_ids.tolist())
-    if common:
-        raise UserError(
-            f"question {min(common)} is in the training and in the validation traces: split by"
-            " question"
-        )
+def check_split(train: TraceTable | Pair, validation: TraceTable | Pair) -> None:
+    """``UserError`` where one of them is empty or they share a question."""
     if not len(train) or not len(validation):
         raise UserError("training needs training and validation traces: record more questions")
+    common = np.intersect1d(train.question_ids, validation.question_ids)
+    if len(common):
+        raise UserError(
+            f"question {common[0]} is in the training and in the validation traces: split by"
+            " question"
+        )
+
+
+def _check(train: TraceTable, validation: TraceTable, config: PPOConfig) -> None:
+    check_split(train, validation)
     if config.constraint is not None and config.preset == "look":
         raise UserError("em_floor and token_budget: the look preset is not trained to a constraint")
     full = float(np.concatenate([t.final_exact_match for t in (train, validation)]).mean())

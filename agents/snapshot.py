@@ -45,7 +45,7 @@ class Source(Protocol):
         """Copies of what ``resume`` needs, beside the generator."""
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on where ``state`` was taken; the generator is set afterwards."""
+        """Go on where ``state`` was taken."""
 
 
 def describe(

@@ -30,7 +30,7 @@ if "rlbudget/Replay-v0" not in gymnasium.registry:
     )
     gymnasium.register(
         "rlbudget/ReplayProbe-v0",
-        entry_point="rlbudget.envs.replay_probe:ReplayProbeEnv",
+        entry_point="rlbudget.envs.replay:ReplayProbeEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
         kwargs={"preset": "look"},
     )

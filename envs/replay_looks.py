@@ -14,9 +14,10 @@ from rlbudget.looks import LOOK_SIGNALS, LookMemory
 
 
 class LookCore(ReplayCore):
-    """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay_probe``."""
+    """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay``."""
 
     action_names: ClassVar[tuple[str, ...]] = ("continue", "stop", "probe")
+    _kept: ClassVar[tuple[str, ...]] = (*ReplayCore._kept, "_charged")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         super().__init__(columns, n, token_price)
@@ -35,17 +36,15 @@ class LookCore(ReplayCore):
         self.memory.forget(envs)
         self._charged[envs] = 0
 
-    def open_episodes(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs to go on with these episodes."""
-        looks = {f"looks.{name}": column for name, column in self.memory.state().items()}
-        return super().open_episodes() | looks | {"charged": self._charged.copy()}
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs to go on with the open episodes."""
+        return super().state() | {f"looks.{k}": v for k, v in self.memory.state().items()}
 
-    def resume(self, episodes: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:
-        """Go on with the episodes of ``open_episodes``; numbers are drawn from ``rng`` and lost."""
-        super().resume(episodes, rng)
-        looks = {k.removeprefix("looks."): v for k, v in episodes.items() if k.startswith("looks.")}
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on with the episodes of ``state``."""
+        super().resume(state)
+        looks = {k.removeprefix("looks."): v for k, v in state.items() if k.startswith("looks.")}
         self.memory = LookMemory.of(looks)
-        self._charged[:] = episodes["charged"]
 
     def observations(self) -> Float32s:
         """(n, F + 1) float32, a new array."""

@@ -46,11 +46,11 @@ class ReplaySB3VecEnv(VecEnv):
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of the open episodes, which ``resume`` needs beside ``rng``."""
-        return self._core.open_episodes()
+        return self._core.state()
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on with the episodes of ``state``; numbers are drawn from ``rng`` and lost."""
-        self._core.resume(state, self.rng)
+        """Go on with the episodes of ``state``."""
+        self._core.resume(state)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Start the one generator anew."""
