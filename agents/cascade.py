@@ -16,7 +16,7 @@ from rlbudget.agents.monitor import Progress
 from rlbudget.agents.ppo import check_split, make_ppo
 from rlbudget.agents.validation import Score, score_of
 from rlbudget.cascade import Cascade, cascade_features, choose, make_cascade, of_three
-from rlbudget.envs.cascade_core import cascade_columns
+from rlbudget.envs.cascade import cascade_columns
 from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.errors import UserError

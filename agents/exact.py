@@ -30,11 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.envs.replay_core import ReplayColumns
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
+from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
 
 Evaluate = Callable[[Float32s], tuple[Float32s, Float32s]]
 """inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)"""

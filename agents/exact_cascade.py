@@ -28,7 +28,7 @@ from rlbudget.agents.exact import (
 )
 from rlbudget.agents.validation import weight_of
 from rlbudget.cascade import ESCALATE, STOP
-from rlbudget.envs.cascade_core import handed_over
+from rlbudget.envs.cascade import handed_over
 from rlbudget.envs.replay_core import Floats, ReplayColumns
 from rlbudget.evaluate import outcomes
 

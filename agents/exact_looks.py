@@ -34,8 +34,6 @@ from stable_baselines3 import PPO
 
 from rlbudget.agents.exact import (
     Evaluate,
-    Floats,
-    Ints,
     Rows,
     TraceSource,
     explored_chance,
@@ -43,7 +41,7 @@ from rlbudget.agents.exact import (
     running,
     values_of,
 )
-from rlbudget.envs.replay_core import Float32s, ReplayColumns
+from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 
 _REMEMBERED = slice(-len(LOOK_SIGNALS), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ FIGURES = 4
 
 
 class Monitor(BaseCallback):
-    """Looks at the policy between two updates, every ``every`` of them and at the end.
+    """Measures the policy between two updates, every ``evaluate_every`` of them and at the end.
 
-    Logged at each look, from the validation questions, a decode stopping where p(stop) > 0.5:
+    Logged each time, from the validation questions, a decode stopping where p(stop) > 0.5:
 
     * ``eval/exact_match``, ``eval/tokens``, ``eval/utility``, ``eval/oracle_gap_closed``: means
       over the relative prices, and the same with ``@PRICE`` at the end for each of them;
@@ -60,12 +61,12 @@ class Monitor(BaseCallback):
         self.validation = validation
         self.run = run
         self.every = config.evaluate_every
+        self.constraint = config.constraint
         self.total_timesteps = config.total_timesteps
         self.progress = progress
-        self.constraint = config.constraint
         self.state: dict[str, Any] = state or {"update": 0, "best": None, "run": None}
-        looks = self.total_timesteps // (self.every * config.n_envs * config.n_steps)
-        self._draw_every = max(1, looks // FIGURES)
+        measured = self.total_timesteps // (self.every * config.n_envs * config.n_steps)
+        self._draw_every = max(1, measured // FIGURES)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -81,15 +82,11 @@ class Monitor(BaseCallback):
         metrics = dict.fromkeys(
             ("eval/oracle_gap_closed", "eval/utility", "eval/exact_match", "eval/tokens"), 0.0
         )
-        self.logger.record(
-            "hparams",
-            HParam(config, metrics),
-            exclude=("stdout", "log", "json", "csv"),
-        )
+        self.logger.record("hparams", HParam(config, metrics))
 
     def _on_rollout_start(self) -> None:
         if self.state["update"] % self.every == 0:
-            self._look(draw=self.state["update"] // self.every % self._draw_every == 0)
+            self._measure(draw=self.state["update"] // self.every % self._draw_every == 0)
             save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
         self.state["update"] += 1
         if self.constraint is not None:
@@ -106,15 +103,15 @@ class Monitor(BaseCallback):
             self.progress(min(self.num_timesteps, self.total_timesteps), self.total_timesteps)
 
     def _on_training_end(self) -> None:
-        self._look(draw=True)
+        self._measure(draw=True)
         self.logger.dump(step=self.num_timesteps)
         save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
 
-    def _look(self, *, draw: bool) -> None:
+    def _measure(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
-        score = self.validation.measure(lambda inputs: actor_chances(actor, inputs))
+        score = self.validation.measure(partial(actor_chances, actor))
         if self.constraint is not None:
-            self._look_at_constraint(self.constraint, actor, score)
+            self._measure_constraint(self.constraint, actor, score)
             return
         held = True
         if self.run["preset"] == "look":
@@ -127,22 +124,19 @@ class Monitor(BaseCallback):
             self._keep(actor, score)
         self._log(score)
         if draw:
-            figure = LoggedFigure(frontier_figure(score), close=True)
-            self.logger.record("eval/frontier", figure, exclude=("stdout", "log", "json", "csv"))
+            self.logger.record("eval/frontier", LoggedFigure(frontier_figure(score), close=True))
 
     @property
     def _bounds(self) -> tuple[float, float]:
         low, high = self.run["price_range"]
         return float(low), float(high)
 
-    def _look_at_constraint(
+    def _measure_constraint(
         self, constraint: Constraint, actor: dict[str, torch.Tensor], score: Score
     ) -> None:
         """Move the dual price; keep the policy that meets the constraint at the least cost."""
 
-        def at(price: float) -> Measured:
-            return self.validation.at(lambda inputs: actor_chances(actor, inputs), price)
-
+        at = partial(self.validation.at, partial(actor_chances, actor))
         bounds = self._bounds
         dual = self.state.setdefault("dual_price", (bounds[0] * bounds[1]) ** 0.5)
         self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)

@@ -41,8 +41,8 @@ from rlbudget.agents.snapshot import (
     read_latest,
     restore,
 )
-from rlbudget.agents.validation import Float32s, Validation, gap_weight
-from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.agents.validation import Validation, gap_weight
+from rlbudget.envs.replay_core import Float32s, ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError

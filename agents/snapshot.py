@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,20 +82,12 @@ def describe(
 
 
 def _digest(table: TraceTable) -> str:
+    """Of all that a table holds."""
     hashed = hashlib.sha256()
-    for column in (
-        table.trace_ids,
-        table.offsets,
-        table.thinking_tokens,
-        table.exit_exact_match,
-        table.exit_answer_tokens,
-        table.probe_tokens,
-        table.final_exact_match,
-        table.final_thinking_tokens,
-        table.final_answer_tokens,
-        *(table.signals[name] for name in sorted(table.signals)),
-    ):
-        hashed.update(np.ascontiguousarray(column).tobytes())
+    columns: dict[str, Any] = {field.name: getattr(table, field.name) for field in fields(table)}
+    columns |= columns.pop("signals")
+    for name in sorted(columns):
+        hashed.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
     return hashed.hexdigest()
 
 

@@ -10,15 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.agents.dual import Measured
-from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.envs.replay_core import Floats, ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.evaluate import outcomes
 from rlbudget.evaluate.replay import Chances, Replay, replay_looking
 from rlbudget.observation import observe
 from rlbudget.table import TraceTable
-
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
 
 SMALLEST_GAP = 0.01
 """A gap between the oracle and the best constant budget below this counts as this, so that a

@@ -53,6 +53,8 @@ class ReplayColumns:
     ``full_tokens`` are counted in those"""
     handover: Handover | None = None
     """what another model gives on each question, where an episode may ask it"""
+    core: type[ReplayCore] | None = None
+    """what steps these episodes; by default what their features ask for"""
 
     @property
     def looks(self) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.envs.cascade_core import CascadeCore
 from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 
@@ -87,7 +86,6 @@ class LookCore(ReplayCore):
 
 
 def core_of(columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> ReplayCore:
-    """``n`` episodes of the kind that these features ask for."""
-    if columns.handover is not None:
-        return CascadeCore(columns, n, token_price)
-    return (LookCore if columns.looks else ReplayCore)(columns, n, token_price)
+    """``n`` episodes of the kind that these columns ask for."""
+    core = columns.core or (LookCore if columns.looks else ReplayCore)
+    return core(columns, n, token_price)

@@ -17,8 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from rlbudget.agents.exact_cascade import cascade_rows
 from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo
 from rlbudget.cascade import cascade_features
-from rlbudget.envs.cascade import CascadeEnv
-from rlbudget.envs.cascade_core import cascade_columns
+from rlbudget.envs.cascade import CascadeEnv, cascade_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.evaluate.cascade import act

@@ -80,20 +80,30 @@ def test_ppo_is_as_good_as_the_exact_gradient(tmp_path: Path) -> None:
     whole = make_table(900, seed=1)
     table, validation = whole.take(range(600)), whole.take(range(600, 900))
     config = PPOConfig(total_timesteps=400_000)
-    result = train(table, validation, config, tmp_path)
-    yardstick = exact_pg.maximise(
-        table,
-        validation,
-        token_price=config.price_range(table),
-        steps=150,
-        rows=8192,
-        learning_rate=3e-3,
-    )
-    reached = [row["utility"] for row in result.metrics["prices"]]
-    wanted = [row.utility for row in yardstick.score.prices]
-    assert np.all(np.array(reached) > np.array(wanted) - 0.01)
-    assert result.metrics["mean_oracle_gap_closed"] > yardstick.score.mean_oracle_gap_closed - 0.02
-    assert result.metrics["mean_oracle_gap_closed"] > 0.3
+    reached, wanted = [], []
+    for seed in range(3):  # one seed of either differs by a point from another
+        result = train(table, validation, replace(config, seed=seed), tmp_path / str(seed))
+        yardstick = exact_pg.maximise(
+            table,
+            validation,
+            token_price=config.price_range(table),
+            steps=150,
+            rows=8192,
+            learning_rate=3e-3,
+            seed=seed,
+        ).score
+        reached.append(
+            [result.metrics["mean_oracle_gap_closed"]]
+            + [row["utility"] for row in result.metrics["prices"]]
+        )
+        wanted.append(
+            [yardstick.mean_oracle_gap_closed] + [row.utility for row in yardstick.prices]
+        )
+    gap, *utility = np.mean(reached, axis=0)
+    wanted_gap, *wanted_utility = np.mean(wanted, axis=0)
+    assert np.all(np.array(utility) > np.array(wanted_utility) - 0.01)
+    assert gap > wanted_gap - 0.02
+    assert gap > 0.3
 
 
 def test_the_same_seed_gives_the_same_policy_and_another_does_not(tmp_path: Path) -> None:
