@@ -41,7 +41,7 @@ from rlbudget.agents.exact import (
     running,
     values_of,
 )
-from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
+from rlbudget.envs.replay_core import Float32s, Floats, Ints
 from rlbudget.looks import LOOK_SIGNALS, LookMemory
 
 _REMEMBERED = slice(-len(LOOK_SIGNALS), None)
@@ -74,19 +74,14 @@ class Nodes:
 
 
 def walk(
-    columns: ReplayColumns,
-    traces: Ints,
-    price: Floats,
-    evaluate: Evaluate,
-    rng: np.random.Generator,
-    exploration: float,
+    source: TraceSource, evaluate: Evaluate, traces: Ints, price: Floats
 ) -> tuple[Nodes, Nodes, npt.NDArray[np.bool_], Ints]:
     """Decodes of these traces, (n,) each under its price.
 
     Returns the nodes before and after a look at each of their k checkpoints, whether they looked
     (k,), and the checkpoint's row in the table (k,).
     """
-    table, normaliser = columns.table, columns.normaliser
+    columns, table, normaliser = source.columns, source.columns.table, source.columns.normaliser
     assert normaliser is not None
     memory, told = LookMemory(len(traces)), normaliser.price(price)
     lengths, (flat, offsets) = table.lengths[traces], table.rows_of(traces)
@@ -114,8 +109,9 @@ def walk(
         seen = memory.take(paths)
         seen.look(everyone, answer, confidence, tokens)
         visit(at, seen.features(everyone, tokens), after)
-        look = np.clip(np.exp(before.log_chances[at, 2]), exploration, 1 - exploration)
-        looks = rng.random(len(paths)) < look
+        least = source.exploration
+        look = np.clip(np.exp(before.log_chances[at, 2]), least, 1 - least)
+        looks = source.rng.random(len(paths)) < look
         looked[at] = looks
         memory.look(paths[looks], answer[looks], confidence[looks], tokens[looks])
     return before, after, looked, flat
@@ -129,7 +125,7 @@ def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
     """Rows for a policy that may look."""
     columns, table, exploration = source.columns, source.columns.table, source.exploration
     traces, price = source.draw_traces(-(-size // 3))
-    before, after, looked, rows = walk(columns, traces, price, evaluate, source.rng, exploration)
+    before, after, looked, rows = walk(source, evaluate, traces, price)
     lengths = table.lengths[traces]
     prices, offsets = np.repeat(price, lengths), np.concatenate([[0], np.cumsum(lengths)])
     exits = table.exit_exact_match[rows] - prices * columns.exit_tokens[rows]

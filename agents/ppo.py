@@ -103,7 +103,6 @@ class ExactPPO(PPO):
         assert self.ep_info_buffer is not None
         self.ep_info_buffer.clear()
         self.ep_info_buffer.append({"r": rows.mean_return, "l": rows.mean_length})
-        callback.update_locals(locals())
         if not callback.on_step():
             return False
         callback.on_rollout_end()
@@ -125,52 +124,51 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     prices = _normaliser(columns).token_price
     env = ReplaySB3VecEnv(columns, config.n_envs, token_price=prices, seed=config.seed)
     rate = config.learning_rate * (_LOOK_RATE if columns.looks else 1)
-    knobs: dict[str, Any] = {
-        "policy": "MlpPolicy",
-        "env": env,
-        "learning_rate": lambda remaining: rate * remaining,
-        "n_steps": config.n_steps,
-        "batch_size": min(config.batch_size, config.n_envs * config.n_steps),
-        "n_epochs": config.n_epochs,
-        "gamma": 1.0,
-        "gae_lambda": 1.0,
-        "clip_range": config.clip_range,
-        "normalize_advantage": config.advantages == "sampled",
-        "ent_coef": config.entropy_bonus,
-        "vf_coef": config.value_weight,
-        "max_grad_norm": config.max_grad_norm,
-        "policy_kwargs": {
+    exact = config.advantages == "exact"
+    kind: type[PPO] = ExactPPO if exact else PPO
+    model = kind(
+        "MlpPolicy",
+        env,
+        learning_rate=lambda remaining: rate * remaining,
+        n_steps=config.n_steps,
+        batch_size=min(config.batch_size, config.n_envs * config.n_steps),
+        n_epochs=config.n_epochs,
+        gamma=1.0,
+        gae_lambda=1.0,
+        clip_range=config.clip_range,
+        normalize_advantage=not exact,
+        ent_coef=config.entropy_bonus,
+        vf_coef=config.value_weight,
+        max_grad_norm=config.max_grad_norm,
+        policy_kwargs={
             "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
             "activation_fn": Tanh,
             "optimizer_class": torch.optim.AdamW,
             "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},
         },
-        "seed": config.seed,
-        "device": "cpu",
-    }
-    model = PPO(**knobs) if config.advantages == "sampled" else _exact(columns, config, knobs)
+        seed=config.seed,
+        device="cpu",
+        **(_record(columns, config) if exact else {}),
+    )
     odds = config.initial_stop_probability / (1 - config.initial_stop_probability)
     with torch.no_grad():
         model.policy.action_net.get_parameter("bias")[1:] = float(np.log(odds))
     return model
 
 
-def _exact(columns: ReplayColumns, config: PPOConfig, knobs: dict[str, Any]) -> ExactPPO:
+def _record(columns: ReplayColumns, config: PPOConfig) -> dict[str, Any]:
+    """What ``ExactPPO`` reads, for episodes of this kind."""
     prices = _normaliser(columns).token_price
     if columns.handover is not None:
         weight, rows = cascade_weight(columns, prices), cascade_rows
     else:
         weight = gap_weight(columns.table, prices)
         rows = look_rows if columns.looks else stop_rows
+    rng = np.random.default_rng([config.seed, 1])
     source = TraceSource(
-        columns,
-        prices,
-        weight,
-        np.random.default_rng([config.seed, 1]),
-        exploration=config.exploration,
-        noise=config.input_noise,
+        columns, prices, weight, rng, exploration=config.exploration, noise=config.input_noise
     )
-    return ExactPPO(**knobs, source=source, rows=rows)
+    return {"source": source, "rows": rows}
 
 
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
