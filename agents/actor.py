@@ -20,7 +20,8 @@ ACTOR = (HIDDEN, "action_net.")
 class _Tanh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        y = torch.mul(x, 2).sigmoid_().mul_(2).sub_(1)
+        y = x.mul_(2).sigmoid_().mul_(2).sub_(1)
+        ctx.mark_dirty(y)
         ctx.save_for_backward(y)
         return y
 
@@ -31,14 +32,14 @@ class _Tanh(torch.autograd.Function):
 
 
 class Tanh(nn.Module):
-    """Elementwise tanh through the sigmoid, which torch vectorises better on a CPU.
+    """Elementwise tanh, in place, through the sigmoid, which torch vectorises better on a CPU.
 
     A third of the time of ``torch.tanh`` on AVX2, and tanh is most of what a small network costs.
     Equal to it within 2e-7, far below what separates a frozen policy from a trained one.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape -> the same shape."""
+        """Any shape -> the same tensor, overwritten: a linear layer does not need what it gave."""
         result: torch.Tensor = _Tanh.apply(x)  # type: ignore[no-untyped-call]
         return result
 

@@ -32,8 +32,8 @@ import numpy.typing as npt
 
 from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
 
-Evaluate = Callable[[Float32s], tuple[Float32s, Float32s]]
-"""inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)"""
+Evaluate = Callable[[Float32s], Floats]
+"""inputs (k, F + 1) -> logits of the actions (k, 2 or 3)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +199,8 @@ class Rows:
     """(k,) of the actions under the policy that they were drawn up for"""
     advantages: Floats
     """(k,)"""
-    values: npt.NDArray[np.floating[Any]]
-    """(k,) the critic's"""
     returns: Floats
-    """(k,) what the critic should say"""
+    """(k,) expected from the row's checkpoint on"""
     mean_return: float
     """of an episode under this policy, over the traces drawn"""
     mean_length: float
@@ -212,8 +210,8 @@ class Rows:
 def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
     """Rows for a policy that goes on or stops; see the module."""
     batch = source.draw(size)
-    logits, critic = evaluate(batch.inputs)
-    log_odds = (logits[:, 1] - logits[:, 0]).astype(np.float64)
+    logits = evaluate(batch.inputs)
+    log_odds = logits[:, 1] - logits[:, 0]
     stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
     values = values_of(stop, batch.exits, batch.natural, batch.offsets, source.exploration)
     stops = log_odds < 0
@@ -225,7 +223,6 @@ def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
         actions=stops,
         log_chances=log_chance,
         advantages=batch.weight * values.reach * chance * gain,
-        values=critic,
         returns=values.value,
         mean_return=float(values.value[batch.offsets[:-1]].mean()),
         mean_length=mean_length(stop, np.ones(len(stop)), batch.offsets),

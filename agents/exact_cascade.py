@@ -41,9 +41,8 @@ _OTHERS = np.array([1, 2])
 def cascade_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
     """Rows for a policy that goes on, stops or asks the large model."""
     batch, columns = source.draw(-(-size // ROWS)), source.columns
-    logits, critic = evaluate(batch.inputs)
-    wide = logits.astype(np.float64)
-    log_chances = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
+    logits = evaluate(batch.inputs)
+    log_chances = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     chances = np.exp(log_chances)
     rows, _ = columns.table.rows_of(batch.traces)
     lengths = columns.table.lengths[batch.traces]
@@ -68,7 +67,6 @@ def cascade_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
         actions=others.ravel(),
         log_chances=np.take_along_axis(log_chances, others, 1).ravel(),
         advantages=((batch.weight * values.reach)[:, None] * chance * gain).ravel(),
-        values=np.repeat(critic, ROWS),
         returns=np.repeat(values.value, ROWS),
         mean_return=float(values.value[batch.offsets[:-1]].mean()),
         mean_length=mean_length(leaves, np.ones(len(leaves)), batch.offsets),

@@ -58,8 +58,6 @@ class Nodes:
     """(k, F + 1) of the network"""
     log_chances: Floats
     """(k, 3)"""
-    critic: Floats
-    """(k,)"""
 
     @property
     def stop(self) -> Floats:
@@ -92,9 +90,8 @@ def walk(
         seen = columns.inputs.take(flat[at], axis=0)
         seen[:, _INPUTS] = normaliser.features(known, _REMEMBERED)
         seen[:, -1] = told[paths]
-        logits, critic = evaluate(seen)
-        into.inputs[at], into.critic[at] = seen, critic
-        logits = logits.astype(np.float64)
+        logits = evaluate(seen)
+        into.inputs[at] = seen
         into.log_chances[at] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     before, after = nodes
@@ -118,7 +115,7 @@ def walk(
 
 
 def _empty(k: int, width: int) -> Nodes:
-    return Nodes(np.empty((k, width), dtype=np.float32), np.empty((k, 3)), np.empty(k))
+    return Nodes(np.empty((k, width), dtype=np.float32), np.empty((k, 3)))
 
 
 def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
@@ -157,7 +154,6 @@ def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
         actions=action[mixed],
         log_chances=log_chances[np.arange(3 * n), action][mixed],
         advantages=np.concatenate([part, turn, -turn])[mixed],
-        values=np.concatenate([before.critic, after.critic, after.critic])[mixed],
         returns=np.tile(value, 3)[mixed],
         mean_return=float(value[offsets[:-1]].mean()),
         mean_length=mean_length(stop, 1 + q.astype(np.float64), offsets),

@@ -42,7 +42,7 @@ from rlbudget.agents.snapshot import (
     restore,
 )
 from rlbudget.agents.validation import Validation, gap_weight
-from rlbudget.envs.replay_core import Float32s, ReplayColumns, replay_columns
+from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
@@ -96,7 +96,7 @@ class ExactPPO(PPO):
         rollout_buffer.actions = rows.actions[:size, None].astype(np.int64)
         rollout_buffer.log_probs = rows.log_chances[:size, None].astype(np.float32)
         rollout_buffer.advantages = advantages[:size, None].astype(np.float32)
-        rollout_buffer.values = rows.values[:size, None].astype(np.float32)
+        rollout_buffer.values = self._critic(rows.inputs[:size])
         rollout_buffer.returns = rows.returns[:size, None].astype(np.float32)
         rollout_buffer.full = rollout_buffer.generator_ready = True
         self.num_timesteps += size
@@ -108,15 +108,19 @@ class ExactPPO(PPO):
         callback.on_rollout_end()
         return True
 
-    def evaluate(self, inputs: Float32s) -> tuple[Float32s, Float32s]:
-        """Network inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)."""
-        logits, value = [], []
+    def evaluate(self, inputs: Float32s) -> Floats:
+        """Network inputs (k, F + 1) -> logits of the actions (k, 2 or 3)."""
+        policy = self.policy
         with torch.no_grad():
-            for part in torch.split(torch.from_numpy(inputs), _SLICE):
-                actor, critic = self.policy.mlp_extractor(part)
-                logits.append(self.policy.action_net(actor))
-                value.append(self.policy.value_net(critic)[:, 0])
-        return torch.cat(logits).numpy(), torch.cat(value).numpy()
+            parts = torch.split(torch.from_numpy(inputs), _SLICE)
+            hidden = (policy.mlp_extractor.forward_actor(part) for part in parts)
+            logits = torch.cat([policy.action_net(part) for part in hidden])
+        return logits.numpy().astype(np.float64)
+
+    def _critic(self, inputs: Float32s) -> Float32s:
+        with torch.no_grad():
+            values: Float32s = self.policy.predict_values(torch.from_numpy(inputs)).numpy()
+        return values
 
 
 def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
@@ -141,7 +145,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         vf_coef=config.value_weight,
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
-            "net_arch": {"pi": list(config.hidden), "vf": list(config.hidden)},
+            "net_arch": {"pi": list(config.hidden), "vf": [] if exact else list(config.hidden)},
             "activation_fn": Tanh,
             "optimizer_class": torch.optim.AdamW,
             "optimizer_kwargs": {"eps": 1e-5, "weight_decay": config.weight_decay},
