@@ -138,7 +138,7 @@ def test_the_advantages_are_the_gradient_of_the_mean_utility(
     monkeypatch.setattr(source, "draw", lambda rows: batch)  # the same two traces each time
     k = len(batch.exits)
     logits = np.random.default_rng(0).normal([1.0, 0.0, 0.0], size=(k, 3))
-    rows = cascade_rows(source, lambda inputs: (logits, np.zeros(k)), 2 * k)
+    rows = cascade_rows(source, lambda inputs: logits, 2 * k)
     action, advantage = rows.actions.reshape(k, 2), rows.advantages.reshape(k, 2)
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for j in range(2):

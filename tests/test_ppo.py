@@ -344,7 +344,7 @@ def test_the_logged_return_and_length_are_those_that_sampling_tends_to(
     core.begin(np.arange(core.n), rng, np.tile(columns.episodes, 2000), price)
     total, length, going = np.zeros(core.n), np.zeros(core.n), np.ones(core.n, dtype=bool)
     while going.any():
-        logits, _ = model.evaluate(core.observations())
+        logits = model.evaluate(core.observations())
         stops = rng.random(core.n) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
         rewards, done = core.step(stops)
         total += np.where(going, rewards, 0)
