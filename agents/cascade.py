@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlbudget.agents.actor import actor_chances, actor_of, one_thread
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact_cascade import ROWS, constant_and_oracle
-from rlbudget.agents.monitor import Progress, actor_chances
-from rlbudget.agents.ppo import make_ppo
-from rlbudget.agents.snapshot import actor_of
-from rlbudget.agents.threads import one_thread
-from rlbudget.agents.validation import SMALLEST_GAP, PriceResult, Score
-from rlbudget.envs.cascade_core import cascade_columns
+from rlbudget.agents.monitor import Progress
+from rlbudget.agents.ppo import check_split, make_ppo
+from rlbudget.agents.validation import Score, score_of
+from rlbudget.envs.cascade import cascade_columns
 from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.errors import UserError
@@ -93,14 +92,7 @@ def train_cascade(
 
 
 def _check(train: Pair, validation: Pair, config: PPOConfig) -> None:
-    if not len(train) or not len(validation):
-        raise UserError("training needs training and validation traces: record more questions")
-    common = np.intersect1d(train.question_ids, validation.question_ids)
-    if len(common):
-        raise UserError(
-            f"question {common[0]} is in the training and in the validation traces: split by"
-            " question"
-        )
+    check_split(train, validation)
     if train.ratio != validation.ratio:
         raise UserError(
             f"ratio {train.ratio:g} in training, {validation.ratio:g} in validation: one cascade"
@@ -135,32 +127,12 @@ class CascadeValidation:
     def measure(self, chances: Callable[[Float32s], Floats]) -> Score:
         """Replay at every relative price; ``chances`` takes network inputs, (k, F + 1), and gives
         those of the three actions, (k, 3)."""  # fmt: skip
-        columns, results, chosen = self.columns, [], []
-        for relative, price, large, (constant, oracle) in zip(
-            outcomes.RELATIVE_PRICES, self._prices, self._large, self._bounds, strict=True
-        ):
+        columns, found = self.columns, []
+        for price, large in zip(self._prices, self._large, strict=True):
             columns.inputs[:, -1] = self.normaliser.price(price)
             actions = choose(chances(columns.inputs), self._at_end)
-            result = act(columns.table, columns.ratio, actions, large).outcome
-            utility = float(outcomes.utility(result, price).mean())
-            results.append(
-                PriceResult(
-                    relative_price=relative,
-                    token_price=price,
-                    exact_match=float(result.exact_match.mean()),
-                    tokens=float(result.tokens.mean()),
-                    utility=utility,
-                    oracle_gap_closed=outcomes.oracle_gap_closed(utility, constant, oracle),
-                )
-            )
-            chosen.append((utility - constant) / max(oracle - constant, SMALLEST_GAP))
-        gaps = [r.oracle_gap_closed for r in results if not np.isnan(r.oracle_gap_closed)]
-        return Score(
-            prices=tuple(results),
-            mean_utility=float(np.mean([r.utility for r in results])),
-            mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
-            selection=float(np.mean(chosen)),
-        )
+            found.append(act(columns.table, columns.ratio, actions, large).outcome)
+        return score_of(outcomes.RELATIVE_PRICES, self._prices, found, self._bounds)
 
 
 class _Keeper(BaseCallback):

@@ -41,26 +41,27 @@ class PPOConfig:
     features: tuple[str, ...] | None = None
     """the observation (``rlbudget.policy.observation``); by default all features of the preset"""
     hidden: tuple[int, ...] = (64, 64)
-    """widths of the tanh layers, of the actor and of the critic alike"""
+    """widths of the actor's tanh layers; the critic's too where advantages are sampled. Exact ones
+    need no critic, and it is linear"""
     total_timesteps: int | None = None
-    """environment steps in all; by default 500,000, and on fewer than 1,200 training questions
-    less, as the root of their number: 100,000 on 48, where more only overfit"""
+    """checkpoints (sampled: environment steps) in all; by default 500,000, and on fewer than 1,200
+    training questions less, as the root of their number: 100,000 on 48, where more only overfit"""
     seed: int = 0
     """of everything that is drawn; the same seed gives the same policy"""
     n_envs: int = 1024
-    """replays stepped at once"""
+    """with ``n_steps``: an update takes their product of checkpoints; sampled: replays at once"""
     n_steps: int = 8
-    """steps of each replay between two updates"""
+    """sampled: steps of each replay between two updates"""
     batch_size: int = 4096
     """checkpoints in a minibatch"""
     n_epochs: int = 3
-    """passes over the steps of an update"""
+    """passes over the checkpoints of an update"""
     learning_rate: float = 2e-3
     """at the start; it falls linearly to 0"""
     clip_range: float = 0.2
     """how far an update may move the probability of an action, as a ratio"""
     entropy_bonus: float = 0.0
-    """reward for undecidedness, per step"""
+    """reward for undecidedness, per checkpoint"""
     value_weight: float = 0.5
     """weight of the critic's loss"""
     weight_decay: float = 0.01
@@ -79,17 +80,16 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, one clear line each."""
-        if self.total_timesteps is not None and self.total_timesteps < 1:
-            raise UserError(f"total_timesteps is {self.total_timesteps}: it must be at least 1")
-        for name in ("n_envs", "n_steps", "batch_size", "n_epochs", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        least = {"total_timesteps": 1, "n_envs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1,
+                 "evaluate_every": 1}  # fmt: skip
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise UserError(f"{name} is {value}: it must be at least {smallest}")
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"hidden is {self.hidden}: it needs at least one width of at least 1")
         if self.features is not None and not self.features:
             raise UserError("features is empty: name at least one, or leave it out for all")
-        if self.batch_size < 2:
-            raise UserError("batch_size is 1: it must be at least 2")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate is {self.learning_rate:g}: it must be above 0")
         if not 0 < self.initial_stop_probability < 1:

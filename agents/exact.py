@@ -1,4 +1,4 @@
-"""Exact advantages for PPO: what the replay knows and a sampled rollout throws away.
+"""Exact advantages: what the record knows and a sampled rollout would have to guess.
 
 In a replay the return of stopping is recorded at every checkpoint, and the return of continuing
 follows backwards from the natural end under the current policy:
@@ -10,11 +10,10 @@ decode. The policy gradient of the mean utility is then
 
     sum over t of   reach(t) * (U(t) - V(t + 1)) * ds(t),      reach(t) = prod of 1 - s before t
 
-``ExactRolloutBuffer`` puts every checkpoint of a batch of traces in place of the sampled steps.
-A checkpoint takes one row, that of its *less likely* action a, with the advantage
-``reach * probability(a) * (Q(a) - Q(other))``: summed over both actions the surrogate has the same
-value up to a constant and so the same gradient, at half the cost, and the clip binds on the ratio
-that moves most.
+so PPO is given every checkpoint of a batch of traces. A checkpoint takes one row, that of its
+*less likely* action a, with the advantage ``reach * probability(a) * (Q(a) - Q(other))``: summed
+over both actions the surrogate has the same value up to a constant and so the same gradient, at
+half the cost, and the clip binds on the ratio that moves most.
 
 Weighted like that, a checkpoint whose decision is nearly certain has no gradient left: a net that
 went too far for one kind of trace and took another along never turns back. So ``reach`` and
@@ -24,23 +23,17 @@ went too far for one kind of trace and took another along never turns back. So `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from stable_baselines3.common.buffers import RolloutBuffer
 
-from rlbudget.envs.replay_core import ReplayColumns
+from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-
-Evaluate = Callable[[Float32s], tuple[Float32s, Float32s]]
-"""inputs (k, F + 1) -> logits of the actions (k, 2 or 3), values (k,)"""
+Evaluate = Callable[[Float32s], Floats]
+"""inputs (k, F + 1) -> logits of the actions (k, 2 or 3)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +101,8 @@ class TraceSource:
     """Draws batches of training traces; every trace comes once before any comes twice.
 
     Prices are log-uniform over ``token_price``, stratified within a batch. ``weight`` maps prices
-    to their weights in the objective. ``noise`` is the standard deviation of what is added to the
-    features of every draw, in units of theirs.
+    to their weights in the objective. ``exploration`` is that of the module. ``noise`` is the
+    standard deviation of what is added to the features of every draw, in units of theirs.
     """
 
     def __init__(
@@ -118,6 +111,8 @@ class TraceSource:
         token_price: tuple[float, float],
         weight: Callable[[Floats], Floats],
         rng: np.random.Generator,
+        *,
+        exploration: float = 0.0,
         noise: float = 0.0,
     ) -> None:
         if columns.normaliser is None:
@@ -126,8 +121,26 @@ class TraceSource:
         self.token_price = token_price
         self.weight = weight
         self.rng = rng
+        self.exploration = exploration
         self.noise = noise
-        self.queue: Ints = np.zeros(0, dtype=np.int64)
+        self.scale = 0.0
+        """running mean of the size of the advantages, 0 before the first"""
+        self._queue: Ints = np.zeros(0, dtype=np.int64)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs, beside ``rng``, to go on with these draws."""
+        return {"queue": self._queue.copy(), "scale": np.array([self.scale])}
+
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on where ``state`` was taken."""
+        self._queue, self.scale = state["queue"].copy(), float(state["scale"][0])
+
+    def scaled(self, advantages: Floats) -> Floats:
+        """Advantages (k,) over the running mean of their size: the step size of an update then
+        does not depend on the prices."""  # fmt: skip
+        size = float(np.sqrt(np.mean(advantages**2)))
+        self.scale = size if self.scale == 0 else 0.9 * self.scale + 0.1 * size
+        return advantages / (self.scale + 1e-12)
 
     def draw(self, rows: int) -> Batch:
         """As many whole traces as are needed for at least ``rows`` checkpoints."""
@@ -148,12 +161,12 @@ class TraceSource:
     def _next(self, rows: int) -> Ints:
         lengths, taken = self.columns.table.lengths, np.zeros(0, dtype=np.int64)
         while True:
-            total = np.cumsum(lengths[self.queue])
+            total = np.cumsum(lengths[self._queue])
             if len(total) and total[-1] >= rows:
                 count = int(np.searchsorted(total, rows)) + 1
-                taken, self.queue = self.queue[:count], self.queue[count:]
+                taken, self._queue = self._queue[:count], self._queue[count:]
                 return taken
-            self.queue = np.concatenate([self.queue, self.rng.permutation(self.columns.episodes)])
+            self._queue = np.concatenate([self._queue, self.rng.permutation(self.columns.episodes)])
 
     def batch(self, traces: Ints, price: Floats) -> Batch:
         """These traces, each under its price."""
@@ -174,63 +187,64 @@ class TraceSource:
         )
 
 
-class ExactRolloutBuffer(RolloutBuffer):
-    """SB3's rollout buffer with exact advantages in place of the sampled steps.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What an update of PPO learns from: k rows, at least as many as it asked for."""
 
-    ``source`` gives the traces, ``evaluate`` the current policy (set after PPO made it). The
-    advantages are divided by a running mean of their size, so that the step size does not
-    depend on the prices.
-    """
+    inputs: Float32s
+    """(k, F + 1) of the network"""
+    actions: npt.NDArray[Any]
+    """(k,)"""
+    log_chances: Floats
+    """(k,) of the actions under the policy that they were drawn up for"""
+    advantages: Floats
+    """(k,)"""
+    returns: Floats
+    """(k,) expected from the row's checkpoint on"""
+    mean_return: float
+    """of an episode under this policy, over the traces drawn"""
+    mean_length: float
+    """of an episode, in decisions"""
 
-    source: TraceSource
-    evaluate: Evaluate
 
-    def __init__(
-        self, *args: Any, source: TraceSource, exploration: float = 0.0, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.source = source
-        self.exploration = exploration
-        self.scale = 0.0
+def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
+    """Rows for a policy that goes on or stops; see the module."""
+    batch = source.draw(size)
+    logits = evaluate(batch.inputs)
+    log_odds = logits[:, 1] - logits[:, 0]
+    stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
+    values = values_of(stop, batch.exits, batch.natural, batch.offsets, source.exploration)
+    stops = log_odds < 0
+    log_chance = -np.logaddexp(0, np.abs(log_odds))
+    gain = np.where(stops, 1.0, -1.0) * (batch.exits - values.go_on)
+    chance = explored_chance(np.exp(log_chance), gain, source.exploration)
+    return Rows(
+        inputs=batch.inputs,
+        actions=stops,
+        log_chances=log_chance,
+        advantages=batch.weight * values.reach * chance * gain,
+        returns=values.value,
+        mean_return=float(values.value[batch.offsets[:-1]].mean()),
+        mean_length=mean_length(stop, np.ones(len(stop)), batch.offsets),
+    )
 
-    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: Any) -> None:
-        """Fill the buffer with checkpoints; what was sampled is dropped."""
-        self._fill(self.buffer_size * self.n_envs)
 
-    def _fill(self, size: int) -> None:
-        batch = self.source.draw(size)
-        logits, critic = self.evaluate(batch.inputs)
-        log_odds = (logits[:, 1] - logits[:, 0]).astype(np.float64)
-        stop = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
-        values = values_of(stop, batch.exits, batch.natural, batch.offsets, self.exploration)
-        takes_stop = log_odds < 0
-        log_probability = -np.logaddexp(0, np.abs(log_odds))
-        gain = np.where(takes_stop, 1.0, -1.0) * (batch.exits - values.go_on)
-        probability = np.exp(log_probability)
-        regretted = (gain > 0) & (probability < self.exploration)
-        probability[regretted] = self.exploration
-        advantages = batch.weight * values.reach * probability * gain
-        self._keep(
-            size, batch.inputs, takes_stop, critic, values.value, log_probability, advantages
-        )
+def explored_chance(chance: Floats, gain: Floats, exploration: float) -> Floats:
+    """``chance`` of actions, raised to ``exploration`` where an action gains; any one shape."""
+    return np.where(gain > 0, np.maximum(chance, exploration), chance)
 
-    def _keep(
-        self,
-        size: int,
-        inputs: Float32s,
-        actions: npt.NDArray[Any],
-        critic: npt.NDArray[np.floating[Any]],
-        returns: Floats,
-        log_probability: Floats,
-        advantages: Floats,
-    ) -> None:
-        """The first ``size`` rows of a batch become the buffer's."""
-        size_now = float(np.sqrt(np.mean(advantages**2)))
-        self.scale = size_now if self.scale == 0 else 0.9 * self.scale + 0.1 * size_now
-        self.observations = inputs[:size]
-        self.actions = actions[:size, None].astype(np.int64)
-        self.values = critic[:size, None].astype(np.float32)
-        self.returns = returns[:size, None].astype(np.float32)
-        self.log_probs = log_probability[:size, None].astype(np.float32)
-        self.advantages = (advantages[:size, None] / (self.scale + 1e-12)).astype(np.float32)
-        self.generator_ready = True
+
+def running(amounts: Floats, offsets: Ints) -> Floats:
+    """(k,) sums of ``amounts`` (k,) within each trace, a checkpoint's own included."""
+    total = np.cumsum(amounts)
+    before = np.concatenate([[0.0], total])[offsets[:-1]]
+    sums: Floats = total - np.repeat(before, np.diff(offsets))
+    return sums
+
+
+def mean_length(ends: Floats, decisions: Floats, offsets: Ints) -> float:
+    """Mean decisions of an episode that ends at each checkpoint with chance ``ends`` (k,), where
+    a checkpoint takes so many ``decisions`` (k,)."""  # fmt: skip
+    so_far = running(decisions, offsets)
+    lengths = values_of(ends, so_far, so_far[offsets[1:] - 1], offsets).value
+    return float(lengths[offsets[:-1]].mean())

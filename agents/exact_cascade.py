@@ -18,9 +18,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rlbudget.agents.exact import ExactRolloutBuffer, values_of
-from rlbudget.agents.validation import SMALLEST_GAP
-from rlbudget.envs.cascade_core import handed_over
+from rlbudget.agents.exact import (
+    Evaluate,
+    Rows,
+    TraceSource,
+    explored_chance,
+    mean_length,
+    values_of,
+)
+from rlbudget.agents.validation import weight_of
+from rlbudget.envs.cascade import handed_over
 from rlbudget.envs.replay_core import Floats, ReplayColumns
 from rlbudget.policy import outcomes
 from rlbudget.policy.cascade import ESCALATE, STOP
@@ -31,46 +38,39 @@ _RARE = 1e-12
 _OTHERS = np.array([1, 2])
 
 
-class CascadeRolloutBuffer(ExactRolloutBuffer):
-    """The rollout buffer of ``rlbudget.agents.exact`` for cascades."""
-
-    def _fill(self, size: int) -> None:
-        source, columns = self.source, self.source.columns
-        batch = source.draw(-(-size // ROWS))
-        logits, critic = self.evaluate(batch.inputs)
-        wide = logits.astype(np.float64)
-        log_chances = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
-        chances = np.exp(log_chances)
-        rows, _ = columns.table.rows_of(batch.traces)
-        lengths = columns.table.lengths[batch.traces]
-        traces, prices = np.repeat(batch.traces, lengths), np.repeat(batch.price, lengths)
-        handed = handed_over(columns, rows, traces, prices)
-        leaves = chances[:, STOP] + chances[:, ESCALATE]
-        left = chances[:, STOP] * batch.exits + chances[:, ESCALATE] * handed
-        values = values_of(
-            leaves,
-            left / np.maximum(leaves, _RARE),
-            batch.natural,
-            batch.offsets,
-            self.exploration,
-        )
-        worth = np.stack([values.go_on, batch.exits, handed], axis=1)
-        likeliest = chances.argmax(axis=1)[:, None]
-        others = (likeliest + _OTHERS) % 3
-        gain = np.take_along_axis(worth, others, 1) - np.take_along_axis(worth, likeliest, 1)
-        probability = np.take_along_axis(chances, others, 1)
-        regretted = (gain > 0) & (probability < self.exploration)
-        probability[regretted] = self.exploration
-        advantages = (batch.weight * values.reach)[:, None] * probability * gain
-        self._keep(
-            size,
-            np.repeat(batch.inputs, ROWS, axis=0),
-            others.ravel(),
-            np.repeat(critic, ROWS),
-            np.repeat(values.value, ROWS),
-            np.take_along_axis(log_chances, others, 1).ravel(),
-            advantages.ravel(),
-        )
+def cascade_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
+    """Rows for a policy that goes on, stops or asks the large model."""
+    batch, columns = source.draw(-(-size // ROWS)), source.columns
+    logits = evaluate(batch.inputs)
+    log_chances = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    chances = np.exp(log_chances)
+    rows, _ = columns.table.rows_of(batch.traces)
+    lengths = columns.table.lengths[batch.traces]
+    traces, prices = np.repeat(batch.traces, lengths), np.repeat(batch.price, lengths)
+    handed = handed_over(columns, rows, traces, prices)
+    leaves = chances[:, STOP] + chances[:, ESCALATE]
+    left = chances[:, STOP] * batch.exits + chances[:, ESCALATE] * handed
+    values = values_of(
+        leaves,
+        left / np.maximum(leaves, _RARE),
+        batch.natural,
+        batch.offsets,
+        source.exploration,
+    )
+    worth = np.stack([values.go_on, batch.exits, handed], axis=1)
+    likeliest = chances.argmax(axis=1)[:, None]
+    others = (likeliest + _OTHERS) % 3
+    gain = np.take_along_axis(worth, others, 1) - np.take_along_axis(worth, likeliest, 1)
+    chance = explored_chance(np.take_along_axis(chances, others, 1), gain, source.exploration)
+    return Rows(
+        inputs=np.repeat(batch.inputs, ROWS, axis=0),
+        actions=others.ravel(),
+        log_chances=np.take_along_axis(log_chances, others, 1).ravel(),
+        advantages=((batch.weight * values.reach)[:, None] * chance * gain).ravel(),
+        returns=np.repeat(values.value, ROWS),
+        mean_return=float(values.value[batch.offsets[:-1]].mean()),
+        mean_length=mean_length(leaves, np.ones(len(leaves)), batch.offsets),
+    )
 
 
 def constant_and_oracle(
@@ -95,14 +95,7 @@ def cascade_weight(
 ) -> Callable[[Floats], Floats]:
     """Weights of prices in the objective, as ``rlbudget.agents.validation.gap_weight`` makes them:
     one over what there is to gain over the better constant way."""  # fmt: skip
-    grid, weights = np.geomspace(*token_price, 9), []
-    for price in grid:
-        budget = outcomes.best_budget(columns.table, price * columns.ratio)
-        constant, oracle = constant_and_oracle(columns, price, budget)
-        weights.append(1 / max(oracle - constant, SMALLEST_GAP))
-
-    def weight(price: Floats) -> Floats:
-        between: Floats = np.interp(np.log(price), np.log(grid), weights)
-        return between
-
-    return weight
+    grid = np.geomspace(*token_price, 9)
+    budgets = [outcomes.best_budget(columns.table, price * columns.ratio) for price in grid]
+    limits = [constant_and_oracle(columns, *each) for each in zip(grid, budgets, strict=True)]
+    return weight_of(grid, limits)

@@ -29,13 +29,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from stable_baselines3 import PPO
 
-from rlbudget.agents.exact import Evaluate, ExactRolloutBuffer, Floats, Ints
-from rlbudget.envs.replay_core import Float32s, ReplayColumns
+from rlbudget.agents.exact import (
+    Evaluate,
+    Rows,
+    TraceSource,
+    explored_chance,
+    mean_length,
+    running,
+    values_of,
+)
+from rlbudget.envs.replay_core import Float32s, Floats, Ints
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 _REMEMBERED = slice(-len(LOOK_SIGNALS), None)
 _INPUTS = slice(-1 - len(LOOK_SIGNALS), -1)
+_FIRST_LOOKS = 0.2
+"""chance to look where the old actor is sure to go on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,6 @@ class Nodes:
     """(k, F + 1) of the network"""
     log_chances: Floats
     """(k, 3)"""
-    critic: Floats
-    """(k,)"""
 
     @property
     def stop(self) -> Floats:
@@ -62,19 +72,14 @@ class Nodes:
 
 
 def walk(
-    columns: ReplayColumns,
-    traces: Ints,
-    price: Floats,
-    evaluate: Evaluate,
-    rng: np.random.Generator,
-    exploration: float,
+    source: TraceSource, evaluate: Evaluate, traces: Ints, price: Floats
 ) -> tuple[Nodes, Nodes, npt.NDArray[np.bool_], Ints]:
     """Decodes of these traces, (n,) each under its price.
 
     Returns the nodes before and after a look at each of their k checkpoints, whether they looked
     (k,), and the checkpoint's row in the table (k,).
     """
-    table, normaliser = columns.table, columns.normaliser
+    columns, table, normaliser = source.columns, source.columns.table, source.columns.normaliser
     assert normaliser is not None
     memory, told = LookMemory(len(traces)), normaliser.price(price)
     lengths, (flat, offsets) = table.lengths[traces], table.rows_of(traces)
@@ -85,9 +90,8 @@ def walk(
         seen = columns.inputs.take(flat[at], axis=0)
         seen[:, _INPUTS] = normaliser.features(known, _REMEMBERED)
         seen[:, -1] = told[paths]
-        logits, critic = evaluate(seen)
-        into.inputs[at], into.critic[at] = seen, critic
-        logits = logits.astype(np.float64)
+        logits = evaluate(seen)
+        into.inputs[at] = seen
         into.log_chances[at] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     before, after = nodes
@@ -102,64 +106,86 @@ def walk(
         seen = memory.take(paths)
         seen.look(everyone, answer, confidence, tokens)
         visit(at, seen.features(everyone, tokens), after)
-        look = np.clip(np.exp(before.log_chances[at, 2]), exploration, 1 - exploration)
-        looks = rng.random(len(paths)) < look
+        least = source.exploration
+        look = np.clip(np.exp(before.log_chances[at, 2]), least, 1 - least)
+        looks = source.rng.random(len(paths)) < look
         looked[at] = looks
         memory.look(paths[looks], answer[looks], confidence[looks], tokens[looks])
     return before, after, looked, flat
 
 
 def _empty(k: int, width: int) -> Nodes:
-    return Nodes(np.empty((k, width), dtype=np.float32), np.empty((k, 3)), np.empty(k))
+    return Nodes(np.empty((k, width), dtype=np.float32), np.empty((k, 3)))
 
 
-class LookRolloutBuffer(ExactRolloutBuffer):
-    """The rollout buffer of ``rlbudget.agents.exact`` for policies that may look."""
+def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
+    """Rows for a policy that may look."""
+    columns, table, exploration = source.columns, source.columns.table, source.exploration
+    traces, price = source.draw_traces(-(-size // 3))
+    before, after, looked, rows = walk(source, evaluate, traces, price)
+    lengths = table.lengths[traces]
+    prices, offsets = np.repeat(price, lengths), np.concatenate([[0], np.cumsum(lengths)])
+    exits = table.exit_exact_match[rows] - prices * columns.exit_tokens[rows]
+    natural = table.final_exact_match[traces] - price * columns.full_tokens[traces]
+    cost = prices * table.probe_tokens[rows]
+    seeing = after.stop
+    q, blind, seen = (chance > 0.5 for chance in (before.look, before.stop, seeing))
+    stop = np.where(q, seen, blind).astype(np.float64)
+    # What looks cost is taken off at the ends, and given back where it was paid before.
+    spent = q * cost
+    paid = running(spent, offsets)
+    solved = values_of(stop, exits - paid, natural - paid[offsets[1:] - 1], offsets)
+    ahead, value = solved.go_on + paid, solved.value + paid - spent
+    met = np.where(looked, seen, blind).astype(np.float64)
+    reach = values_of(met, exits, natural, offsets, exploration).reach
+    gain = exits - ahead
+    weight = source.weight(prices) * reach
+    # A quarter is q (1 - q) at its largest: a look that pays and one that does not weigh alike.
+    part = weight * 0.25 * ((seen * 1.0 - blind) * gain - cost)
+    stops = explored_chance(seeing, gain, exploration)
+    goes = explored_chance(1 - seeing, -gain, exploration)
+    turn = weight * stops * goes * gain
+    n = len(rows)
+    action = np.repeat([2, 1, 0], n)
+    log_chances = np.concatenate([before.log_chances, after.log_chances, after.log_chances])
+    mixed = source.rng.permutation(3 * n)
+    return Rows(
+        inputs=np.concatenate([before.inputs, after.inputs, after.inputs])[mixed],
+        actions=action[mixed],
+        log_chances=log_chances[np.arange(3 * n), action][mixed],
+        advantages=np.concatenate([part, turn, -turn])[mixed],
+        returns=np.tile(value, 3)[mixed],
+        mean_return=float(value[offsets[:-1]].mean()),
+        mean_length=mean_length(stop, 1 + q.astype(np.float64), offsets),
+    )
 
-    def _fill(self, size: int) -> None:
-        source, columns, table = self.source, self.source.columns, self.source.columns.table
-        traces, price = source.draw_traces(-(-size // 3))
-        before, after, looked, rows = walk(
-            columns, traces, price, self.evaluate, source.rng, self.exploration
-        )
-        lengths = table.lengths[traces]
-        prices, offsets = np.repeat(price, lengths), np.concatenate([[0], np.cumsum(lengths)])
-        exits = table.exit_exact_match[rows] - prices * columns.exit_tokens[rows]
-        natural = table.final_exact_match[traces] - price * columns.full_tokens[traces]
-        cost = prices * table.probe_tokens[rows]
-        seeing = after.stop
-        q, blind, seen = (chance > 0.5 for chance in (before.look, before.stop, seeing))
-        ahead, value = np.empty(len(rows)), np.empty(len(rows))
-        reach, chance, coming = np.empty(len(rows)), np.ones(len(traces)), natural.copy()
-        met = np.clip(np.where(looked, seen, blind), self.exploration, 1 - self.exploration)
-        steps = [np.flatnonzero(lengths > step) for step in range(int(lengths.max()))]
-        for step, paths in enumerate(steps):
-            at = offsets[paths] + step
-            reach[at] = chance[paths]
-            chance[paths] *= 1 - met[at]
-        for step, paths in reversed(list(enumerate(steps))):
-            at = offsets[paths] + step
-            ahead[at] = coming[paths]
-            stop = np.where(q[at], seen[at], blind[at])
-            value[at] = np.where(stop, exits[at], ahead[at]) - q[at] * cost[at]
-            coming[paths] = value[at]
-        gain = exits - ahead
-        weight = source.weight(prices) * reach
-        # A quarter is q (1 - q) at its largest: a look that pays and one that does not weigh alike.
-        part = weight * 0.25 * ((seen * 1.0 - blind) * gain - cost)
-        stops = np.where(gain > 0, np.maximum(seeing, self.exploration), seeing)
-        goes = np.where(gain < 0, np.maximum(1 - seeing, self.exploration), 1 - seeing)
-        turn = weight * stops * goes * gain
-        n = len(rows)
-        action = np.repeat([2, 1, 0], n)
-        log_chances = np.concatenate([before.log_chances, after.log_chances, after.log_chances])
-        mixed = source.rng.permutation(3 * n)
-        self._keep(
-            size,
-            np.concatenate([before.inputs, after.inputs, after.inputs])[mixed],
-            action[mixed],
-            np.concatenate([before.critic, after.critic, after.critic])[mixed],
-            np.tile(value, 3)[mixed],
-            log_chances[np.arange(3 * n), action][mixed],
-            np.concatenate([part, turn, -turn])[mixed],
-        )
+
+def adopt(model: PPO, actor: dict[str, torch.Tensor]) -> None:
+    """Start from an actor that knows no looks, and learn what they add and nothing else.
+
+    Trained are the weights of what is remembered of looks, 0 before the first, and the logit of
+    PROBE: a decode that does not look is stopped as the old actor would.
+    """
+    first = "mlp_extractor.policy_net.0.weight"
+    own, n = model.policy.state_dict(), actor[first].shape[1] - 1
+    odds = float(np.log(_FIRST_LOOKS / (1 - _FIRST_LOOKS)))
+    probe = {"weight": actor["action_net.weight"][:1], "bias": actor["action_net.bias"][:1] + odds}
+    learned = {name: torch.zeros_like(own[name]) for name in actor if name in own}
+    own.update({name: actor[name] for name in learned})
+    own[first] = torch.cat(
+        [
+            actor[first][:, :n],
+            torch.zeros(len(actor[first]), len(LOOK_SIGNALS)),
+            actor[first][:, n:],
+        ],
+        dim=1,
+    )
+    learned[first][:, n:-1] = 1
+    for name, row in probe.items():
+        own[f"action_net.{name}"] = torch.cat([actor[f"action_net.{name}"], row])
+        learned[f"action_net.{name}"][2] = 1
+    model.policy.load_state_dict(own)
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.0  # it would move what stays
+    for name, parameter in model.policy.named_parameters():
+        if name in learned:
+            parameter.register_hook(learned[name].mul)  # type: ignore[no-untyped-call]

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from rlbudget.agents.exact import values_of
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.errors import missing_extra
 from rlbudget.policy import outcomes
-from rlbudget.policy.observation import Float32s, Preset, features_of, observe
-from rlbudget.policy.outcomes import Bools, Floats, Ints, Probing
+from rlbudget.policy.observation import Preset, features_of
+from rlbudget.policy.outcomes import Bools, Ints, Probing
 from rlbudget.traces.table import TraceTable
 
 ROUNDS = 6
@@ -42,9 +43,8 @@ class FittedQ:
     def stops(self, table: TraceTable, token_price: float) -> Ints:
         """(n,) the first checkpoint at which stopping looks as good as going on."""
         nearest = min(self.pairs, key=lambda price: abs(np.log(price / token_price)))
-        seen = observe(table, self.features)
-        cost = _costs(table, self.charged)
-        says = _says(seen, cost, token_price, *self.pairs[nearest])
+        columns = replay_columns(table, features=self.features)
+        says = _says(columns, token_price, *self.pairs[nearest])
         return outcomes.first_stop(table, says)
 
 
@@ -62,22 +62,22 @@ def fit_q(
     """
     features = features_of(train, preset)
     charged: Probing = "until_stop" if preset == "probe" else "none"
-    seen, judged = observe(train, features), observe(validation, features)
-    cost, judged_cost = _costs(train, charged), _costs(validation, charged)
+    columns, judged = (replay_columns(table, features=features) for table in (train, validation))
+    seen = columns.inputs[:, :-1]
     right = _regressor(seed).fit(seen, train.exit_exact_match)
     pairs = {}
     for price in token_prices:
-        exits = train.exit_exact_match - price * cost
+        exits = train.exit_exact_match - price * columns.exit_tokens
+        natural = train.final_exact_match - price * columns.full_tokens
         says = np.zeros(len(exits), dtype=bool)
         best, kept = -np.inf, None
         for number in range(ROUNDS):
-            returns = _returns_of_going_on(train, says, exits, price, charged)
+            # What going on gives, with a stop where the regressors before say so.
+            returns = values_of(says.astype(np.float64), exits, natural, train.offsets).go_on
             go_on = _regressor(seed + number).fit(seen, returns)
-            says = _says(seen, cost, price, right, go_on)
-            chosen = _says(judged, judged_cost, price, right, go_on)
-            result = outcomes.outcome(
-                validation, outcomes.first_stop(validation, chosen), probes_charged=charged
-            )
+            says = _says(columns, price, right, go_on)
+            stops = outcomes.first_stop(validation, _says(judged, price, right, go_on))
+            result = outcomes.outcome(validation, stops, probes_charged=charged)
             value = float(outcomes.utility(result, price).mean())
             if value > best:
                 best, kept = value, go_on
@@ -96,28 +96,9 @@ def _regressor(seed: int) -> Any:
     )  # fmt: skip
 
 
-def _costs(table: TraceTable, charged: Probing) -> Floats:
-    """(m,) all tokens of a stop at each checkpoint."""
-    tokens = (table.thinking_tokens + table.exit_answer_tokens).astype(np.float64)
-    if isinstance(charged, str) and charged == "none":
-        return tokens
-    total = np.cumsum(table.probe_tokens)
-    before = np.concatenate([[0], total])[table.offsets[:-1]]
-    costs: Floats = tokens + total - np.repeat(before, table.lengths)
-    return costs
-
-
-def _says(seen: Float32s, cost: Floats, price: float, right: Any, go_on: Any) -> Bools:
+def _says(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> Bools:
     """(m,) where stopping is predicted to be worth at least as much as going on."""
-    stop = np.clip(right.predict(seen), 0, 1) - price * cost
+    seen = columns.inputs[:, :-1]
+    stop = np.clip(right.predict(seen), 0, 1) - price * columns.exit_tokens
     says: Bools = stop >= go_on.predict(seen)
     return says
-
-
-def _returns_of_going_on(
-    table: TraceTable, says: Bools, exits: Floats, price: float, charged: Probing
-) -> Floats:
-    """(m,) the recorded utility of going on from each checkpoint and stopping where ``says``."""
-    full = outcomes.outcome(table, outcomes.full_stops(table), probes_charged=charged)
-    natural = outcomes.utility(full, price)
-    return values_of(says.astype(np.float64), exits, natural, table.offsets).go_on

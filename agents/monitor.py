@@ -1,10 +1,11 @@
-"""The eye on a training: validation, TensorBoard, the best policy, the snapshots."""
+"""What is logged of a training and what is kept: TensorBoard, the best policy, the snapshots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import HParam
 
+from rlbudget.agents.actor import actor_chances, actor_of
+from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.dual import Constraint, Measured, focus
-from rlbudget.agents.snapshot import HIDDEN, actor_of, save_best, save_latest
-from rlbudget.agents.validation import Float32s, Floats, Score, Validation
-from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
+from rlbudget.agents.exact import TraceSource
+from rlbudget.agents.snapshot import Source, save_best, save_latest
+from rlbudget.agents.validation import Score, Validation
 
 Progress = Callable[[int, int], None]
 """called with environment steps done and in all"""
@@ -27,26 +30,10 @@ FIGURES = 4
 """frontier figures in a run, beside the one at the end"""
 
 
-def actor_chances(actor: dict[str, torch.Tensor], inputs: Float32s) -> tuple[Floats, Floats]:
-    """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
-    with torch.no_grad():
-        x = torch.from_numpy(inputs)
-        layers = {int(n.removeprefix(HIDDEN).split(".")[0]) for n in actor if n.startswith(HIDDEN)}
-        for layer in sorted(layers):
-            weight, bias = actor[f"{HIDDEN}{layer}.weight"], actor[f"{HIDDEN}{layer}.bias"]
-            x = torch.tanh(x @ weight.T + bias)
-        logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
-        stop: Floats = torch.softmax(logits[:, :2], dim=1)[:, 1].numpy().astype(np.float64)
-        if logits.shape[1] == 2:
-            return stop, np.zeros(len(stop))
-        look: Floats = torch.softmax(logits, dim=1)[:, 2].numpy().astype(np.float64)
-    return stop, look
-
-
 class Monitor(BaseCallback):
-    """Looks at the policy between two updates, every ``every`` of them and at the end.
+    """Measures the policy between two updates, every ``evaluate_every`` of them and at the end.
 
-    Logged at each look, from the validation questions, a decode stopping where p(stop) > 0.5:
+    Logged each time, from the validation questions, a decode stopping where p(stop) > 0.5:
 
     * ``eval/exact_match``, ``eval/tokens``, ``eval/utility``, ``eval/oracle_gap_closed``: means
       over the relative prices, and the same with ``@PRICE`` at the end for each of them;
@@ -60,28 +47,26 @@ class Monitor(BaseCallback):
     def __init__(
         self,
         run_dir: Path,
-        env: ReplaySB3VecEnv,
+        source: Source,
         validation: Validation,
         run: dict[str, Any],
-        *,
-        every: int,
-        total_timesteps: int,
+        config: PPOConfig,
         progress: Progress | None,
-        constraint: Constraint | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        assert config.total_timesteps is not None
         self.run_dir = run_dir
-        self.env = env
+        self.source = source
         self.validation = validation
         self.run = run
-        self.every = every
-        self.total_timesteps = total_timesteps
+        self.every = config.evaluate_every
+        self.constraint = config.constraint
+        self.total_timesteps = config.total_timesteps
         self.progress = progress
-        self.constraint = constraint
         self.state: dict[str, Any] = state or {"update": 0, "best": None, "run": None}
-        looks = total_timesteps // (every * run["config"]["n_envs"] * run["config"]["n_steps"])
-        self._draw_every = max(1, looks // FIGURES)
+        measured = self.total_timesteps // (self.every * config.n_envs * config.n_steps)
+        self._draw_every = max(1, measured // FIGURES)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -97,21 +82,18 @@ class Monitor(BaseCallback):
         metrics = dict.fromkeys(
             ("eval/oracle_gap_closed", "eval/utility", "eval/exact_match", "eval/tokens"), 0.0
         )
-        self.logger.record(
-            "hparams",
-            HParam(config, metrics),
-            exclude=("stdout", "log", "json", "csv"),
-        )
+        self.logger.record("hparams", HParam(config, metrics))
 
     def _on_rollout_start(self) -> None:
         if self.state["update"] % self.every == 0:
-            self._look(draw=self.state["update"] // self.every % self._draw_every == 0)
-            save_latest(self.run_dir, self.model, self.env, self.state)  # type: ignore[arg-type]
+            self._measure(draw=self.state["update"] // self.every % self._draw_every == 0)
+            save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
         self.state["update"] += 1
         if self.constraint is not None:
             done = self.num_timesteps / self.total_timesteps
-            source = self.model.rollout_buffer.source  # type: ignore[attr-defined]
-            source.token_price = focus(self.state["dual_price"], self._bounds, min(done, 1.0))
+            assert isinstance(self.source, TraceSource)
+            price = self.state["dual_price"]
+            self.source.token_price = focus(price, self._bounds, min(done, 1.0))
 
     def _on_step(self) -> bool:
         return True
@@ -121,15 +103,15 @@ class Monitor(BaseCallback):
             self.progress(min(self.num_timesteps, self.total_timesteps), self.total_timesteps)
 
     def _on_training_end(self) -> None:
-        self._look(draw=True)
+        self._measure(draw=True)
         self.logger.dump(step=self.num_timesteps)
-        save_latest(self.run_dir, self.model, self.env, self.state)  # type: ignore[arg-type]
+        save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
 
-    def _look(self, *, draw: bool) -> None:
+    def _measure(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
-        score = self.validation.measure(lambda inputs: actor_chances(actor, inputs))
+        score = self.validation.measure(partial(actor_chances, actor))
         if self.constraint is not None:
-            self._look_at_constraint(self.constraint, actor, score)
+            self._measure_constraint(self.constraint, actor, score)
             return
         held = True
         if self.run["preset"] == "look":
@@ -142,22 +124,19 @@ class Monitor(BaseCallback):
             self._keep(actor, score)
         self._log(score)
         if draw:
-            figure = LoggedFigure(frontier_figure(score), close=True)
-            self.logger.record("eval/frontier", figure, exclude=("stdout", "log", "json", "csv"))
+            self.logger.record("eval/frontier", LoggedFigure(frontier_figure(score), close=True))
 
     @property
     def _bounds(self) -> tuple[float, float]:
         low, high = self.run["price_range"]
         return float(low), float(high)
 
-    def _look_at_constraint(
+    def _measure_constraint(
         self, constraint: Constraint, actor: dict[str, torch.Tensor], score: Score
     ) -> None:
         """Move the dual price; keep the policy that meets the constraint at the least cost."""
 
-        def at(price: float) -> Measured:
-            return self.validation.at(lambda inputs: actor_chances(actor, inputs), price)
-
+        at = partial(self.validation.at, partial(actor_chances, actor))
         bounds = self._bounds
         dual = self.state.setdefault("dual_price", (bounds[0] * bounds[1]) ** 0.5)
         self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)

@@ -2,33 +2,107 @@
 
 ``best.safetensors`` with ``run.json``: the best policy by validation, what freezing reads.
 ``latest.safetensors``: everything a resumed run needs to end bit for bit where an uninterrupted
-one would have ended: weights, Adam's moments, every random generator, the open episodes.
-Each file is written beside its place and renamed into it.
+one would have ended: weights, Adam's moments, every random generator, where the source of the
+rows stands (traces still to be drawn, or open episodes). Each file is written beside its place
+and renamed into it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from stable_baselines3 import PPO
 
-from rlbudget.agents.exact import ExactRolloutBuffer
+from rlbudget.agents.config import PPOConfig
+from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
+from rlbudget.policy.observation import OBSERVATION_VERSION
+from rlbudget.traces.table import TraceTable
 
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
 RUN = "run.json"
-HIDDEN = "mlp_extractor.policy_net."
-ACTOR = (HIDDEN, "action_net.")
-"""How the names of the actor's weights begin in SB3's policy."""
+
+
+class Source(Protocol):
+    """Where the rows of an update come from: the record, or the environments."""
+
+    rng: np.random.Generator
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs, beside the generator."""
+
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on where ``state`` was taken."""
+
+
+def describe(
+    train: TraceTable,
+    columns: ReplayColumns,
+    config: PPOConfig,
+    digest: str | None,
+    split_seed: int | None,
+    recorded: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """``run.json`` before there is a policy: how it is made."""
+    normaliser = columns.normaliser
+    assert normaliser is not None
+    return {
+        "version": 1,
+        "preset": config.preset,
+        "features": list(columns.features),
+        "observation_version": OBSERVATION_VERSION,
+        "clip": normaliser.clip,
+        "price_range": list(normaliser.token_price),
+        "activation": "tanh",
+        "config": config.as_dict(),
+        "seed": config.seed,
+        "traces": {
+            "digest": digest or _digest(train),
+            "split_seed": split_seed,
+            "recorded": dict(recorded or {}),
+            "n_train_questions": len(np.unique(train.question_ids)),
+            "n_train_traces": len(train),
+            "mean_full_tokens": float(train.full_tokens.mean()),
+        },
+    }
+
+
+def _digest(table: TraceTable) -> str:
+    """Of all that a table holds."""
+    hashed = hashlib.sha256()
+    columns: dict[str, Any] = {field.name: getattr(table, field.name) for field in fields(table)}
+    columns |= columns.pop("signals")
+    for name in sorted(columns):
+        hashed.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
+    return hashed.hexdigest()
+
+
+def check_same(run_dir: Path, run: dict[str, Any], before: dict[str, Any]) -> None:
+    """``UserError`` unless the run in ``run_dir`` was made as ``run`` says."""
+    for name in ("config", "features", "price_range", "traces"):
+        if before[name] == run[name]:
+            continue
+        what = name
+        if name == "config":
+            what = ", ".join(k for k, v in run[name].items() if before[name].get(k) != v)
+        raise UserError(
+            f"{run_dir} holds a run with another {what}: resume it with what it was started with,"
+            " or choose another folder"
+        )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -37,12 +111,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         write_bytes(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def actor_of(model: PPO) -> dict[str, torch.Tensor]:
-    """A copy of the actor's weights under SB3's names."""
-    weights = model.policy.state_dict()
-    return {n: value.detach().clone() for n, value in weights.items() if n.startswith(ACTOR)}
 
 
 def save_best(
@@ -55,36 +123,39 @@ def save_best(
     write_atomically(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
 
 
-def save_latest(folder: Path, model: PPO, env: ReplaySB3VecEnv, progress: dict[str, Any]) -> None:
+def save_latest(folder: Path, model: PPO, source: Source, progress: dict[str, Any]) -> None:
     """A run between two updates. ``progress`` is the monitor's, JSON-ready."""
     optimiser = model.policy.optimizer.state_dict()
     tensors = {f"policy.{k}": v.contiguous() for k, v in model.policy.state_dict().items()}
     for index, moments in optimiser["state"].items():
         tensors |= {f"adam.{index}.{k}": v.contiguous() for k, v in moments.items()}
+    tensors |= {f"source.{k}": torch.from_numpy(v) for k, v in source.state().items()}
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - SB3 draws on it
     assert name == "MT19937"
     tensors["torch_rng"] = torch.get_rng_state()
     tensors["numpy_rng"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    core = env.core
-    for array, values in core.open_episodes().items():
-        tensors[f"episodes.{array}"] = torch.from_numpy(values)
-    assert model._last_episode_starts is not None
-    starts = np.asarray(model._last_episode_starts)
-    tensors["episodes.starts"] = torch.from_numpy(starts.astype(np.uint8))
     rest: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "timesteps": model.num_timesteps,
         "updates": model._n_updates,
+        "episodes": list(model.ep_info_buffer or ()),
+        "scalars": _unwritten(model),
         "numpy_rng": [int(position), int(has_gauss), float(gauss)],
-        "env_rng": env.rng.bit_generator.state,
+        "source_rng": source.rng.bit_generator.state,
         "progress": progress,
     }
-    if isinstance(model.rollout_buffer, ExactRolloutBuffer):
-        source = model.rollout_buffer.source
-        rest["scale"] = model.rollout_buffer.scale
-        rest["source_rng"] = source.rng.bit_generator.state
-        tensors["source.queue"] = torch.from_numpy(source.queue.copy())
     write_atomically(folder / LATEST, save(tensors, metadata={"rest": json.dumps(rest)}))
+
+
+def _unwritten(model: PPO) -> dict[str, float]:
+    """What was recorded for TensorBoard since it was last written: the losses of an update."""
+    logger = model.logger
+    return {
+        name: float(value)
+        for name, value in logger.name_to_value.items()
+        if isinstance(value, int | float | np.floating)
+        and "tensorboard" not in logger.name_to_excluded[name]
+    }
 
 
 def read_latest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -100,36 +171,33 @@ def read_latest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def restore(
-    model: PPO, env: ReplaySB3VecEnv, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
+    model: PPO, source: Source, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
 ) -> None:
-    """Put a fresh PPO of the same configuration where the snapshot was taken."""
-    model.policy.load_state_dict(
-        {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
-    )
+    """Put a fresh PPO of the same configuration, its logger set, where the snapshot was taken."""
+
+    def named(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.policy.load_state_dict(named("policy."))
     optimiser = model.policy.optimizer.state_dict()
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
+    for key, value in named("adam.").items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = value
     optimiser["state"] = moments
     model.policy.optimizer.load_state_dict(optimiser)
     model.num_timesteps = int(rest["timesteps"])
     model._n_updates = int(rest["updates"])
-    core = env.core
-    prefix = "episodes."
-    core.resume(
-        {k.removeprefix(prefix): v.numpy() for k, v in tensors.items() if k.startswith(prefix)},
-        env.rng,
-    )
-    model._last_obs = core.observations()
-    model._last_episode_starts = tensors["episodes.starts"].numpy().astype(bool)
-    if isinstance(model.rollout_buffer, ExactRolloutBuffer):
-        model.rollout_buffer.scale = float(rest["scale"])
-        source = model.rollout_buffer.source
-        source.queue = tensors["source.queue"].numpy()
-        source.rng.bit_generator.state = rest["source_rng"]
-    env.rng.bit_generator.state = rest["env_rng"]
+    model.ep_info_buffer = deque(rest["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    for name, scalar in rest["scalars"].items():
+        model.logger.record(name, scalar)
+    source.resume({name: value.numpy() for name, value in named("source.").items()})
+    source.rng.bit_generator.state = rest["source_rng"]
+    if isinstance(source, ReplaySB3VecEnv):
+        core = source.core
+        model._last_obs = core.observations()
+        model._last_episode_starts = core.steps(np.arange(core.n)) == 1
     position, has_gauss, gauss = rest["numpy_rng"]
     keys = tensors["numpy_rng"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, position, has_gauss, gauss))  # noqa: NPY002

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.agents.dual import Measured
-from rlbudget.envs.replay_core import ReplayColumns, replay_columns
+from rlbudget.envs.replay_core import Floats, ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import observe
 from rlbudget.policy.replay import Chances, Replay, replay_looking
 from rlbudget.traces.table import TraceTable
-
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
 
 SMALLEST_GAP = 0.01
 """A gap between the oracle and the best constant budget below this counts as this, so that a
@@ -88,14 +85,7 @@ class Validation:
         both = [(part.final_exact_match, part.full_tokens) for part in (train, validation)]
         exact_match, tokens = (np.concatenate(column) for column in zip(*both, strict=True))
         self.full = Measured(float(exact_match.mean()), float(tokens.mean()))
-        self._fixed: list[float] = []
-        self._oracle: list[float] = []
-        for price in self.token_prices:
-            budget = outcomes.fixed_stops(validation, outcomes.best_budget(train, price))
-            oracle = outcomes.oracle_stops(validation, price)
-            for stops, into in ((budget, self._fixed), (oracle, self._oracle)):
-                result = outcomes.outcome(validation, stops)
-                into.append(float(outcomes.utility(result, price).mean()))
+        self._bounds = [bounds(train, validation, price) for price in self.token_prices]
 
     def _replay(self, chances: Chances, price: float) -> Replay:
         table, inputs, normaliser = self.columns.table, self.columns.inputs, self.columns.normaliser
@@ -121,29 +111,44 @@ class Validation:
 
     def measure(self, chances: Chances) -> Score:
         """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""
-        results, chosen = [], []
-        for k, price in enumerate(self.token_prices):
-            result = self._replay(chances, price).outcome
-            utility = float(outcomes.utility(result, price).mean())
-            fixed, oracle = self._fixed[k], self._oracle[k]
-            results.append(
-                PriceResult(
-                    relative_price=self.relative_prices[k],
-                    token_price=price,
-                    exact_match=float(result.exact_match.mean()),
-                    tokens=float(result.tokens.mean()),
-                    utility=utility,
-                    oracle_gap_closed=outcomes.oracle_gap_closed(utility, fixed, oracle),
-                )
-            )
-            chosen.append((utility - fixed) / max(oracle - fixed, SMALLEST_GAP))
-        gaps = [r.oracle_gap_closed for r in results if not np.isnan(r.oracle_gap_closed)]
-        return Score(
-            prices=tuple(results),
-            mean_utility=float(np.mean([r.utility for r in results])),
-            mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
-            selection=float(np.mean(chosen)),
-        )
+        found = [self._replay(chances, price).outcome for price in self.token_prices]
+        return score_of(self.relative_prices, self.token_prices, found, self._bounds)
+
+
+def bounds(train: TraceTable, table: TraceTable, price: float) -> tuple[float, float]:
+    """Mean utilities on ``table`` of the best constant budget of ``train``, and of the oracle."""
+    budget = outcomes.fixed_stops(table, outcomes.best_budget(train, price))
+    fixed, oracle = (
+        float(outcomes.utility(outcomes.outcome(table, stops), price).mean())
+        for stops in (budget, outcomes.oracle_stops(table, price))
+    )
+    return fixed, oracle
+
+
+def score_of(
+    relative_prices: Sequence[float],
+    token_prices: Sequence[float],
+    found: Sequence[outcomes.Outcome],
+    limits: Sequence[tuple[float, float]],
+) -> Score:
+    """Of what a policy gave at each price; ``limits`` are the mean utilities of the best constant
+    way and of the oracle there."""  # fmt: skip
+    results, chosen = [], []
+    for relative, price, one, (fixed, oracle) in zip(
+        relative_prices, token_prices, found, limits, strict=True
+    ):
+        utility = float(outcomes.utility(one, price).mean())
+        gap = outcomes.oracle_gap_closed(utility, fixed, oracle)
+        exact_match, tokens = float(one.exact_match.mean()), float(one.tokens.mean())
+        results.append(PriceResult(relative, price, exact_match, tokens, utility, gap))
+        chosen.append((utility - fixed) / max(oracle - fixed, SMALLEST_GAP))
+    gaps = [r.oracle_gap_closed for r in results if not np.isnan(r.oracle_gap_closed)]
+    return Score(
+        prices=tuple(results),
+        mean_utility=float(np.mean([r.utility for r in results])),
+        mean_oracle_gap_closed=float(np.mean(gaps)) if gaps else float("nan"),
+        selection=float(np.mean(chosen)),
+    )
 
 
 def _controlled(values: Floats, control: npt.ArrayLike, expected: float) -> float:
@@ -163,13 +168,12 @@ def gap_weight(train: TraceTable, token_price: tuple[float, float]) -> Callable[
     gap closed. Interpolated over log price.
     """
     grid = np.geomspace(*token_price, 9)
-    gaps = []
-    for price in grid:
-        budget = outcomes.fixed_stops(train, outcomes.best_budget(train, price))
-        fixed = outcomes.utility(outcomes.outcome(train, budget), price)
-        oracle = outcomes.outcome(train, outcomes.oracle_stops(train, price))
-        gaps.append(float((outcomes.utility(oracle, price) - fixed).mean()))
-    weights = 1 / np.maximum(gaps, SMALLEST_GAP)
+    return weight_of(grid, [bounds(train, train, price) for price in grid])
+
+
+def weight_of(grid: Floats, limits: Sequence[tuple[float, float]]) -> Callable[[Floats], Floats]:
+    """``gap_weight`` of a grid of prices and the limits of ``score_of`` at each."""
+    weights = [1 / max(oracle - fixed, SMALLEST_GAP) for fixed, oracle in limits]
 
     def weight(price: Floats) -> Floats:
         return np.interp(np.log(price), np.log(grid), weights)

@@ -30,18 +30,18 @@ if "rlbudget/Replay-v0" not in gymnasium.registry:
     )
     gymnasium.register(
         "rlbudget/ReplayProbe-v0",
-        entry_point="rlbudget.envs.replay_probe:ReplayProbeEnv",
+        entry_point="rlbudget.envs.replay:ReplayProbeEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
         kwargs={"preset": "look"},
     )
     gymnasium.register(
         "rlbudget/Sampling-v0",
-        entry_point="rlbudget.envs.sampling:SamplingEnv",
+        entry_point="rlbudget.envs.replay:SamplingEnv",
         vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
     )
     gymnasium.register(
         "rlbudget/Cascade-v0",
         entry_point="rlbudget.envs.cascade:CascadeEnv",
-        vector_entry_point="rlbudget.envs.cascade:CascadeVectorEnv",
+        vector_entry_point="rlbudget.envs.cascade:cascade_vector",
     )
     gymnasium.register("rlbudget/Decoding-v0", entry_point="rlbudget.envs.decoding:DecodingEnv")

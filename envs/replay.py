@@ -1,4 +1,4 @@
-"""``rlbudget/Replay-v0``: one recorded decode after the other as a Gymnasium environment."""
+"""``rlbudget/Replay-v0``, ``ReplayProbe-v0`` and ``Sampling-v0``: one record after the other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlbudget.envs.replay_core import (
     replay_columns,
 )
 from rlbudget.envs.replay_looks import core_of
+from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.table import TraceTable
 
@@ -127,6 +128,83 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
             ledger = self._core.endings(_ONE, actions)
             info = {name: column[0].item() for name, column in ledger.items()}
         return self._core.observations()[0], float(rewards[0]), self._over, False, info
+
+
+class ReplayProbeEnv(ReplayEnv):
+    """Decide at every checkpoint of a recorded decode: think on, stop, or pay for a look.
+
+    ``rlbudget/Replay-v0`` with a third action. What is not said here is said there.
+
+    ## Action space
+    ``Discrete(3)``
+
+    | action | meaning |
+    |---|---|
+    | 0 | CONTINUE: think on to the next checkpoint, or to the natural end after the last |
+    | 1 | STOP: force the end of thinking here and write the answer |
+    | 2 | PROBE: make a trial answer here, see it, and decide again at the same checkpoint |
+
+    A second PROBE at one checkpoint has nothing new to show: it is CONTINUE.
+
+    ## Observation space
+    ``Box(float32, (n_features + 1,))``: the features of the ``free`` preset, then what is
+    remembered of the looks so far, then log10(token price):
+
+    | number | meaning | min | max | unit |
+    |---|---|---|---|---|
+    | -9 | has it looked at this checkpoint | 0 | 1 | |
+    | -8 | log(1 + looks so far) | 0 | inf | |
+    | -7 | confidence of the last trial answer, 0 before the first | 0 | 1 | |
+    | -6 | highest confidence so far | 0 | 1 | |
+    | -5 | log(1 + equal answers in a row) | 0 | inf | |
+    | -4 | log(1 + different answers so far) | 0 | inf | |
+    | -3 | share of the looks whose answer is the last one's | 0 | 1 | |
+    | -2 | log(1 + tokens since the last look), 0 before the first | 0 | inf | |
+
+    ## Rewards
+    As there. A look costs its tokens, charged in the utility at the end; the step itself pays 0.
+
+    ## Arguments
+    As there; ``preset`` is ``look``. The traces need a trial answer at every checkpoint.
+
+    ## Version history
+    * v0: first version
+    """
+
+    default_preset = "look"
+
+
+class SamplingEnv(ReplayEnv):
+    """Replay of traces made of samples (``rlbudget.traces.samples``).
+
+    ## Action space
+    ``Discrete(2)``: 0 draws one more sample, 1 stops and answers with the majority.
+
+    ## Observation space
+    That of ``rlbudget/Replay-v0`` with the vote signals: samples so far, votes of the five first
+    answers, their share, margin and entropy, different answers, agreement of the last samples,
+    the chance that the first answer is the majority; counts as log(1 + n), for the first few
+    samples decide; then log10 of the episode's token price.
+
+    ## Reward, episode end, arguments
+    Those of ``rlbudget/Replay-v0``: at the end the exact match of the majority minus the token
+    price times the tokens of all samples drawn. Raises ``UserError`` for traces that are not
+    made of samples.
+    """
+
+    def __init__(
+        self,
+        traces: TraceTable | ReplayColumns | str | Path,
+        *,
+        token_price: tuple[float, float],
+        features: Sequence[str] | None = None,
+    ) -> None:
+        columns = replay_columns(traces, features=features)
+        if "vote_share" not in columns.table.signals:
+            raise UserError(
+                "these traces are not made of samples: record them with rlbudget record --samples"
+            )
+        super().__init__(columns, token_price=token_price)
 
 
 def observation_space(columns: ReplayColumns) -> spaces.Space[Float32s]:

@@ -53,6 +53,8 @@ class ReplayColumns:
     ``full_tokens`` are counted in those"""
     handover: Handover | None = None
     """what another model gives on each question, where an episode may ask it"""
+    core: type[ReplayCore] | None = None
+    """what steps these episodes; by default what their features ask for"""
 
     @property
     def looks(self) -> bool:
@@ -136,6 +138,7 @@ class ReplayCore:
     """
 
     action_names: ClassVar[tuple[str, ...]] = ("continue", "stop")
+    _kept: ClassVar[tuple[str, ...]] = ("trace", "row", "price", "_price_input")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         low, high = (float(price) for price in token_price)
@@ -185,14 +188,14 @@ class ReplayCore:
         normaliser = columns.normaliser
         self._price_input[envs] = np.log10(price) if normaliser is None else normaliser.price(price)
 
-    def open_episodes(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs to go on with these episodes."""
-        return {"trace": self.trace.copy(), "row": self.row.copy(), "price": self.price.copy()}
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs to go on with the open episodes."""
+        return {name: getattr(self, name).copy() for name in self._kept}
 
-    def resume(self, episodes: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:
-        """Go on with the episodes of ``open_episodes``; numbers are drawn from ``rng`` and lost."""
-        self.begin(np.arange(self.n), rng, episodes["trace"], episodes["price"])
-        self.row[:] = episodes["row"]
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on with the episodes of ``state``."""
+        for name in self._kept:
+            getattr(self, name)[:] = state[name]
 
     def observations(self) -> Float32s:
         """(n, F + 1) float32, a new array."""

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.envs.cascade_core import CascadeCore
 from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 
 class LookCore(ReplayCore):
-    """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay_probe``."""
+    """``n`` episodes in lockstep with three actions; see ``rlbudget.envs.replay``."""
 
     action_names: ClassVar[tuple[str, ...]] = ("continue", "stop", "probe")
+    _kept: ClassVar[tuple[str, ...]] = (*ReplayCore._kept, "_charged")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         super().__init__(columns, n, token_price)
@@ -35,17 +35,15 @@ class LookCore(ReplayCore):
         self.memory.forget(envs)
         self._charged[envs] = 0
 
-    def open_episodes(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs to go on with these episodes."""
-        looks = {f"looks.{name}": column for name, column in self.memory.state().items()}
-        return super().open_episodes() | looks | {"charged": self._charged.copy()}
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of what ``resume`` needs to go on with the open episodes."""
+        return super().state() | {f"looks.{k}": v for k, v in self.memory.state().items()}
 
-    def resume(self, episodes: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator) -> None:
-        """Go on with the episodes of ``open_episodes``; numbers are drawn from ``rng`` and lost."""
-        super().resume(episodes, rng)
-        looks = {k.removeprefix("looks."): v for k, v in episodes.items() if k.startswith("looks.")}
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on with the episodes of ``state``."""
+        super().resume(state)
+        looks = {k.removeprefix("looks."): v for k, v in state.items() if k.startswith("looks.")}
         self.memory = LookMemory.of(looks)
-        self._charged[:] = episodes["charged"]
 
     def observations(self) -> Float32s:
         """(n, F + 1) float32, a new array."""
@@ -88,7 +86,6 @@ class LookCore(ReplayCore):
 
 
 def core_of(columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> ReplayCore:
-    """``n`` episodes of the kind that these features ask for."""
-    if columns.handover is not None:
-        return CascadeCore(columns, n, token_price)
-    return (LookCore if columns.looks else ReplayCore)(columns, n, token_price)
+    """``n`` episodes of the kind that these columns ask for."""
+    core = columns.core or (LookCore if columns.looks else ReplayCore)
+    return core(columns, n, token_price)

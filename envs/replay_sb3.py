@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,14 @@ class ReplaySB3VecEnv(VecEnv):
     def core(self) -> ReplayCore:
         """The episodes."""
         return self._core
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of the open episodes, which ``resume`` needs beside ``rng``."""
+        return self._core.state()
+
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on with the episodes of ``state``."""
+        self._core.resume(state)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Start the one generator anew."""

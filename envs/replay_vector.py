@@ -31,7 +31,7 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
     """``num_envs`` replays in lockstep, stepped in one numpy operation.
 
     Spaces, rewards and the episode's end are those of ``rlbudget.envs.replay.ReplayEnv``, in the
-    ``look`` preset those of ``rlbudget.envs.replay_probe.ReplayProbeEnv``.
+    ``look`` preset those of ``rlbudget.envs.replay.ReplayProbeEnv``.
     Episodes reset in the same step (``AutoresetMode.SAME_STEP``): the observation after an end
     is the first of the next episode, the last of the old one is in ``infos["final_obs"]`` and
     its ledger in ``infos["final_info"]``, arrays of shape (num_envs,) with their masks

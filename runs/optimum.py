@@ -18,7 +18,7 @@ import numpy as np
 from results import write_result
 from safetensors.torch import load_file
 
-from rlbudget.agents.monitor import actor_chances
+from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.policy import outcomes
 from rlbudget.traces.table import TraceTable

@@ -23,8 +23,8 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 
+from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.config import QUESTIONS_FOR_MOST, PPOConfig
-from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
 from rlbudget.evaluate.bootstrap import interval, resample

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from pair_makers import make_pair
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from rlbudget.agents.exact_cascade import CascadeRolloutBuffer
-from rlbudget.agents.ppo import PPOConfig, make_ppo
-from rlbudget.envs.cascade import CascadeEnv
-from rlbudget.envs.cascade_core import cascade_columns
+from rlbudget.agents.exact_cascade import cascade_rows
+from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo
+from rlbudget.envs.cascade import CascadeEnv, cascade_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.policy.cascade import cascade_features
@@ -124,27 +123,27 @@ def test_all_fronts_of_the_environment_agree() -> None:
     assert len(ways) == 3
 
 
-def test_the_advantages_are_the_gradient_of_the_mean_utility() -> None:
+def test_the_advantages_are_the_gradient_of_the_mean_utility(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     features = cascade_features(PAIR.small)
     normaliser = fit_normaliser(observe(NODES, features), PRICES)
     columns = cascade_columns(PAIR, handover=HANDOVER, features=features, normaliser=normaliser)
     model = make_ppo(columns, PPOConfig(n_envs=8, n_steps=40, exploration=0.0))
-    buffer: Any = model.rollout_buffer
-    assert isinstance(buffer, CascadeRolloutBuffer)
-    source = buffer.source
+    assert isinstance(model, ExactPPO)
+    assert model.rows is cascade_rows
+    source = model.source
     source.weight = np.ones_like
     batch = source.batch(np.arange(2), np.array([2e-4, 5e-3]))
-    source.draw = lambda rows: batch  # the same two traces each time
+    monkeypatch.setattr(source, "draw", lambda rows: batch)  # the same two traces each time
     k = len(batch.exits)
     logits = np.random.default_rng(0).normal([1.0, 0.0, 0.0], size=(k, 3))
-    buffer.evaluate = lambda inputs: (logits, np.zeros(k))
-    buffer._fill(2 * k)
-    action, scale = buffer.actions[:, 0].reshape(k, 2), buffer.scale + 1e-12
-    advantage = buffer.advantages[:, 0].reshape(k, 2) * scale
+    rows = cascade_rows(source, lambda inputs: logits, 2 * k)
+    action, advantage = rows.actions.reshape(k, 2), rows.advantages.reshape(k, 2)
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for j in range(2):
         expected = np.take_along_axis(np.log(chances), action[:, j : j + 1], 1)[:, 0]
-        np.testing.assert_allclose(buffer.log_probs[:, 0].reshape(k, 2)[:, j], expected, rtol=1e-5)
+        np.testing.assert_allclose(rows.log_chances.reshape(k, 2)[:, j], expected, rtol=1e-5)
     # d log p(a) / d logits = (a is chosen) - p
     gradient = sum(advantage[:, j : j + 1] * (np.eye(3)[action[:, j]] - chances) for j in range(2))
     nudge = 1e-5

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from synthetic import make_table
 from trace_makers import traces_of
 
+from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.freeze import freeze, policy_of_run
-from rlbudget.agents.monitor import actor_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate

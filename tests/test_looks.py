@@ -17,9 +17,9 @@ from synthetic import make_table, puzzle
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
+from rlbudget.envs.replay import ReplayProbeEnv
 from rlbudget.envs.replay_core import replay_columns
 from rlbudget.envs.replay_normaliser import fit_normaliser
-from rlbudget.envs.replay_probe import ReplayProbeEnv
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.policy.controller import Controller

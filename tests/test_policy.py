@@ -31,8 +31,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
-from rlbudget.policy import network
-from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
+from rlbudget.policy.folder import Policy, load_policy, make_policy, network, save_policy
 
 POLICY = random_policy()
 FILES = ("config.json", "policy.safetensors", "policy.py")

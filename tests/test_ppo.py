@@ -17,12 +17,13 @@ from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlbudget.agents import exact_pg
-from rlbudget.agents.exact import ExactRolloutBuffer, TraceSource, values_of
+from rlbudget.agents.actor import ACTOR, actor_chances
+from rlbudget.agents.exact import stop_rows, values_of
 from rlbudget.agents.freeze import policy_of_run
-from rlbudget.agents.monitor import actor_chances
-from rlbudget.agents.ppo import PPOConfig, make_ppo, train, training_columns
-from rlbudget.agents.snapshot import ACTOR
+from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo, train, training_columns
 from rlbudget.agents.validation import Validation
+from rlbudget.envs.replay_core import ReplayCore
+from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.policy import outcomes
 from rlbudget.policy.replay import replay
@@ -79,20 +80,30 @@ def test_ppo_is_as_good_as_the_exact_gradient(tmp_path: Path) -> None:
     whole = make_table(900, seed=1)
     table, validation = whole.take(range(600)), whole.take(range(600, 900))
     config = PPOConfig(total_timesteps=400_000)
-    result = train(table, validation, config, tmp_path)
-    yardstick = exact_pg.maximise(
-        table,
-        validation,
-        token_price=config.price_range(table),
-        steps=150,
-        rows=8192,
-        learning_rate=3e-3,
-    )
-    reached = [row["utility"] for row in result.metrics["prices"]]
-    wanted = [row.utility for row in yardstick.score.prices]
-    assert np.all(np.array(reached) > np.array(wanted) - 0.01)
-    assert result.metrics["mean_oracle_gap_closed"] > yardstick.score.mean_oracle_gap_closed - 0.02
-    assert result.metrics["mean_oracle_gap_closed"] > 0.3
+    reached, wanted = [], []
+    for seed in range(3):  # one seed of either differs by a point from another
+        result = train(table, validation, replace(config, seed=seed), tmp_path / str(seed))
+        yardstick = exact_pg.maximise(
+            table,
+            validation,
+            token_price=config.price_range(table),
+            steps=150,
+            rows=8192,
+            learning_rate=3e-3,
+            seed=seed,
+        ).score
+        reached.append(
+            [result.metrics["mean_oracle_gap_closed"]]
+            + [row["utility"] for row in result.metrics["prices"]]
+        )
+        wanted.append(
+            [yardstick.mean_oracle_gap_closed] + [row.utility for row in yardstick.prices]
+        )
+    gap, *utility = np.mean(reached, axis=0)
+    wanted_gap, *wanted_utility = np.mean(wanted, axis=0)
+    assert np.all(np.array(utility) > np.array(wanted_utility) - 0.01)
+    assert gap > wanted_gap - 0.02
+    assert gap > 0.3
 
 
 def test_the_same_seed_gives_the_same_policy_and_another_does_not(tmp_path: Path) -> None:
@@ -133,6 +144,18 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
     ends = [load_file(tmp_path / name / "latest.safetensors") for name in ("cut", "whole")]
     for key, value in ends[1].items():
         assert torch.equal(value, ends[0][key]), key
+    cut, uninterrupted = (curves(tmp_path / name) for name in ("cut", "whole"))
+    assert cut == uninterrupted
+
+
+def curves(run_dir: Path) -> dict[str, dict[int, float]]:
+    """Every scalar, at every step, but the time it took."""
+    events = scalars(run_dir)
+    return {
+        tag: {event.step: event.value for event in events.Scalars(tag)}
+        for tag in events.Tags()["scalars"]
+        if not tag.startswith("time/")
+    }
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
@@ -249,7 +272,9 @@ def test_the_exact_values_are_those_of_enumerating_every_stop() -> None:
             assert values.reach[at] == pytest.approx(np.prod(1 - stop[low:at]))
 
 
-def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> None:
+def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     table = make_table(40, seed=7)
     config = replace(TINY, n_envs=32, n_steps=4, exploration=0.0)
     columns = training_columns(table, config)
@@ -257,24 +282,16 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> Non
     with torch.no_grad():  # an undecided policy, so that both actions are the likely one somewhere
         model.policy.action_net.weight.mul_(300)
         model.policy.action_net.bias.zero_()
-    buffer = model.rollout_buffer
-    assert isinstance(buffer, ExactRolloutBuffer)
+    assert isinstance(model, ExactPPO)
 
-    traces = columns.episodes
-    batch = buffer.source.batch(traces, np.full(len(traces), 2e-3))
-    size = len(batch.exits)
-    buffer.buffer_size, buffer.n_envs = size, 1
-
-    class Whole(TraceSource):
-        def draw(self, rows: int) -> Any:
-            return batch
-
-    buffer.source.__class__ = Whole
-    buffer.compute_returns_and_advantage(torch.zeros(1), np.zeros(1))
-    rows = torch.from_numpy(buffer.observations)
-    _, log_prob, _ = model.policy.evaluate_actions(rows, torch.from_numpy(buffer.actions[:, 0]))
-    ratio = torch.exp(log_prob - torch.from_numpy(buffer.log_probs[:, 0]))
-    surrogate = (ratio * torch.from_numpy(buffer.advantages[:, 0])).sum() * buffer.scale
+    traces = model.source.columns.episodes
+    batch = model.source.batch(traces, np.full(len(traces), 2e-3))
+    monkeypatch.setattr(model.source, "draw", lambda rows: batch)
+    drawn = stop_rows(model.source, model.evaluate, len(batch.exits))
+    rows = torch.from_numpy(drawn.inputs)
+    _, log_prob, _ = model.policy.evaluate_actions(rows, torch.from_numpy(drawn.actions))
+    ratio = torch.exp(log_prob - torch.from_numpy(drawn.log_chances))
+    surrogate = (ratio * torch.from_numpy(drawn.advantages)).sum()
     parameters = [p for n, p in model.policy.named_parameters() if n.startswith(ACTOR)]
     found = torch.autograd.grad(surrogate, parameters)
 
@@ -291,6 +308,50 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility() -> Non
     wanted = torch.autograd.grad(utility, parameters)
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_no_environment_is_stepped_for_exact_advantages(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {"exact": 0, "sampled": 0}
+    step = ReplaySB3VecEnv.step_wait
+    for advantages in ("exact", "sampled"):
+        config = replace(TINY, advantages=advantages)
+        model = make_ppo(training_columns(make_table(40, seed=7), config), config)
+
+        def counted(env: ReplaySB3VecEnv, name: str = advantages) -> Any:
+            steps[name] += env.num_envs
+            return step(env)
+
+        monkeypatch.setattr(ReplaySB3VecEnv, "step_wait", counted)
+        model.learn(1000)
+        assert model.num_timesteps == 1024
+    assert steps == {"exact": 0, "sampled": 1024}
+
+
+def test_the_logged_return_and_length_are_those_that_sampling_tends_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = make_table(12, seed=7)
+    config = replace(TINY, initial_stop_probability=0.2)
+    columns = training_columns(table, config)
+    model = make_ppo(columns, config)
+    assert isinstance(model, ExactPPO)
+    price, n = 2e-3, len(columns.episodes)
+    batch = model.source.batch(columns.episodes, np.full(n, price))
+    monkeypatch.setattr(model.source, "draw", lambda rows: batch)
+    rows = stop_rows(model.source, model.evaluate, 1)
+    core = ReplayCore(columns, 2000 * n, model.source.token_price)
+    rng = np.random.default_rng(0)
+    core.begin(np.arange(core.n), rng, np.tile(columns.episodes, 2000), price)
+    total, length, going = np.zeros(core.n), np.zeros(core.n), np.ones(core.n, dtype=bool)
+    while going.any():
+        logits = model.evaluate(core.observations())
+        stops = rng.random(core.n) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+        rewards, done = core.step(stops)
+        total += np.where(going, rewards, 0)
+        length += going
+        going &= ~done
+    assert rows.mean_return == pytest.approx(total.mean(), abs=4 * total.std() / core.n**0.5)
+    assert rows.mean_length == pytest.approx(length.mean(), abs=4 * length.std() / core.n**0.5)
 
 
 def test_what_cannot_be_trained_on_is_refused_in_one_line(tmp_path: Path) -> None:

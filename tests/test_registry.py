@@ -7,10 +7,10 @@ import pytest
 from frozen_nets import FREE, random_policy
 from synthetic import make_table, puzzle
 
+from rlbudget.agents.actor import actor_of
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import _columns_of, _go_on_from, make_ppo
-from rlbudget.agents.snapshot import actor_of
 from rlbudget.agents.training import train_on
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
