@@ -52,10 +52,13 @@ _BOUND_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _BOUND_AFTER = re.compile(
-    r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b|and\s+(?:up|above|below"
-    r"|a\s+(?:half|quarter|third))\b|(?:multiplied|divided|minus|plus|choose|mod|to the power"
-    r"|(?:tenth|hundredth|thousandth|millionth|billionth)s?)\b|(?:squared|cubed|factorial|doubled|tripled|halved|lakh|crore)\b|(?:more|less|fewer|greater|times)\s+than"
-    r"\b|times\b|percent\s+(?:of|more|less)\b|(?:is|are|was)\s+(?:not|wrong|incorrect|n't)|plus\b)",
+    r"\s*(?:or\s+(?:more|less|fewer|greater|above|below|over|higher|lower|so)\b"
+    r"|and\s+(?:up|above|below|a\s+(?:half|quarter|third))\b"
+    r"|(?:multiplied|divided|minus|plus|choose|mod|to the power|times)\b"
+    r"|(?:tenth|hundredth|thousandth|millionth|billionth)s?\b"
+    r"|(?:squared|cubed|factorial|doubled|tripled|halved|lakh|crore)\b"
+    r"|(?:more|less|fewer|greater|times)\s+than\b|percent\s+(?:of|more|less)\b"
+    r"|(?:is|are|was)\s+(?:not|wrong|incorrect|n't))",
     re.IGNORECASE,
 )
 _SCALE_AFTER = re.compile(
