@@ -193,7 +193,7 @@ class Rows:
 
     inputs: Float32s
     """(k, F + 1) of the network"""
-    actions: npt.NDArray[Any]
+    actions: Ints
     """(k,)"""
     log_chances: Floats
     """(k,) of the actions under the policy that they were drawn up for"""
@@ -220,7 +220,7 @@ def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
     chance = explored_chance(np.exp(log_chance), gain, source.exploration)
     return Rows(
         inputs=batch.inputs,
-        actions=stops,
+        actions=stops.astype(np.int64),
         log_chances=log_chance,
         advantages=batch.weight * values.reach * chance * gain,
         returns=values.value,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stable_baselines3.common.policies import ActorCriticPolicy
 from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -308,6 +309,20 @@ def test_ppo_s_first_gradient_is_the_exact_gradient_of_the_mean_utility(
     wanted = torch.autograd.grad(utility, parameters)
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_an_update_is_told_what_sb3_s_own_policy_would_tell_it() -> None:
+    config = replace(TINY, hidden=(16,))
+    columns = training_columns(make_table(40, seed=7), config)
+    policy = make_ppo(columns, config).policy
+    inputs = torch.from_numpy(columns.inputs)
+    actions = torch.arange(len(inputs)) % 2
+    told = policy.evaluate_actions(inputs, actions)
+    for own, theirs in zip(
+        told, ActorCriticPolicy.evaluate_actions(policy, inputs, actions), strict=True
+    ):
+        assert own.shape == theirs.shape
+        assert torch.allclose(own, theirs, atol=1e-6)
 
 
 def test_no_environment_is_stepped_for_exact_advantages(monkeypatch: pytest.MonkeyPatch) -> None:
