@@ -5,7 +5,6 @@ Nothing shown is read as markup: texts of models, questions and paths appear as 
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,16 +39,6 @@ def _console(*, stderr: bool) -> Console:
 
 out = _console(stderr=False)
 err = _console(stderr=True)
-
-
-def spell_what_streams_cannot() -> None:
-    """A character that the encoding of stdout or stderr lacks is written as its escape.
-
-    An answer of a model may hold any character; a pipe in cp1252 must not cost the answer.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def visible(text: str) -> str:
@@ -99,7 +88,7 @@ class Told:
         """Count one, and say it if it is one of the first."""
         self.n += 1
         if self.n <= self.SHOWN:
-            err.print(f"rlbudget: {' '.join(problem.split())}", markup=False, soft_wrap=True)
+            note(f"rlbudget: {' '.join(problem.split())}")
 
     def __str__(self) -> str:
         several = "" if self.n == 1 else "s"

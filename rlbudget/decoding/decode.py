@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.policy.controller import Controller, Reason, StopPolicy
+from rlbudget.strategies.corrector import Corrector, exit_corrected
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.trace import PROBE_TOKENS, Probe
 
@@ -85,8 +86,6 @@ def decode(
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:
-        from rlbudget.strategies.corrector import Corrector, exit_corrected
-
         corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0
     probability: float | None = None
