@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 # Among them the ones that reverse the direction of writing.
@@ -27,6 +29,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
 
+_WIDEST = 10_000
+"""columns that no table needs"""
 _WIDE = 200
 """columns where nobody looks at a terminal: a table in a pipe is not cut short"""
 
@@ -50,6 +54,15 @@ def visible(text: str) -> str:
 def tell(text: str) -> None:
     """A text of a model or a user on stdout, unwrapped, as it is."""
     print(visible(text), flush=True)
+
+
+def show(table: RenderableType, *, on: Console | None = None) -> None:
+    """A table on stdout, whole: wider than the terminal rather than cut short or folded."""
+    console = on or out
+    widest = console.options.update(width=_WIDEST)
+    natural = widest.update(width=Measurement.get(console, widest, table).maximum)
+    for line in console.render_lines(table, natural, pad=False):
+        console.print(Segments([*line, Segment.line()]), end="", crop=False)
 
 
 def note(text: str) -> None:

@@ -15,6 +15,8 @@ from rlbudget.strategies.compose import Strategy, read_strategy
 Folder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+NameOrNone = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+"""a text that may be left empty"""
 N = Annotated[int, tyro.conf.arg(metavar="N")]
 Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
 Number = Annotated[float, tyro.conf.arg(metavar="X")]

@@ -10,7 +10,7 @@ import tyro
 
 from rlbudget.cli.arguments import File, N, OptionalFolder, OptionalN, Share
 from rlbudget.cli.findings.decodes import ended
-from rlbudget.console import note, out, plain_table, progress, tell
+from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.decoding.cascade import CascadeDecoded, decode_cascade
 from rlbudget.models import load_model
 from rlbudget.policy.cascade import load_cascade
@@ -53,10 +53,7 @@ class TrainCascade:
                 split_seed=self.split_seed,
                 progress=advance,
             )
-        out.print(
-            f"Utility on {done.questions:,} held-out questions, in tokens of the large model",
-            style="bold",
-        )
+        tell(f"Utility on {done.questions:,} held-out questions, in tokens of the large model")
         ways = list(done.prices[0].utilities)
         rows = [
             [
@@ -67,7 +64,7 @@ class TrainCascade:
             ]
             for at in done.prices
         ]
-        out.print(plain_table(["price", *ways, "over the best alone", "asked"], rows))
+        show(plain_table(["price", *ways, "over the best alone", "asked"], rows))
         told = [at.ahead.verdict for at in done.prices]
         tell(
             f"Of {len(rows)} prices the cascade is better than the best model alone at"

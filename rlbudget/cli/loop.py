@@ -22,7 +22,7 @@ from rlbudget.cli.arguments import (
     TheRegistry,
     TheTraces,
 )
-from rlbudget.console import note, out, progress, tell
+from rlbudget.console import note, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
 from rlbudget.strategies.entries import read_log
@@ -77,7 +77,7 @@ class Stream:
             for stream in streams:
                 tell(json.dumps(as_json(stream)))
         else:
-            out.print(shown(streams))
+            show(shown(streams))
         _say_damaged(entries.damaged)
 
 

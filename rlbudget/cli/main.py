@@ -18,7 +18,7 @@ from typing import Protocol
 import tyro
 
 from rlbudget.cli.catalogue import ENTRIES, Entry
-from rlbudget.cli.top import groups, top_help, unknown
+from rlbudget.cli.top import groups, top_help, unframed, unknown
 from rlbudget.errors import UserError, missing_package
 
 _HELP = ("-h", "--help")
@@ -104,11 +104,13 @@ def _find(words: Sequence[str]) -> tuple[Entry, Sequence[str]]:
 
 
 def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
-    """The arguments of a subcommand. tyro's boxed message becomes one line."""
+    """The arguments of a subcommand. tyro's boxed message becomes one line; its help keeps its
+    boxes in a terminal only."""  # fmt: skip
     kind: type[Command] = getattr(import_module(f"rlbudget.cli.{entry.module}"), entry.arguments)
-    shown = io.StringIO()
+    written, mistake = io.StringIO(), io.StringIO()
+    out = sys.stdout if sys.stdout.isatty() else written
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(mistake):
             return tyro.cli(
                 kind,
                 prog=f"rlbudget {entry.name}",
@@ -118,9 +120,10 @@ def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
             )
     except SystemExit as stop:
         if stop.code == 0:
+            sys.stdout.write(unframed(written.getvalue()))
             raise
         raise UserError(
-            f"{_one_line(shown.getvalue())}; see rlbudget {entry.name} --help"
+            f"{_one_line(mistake.getvalue())}; see rlbudget {entry.name} --help"
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import Metadata, Name, TheQuestion, TheRules, metadata_of
+from rlbudget.cli.arguments import Metadata, NameOrNone, TheQuestion, TheRules, metadata_of
 from rlbudget.console import tell
 from rlbudget.policy.folder import load_policies
 from rlbudget.strategies.hybrid import HybridRules, Request
@@ -41,7 +41,7 @@ class RulesExplain:
     """The question."""
     policy: Annotated[list[Path], tyro.conf.arg(metavar="FOLDER ...")]
     """Policy folders that rules may name, by the folder's name; the first is the usual one."""
-    task: Name = ""
+    task: NameOrNone = ""
     """Task of the request."""
     metadata: Metadata = ()
     """KEY=VALUE of the request; a value that is a number counts as one."""

@@ -16,6 +16,7 @@ from rlbudget.cli.arguments import (
     Metadata,
     N,
     Name,
+    NameOrNone,
     OptionalFile,
     OptionalFolder,
     OptionalN,
@@ -81,7 +82,7 @@ class Decode:
     """For the cascade: policy folder of the large model; by default it decodes in full."""
     correct: OptionalFile = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
-    task: Name = ""
+    task: NameOrNone = ""
     """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
     answers (gsm8k, math)."""
     metadata: Metadata = ()

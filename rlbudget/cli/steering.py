@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from rlbudget.cli.arguments import File, N, Numbers, Share, ThePolicy, TheTraces
-from rlbudget.console import note, out, plain_table, progress, tell
+from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policies
 from rlbudget.strategies.fit_blend import fit_blend_file
@@ -65,7 +65,7 @@ class Impact:
             for at in done.prices
         ]
         head = ["price", "EM lost", "saved", "EM lost, guarded", "saved", "stops that lose"]
-        out.print(plain_table(head, rows))
+        show(plain_table(head, rows))
         for line in done.notes:
             note(line)
         note(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
@@ -99,11 +99,11 @@ class Blend:
             done = fit_blend_file(
                 members, traces, self.out, price_factors=self.price_factor, progress=advance
             )
-        out.print(f"Utility on {done.questions:,} held-out questions", style="bold")
+        tell(f"Utility on {done.questions:,} held-out questions")
         rows = [
             [way, *(f"{value:.4f}" for value in values)] for way, values in done.utilities.items()
         ]
-        out.print(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
+        show(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
         tell(f"Blend over the mean of chances: {done.over_mean}.")
         for line in done.notes:
             note(line)
