@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.policy.controller import Controller, Reason, StopPolicy
-from rlbudget.strategies.corrector import Corrector, exit_corrected
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.trace import PROBE_TOKENS, Probe
 
@@ -86,6 +85,8 @@ def decode(
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:
+        from rlbudget.strategies.corrector import Corrector, exit_corrected  # needs pyarrow
+
         corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0
     probability: float | None = None
