@@ -378,6 +378,16 @@ def test_the_help_is_there_at_once() -> None:
     assert not {"torch", "pyarrow", "rich", "sklearn", "gymnasium", "msgspec"} & set(runs[0])
 
 
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_read_enough_gets_no_complaint(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "rlbudget", *words]
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
 def test_a_table_is_wider_than_the_terminal_rather_than_cut() -> None:
     file = io.StringIO()
     narrow = Console(file=file, width=40, force_terminal=True, color_system=None)

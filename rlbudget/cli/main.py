@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import tyro
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _spell_what_streams_cannot()
     try:
         parse(arguments).execute()
+        sys.stdout.flush()
     except UserError as mistake:
         fail(str(mistake))
     except ModuleNotFoundError as error:
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if said is None:
             raise
         fail(str(said))
+    except BrokenPipeError:
+        _leave_the_pipe()
     except OSError as fault:
         where = f": {fault.filename}" if fault.filename else ""
         fail(f"{fault.strerror or fault}{where}")
@@ -61,14 +65,23 @@ def _spell_what_streams_cannot() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def fail(message: str) -> None:
+def _leave_the_pipe() -> NoReturn:
+    """Whoever read stdout, such as ``head``, has read enough: end without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def fail(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
     print("rlbudget: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """Parse a command line; ends the process for a help, the version and a mistake."""
+    """Parse a command line; ends the process after a help or the version.
+
+    Raises ``UserError`` for a mistake.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
         raise UserError("no command given; see rlbudget --help")
@@ -81,8 +94,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     return _parsed(entry, rest)
 
 
-def _say(text: str) -> None:
-    print(text)
+def _say(text: str) -> NoReturn:
+    print(text, flush=True)
     sys.exit(0)
 
 
@@ -120,7 +133,7 @@ def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
             )
     except SystemExit as stop:
         if stop.code == 0:
-            sys.stdout.write(unframed(written.getvalue()))
+            print(unframed(written.getvalue()), end="", flush=True)
             raise
         raise UserError(
             f"{_one_line(mistake.getvalue())}; see rlbudget {entry.name} --help"

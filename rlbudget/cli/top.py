@@ -11,8 +11,9 @@ _HEAD = """usage: rlbudget COMMAND [OPTIONS]
 
 Learn when a reasoning model may stop thinking."""
 
-_FOOT = """Tokens are counted in tokens, token prices in exact match lost per token
-(2e-4: a right answer is worth 5,000 tokens), shares from 0 to 1.
+_FOOT = """FOLDER and FILE are paths, N is a whole number, X a number, SHARE one from 0 to
+1. Lengths, strides and budgets are in tokens. PRICE is a token price: the exact
+match that a token costs (2e-4: a right answer is worth 5,000 tokens).
 
   rlbudget COMMAND --help  the options of a command, with their units
   rlbudget --version       the version"""

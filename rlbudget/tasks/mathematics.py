@@ -1,7 +1,7 @@
 """Whether two expressions are equal, worked out by sympy in a process of its own.
 
-An expression is looked at before it is handed over, and the
-process is killed when it takes too long.
+An expression is looked at before it is handed over, and the process is killed when it takes too
+long. What it works out is in ``rlbudget.tasks.equality``.
 """
 
 from __future__ import annotations
