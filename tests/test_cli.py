@@ -323,7 +323,20 @@ def test_the_help_of_a_command_has_its_example_and_no_type_names(
     assert f"rlbudget {ENTRIES[name].example}" in " ".join(shown.split())
     assert not re.search(r"\b(PATH|STR|INT|FLOAT|BOOL)\b", shown)
     assert max(map(len, shown.splitlines())) <= 80
-    assert not re.search("[\u2500-\u257f]|-{3}", shown)  # no frame where nobody looks
+    assert not re.search("[\u2500-\u257f]|-{3}", shown)
+
+
+def test_the_text_of_an_option_flows(capsys: pytest.CaptureFixture[str]) -> None:
+    """However its docstring is broken into lines."""
+    shown = printed(capsys, "decode", "--help")
+    assert (
+        """
+  --policy FOLDER         Policy folder, or a registry, whose served policy is
+                          taken; several with --combine, or for rules that name
+                          them.
+  --profile NAME """
+        in shown
+    )
 
 
 def test_the_help_of_a_group_of_commands_lists_these(capsys: pytest.CaptureFixture[str]) -> None:

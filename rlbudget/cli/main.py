@@ -19,7 +19,8 @@ from typing import NoReturn, Protocol
 import tyro
 
 from rlbudget.cli.catalogue import ENTRIES, Entry
-from rlbudget.cli.top import groups, top_help, unframed, unknown
+from rlbudget.cli.layout import plain_help
+from rlbudget.cli.top import groups, top_help, unknown
 from rlbudget.errors import UserError, missing_package
 
 _HELP = ("-h", "--help")
@@ -117,13 +118,11 @@ def _find(words: Sequence[str]) -> tuple[Entry, Sequence[str]]:
 
 
 def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
-    """The arguments of a subcommand. tyro's boxed message becomes one line; its help keeps its
-    boxes in a terminal only."""  # fmt: skip
+    """The arguments of a subcommand. tyro's boxed message becomes one line."""
     kind: type[Command] = getattr(import_module(f"rlbudget.cli.{entry.module}"), entry.arguments)
     written, mistake = io.StringIO(), io.StringIO()
-    out = sys.stdout if sys.stdout.isatty() else written
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(mistake):
+        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(mistake):
             return tyro.cli(
                 kind,
                 prog=f"rlbudget {entry.name}",
@@ -133,7 +132,7 @@ def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
             )
     except SystemExit as stop:
         if stop.code == 0:
-            print(unframed(written.getvalue()), end="", flush=True)
+            print(plain_help(written.getvalue()), end="", flush=True)
             raise
         raise UserError(
             f"{_one_line(mistake.getvalue())}; see rlbudget {entry.name} --help"

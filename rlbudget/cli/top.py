@@ -1,9 +1,8 @@
-"""The help of the whole command and, in a pipe, of each: plain text that fits 80 columns."""
+"""The help of the whole command: plain text that fits 80 columns."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from textwrap import wrap
 
 from rlbudget.cli.catalogue import ENTRIES, GROUPS, Entry
 
@@ -31,17 +30,6 @@ def top_help(under: str = "") -> str:
 
 def _lines(entry: Entry) -> str:
     return f"  {entry.name:<18} {entry.line}\n      rlbudget {entry.example}"
-
-
-def unframed(framed: str) -> str:
-    """A help of tyro's for a pipe, where it draws frames of spaces and dashes, without these."""
-    kept: list[str] = []
-    for line in map(str.rstrip, framed.splitlines()):
-        if line and not line.strip(" -"):
-            kept[-1] = f"{kept[-1].strip()}:"
-        else:
-            kept += wrap(line, 80) if line[:1].strip() else [line]
-    return "\n".join(kept).rstrip() + "\n" if kept else ""
 
 
 def unknown(typed: str) -> str:
