@@ -34,14 +34,14 @@ def logistic_rule(train: TraceTable) -> Rule:
     Needs scikit-learn (``UserError`` without it).
     """
     try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+        from sklearn import linear_model, pipeline, preprocessing
     except ImportError as missing:
         raise missing_extra("train", "scikit-learn") from missing
     head = None
     if not lacking(train, NEEDS) and len(np.unique(train.exit_exact_match)) > 1:
-        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        head = pipeline.make_pipeline(
+            preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=1000)
+        )
         head.fit(observe(train, FEATURES), train.exit_exact_match)
 
     def score(table: TraceTable) -> Floats:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.signals.tokens import TOP_SIGNALS
+from rlbudget.traces.store import digest, iter_traces, load_table
+from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -52,9 +54,7 @@ def train_on(
     on from, whose observation and prices are kept. Raises ``UserError`` for traces that cannot be
     trained on and for a run folder that holds another run.
     """
-    from rlbudget.agents.ppo import PPOConfig, train
-    from rlbudget.traces.store import digest, iter_traces, load_table
-    from rlbudget.traces.table import split_questions
+    from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
 
     table = load_table(traces, context=context or tasks or start is not None)
     split = split_questions(table, seed=split_seed)

@@ -19,6 +19,7 @@ from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
 from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
+from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
 Ints = npt.NDArray[np.int64]
@@ -125,8 +126,6 @@ def replay_columns(
 
 
 def _load(folder: str | Path) -> TraceTable:
-    from rlbudget.traces.store import load_table
-
     return load_table(Path(folder), context=True)
 
 

@@ -5,13 +5,13 @@ Nothing shown is read as markup: texts of models, questions and paths appear as 
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 # Among them the ones that reverse the direction of writing.
@@ -28,6 +29,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
 
+_WIDEST = 10_000
+"""columns that no table needs"""
 _WIDE = 200
 """columns where nobody looks at a terminal: a table in a pipe is not cut short"""
 
@@ -42,16 +45,6 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
-def spell_what_streams_cannot() -> None:
-    """A character that the encoding of stdout or stderr lacks is written as its escape.
-
-    An answer of a model may hold any character; a pipe in cp1252 must not cost the answer.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def visible(text: str) -> str:
     """A text with its control characters spelled as escapes, line breaks and tabs left alone:
     what a model wrote must not steer the terminal."""  # fmt: skip
@@ -61,6 +54,15 @@ def visible(text: str) -> str:
 def tell(text: str) -> None:
     """A text of a model or a user on stdout, unwrapped, as it is."""
     print(visible(text), flush=True)
+
+
+def show(table: RenderableType, *, on: Console | None = None) -> None:
+    """A table on stdout, whole: wider than the terminal rather than cut short or folded."""
+    console = on or out
+    widest = console.options.update(width=_WIDEST)
+    natural = widest.update(width=Measurement.get(console, widest, table).maximum)
+    for line in console.render_lines(table, natural, pad=False):
+        console.print(Segments([*line, Segment.line()]), end="", crop=False)
 
 
 def note(text: str) -> None:
@@ -99,7 +101,7 @@ class Told:
         """Count one, and say it if it is one of the first."""
         self.n += 1
         if self.n <= self.SHOWN:
-            err.print(f"rlbudget: {' '.join(problem.split())}", markup=False, soft_wrap=True)
+            note(f"rlbudget: {' '.join(problem.split())}")
 
     def __str__(self) -> str:
         several = "" if self.n == 1 else "s"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,20 +14,24 @@ from pathlib import Path
 
 import pytest
 from frozen_nets import random_policy, write_run
+from rich.console import Console
 from scripted_model import save_scripted
 from tiny_model import save_tiny_model
 from trace_makers import make_trace
 
+import rlbudget
 from rlbudget import console
 from rlbudget.agents.freeze import freeze
-from rlbudget.cli.main import main
+from rlbudget.cli.catalogue import ENTRIES, GROUPS
+from rlbudget.cli.main import main, parse
 from rlbudget.policy.folder import save_policy
 from rlbudget.traces.interchange import write_jsonl
 from rlbudget.traces.store import TraceWriter, load_traces
 
-COMMANDS = ("quickstart", "record", "import", "train", "freeze", "evaluate", "calibrate", "impact",
-            "blend", "cascade", "correct", "decode", "rules check", "rules explain", "feedback",
-            "stream", "harvest", "retrain", "registry add")  # fmt: skip
+COMMANDS = ("quickstart", "record", "import", "score", "train", "freeze", "evaluate", "calibrate",
+            "impact", "blend", "cascade", "correct", "decode", "rules check", "rules explain",
+            "feedback", "stream", "harvest", "retrain", "registry add", "registry list",
+            "registry rollback")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -271,25 +277,159 @@ def test_every_command_has_a_help_that_explains_every_option(
     assert "usage: rlbudget " + command in shown
     # Each option's own text: from its line to the next option's, frame and default left out.
     parts = re.split(r"^.\s(--[a-z][a-z-]+)", shown, flags=re.MULTILINE)
-    assert len(parts) > 2
+    assert len(parts) > 2 or set(re.findall(r"--[a-z][a-z-]+", shown)) == {"--help"}
     for option, text in zip(parts[1::2], parts[2::2], strict=True):
         own = re.sub(r"\((required|default: [^)]*)\)|\{[^}]*\}", "", text)
         assert len(re.findall(r"\b[A-Za-z]?[a-z]{2,}", own)) >= 2, (option, own)
 
 
-def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that ends the process well prints."""
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        main(arguments)
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(command.split()[0] in shown for command in COMMANDS)
+    return capsys.readouterr().out
+
+
+def test_the_help_lists_every_command_in_its_group_with_an_example(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = printed(capsys, "--help")
+    assert set(COMMANDS) == set(ENTRIES)
+    assert re.findall(r"^([A-Z][a-z ]+):$", shown, re.MULTILINE) == [title for title, _ in GROUPS]
+    for name, entry in ENTRIES.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.line)}$", shown, re.MULTILINE)
+        assert f"\n      rlbudget {entry.example}\n" in shown
+
+
+def test_the_help_is_plain_text_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys, "--help")
+    assert shown.isascii()
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_example_of_a_command_parses_as_that_command(name: str) -> None:
+    command = parse(shlex.split(ENTRIES[name].example))
+    assert type(command).__name__ == ENTRIES[name].arguments
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_help_of_a_command_has_its_example_and_no_type_names(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = printed(capsys, *name.split(), "--help")
+    assert f"rlbudget {ENTRIES[name].example}" in " ".join(shown.split())
+    assert not re.search(r"\b(PATH|STR|INT|FLOAT|BOOL)\b", shown)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not re.search("[\u2500-\u257f]|-{3}", shown)
+
+
+def test_the_text_of_an_option_flows(capsys: pytest.CaptureFixture[str]) -> None:
+    """However its docstring is broken into lines."""
+    shown = printed(capsys, "decode", "--help")
+    assert (
+        """
+  --policy FOLDER         Policy folder, or a registry, whose served policy is
+                          taken; several with --combine, or for rules that name
+                          them.
+  --profile NAME """
+        in shown
+    )
+
+
+def test_the_help_of_a_group_of_commands_lists_these(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys, "registry", "--help")
+    assert re.findall(r"^  (registry \w+)", shown, re.MULTILINE) == [
+        "registry add", "registry list", "registry rollback",
+    ]  # fmt: skip
+    assert "rules check" not in shown
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--version") == f"rlbudget {rlbudget.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("recrod", "no command 'recrod'; did you mean record?"),
+        ("rule", "no command 'rule'; did you mean rules?"),
+        ("registry ad", "no command 'registry ad'; did you mean registry add?"),
+        ("xyzzy", "no command 'xyzzy'; see rlbudget --help"),
+        ("rules", "rules takes one of: check, explain; see rlbudget rules --help"),
+        ("", "no command given; see rlbudget --help"),
+    ],
+)
+def test_a_mistyped_command_is_told_the_nearest(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mistake(capsys, *typed.split()) == f"rlbudget: {said}"
+
+
+HELP = """
+import sys, time
+start = time.process_time()
+from rlbudget.__main__ import main
+sys.argv = ["rlbudget", "--help"]
+try:
+    main()
+finally:
+    print(time.process_time() - start, *sys.modules, file=sys.stderr)
+"""
+
+
+def test_the_help_is_there_at_once() -> None:
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", HELP], capture_output=True, text=True, check=True
+        ).stderr.split()
+        for _ in range(3)
+    ]
+    assert min(float(seconds) for seconds, *_ in runs) < 0.5
+    assert not {"torch", "pyarrow", "rich", "sklearn", "gymnasium", "msgspec"} & set(runs[0])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_read_enough_gets_no_complaint(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "rlbudget", *words]
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_a_table_is_wider_than_the_terminal_rather_than_cut() -> None:
+    file = io.StringIO()
+    narrow = Console(file=file, width=40, force_terminal=True, color_system=None)
+    rows = [["a method with a long name", *["1,234,567.8"] * 6]]
+    console.show(console.plain_table(["method", *["tokens of all"] * 6], rows), on=narrow)
+    head, row = file.getvalue().splitlines()
+    assert head.split() == ["method", *["tokens", "of", "all"] * 6]
+    assert row.split() == ["a", "method", "with", "a", "long", "name", *["1,234,567.8"] * 6]
+
+
+def test_a_path_in_a_pipe_is_not_wrapped(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = tmp_path / ("a" * 120) / ("b" * 120)
+    deep.mkdir(parents=True)
+    (deep / "rules.toml").write_text('[[rule]]\nname = "gold"\nthen = "full"\n')
+    main(["rules", "check", str(deep / "rules.toml"), "--policy", str(policy)])
+    assert capsys.readouterr().out == f"{deep / 'rules.toml'}: 1 rules, no mistake\n"
+    main(["registry", "add", str(deep / "registry"), str(policy)])
+    capsys.readouterr()
+    (deep / "log").mkdir()
+    assert str(deep / "traces") in mistake(capsys, "train", deep / "traces", "--out", deep / "run")
 
 
 Arguments = Callable[[Path, Path, Path, Path], list[object]]
 """(model, traces, policy, a folder to write to) -> a command line"""
 
 MISTAKES: dict[str, tuple[Arguments, str]] = {
-    "no command": (lambda m, t, p, o: [], "see --help"),
+    "no command": (lambda m, t, p, o: [], "see rlbudget --help"),
     "unknown command": (lambda m, t, p, o: ["forget"], "forget"),
     "missing argument": (lambda m, t, p, o: ["train", t], "--out"),
     "no traces": (lambda m, t, p, o: ["evaluate", "--out", o], "a folder of traces"),

@@ -40,6 +40,12 @@ def test_a_circle_would_be_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
+def test_few_imports_are_lazy() -> None:
+    """Each for a heavy or optional package. The number may fall, it is never raised."""
+    lazy = {(one.importer, one.line) for one in imports(FILES) if one.kind == "lazy"}
+    assert len(lazy) <= 26, sorted(lazy)
+
+
 def test_the_house_has_few_entries() -> None:
     kept = [p for p in (ROOT / "rlbudget").iterdir() if p.name not in ("__pycache__",)]
     assert len(kept) <= 20, sorted(p.name for p in kept)

@@ -144,6 +144,23 @@ def test_a_command_whose_packages_are_missing_is_one_line(tmp_path: Path) -> Non
     assert 'pip install "rlbudget[' in ran.stderr
 
 
+def test_every_command_explains_itself_without_what_trains_and_decodes() -> None:
+    code = """
+from rlbudget.cli.catalogue import ENTRIES
+from rlbudget.cli.main import main
+for name in ENTRIES:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit as end:
+        assert end.code == 0, name
+"""
+    extra = ("torch", "transformers", "gymnasium", "stable_baselines3", "matplotlib", "sklearn",
+             "scipy", "sympy", "math_verify", "httpx")  # fmt: skip
+    ran = without(extra, code)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("usage: rlbudget ") == 22
+
+
 def test_a_plain_install_brings_numpy_and_safetensors_and_all_brings_every_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

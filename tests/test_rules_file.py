@@ -354,7 +354,7 @@ def test_the_file_of_the_page_does_what_the_page_says() -> None:
 def test_the_commands_of_the_page_are_commands() -> None:
     lines = page("bash").splitlines()
     names = [type(parse(shlex.split(line)[1:])).__name__ for line in lines]
-    assert names == ["Rules", "Rules", "Decode", "Evaluate"]
+    assert names == ["RulesCheck", "RulesExplain", "Decode", "Evaluate"]
 
 
 @pytest.mark.parametrize("key", ["question", "task", "metadata", "tokens", "signal", "then",

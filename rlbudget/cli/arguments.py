@@ -1,33 +1,54 @@
-"""Types of arguments, as tyro shows them."""
+"""Types of arguments, as the help shows them: FOLDER, FILE, NAME, N, PRICE, …"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from rlbudget.strategies.compose import Strategy
+from rlbudget.errors import UserError
+from rlbudget.strategies.compose import Strategy, read_strategy
 
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
+Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+NameOrNone = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+"""a text that may be left empty"""
+N = Annotated[int, tyro.conf.arg(metavar="N")]
+Share = Annotated[float, tyro.conf.arg(metavar="SHARE")]
+Number = Annotated[float, tyro.conf.arg(metavar="X")]
+
+TheTraces = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TRACES")]]
+ThePolicy = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="POLICY")]]
+TheLog = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="LOG")]]
+TheRegistry = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="REGISTRY")]]
+TheRules = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RULES")]]
+TheQuestion = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="QUESTION")]]
+
+OptionalN = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+OptionalNumber = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+OptionalShare = Annotated[float | None, tyro.conf.arg(metavar="SHARE", help_behavior_hint="")]
+OptionalPrice = Annotated[float | None, tyro.conf.arg(metavar="PRICE", help_behavior_hint="")]
+OptionalName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Metadata = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint="")]
-OptionalRange = Annotated[
+PriceRange = Annotated[
     tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="")
 ]
-Paths = Annotated[
+Folders = Annotated[
     tuple[Path, ...],
     tyro.conf.UseAppendAction,
-    tyro.conf.arg(metavar="PATH", help_behavior_hint=""),
+    tyro.conf.arg(metavar="FOLDER", help_behavior_hint=""),
 ]
-Floats = Annotated[
+Numbers = Annotated[
     tuple[float, ...],
     tyro.conf.UseAppendAction,
-    tyro.conf.arg(metavar="FLOAT", help_behavior_hint=""),
+    tyro.conf.arg(metavar="X", help_behavior_hint=""),
 ]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
@@ -36,21 +57,21 @@ Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 class StrategyArguments:
     """What stands over the policies: an ensemble, then a guard, then rules."""
 
-    combine: OptionalStr = None
+    combine: Annotated[
+        str | None, tyro.conf.arg(metavar="{mean,vote,FILE}", help_behavior_hint="")
+    ] = None
     """Make the policies one: mean (of their chances), vote, or the file of `rlbudget blend`."""
-    price_factor: Floats = ()
+    price_factor: Numbers = ()
     """Times the token price, one a policy; several over one policy combine its versions."""
-    guard: OptionalPath = None
+    guard: OptionalFile = None
     """Impact model of `rlbudget impact`: stop only where the risk to lose the answer is low."""
-    max_risk: float = 0.01
+    max_risk: Share = 0.01
     """Share of stops that may lose an answer, from 0 to 1, for the guard."""
-    rules: OptionalPath = None
+    rules: OptionalFile = None
     """TOML file of hybrid rules, which have the last word."""
 
     def read(self) -> Strategy:
         """Load the files."""
-        from rlbudget.strategies.compose import read_strategy
-
         return read_strategy(
             combine=self.combine,
             price_factors=self.price_factor,
@@ -61,3 +82,20 @@ class StrategyArguments:
 
 
 Strategies = Annotated[StrategyArguments, tyro.conf.arg(name="")]
+
+
+def metadata_of(pairs: Sequence[str]) -> dict[str, str | float]:
+    """KEY=VALUE pairs of ``--metadata``; a value that is a number counts as one.
+
+    Raises ``UserError`` for a pair without ``=``.
+    """
+    metadata: dict[str, str | float] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--metadata takes KEY=VALUE, not {pair!r}")
+        try:
+            metadata[key] = float(value)
+        except ValueError:
+            metadata[key] = value
+    return metadata

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import OptionalInt, OptionalPath
+from rlbudget.cli.arguments import File, N, OptionalFolder, OptionalN, Share
 from rlbudget.cli.findings.decodes import ended
-from rlbudget.console import err, note, out, plain_table, progress, tell
-
-if TYPE_CHECKING:
-    from rlbudget.decoding.cascade import CascadeDecoded
+from rlbudget.console import note, plain_table, progress, show, tell
+from rlbudget.decoding.cascade import CascadeDecoded, decode_cascade
+from rlbudget.models import load_model
+from rlbudget.policy.cascade import load_cascade
+from rlbudget.policy.folder import load_policy
+from rlbudget.strategies.fit_cascade import fit_cascade
 
 
 @dataclass(frozen=True)
 class TrainCascade:
     """Train a cascade: a small model that stops, goes on, or hands over to a large one."""
 
-    small_traces: tyro.conf.Positional[Path]
+    small_traces: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SMALL")]]
     """Folder of the small model's traces."""
-    large_traces: tyro.conf.Positional[Path]
+    large_traces: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="LARGE")]]
     """Folder of the large model's traces of the same questions."""
-    ratio: float
+    ratio: Share
     """What a token of the small model costs, in tokens of the large one: above 0, at most 1."""
-    out: Path
+    out: File
     """File of the cascade (.safetensors)."""
-    large_policy: OptionalPath = None
+    large_policy: OptionalFolder = None
     """Policy folder that the large model is served by; by default it decodes in full."""
-    total_timesteps: OptionalInt = None
+    total_timesteps: OptionalN = None
     """Environment steps; by default twice those of a policy."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the training."""
-    split_seed: int = 0
+    split_seed: N = 0
     """Seed of the split, where the large model's policy does not fix it."""
 
     def execute(self) -> None:
         """Train, print what it is worth."""
-        from rlbudget.strategies.fit_cascade import fit_cascade
-
         with progress("Training") as advance:
             done = fit_cascade(
                 self.small_traces,
@@ -53,10 +53,7 @@ class TrainCascade:
                 split_seed=self.split_seed,
                 progress=advance,
             )
-        out.print(
-            f"Utility on {done.questions:,} held-out questions, in tokens of the large model",
-            style="bold",
-        )
+        tell(f"Utility on {done.questions:,} held-out questions, in tokens of the large model")
         ways = list(done.prices[0].utilities)
         rows = [
             [
@@ -67,17 +64,16 @@ class TrainCascade:
             ]
             for at in done.prices
         ]
-        out.print(plain_table(["price", *ways, "over the best alone", "asked"], rows))
+        show(plain_table(["price", *ways, "over the best alone", "asked"], rows))
         told = [at.ahead.verdict for at in done.prices]
-        out.print(
+        tell(
             f"Of {len(rows)} prices the cascade is better than the best model alone at"
             f" {told.count('better')}, worse at {told.count('worse')};"
-            f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}.",
-            soft_wrap=True,
+            f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}."
         )
         for line in done.notes:
             note(line)
-        err.print(f"Cascade written to {self.out}")
+        note(f"Cascade written to {self.out}")
 
 
 def answer_through_cascade(
@@ -94,11 +90,6 @@ def answer_through_cascade(
     max_tokens: int | None,
 ) -> None:
     """Answer a question of ``rlbudget decode`` by two models, print answer and ledger."""
-    from rlbudget.decoding.cascade import decode_cascade
-    from rlbudget.models import load_model
-    from rlbudget.policy.cascade import load_cascade
-    from rlbudget.policy.folder import load_policy
-
     loaded = load_cascade(cascade)
     policy = None if large_policy is None else load_policy(large_policy)
     low, high = loaded.price_range

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
-from rlbudget.cli.arguments import OptionalFloat
-from rlbudget.console import err, out
+from rlbudget.cli.arguments import File, N, OptionalPrice, Share, ThePolicy, TheTraces
+from rlbudget.console import note, tell
+from rlbudget.policy.folder import load_policy
 from rlbudget.strategies.correct import Aim
+from rlbudget.strategies.correction_file import save_correction
+from rlbudget.strategies.fit_correction import fit_correction
 
 
 @dataclass(frozen=True)
 class Correct:
     """Learn which exits of a policy to take back and think on; measure it on held-out questions."""
 
-    policy: tyro.conf.Positional[Path]
+    policy: ThePolicy
     """Policy folder."""
-    traces: tyro.conf.Positional[Path]
+    traces: TheTraces
     """Folder of traces; with --store-text their thinking is checked as well."""
-    out: Path
+    out: File
     """File of the correction (.safetensors), for decode --correct."""
-    token_price: OptionalFloat = None
+    token_price: OptionalPrice = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
-    most_extra: float = 0.1
+    most_extra: Share = 0.1
     """Extra tokens at most, as a share of those that the policy's stops save."""
     aim: Aim = "utility"
     """utility: what earns most; answers: what recovers most and earns at least half as much."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the fitting."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.policy.folder import load_policy
-        from rlbudget.strategies.correction_file import save_correction
-        from rlbudget.strategies.fit_correction import fit_correction
-
         policy = load_policy(self.policy)
         price = policy.default_price if self.token_price is None else self.token_price
         fitted = fit_correction(
@@ -49,5 +45,5 @@ class Correct:
         )
         save_correction(self.out, fitted.correction)
         for line in fitted.lines():
-            out.print(line, markup=False, soft_wrap=True)
-        err.print(f"Correction written to {self.out}")
+            tell(line)
+        note(f"Correction written to {self.out}")

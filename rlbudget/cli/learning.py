@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from rlbudget.agents.freeze import freeze, policy_of_run
+from rlbudget.agents.training import train_on
 from rlbudget.cli.arguments import (
     Flag,
-    OptionalFloat,
-    OptionalInt,
-    OptionalRange,
+    Folder,
+    Folders,
+    N,
+    OptionalN,
+    OptionalNumber,
+    OptionalShare,
+    PriceRange,
+    Share,
     Strategies,
     StrategyArguments,
+    ThePolicy,
+    TheTraces,
 )
+from rlbudget.cli.findings.learning import (
+    of_certificate,
+    of_evaluation,
+    of_freezing,
+    of_training,
+)
+from rlbudget.cli.findings.show import report
 from rlbudget.console import note, progress, tell
 from rlbudget.errors import UserError
+from rlbudget.evaluate.calibrate import calibrate
+from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.policy.observation import Preset
 
 
@@ -25,9 +43,9 @@ from rlbudget.policy.observation import Preset
 class Train:
     """Train a PPO stopping policy on recorded traces."""
 
-    traces: tyro.conf.Positional[Path]
+    traces: TheTraces
     """Folder of the traces."""
-    out: Path
+    out: Folder
     """Run folder: TensorBoard events, the best weights, run.json."""
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
@@ -35,32 +53,27 @@ class Train:
     """Let the policy look at the question as well: its length, numbers and clauses."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
-    em_floor: OptionalFloat = None
+    em_floor: OptionalShare = None
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
-    token_budget: OptionalFloat = None
+    token_budget: OptionalNumber = None
     """Most tokens a question, all counted: the price for it is looked for in the same way."""
     signals: Literal["all", "top"] = "all"
     """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers."""
-    token_price: OptionalRange = None
+    token_price: PriceRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
-    total_timesteps: OptionalInt = None
+    total_timesteps: OptionalN = None
     """Environment steps; by default the agent's."""
     advantages: Literal["exact", "sampled"] = "exact"
     """exact: computed from the record, at every checkpoint; sampled: plain PPO."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the training."""
-    split_seed: int = 0
+    split_seed: N = 0
     """Seed of the split into training, validation and held-out questions."""
     resume: Flag = False
     """Go on from the run folder's latest snapshot."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.agents.freeze import policy_of_run
-        from rlbudget.agents.training import train_on
-        from rlbudget.cli.findings.learning import of_training
-        from rlbudget.cli.findings.show import report
-
         with progress("Training") as advance:
             result = train_on(
                 self.traces,
@@ -87,9 +100,9 @@ class Train:
 class Freeze:
     """Turn a run's best weights into a policy folder."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Run folder of `rlbudget train`."""
-    out: Path
+    out: Folder
     """Policy folder."""
     overwrite: Flag = False
     """Replace a policy that is already there."""
@@ -98,10 +111,6 @@ class Freeze:
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.agents.freeze import freeze
-        from rlbudget.cli.findings.learning import of_freezing
-        from rlbudget.cli.findings.show import report
-
         policy = freeze(self.run, self.out, overwrite=self.overwrite, standalone=self.standalone)
         report(of_freezing(policy.config))
         note(f"Policy written to {self.out}")
@@ -111,20 +120,20 @@ class Freeze:
 class Evaluate:
     """Measure every rule and policy on the same held-out questions, all tokens counted."""
 
-    traces: tyro.conf.Positional[tuple[Path, ...]]
+    traces: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TRACES ...")]
     """Folders of traces, the oldest first."""
-    out: Path
+    out: Folder
     """Folder for evaluation.json, the table and the frontier figure."""
-    policy: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    policy: Folders = ()
     """A policy folder to measure beside the rules."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the split, where no policy fixes it, and of the bootstrap."""
-    draws: int = 2000
+    draws: N = 2000
     """Bootstrap draws."""
-    folds: int = 1
+    folds: N = 1
     """Cross-validate by question: policies are trained anew in each of so many folds. A question
     keeps its fold as traces arrive."""
-    last: OptionalInt = None
+    last: OptionalN = None
     """With folds: measure on so many of the latest traces only."""
     as_they_are: Flag = False
     """With folds: measure the policies given, for traces they have not seen, and train none."""
@@ -136,10 +145,6 @@ class Evaluate:
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.cli.findings.learning import of_evaluation
-        from rlbudget.cli.findings.show import report
-        from rlbudget.evaluate import evaluate_folder
-
         if not self.traces:
             raise UserError("evaluate needs a folder of traces")
         evaluation = evaluate_folder(
@@ -162,29 +167,25 @@ class Evaluate:
 class Calibrate:
     """Certify the highest price at which a policy keeps a bound on lost answers."""
 
-    policy: tyro.conf.Positional[Path]
+    policy: ThePolicy
     """Policy folder."""
-    traces: tyro.conf.Positional[Path]
+    traces: TheTraces
     """Folder of traces; questions the policy has seen are left out."""
-    out: Path
+    out: Folder
     """Policy folder with the certificate."""
-    max_em_loss: float = 0.01
+    max_em_loss: Share = 0.01
     """Exact match that may be lost, as a share of all questions."""
-    confidence: float = 0.9
+    confidence: Share = 0.9
     """Chance, over the calibration questions, that the bound holds."""
     mode: Literal["loss", "harm"] = "loss"
     """loss: answers lost minus answers gained; harm: answers lost, stricter."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the order of the questions."""
     overwrite: Flag = False
     """Replace a policy that is already there."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.cli.findings.learning import of_certificate
-        from rlbudget.cli.findings.show import report
-        from rlbudget.evaluate.calibrate import calibrate
-
         policy = calibrate(
             self.policy,
             self.traces,

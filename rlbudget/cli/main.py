@@ -1,56 +1,44 @@
-"""The ``rlbudget`` command: one dataclass a subcommand (``rlbudget.commands``), parsed by tyro."""
+"""The ``rlbudget`` command: finds the subcommand, parses its arguments with tyro, runs it.
+
+A subcommand is a dataclass with ``execute``. Its module is imported only when it is asked for, so
+the help of the whole command is there at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from importlib.metadata import version
+from typing import NoReturn, Protocol
 
 import tyro
 
-from rlbudget.cli.cascades import TrainCascade
-from rlbudget.cli.correcting import Correct
-from rlbudget.cli.learning import Calibrate, Evaluate, Freeze, Train
-from rlbudget.cli.loop import Feedback, Harvest, RegistryCommand, Retrain, Stream
-from rlbudget.cli.recording import Import, Quickstart, Record
-from rlbudget.cli.scoring import Score
-from rlbudget.cli.serving import Decode, Rules
-from rlbudget.cli.steering import Blend, Impact
-from rlbudget.console import spell_what_streams_cannot
+from rlbudget.cli.catalogue import ENTRIES, Entry
+from rlbudget.cli.layout import plain_help
+from rlbudget.cli.top import groups, top_help, unknown
 from rlbudget.errors import UserError, missing_package
 
-Command = (
-    Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
-    | Annotated[Record, tyro.conf.subcommand("record")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[Score, tyro.conf.subcommand("score")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Freeze, tyro.conf.subcommand("freeze")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
-    | Annotated[Impact, tyro.conf.subcommand("impact")]
-    | Annotated[Blend, tyro.conf.subcommand("blend")]
-    | Annotated[TrainCascade, tyro.conf.subcommand("cascade")]
-    | Annotated[Correct, tyro.conf.subcommand("correct")]
-    | Annotated[Decode, tyro.conf.subcommand("decode")]
-    | Annotated[Rules, tyro.conf.subcommand("rules")]
-    | Annotated[Feedback, tyro.conf.subcommand("feedback")]
-    | Annotated[Stream, tyro.conf.subcommand("stream")]
-    | Annotated[Harvest, tyro.conf.subcommand("harvest")]
-    | Annotated[Retrain, tyro.conf.subcommand("retrain")]
-    | Annotated[RegistryCommand, tyro.conf.subcommand("registry")]
-)
+_HELP = ("-h", "--help")
+
+
+class Command(Protocol):
+    """The parsed arguments of a subcommand."""
+
+    def execute(self) -> None:
+        """Run it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit status 2 and one line on stderr for a user's mistake."""
-    spell_what_streams_cannot()
-    command = parse(arguments)
+    _spell_what_streams_cannot()
     try:
-        command.execute()
+        parse(arguments).execute()
+        sys.stdout.flush()
     except UserError as mistake:
         fail(str(mistake))
     except ModuleNotFoundError as error:
@@ -58,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if said is None:
             raise
         fail(str(said))
+    except BrokenPipeError:
+        _leave_the_pipe()
     except OSError as fault:
         where = f": {fault.filename}" if fault.filename else ""
         fail(f"{fault.strerror or fault}{where}")
@@ -66,29 +56,87 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def fail(message: str) -> None:
+def _spell_what_streams_cannot() -> None:
+    """A character that the encoding of stdout or stderr lacks is written as its escape.
+
+    An answer of a model may hold any character; a pipe in cp1252 must not cost the answer.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave_the_pipe() -> NoReturn:
+    """Whoever read stdout, such as ``head``, has read enough: end without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def fail(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
     print("rlbudget: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """Parse a command line. tyro's boxed message becomes one line."""
-    shown = io.StringIO()
+    """Parse a command line; ends the process after a help or the version.
+
+    Raises ``UserError`` for a mistake.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        raise UserError("no command given; see rlbudget --help")
+    first = words[0]
+    if first in _HELP:
+        _say(top_help())
+    if first == "--version":
+        _say(f"rlbudget {version('rlbudget')}")
+    entry, rest = _find(words)
+    return _parsed(entry, rest)
+
+
+def _say(text: str) -> NoReturn:
+    print(text, flush=True)
+    sys.exit(0)
+
+
+def _find(words: Sequence[str]) -> tuple[Entry, Sequence[str]]:
+    """The subcommand, of one word or two, and its arguments."""
+    first, *rest = words
+    if first in ENTRIES:
+        return ENTRIES[first], rest
+    seconds = groups().get(first)
+    if seconds is None:
+        raise UserError(unknown(first))
+    if rest and rest[0] in _HELP:
+        _say(top_help(under=f"{first} "))
+    if not rest or rest[0] not in seconds:
+        if rest:
+            raise UserError(unknown(f"{first} {rest[0]}"))
+        raise UserError(f"{first} takes one of: {', '.join(seconds)}; see rlbudget {first} --help")
+    return ENTRIES[f"{first} {rest[0]}"], rest[1:]
+
+
+def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:
+    """The arguments of a subcommand. tyro's boxed message becomes one line."""
+    kind: type[Command] = getattr(import_module(f"rlbudget.cli.{entry.module}"), entry.arguments)
+    written, mistake = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(mistake):
             return tyro.cli(
-                Command,
-                prog="rlbudget",
-                description="Learn when a reasoning model may stop thinking.",
+                kind,
+                prog=f"rlbudget {entry.name}",
+                description=f"{kind.__doc__}\n\nExample: rlbudget {entry.example}",
                 args=arguments,
-                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code == 0:
+            print(plain_help(written.getvalue()), end="", flush=True)
             raise
-        fail(_one_line(shown.getvalue()))
-        raise
+        raise UserError(
+            f"{_one_line(mistake.getvalue())}; see rlbudget {entry.name} --help"
+        ) from None
 
 
 def _one_line(boxed: str) -> str:
@@ -105,7 +153,7 @@ def _one_line(boxed: str) -> str:
         for section in sections
         if section and not section.startswith(("Argument helptext", "For full helptext"))
     ]
-    return "; ".join(said) + "; see --help"
+    return "; ".join(said)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from rlbudget.console import err, out, progress
+from rlbudget.agents.freeze import freeze
+from rlbudget.agents.training import train_on
+from rlbudget.cli.arguments import Folder, N
+from rlbudget.console import note, out, progress, tell
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
+from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.files import write_text
+from rlbudget.models import load_model
 from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.tasks import load_task
+from rlbudget.traces.store import load_traces
+from rlbudget.traces.table import split_questions, table_of
 from rlbudget.traces.trace import Trace
 
 SHOWN = 10
 MINIMUM = 100
 DECODE_RELATIVE_PRICE = 0.1
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
+
+    out: Folder = Path("runs/quickstart")
+    """Folder for traces, run, policy, evaluation and report."""
+    seed: N = 0
+    """Seed of the questions, the decodes, the split and the training."""
+    n: N = 2400
+    """Questions to record; 30% of them are held out."""
+
+    def execute(self) -> None:
+        """Run it."""
+        quickstart(self.out, seed=self.seed, n=self.n)
 
 
 def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
@@ -26,21 +53,12 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     out. What is already recorded and trained under the same settings is kept. Raises
     ``UserError`` for a folder that was filled with another ``n`` or ``seed``.
     """
-    from rlbudget.agents.freeze import freeze
-    from rlbudget.agents.training import train_on
-    from rlbudget.decoding.record import record
-    from rlbudget.evaluate import evaluate_folder
-    from rlbudget.models import load_model
-    from rlbudget.tasks import load_task
-    from rlbudget.traces.store import load_traces
-    from rlbudget.traces.table import split_questions, table_of
-
     if n < MINIMUM:
         raise UserError(f"--n {n}: the quickstart needs at least {MINIMUM} questions")
     traces_folder, run, policy_folder = folder / "traces", folder / "run", folder / "policy"
     evaluation_folder = folder / "evaluation"
 
-    err.print(f"1/5 Recording {n} full decodes of the embedded model")
+    note(f"1/5 Recording {n} full decodes of the embedded model")
     task = load_task("embedded", n=n, seed=seed)
     model = load_model("embedded")
     with progress("Recording") as advance:
@@ -48,20 +66,20 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
             model, task, traces_folder, seed=seed, store_text=True, resume=True, progress=advance
         )
 
-    err.print("2/5 Training PPO on the training questions")
+    note("2/5 Training PPO on the training questions")
     with progress("Training") as advance:
         train_on(traces_folder, run, seed=seed, split_seed=seed, resume=True, progress=advance)
 
-    err.print(f"3/5 Freezing the best weights into {policy_folder}")
+    note(f"3/5 Freezing the best weights into {policy_folder}")
     freeze(run, policy_folder, overwrite=True)
     policy = load_policy(policy_folder)
 
-    err.print("4/5 Evaluating every rule and the policy on the held-out questions")
+    note("4/5 Evaluating every rule and the policy on the held-out questions")
     evaluation = evaluate_folder(
         traces_folder, policies=[policy_folder], out=evaluation_folder, seed=seed, write_cards=True
     )
 
-    err.print(f"5/5 Decoding {SHOWN} held-out questions live under the policy")
+    note(f"5/5 Decoding {SHOWN} held-out questions live under the policy")
     traces = load_traces(traces_folder)
     held_out = set(split_questions(table_of(traces), seed=seed).held_out.trace_ids.tolist())
     unseen = [trace for trace in traces if trace.trace_id in held_out]
@@ -71,14 +89,12 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     _show(decodes)
     write_text(folder / "decodes.json", json.dumps(decodes, indent=1, ensure_ascii=False))
     write_text(folder / "report.md", _report(evaluation, evaluation_folder, decodes))
-    out.print(f"\nReport: {folder / 'report.md'}   TensorBoard: tensorboard --logdir {run}")
+    tell(f"\nReport: {folder / 'report.md'}   TensorBoard: tensorboard --logdir {run}")
 
 
 def _decode(
     model: Any, traces: list[Trace], policy: Policy, token_price: float
 ) -> list[dict[str, Any]]:
-    from rlbudget.decoding.decode import decode
-
     shown = []
     with progress("Decoding") as advance:
         for done, trace in enumerate(traces):

@@ -1,103 +1,88 @@
-"""What makes traces: quickstart, record, import."""
+"""What makes traces: record, import."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import tyro
 
 from rlbudget.cli.arguments import (
+    File,
     Flag,
-    OptionalFloat,
-    OptionalInt,
-    OptionalStr,
+    Folder,
+    N,
+    Name,
+    OptionalN,
+    OptionalName,
+    OptionalNumber,
 )
+from rlbudget.cli.findings.decodes import of_profile
+from rlbudget.cli.findings.examples import FirstAnswers
+from rlbudget.cli.findings.recordings import of_recording
+from rlbudget.cli.findings.show import report
+from rlbudget.cli.findings.survey import survey
 from rlbudget.console import Told, note, progress
-
-if TYPE_CHECKING:
-    from rlbudget.decoding.record import RecordStats
-    from rlbudget.tasks import Task
-
-
-@dataclass(frozen=True)
-class Quickstart:
-    """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
-
-    out: Path = Path("runs/quickstart")
-    """Folder for traces, run, policy, evaluation and report."""
-    seed: int = 0
-    """Seed of the questions, the decodes, the split and the training."""
-    n: int = 2400
-    """Questions to record; 30% of them are held out."""
-
-    def execute(self) -> None:
-        """Run it."""
-        from rlbudget.cli.quickstart import quickstart
-
-        quickstart(self.out, seed=self.seed, n=self.n)
+from rlbudget.decoding.record import RecordStats, record
+from rlbudget.decoding.record_samples import record_samples
+from rlbudget.models import load_model
+from rlbudget.tasks import Columns, Task, load_task
+from rlbudget.traces.interchange import import_jsonl
 
 
 @dataclass(frozen=True)
 class Record:
     """Record full decodes of a model, with the answer a stop at each checkpoint would give."""
 
-    model: str
+    model: Name
     """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
-    task: str
+    task: Annotated[str, tyro.conf.arg(metavar="TASK")]
     """"embedded", "smollm2", "reasoning-gym:FAMILY", a FILE of questions, or its layout and the
     file: "gsm8k:FILE", "math:FILE", "squad:FILE". A FILE is .jsonl, .csv, .tsv, .parquet, or a
     folder that `datasets` saved."""
-    out: Path
+    out: Folder
     """Folder of the traces (Parquet parts)."""
-    n: OptionalInt = None
+    n: OptionalN = None
     """Questions to record, one decode each; all of a FILE if left out."""
-    question_column: OptionalStr = None
+    question_column: OptionalName = None
     """Column of the question in a FILE; dots reach into objects."""
-    target_column: OptionalStr = None
+    target_column: OptionalName = None
     """Column of the right answer: text, or the letter or index (from 0) of one of the options."""
-    options_column: OptionalStr = None
+    options_column: OptionalName = None
     """Column of the answers to choose from, a list of texts; by default "options" if there, ""
     for none."""
-    id_column: OptionalStr = None
+    id_column: OptionalName = None
     """Column that names the questions; by default "id" if there."""
-    scorer: OptionalStr = None
+    scorer: OptionalName = None
     """How answers are scored: auto, exact, text, number, math, choice, regex:PATTERN or
     python:PKG.FUNC; by default as the task says."""
     skip_bad: Flag = False
     """Leave bad rows of a FILE out and count them, instead of stopping at the first."""
-    profile: OptionalStr = None
+    profile: OptionalName = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain."""
-    stride: OptionalInt = None
+    stride: OptionalN = None
     """Thinking tokens between checkpoints; by default the profile's."""
-    max_tokens: OptionalInt = None
+    max_tokens: OptionalN = None
     """Hard cap on thinking tokens; by default the profile's."""
-    temperature: OptionalFloat = None
+    temperature: OptionalNumber = None
     """Sampling temperature, 0 for greedy; by default the profile's."""
-    samples: OptionalInt = None
+    samples: OptionalN = None
     """Draw so many samples of each question instead, to learn when to stop drawing."""
-    probe_tokens: int = 8
+    probe_tokens: N = 8
     """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
-    batch_size: int = 128
+    batch_size: N = 128
     """Decodes at once."""
     store_text: Flag = False
     """Keep the text of the thinking in the traces."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the questions and of the sampling."""
     resume: Flag = False
     """Go on with the traces that are in the folder."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.cli.findings.decodes import of_profile
-        from rlbudget.cli.findings.examples import FirstAnswers
-        from rlbudget.cli.findings.show import report
-        from rlbudget.decoding.record import record
-        from rlbudget.decoding.record_samples import record_samples
-        from rlbudget.models import load_model
-
         bad, left_out = Told("bad row"), Told("question")
         task = self.questions(bad)
         model = load_model(self.model, profile=self.profile)
@@ -138,8 +123,6 @@ class Record:
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:
         """The task to record; rows left out are told to ``on_bad``."""
-        from rlbudget.tasks import Columns, load_task
-
         return load_task(
             self.task,
             n=self.n,
@@ -157,20 +140,18 @@ class Record:
 class Import:
     """Import traces of any model from the JSONL interchange."""
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[File]
     """The JSONL file, one trace a line."""
-    out: Path
+    out: Folder
     """Folder of the traces (Parquet parts)."""
     skip_bad: Flag = False
     """Leave bad lines out and count them, instead of stopping at the first."""
-    scorer: OptionalStr = None
+    scorer: OptionalName = None
     """What scores answers without "exact_match": auto, exact, text, number, math, choice,
     regex:PATTERN or python:PKG.FUNC; by default the line's meta.scorer, or that of its task."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.traces.interchange import import_jsonl
-
         with progress("Importing") as advance:
             stats = import_jsonl(
                 self.file,
@@ -189,8 +170,4 @@ class Import:
 
 def _report_traces(folder: Path, stats: RecordStats | None = None) -> None:
     """Say what the folder holds, what it cost and what is odd about it."""
-    from rlbudget.cli.findings.recordings import of_recording
-    from rlbudget.cli.findings.show import report
-    from rlbudget.cli.findings.survey import survey
-
     report(of_recording(survey(folder), stats))

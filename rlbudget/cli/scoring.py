@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import Flag, OptionalPath, OptionalStr
+from rlbudget.cli.arguments import Flag, Name, OptionalFolder, OptionalName
 from rlbudget.console import note, tell
 from rlbudget.errors import UserError
+from rlbudget.tasks.peer import math_verify_says
+from rlbudget.tasks.rows import BadRowError, rows_of
+from rlbudget.tasks.scorers import find_scorer
+from rlbudget.traces.rescore import Changes, rescored
+from rlbudget.traces.store import TraceWriter, is_store, iter_traces
 
 SHOWN = 10
 
@@ -19,28 +25,26 @@ SHOWN = 10
 class Score:
     """Score a file of answers and targets, or recorded traces anew."""
 
-    source: tyro.conf.Positional[Path]
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ANSWERS_OR_TRACES")]]
     """Table of answers and targets (JSONL, CSV, Parquet), or a folder of traces."""
-    scorer: OptionalStr = None
+    scorer: OptionalName = None
     """auto, exact, text, number, math, choice, regex:PATTERN or python:PACKAGE.FUNCTION; by default
     auto for a table, and for traces the one they name."""
-    answer_column: str = "answer"
+    answer_column: Name = "answer"
     """Column of what the model wrote; the answer is looked for in it."""
-    target_column: str = "target"
+    target_column: Name = "target"
     """Column of the reference answer."""
-    options_column: str = "options"
+    options_column: Name = "options"
     """Column of the options of a multiple choice, where there is one."""
-    question_column: str = "question"
+    question_column: Name = "question"
     """Column of the question, where there is one: it may list the options."""
     no_peer: Flag = False
     """Do not ask math-verify for its opinion."""
-    out: OptionalPath = None
+    out: OptionalFolder = None
     """Folder for the traces with their new scores."""
 
     def execute(self) -> None:
         """Run it."""
-        from rlbudget.traces.store import is_store
-
         if is_store(self.source):
             self._rescore()
             return
@@ -49,9 +53,6 @@ class Score:
         self._score()
 
     def _rescore(self) -> None:
-        from rlbudget.traces.rescore import Changes, rescored
-        from rlbudget.traces.store import TraceWriter, iter_traces
-
         changes = Changes()
         traces = rescored(iter_traces(self.source), changes, self.scorer)
         if self.out is None:
@@ -70,9 +71,6 @@ class Score:
         )
 
     def _score(self) -> None:
-        from rlbudget.tasks.peer import math_verify_says
-        from rlbudget.tasks.scorers import find_scorer
-
         scorer = find_scorer(self.scorer or "auto")
         n = right = peer_right = 0
         differing = []
@@ -100,8 +98,6 @@ class Score:
             note(f"… and {len(differing) - SHOWN} more")
 
     def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...], str]]:
-        from rlbudget.tasks.rows import BadRowError, rows_of
-
         for place, row in rows_of(self.source):
             if isinstance(row, BadRowError):
                 raise UserError(f"{place}: {row}")

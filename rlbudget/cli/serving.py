@@ -1,4 +1,4 @@
-"""A policy at work: decode, rules."""
+"""A policy at work: decode one question live."""
 
 from __future__ import annotations
 
@@ -12,71 +12,86 @@ import tyro
 
 from rlbudget.cli.arguments import (
     Flag,
+    Folders,
     Metadata,
-    OptionalFloat,
-    OptionalInt,
-    OptionalPath,
-    OptionalStr,
-    Paths,
+    N,
+    Name,
+    NameOrNone,
+    OptionalFile,
+    OptionalFolder,
+    OptionalN,
+    OptionalName,
+    OptionalNumber,
+    OptionalPrice,
+    Share,
     Strategies,
     StrategyArguments,
+    TheQuestion,
+    metadata_of,
 )
 from rlbudget.cli.cascades import answer_through_cascade
+from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
+from rlbudget.cli.findings.show import report
 from rlbudget.console import note, tell
+from rlbudget.decoding.decode import Decoded, decode
+from rlbudget.decoding.logged import Origin, decode_logged
 from rlbudget.errors import UserError
+from rlbudget.models import load_model
+from rlbudget.models.profiles import PROFILES
+from rlbudget.policy.controller import StopPolicy
+from rlbudget.policy.folder import Policy
+from rlbudget.strategies.compose import compose
+from rlbudget.strategies.correction_file import load_correction
+from rlbudget.strategies.hybrid import Request
+from rlbudget.strategies.log import DecisionLog
+from rlbudget.strategies.registry import Serving, load_servings
 from rlbudget.tasks.scorers import scorer_of_task
 
 if TYPE_CHECKING:
-    from rlbudget.decoding.decode import Decoded
-    from rlbudget.decoding.logged import Origin
     from rlbudget.models.transformers_model import TransformersModel
-    from rlbudget.policy.controller import StopPolicy
-    from rlbudget.policy.folder import Policy
-    from rlbudget.strategies.hybrid import HybridRules
-    from rlbudget.strategies.registry import Serving
 
 
 @dataclass(frozen=True)
 class Decode:
     """Answer one question live under a policy."""
 
-    model: str
+    model: Name
     """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
-    question: tyro.conf.Positional[str]
+    question: TheQuestion
     """The question."""
-    policy: Paths = ()
+    policy: Folders = ()
     """Policy folder, or a registry, whose served policy is taken; several with --combine, or for
     rules that name them."""
-    profile: OptionalStr = None
+    profile: OptionalName = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain; by default
     the model's own, else that of the policy's traces."""
-    token_price: OptionalFloat = None
+    token_price: OptionalPrice = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
-    max_tokens: OptionalInt = None
+    max_tokens: OptionalN = None
     """Hard cap on thinking tokens; by default that of the policy's traces."""
-    temperature: OptionalFloat = None
+    temperature: OptionalNumber = None
     """Sampling temperature, 0 for greedy; by default that of the policy's traces."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the sampling."""
     strategies: Strategies = field(default_factory=StrategyArguments)
-    cascade: OptionalPath = None
+    cascade: OptionalFile = None
     """Cascade of `rlbudget cascade`, instead of a policy: it may hand over to the large model."""
-    large_model: OptionalStr = None
+    large_model: OptionalName = None
     """For the cascade: the model to hand over to, named as --model."""
-    large_policy: OptionalPath = None
+    large_policy: OptionalFolder = None
     """For the cascade: policy folder of the large model; by default it decodes in full."""
-    correct: OptionalPath = None
+    correct: OptionalFile = None
     """File of `rlbudget correct`: exits that look wrong are thought on."""
-    task: str = ""
+    task: NameOrNone = ""
     """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
     answers (gsm8k, math)."""
     metadata: Metadata = ()
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
-    log: OptionalPath = None
+    log: OptionalFolder = None
     """Folder of a decision log that gets a line for this request."""
-    audit_share: float = 0.0
+    audit_share: Share = 0.0
     """Chance, from 0 to 1, that the request runs to its natural end and is recorded in the log."""
-    request_id: OptionalStr = None
+    request_id: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
     """Id of the request in the log, to tell its outcome later; by default one is drawn."""
     store_text: Flag = False
     """Keep the question and the answer in the log; an audited request keeps them anyway."""
@@ -94,17 +109,10 @@ class Decode:
         if self.cascade is not None or self.large_model is not None:
             self._through_cascade()
             return
-        from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
-        from rlbudget.cli.findings.show import report
-        from rlbudget.models import load_model
-        from rlbudget.strategies.compose import compose
-        from rlbudget.strategies.hybrid import Request
-        from rlbudget.strategies.registry import load_servings
-
         servings = load_servings(self.policy)
         policies = {name: serving.policy for name, serving in servings.items()}
         composed = compose(policies, self.strategies.read())
-        request = Request(self.question, self.task, _metadata(self.metadata))
+        request = Request(self.question, self.task, metadata_of(self.metadata))
         served = composed.serve(request)
         for line in composed.explain(request):
             note(line)
@@ -177,11 +185,6 @@ class Decode:
         token_price: float,
     ) -> Decoded:
         """Decode, and log it if that is asked for."""
-        from rlbudget.decoding.decode import decode
-        from rlbudget.decoding.logged import decode_logged
-        from rlbudget.strategies.correction_file import load_correction
-        from rlbudget.strategies.log import DecisionLog
-
         if self.log is None:
             return decode(
                 model, self.question, policy, token_price=token_price, task=self.task,
@@ -203,16 +206,12 @@ class Decode:
 
 def _profile_of(policy: Policy, model: str) -> str | None:
     """The profile of a policy's traces, for a model that has none of its own."""
-    from rlbudget.models.profiles import PROFILES
-
     recorded = policy.recorded.get("profile")
     return recorded if recorded in PROFILES and model not in PROFILES else None
 
 
 def _origin(servings: Sequence[Serving], strategies: StrategyArguments) -> Origin:
     """What the log keeps of the policies and of what stands over them."""
-    from rlbudget.decoding.logged import Origin
-
     digests = [serving.policy.digest for serving in servings]
     together = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
     version = servings[0].version if len(servings) == 1 else None
@@ -225,80 +224,6 @@ def _origin(servings: Sequence[Serving], strategies: StrategyArguments) -> Origi
         for one in inside:
             over.update(one.read_bytes() if one is not None and one.is_file() else b"")
     return Origin(together, version, over.hexdigest())
-
-
-@dataclass(frozen=True)
-class RulesCheck:
-    """Check a file of hybrid rules; mistakes are named with their lines."""
-
-    rules: tyro.conf.Positional[Path]
-    """TOML file."""
-    policy: list[Path]
-    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
-
-    def execute(self) -> None:
-        """Load the file and count its rules."""
-        rules = _load_rules(self.rules, self.policy)
-        tell(f"{self.rules}: {len(rules.rules)} rules, no mistake")
-
-
-@dataclass(frozen=True)
-class RulesExplain:
-    """Say which hybrid rules match a question and what follows from them."""
-
-    rules: tyro.conf.Positional[Path]
-    """TOML file."""
-    question: tyro.conf.Positional[str]
-    """The question."""
-    policy: list[Path]
-    """Policy folders that rules may name, by the folder's name; the first is the usual one."""
-    task: str = ""
-    """Task of the request."""
-    metadata: Metadata = ()
-    """KEY=VALUE of the request; a value that is a number counts as one."""
-
-    def execute(self) -> None:
-        """Load the file and explain."""
-        from rlbudget.strategies.hybrid import Request
-
-        rules = _load_rules(self.rules, self.policy)
-        request = Request(self.question, self.task, _metadata(self.metadata))
-        for line in rules.explain(request):
-            tell(line)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Hybrid rules over a policy: check a file, or explain what it does to a question."""
-
-    action: (
-        Annotated[RulesCheck, tyro.conf.subcommand("check")]
-        | Annotated[RulesExplain, tyro.conf.subcommand("explain")]
-    )
-
-    def execute(self) -> None:
-        """Run the action."""
-        self.action.execute()
-
-
-def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
-    from rlbudget.policy.folder import load_policies
-    from rlbudget.strategies.rules_file import load_rules
-
-    return load_rules(file, load_policies(policies))
-
-
-def _metadata(pairs: Sequence[str]) -> dict[str, str | float]:
-    metadata: dict[str, str | float] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--metadata takes KEY=VALUE, not {pair!r}")
-        try:
-            metadata[key] = float(value)
-        except ValueError:
-            metadata[key] = value
-    return metadata
 
 
 def _price(policy: Policy, asked: float | None, served: tuple[float, float]) -> float:

@@ -8,30 +8,31 @@ from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import Floats
-from rlbudget.console import err, out, plain_table, progress
+from rlbudget.cli.arguments import File, N, Numbers, Share, ThePolicy, TheTraces
+from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
+from rlbudget.policy.folder import load_policies
+from rlbudget.strategies.fit_blend import fit_blend_file
+from rlbudget.strategies.fit_guard import fit_guard
 
 
 @dataclass(frozen=True)
 class Impact:
     """Fit the risk that a stop loses the answer, to guard a policy by."""
 
-    policy: tyro.conf.Positional[Path]
+    policy: ThePolicy
     """Policy folder; the risk is seen in its observation."""
-    traces: tyro.conf.Positional[Path]
+    traces: TheTraces
     """Folder of the traces, split as the policy was trained."""
-    out: Path
+    out: File
     """File of the impact model (.safetensors); the reliability diagram goes beside it (.svg)."""
-    max_risk: float = 0.01
+    max_risk: Share = 0.01
     """Share of stops that may lose an answer, from 0 to 1, for what is printed and drawn."""
-    seed: int = 0
+    seed: N = 0
     """Seed of the fit."""
 
     def execute(self) -> None:
         """Fit, print how good it is."""
-        from rlbudget.strategies.fit_guard import fit_guard
-
         with progress("Fitting") as advance:
             done = fit_guard(
                 self.policy, self.traces, self.out, max_risk=self.max_risk, seed=self.seed,
@@ -39,21 +40,18 @@ class Impact:
             )  # fmt: skip
         fitted, calibrated, held_out = done.questions
         found = done.reliability
-        out.print(
+        tell(
             f"Fitted on {fitted:,} questions, calibrated on {calibrated:,}, measured on"
-            f" {held_out:,} held-out ones.",
-            soft_wrap=True,
+            f" {held_out:,} held-out ones."
         )
-        out.print(
+        tell(
             f"ECE {found.ece:.4f}, Brier {found.brier:.4f}"
-            f" ({done.base_brier:.4f} for always saying the mean).",
-            soft_wrap=True,
+            f" ({done.base_brier:.4f} for always saying the mean)."
         )
         allowed = done.allowed
-        out.print(
+        tell(
             f"A risk of at most {allowed.max_risk:g} is said at {allowed.share:.1%} of the"
-            f" checkpoints; stops there would lose {allowed.lost:.2%}.\n",
-            soft_wrap=True,
+            f" checkpoints; stops there would lose {allowed.lost:.2%}.\n"
         )
         rows = [
             [
@@ -67,10 +65,10 @@ class Impact:
             for at in done.prices
         ]
         head = ["price", "EM lost", "saved", "EM lost, guarded", "saved", "stops that lose"]
-        out.print(plain_table(head, rows))
-        for note in done.notes:
-            err.print(note, markup=False, soft_wrap=True)
-        err.print(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
+        show(plain_table(head, rows))
+        for line in done.notes:
+            note(line)
+        note(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
 
 
 def _points(mean: float, ends: tuple[float, float]) -> str:
@@ -86,16 +84,13 @@ class Blend:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY ... TRACES")
     ]
     """Policy folders, and last the folder of the traces, split as the policies were trained."""
-    out: Path
+    out: File
     """File of the blend (JSON), for --combine."""
-    price_factor: Floats = ()
+    price_factor: Numbers = ()
     """Times the token price, one a policy; several over one policy blend its versions."""
 
     def execute(self) -> None:
         """Fit, print what it is worth."""
-        from rlbudget.policy.folder import load_policies
-        from rlbudget.strategies.fit_blend import fit_blend_file
-
         *policies, traces = self.folders or [Path()]
         if not policies:
             raise UserError("blend takes policy folders, and last the folder of the traces")
@@ -104,12 +99,12 @@ class Blend:
             done = fit_blend_file(
                 members, traces, self.out, price_factors=self.price_factor, progress=advance
             )
-        out.print(f"Utility on {done.questions:,} held-out questions", style="bold")
+        tell(f"Utility on {done.questions:,} held-out questions")
         rows = [
             [way, *(f"{value:.4f}" for value in values)] for way, values in done.utilities.items()
         ]
-        out.print(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
-        out.print(f"Blend over the mean of chances: {done.over_mean}.", markup=False)
-        for note in done.notes:
-            err.print(note, markup=False, soft_wrap=True)
-        err.print(f"Blend written to {self.out}")
+        show(plain_table(["relative price", *(f"{p:g}" for p in done.prices)], rows))
+        tell(f"Blend over the mean of chances: {done.over_mean}.")
+        for line in done.notes:
+            note(line)
+        note(f"Blend written to {self.out}")

@@ -85,7 +85,7 @@ def decode(
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:
-        from rlbudget.strategies.corrector import Corrector, exit_corrected
+        from rlbudget.strategies.corrector import Corrector, exit_corrected  # needs pyarrow
 
         corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ __all__ = ["LeakReport", "evaluate_folder", "evaluate_split", "leak_check"]
 
 
 def __getattr__(name: str) -> Any:
-    # Training imports the outcomes from here; it needs neither the store nor a figure.
-    from importlib import import_module
-
     places = {
         "evaluate_split": "evaluation",
         "evaluate_folder": "folder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.errors import missing_extra
 from rlbudget.files import write_bytes
 
 Floats = npt.NDArray[np.float64]
@@ -29,28 +27,16 @@ def draw_frontier(evaluation: Mapping[str, Any], folder: Path) -> None:
 
     Needs matplotlib (``UserError`` without it); touches no global setting of it.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as missing:
-        raise missing_extra("train", "matplotlib") from missing
-    style: dict[Any, Any] = {"font.size": 10.5, "svg.hashsalt": "rlbudget"}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(8, 4.9), layout="constrained")
-        FigureCanvasAgg(figure)
-        _draw(figure.add_subplot(), evaluation)
-        formats: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("png", {"dpi": 200}),
-            ("svg", {"metadata": {"Date": None}}),
-        )
-        for suffix, options in formats:
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix, **options)
-            write_bytes(folder / f"frontier.{suffix}", content.getvalue())
+    from rlbudget.evaluate.canvas import HALO, drawn  # needs matplotlib
+
+    def draw(figure: Any) -> None:
+        _draw(figure.add_subplot(), evaluation, HALO)
+
+    for name, content in drawn(draw, "png", "svg", size=(8, 4.9)).items():
+        write_bytes(folder / f"frontier.{name}", content)
 
 
-def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
+def _draw(axes: Any, evaluation: Mapping[str, Any], halo: Any) -> None:
     full = evaluation["full"]
     lines: dict[str, Floats] = {}
     styles: dict[str, dict[str, Any]] = {}
@@ -89,13 +75,11 @@ def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
     axes.spines["bottom"].set_color(RULE_LINE)
 
     lines["full decode"], styles["full decode"] = spot[None], {"color": INK, "lw": 2.0}
-    _label(axes, lines, styles)
+    _label(axes, lines, styles, halo)
 
 
-def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any]) -> None:
+def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any], halo: Any) -> None:
     """Write each name beside its line where there is most room, the boldest lines first."""
-    from matplotlib.patheffects import withStroke
-
     figure = axes.figure
     figure.draw_without_rendering()
     dense = {name: _dense(axes.transData.transform(line)) for name, line in lines.items()}
@@ -107,7 +91,7 @@ def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any]) ->
             0, 0, name, color=styles[name]["color"], ha="center", va="center", zorder=8,
             fontsize=11 if styles[name]["lw"] >= 2 else 9.5,
             fontweight="bold" if styles[name]["lw"] >= 2 else "normal",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
+            path_effects=[halo],
         )  # fmt: skip
         box = text.get_window_extent(renderer)
         half = np.array([box.width, box.height]) / 2

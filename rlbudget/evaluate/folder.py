@@ -139,7 +139,7 @@ def _cases(
 
 
 def _print(evaluation: dict[str, Any], folder: Path) -> None:
-    console.out.print(shown(evaluation))
-    console.err.print(
+    console.show(shown(evaluation))
+    console.note(
         f"Written to {folder}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
     )

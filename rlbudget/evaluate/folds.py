@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import Kind, rules_for
 from rlbudget.console import Advance
@@ -148,7 +149,7 @@ def assess_split(
     show = progress or _silent
     rules, fitted = list(rules_for(train)), {}
     if learners:
-        from rlbudget.evaluate.learners import fit_learners
+        from rlbudget.evaluate.learners import fit_learners  # needs torch
 
         presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
         with show("Fitting learners") as advance:
@@ -174,9 +175,7 @@ def _assess_fold(job: _Job) -> Assessment:
     split = replace(split, held_out=_recent(split.held_out, table, job.last))
     policies = {k: policy for k, policy in job.policies.items() if isinstance(policy, Policy)}
     if len(policies) < len(job.policies):
-        from rlbudget.agents.config import PPOConfig
-        from rlbudget.agents.freeze import policy_of_run
-        from rlbudget.agents.ppo import train as train_ppo
+        from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
 
         known = {field.name for field in fields(PPOConfig)}
         for name, stored in job.policies.items():
@@ -186,7 +185,7 @@ def _assess_fold(job: _Job) -> Assessment:
             if given.get("token_price") is not None:
                 given["token_price"] = tuple(given["token_price"])
             with tempfile.TemporaryDirectory() as run:
-                train_ppo(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
+                train(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
                 policies[name] = policy_of_run(Path(run) / "run")
     return assess_split(
         split, train, policies, learners=job.learners, seed=job.seed, draws=job.draws

@@ -178,13 +178,12 @@ def _moving_average(grid: Floats, weight: float = 0.3) -> Floats:
 def _predict(inputs: Floats, target: Floats, question: npt.NDArray[Any], seed: int) -> Floats:
     """(rows,) predictions for the questions of each fold from a regressor fitted on the rest."""
     try:
-        from sklearn.ensemble import HistGradientBoostingRegressor
-        from sklearn.model_selection import GroupKFold
+        from sklearn import ensemble, model_selection
     except ImportError as missing:
         raise missing_extra("train", "scikit-learn") from missing
     predicted = np.empty(len(target))
-    for fit, unseen in GroupKFold(FOLDS).split(inputs, groups=question):
-        regressor = HistGradientBoostingRegressor(
+    for fit, unseen in model_selection.GroupKFold(FOLDS).split(inputs, groups=question):
+        regressor = ensemble.HistGradientBoostingRegressor(
             max_iter=60,
             learning_rate=0.12,
             max_leaf_nodes=15,

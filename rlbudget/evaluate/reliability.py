@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.errors import missing_extra
 from rlbudget.evaluate.figure import INK, LEARNED, QUIET, RULE_LINE
 from rlbudget.files import write_bytes
 
@@ -73,22 +71,14 @@ def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = 
     independent. Below: how many checkpoints a bin holds, on a square-root scale. Needs matplotlib
     (``UserError`` without it); touches no global setting of it.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as missing:
-        raise missing_extra("train", "matplotlib") from missing
-    style: dict[Any, Any] = {"font.size": 10.5, "svg.hashsalt": "rlbudget"}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.4, 6.3), layout="constrained")
-        FigureCanvasAgg(figure)
+    from rlbudget.evaluate.canvas import drawn  # needs matplotlib
+
+    def draw(figure: Any) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
         _curve(above, found, guard)
         _counts(below, found)
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    write_bytes(path, content.getvalue())
+
+    write_bytes(path, drawn(draw, "svg", size=(5.4, 6.3))["svg"])
 
 
 def _curve(axes: Any, found: Reliability, guard: Allowed | None) -> None:

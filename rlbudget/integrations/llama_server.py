@@ -26,6 +26,7 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.integrations.numpy_signals import token_signals
 from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.integrations.request import Request
+from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.reading import ends_answer
 from rlbudget.policy.controller import StopPolicy
@@ -493,11 +494,7 @@ def _tokenizer(given: Any, eos_ids: Sequence[int] | None) -> tuple[Any, list[int
             )
         if eos_ids is None:
             found |= _configured_eos(folder)
-        try:
-            from transformers import AutoTokenizer
-        except ModuleNotFoundError as error:
-            raise missing_extra("models", str(error.name)) from None
-        given = AutoTokenizer.from_pretrained(str(folder))
+        given = read_tokenizer(folder)
     if eos_ids is None and given.eos_token_id is not None:
         found.add(int(given.eos_token_id))
     return given, sorted(found)

@@ -20,6 +20,7 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.integrations.logprobs import check_features, top_signals
 from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.integrations.request import Request
+from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.reading import ends_answer
 from rlbudget.policy.controller import Reason, StopPolicy
@@ -226,13 +227,11 @@ def load_tokenizer(name: str | Path) -> Any:
 
     Raises ``UserError`` where there is none.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise missing_extra("models", str(error.name)) from error
     embedded = Path(__file__).parent.parent / "models" / "embedded"
     try:
-        return AutoTokenizer.from_pretrained(str(embedded if name == "embedded" else name))
+        return read_tokenizer(embedded if name == "embedded" else name)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the tokenizer of {str(name)!r}: {reason}") from error

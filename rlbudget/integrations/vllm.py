@@ -23,6 +23,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.logits_row import LogitsRow, RowReader
 from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.integrations.request import Request
+from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.integrations.vllm_settings import Wish, settings_of, wish_of
 
@@ -267,10 +268,8 @@ class Batch:
 
 
 def _plans(model_config: Any) -> dict[str, Plan]:
-    from transformers import AutoTokenizer
-
     settings = settings_of()
-    tokenizer: Any = AutoTokenizer.from_pretrained(
+    tokenizer = read_tokenizer(
         model_config.tokenizer,
         revision=model_config.tokenizer_revision,
         trust_remote_code=model_config.trust_remote_code,

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 from rlbudget.errors import missing_extra
 
@@ -46,10 +45,12 @@ def smollm2_folder(adapter: Path | None = ADAPTER) -> Path:
     folder = cache / f"smollm2-{digest.hexdigest()[:12]}"
     if folder.is_dir():
         return folder
+    from rlbudget.models.smollm2_weights import convert  # needs torch, peft, gguf
+
     cache.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=cache))
     try:
-        _convert(source, adapter, part)
+        convert(source, adapter, part, chat_template=_CHAT)
         part.chmod(0o755)
         try:
             part.rename(folder)
@@ -70,36 +71,3 @@ def _weights() -> Path:
     if not found or not found[0].is_file():
         raise missing_extra("smollm2", _PACKAGE)
     return found[0]
-
-
-def _convert(source: Path, adapter: Path | None, folder: Path) -> None:
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing_extra("smollm2", str(error.name)) from error
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    place, name = str(source.parent), source.name
-    tokenizer: Any = AutoTokenizer.from_pretrained(place, gguf_file=name)
-    read: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32)
-    # A model read from GGUF cannot be saved: build it anew without the mark of its origin.
-    config = read.config
-    del config.quantization_config
-    config._name_or_path = "SmolLM2-135M-Instruct"
-    network: Any = LlamaForCausalLM(config)
-    network.load_state_dict(read.state_dict())
-    if adapter is not None:
-        network = _merged(network, adapter)
-    network.save_pretrained(folder)
-    tokenizer.chat_template = _CHAT
-    tokenizer.save_pretrained(folder)
-
-
-def _merged(network: Any, adapter: Path) -> Any:
-    try:
-        from peft import PeftModel
-    except ModuleNotFoundError as error:
-        raise missing_extra("smollm2", str(error.name)) from error
-    return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()

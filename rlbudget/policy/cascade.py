@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
@@ -210,8 +212,6 @@ def make_cascade(
 
 def save_cascade(path: Path | str, cascade: Cascade) -> None:
     """Write a cascade to a file (.safetensors), atomically."""
-    from safetensors.numpy import save
-
     named = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(cascade.config)}
     try:
         write_bytes(Path(path), save(dict(cascade.tensors), metadata=named))
@@ -221,8 +221,6 @@ def save_cascade(path: Path | str, cascade: Cascade) -> None:
 
 def load_cascade(path: Path | str) -> Cascade:
     """Read what ``save_cascade`` wrote; ``UserError`` for anything else."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy") as file:
             named = file.metadata() or {}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from rlbudget.errors import UserError
 from rlbudget.policy import network
+from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, Float32s, Floats, FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 
@@ -253,9 +254,7 @@ def save_policy(
     is replaced only with ``overwrite``; any other folder with content is refused. Raises
     ``UserError``, also when the disk is full.
     """
-    from safetensors.numpy import save
-
-    from rlbudget.policy.card import model_card
+    from safetensors.numpy import save  # serving needs numpy alone
 
     content = {network.WEIGHTS: save(dict(policy.tensors))}
     if standalone:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlbudget.agents.exact import values_of
+from rlbudget.agents.validation import gap_weight
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
@@ -23,6 +25,11 @@ from rlbudget.policy.replay import replay
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
 from rlbudget.traces.table import TraceTable
+
+try:
+    from sklearn.linear_model import LogisticRegression
+except ImportError as missing:
+    raise missing_extra("train", "scikit-learn") from missing
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance
@@ -44,15 +51,8 @@ def fit_blend(
 
     The two tables must share no question. It is fitted at the relative prices of the training
     traces that all members serve. Raises ``UserError`` as ``ensemble`` does, for a shared question,
-    for members that serve none of these prices, for the ``probe`` preset and without scikit-learn.
+    for members that serve none of these prices and for the ``probe`` preset.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-
-        from rlbudget.agents.exact import values_of
-        from rlbudget.agents.validation import gap_weight
-    except ImportError as missing:
-        raise missing_extra("train", "scikit-learn") from missing
     start = Blend((1 / max(len(members), 1),) * len(members))
     first = ensemble(members, combine=start, price_factors=price_factors)
     if first.preset != "free":

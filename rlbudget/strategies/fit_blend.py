@@ -14,7 +14,6 @@ from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
 from rlbudget.policy.replay import StopPolicy, replay
-from rlbudget.strategies.blend import fit_blend
 from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.traces.store import digest, load_table
@@ -51,6 +50,8 @@ def fit_blend_file(
     that of the policies, as in ``rlbudget evaluate``. Raises ``UserError`` as ``fit_blend`` does,
     and for policies of different splits.
     """
+    from rlbudget.strategies.blend import fit_blend  # needs sklearn and gymnasium
+
     known = digest(traces)
     seed, notes = split_seed_of({name: fitted_to(p) for name, p in policies.items()}, known)
     split = split_questions(load_table(traces, context=True), seed=seed)

@@ -74,7 +74,7 @@ def fit_cascade(
     trained on these traces; questions it has seen are not measured. Raises ``UserError`` as
     ``load_pair`` and ``train_cascade`` do.
     """
-    from rlbudget.agents.cascade import train_cascade
+    from rlbudget.agents.cascade import train_cascade  # needs torch and gymnasium
     from rlbudget.agents.config import PPOConfig
 
     if out.suffix != ".safetensors":

@@ -158,9 +158,7 @@ def fit_chance(
     Epoch and calibration are chosen on ``validation``. Raises ``UserError`` without scikit-learn.
     """  # fmt: skip
     try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import log_loss
-        from sklearn.neural_network import MLPClassifier
+        from sklearn import linear_model, metrics, neural_network
     except ImportError as missing:
         raise missing_extra("train", "scikit-learn") from missing
     (observed, y), (observed_validation, y_validation) = train, validation
@@ -169,7 +167,7 @@ def fit_chance(
     x, x_validation = (
         np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
     )
-    network = MLPClassifier(
+    network = neural_network.MLPClassifier(
         tuple(hidden),
         activation="tanh",
         alpha=weight_decay,
@@ -181,7 +179,7 @@ def fit_chance(
         if progress is not None:
             progress(epoch, epochs)
         network.partial_fit(x, y, classes=np.array([False, True]))
-        loss = log_loss(y_validation, network.predict_proba(x_validation)[:, 1])
+        loss = metrics.log_loss(y_validation, network.predict_proba(x_validation)[:, 1])
         if loss < best:
             best = loss
             weights = [weight.copy() for weight in network.coefs_]
@@ -191,7 +189,7 @@ def fit_chance(
     raw = ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
     chance = np.clip(raw.risk(seen_validation), 1e-7, 1 - 1e-7)
     odds = np.log(chance / (1 - chance))
-    line = LogisticRegression(C=1e6).fit(odds[:, None], y_validation)
+    line = linear_model.LogisticRegression(C=1e6).fit(odds[:, None], y_validation)
     slope, offset = max(float(line.coef_[0, 0]), 0.0), float(line.intercept_[0])
     weights[-1], biases[-1] = weights[-1] * slope, biases[-1] * slope + offset
     return ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))

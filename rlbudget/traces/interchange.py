@@ -31,6 +31,7 @@ from rlbudget.traces.schema import (
     kind_of,
 )
 from rlbudget.traces.scoring import Absent
+from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, problem_of, trace_to_dict
 
 _SHOWN_PROBLEMS = 10
@@ -98,8 +99,6 @@ def import_jsonl(
     Raises ``UserError`` for a bad line (without ``skip_bad``), a file without a trace, or an
     ``out`` that is not empty.
     """
-    from rlbudget.traces.store import TraceWriter
-
     file, out = Path(file), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty: choose another --out")
