@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "runs" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "strategies.md")
-MARKED = re.compile(r"<!-- results: ([a-z0-9_, ]+) -->\n(?:.*?\n)?<!-- end -->", re.DOTALL)
+MARKED = re.compile(r"<!-- results: ([a-z0-9_, ]+) -->\n(?:.*?\n)??<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
