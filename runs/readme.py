@@ -1,6 +1,9 @@
 """Put the measured rows into the pages: each table between marks is that of the kept results.
 
-python runs/readme.py            # rewrites README.md and docs/strategies.md
+A mark names results, ``<!-- results: rivals, sweep -->``, or single rows of them, counted from 1:
+``<!-- results: rivals 11 -->``.
+
+python runs/readme.py            # rewrites README.md, docs/results.md and docs/strategies.md
 python runs/readme.py --check    # exit status 1 if they would change
 """
 
@@ -14,8 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "runs" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "strategies.md")
-MARKED = re.compile(r"<!-- results: ([a-z_, ]+) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "strategies.md")
+MARKED = re.compile(r"<!-- results: ([a-z0-9_, ]+) -->\n(?:.*?\n)??<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
@@ -32,12 +35,19 @@ def main() -> None:
 
 def _table(names: str) -> str:
     lines = ["| what | wanted | reached | |", "|---|---|---|---|"]
-    for name in (part.strip() for part in names.split(",")):
-        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for row in result["rows"]:
+    for part in names.split(","):
+        for row in _rows(part):
             cells = (row["row"], row["wanted"], row["reached"], "met" if row["met"] else "not met")
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return f"<!-- results: {names} -->\n" + "\n".join(lines) + "\n<!-- end -->"
+
+
+def _rows(part: str) -> list[dict[str, Any]]:
+    """All rows of ``NAME``; of ``NAME NUMBER`` that one."""
+    name, *number = part.split()
+    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = result["rows"]
+    return [rows[int(number[0]) - 1]] if number else rows
 
 
 def _cell(value: Any) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from frozen_nets import FREE, PRICES, random_tensors
+from pages import PAGES, ROOT, blocks, commands, page
 from trace_makers import make_trace
 
 from rlbudget.cli.main import parse
 from rlbudget.cli.recording import Record
+from rlbudget.models.profiles import PROFILES
 from rlbudget.policy.folder import make_policy, save_policy
 from rlbudget.tasks.files import LAYOUTS
 from rlbudget.tasks.rows import KINDS
@@ -24,22 +26,17 @@ from rlbudget.tasks.scorers import NAMES
 from rlbudget.traces.interchange import import_jsonl, trace_from_dict
 from rlbudget.traces.store import TraceWriter, load_traces
 
-DOCS = Path(__file__).parent.parent / "docs"
-TRACES = (DOCS / "traces.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str, text: str = TRACES) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+TRACES = page("traces.md")
 
 
 def test_the_line_shown_is_a_trace() -> None:
-    line = json.loads(blocks("json")[0])
+    line = json.loads(blocks("json", TRACES)[0])
     trace = trace_from_dict(line)
     assert trace.checkpoints[0].probe is not None
 
 
 def test_the_errors_shown_are_those_of_the_import(tmp_path: Path) -> None:
-    good = json.loads(blocks("json")[0])
+    good = json.loads(blocks("json", TRACES)[0])
     good["checkpoints"] = [{**good["checkpoints"][0], "thinking_tokens": 8 * i} for i in range(4)]
     lines = [{**good, "trace_id": f"t{i}"} for i in range(12)]
     bad = [json.loads(json.dumps(line)) for line in lines]
@@ -49,12 +46,12 @@ def test_the_errors_shown_are_those_of_the_import(tmp_path: Path) -> None:
     file = tmp_path / "traces.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in bad))
     stats = import_jsonl(file, tmp_path / "traces", skip_bad=True)
-    assert [one.removeprefix(f"{tmp_path}/") for one in stats.problems] == blocks("text")[
+    assert [one.removeprefix(f"{tmp_path}/") for one in stats.problems] == blocks("text", TRACES)[
         0
     ].splitlines()
 
 
-QUESTIONS = (DOCS / "questions.md").read_text(encoding="utf-8")
+QUESTIONS = page("questions.md")
 
 
 def test_the_question_files_shown_are_recorded_by_the_commands_shown(
@@ -87,7 +84,7 @@ def test_the_tables_of_questions_list_every_kind_layout_and_scorer() -> None:
 
 
 def test_the_samples_shown_are_samples(tmp_path: Path) -> None:
-    line = " ".join(blocks("json")[1].split("\n"))
+    line = " ".join(blocks("json", TRACES)[1].split("\n"))
     (tmp_path / "samples.jsonl").write_text(line + "\n")
     assert import_jsonl(tmp_path / "samples.jsonl", tmp_path / "traces").n == 20
 
@@ -102,7 +99,7 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     tensors["action_net.bias"][1] += 50  # stops at once
     hasty = make_policy(tensors, features=FREE, preset="free", price_range=PRICES)
     save_policy(tmp_path / "policies" / "small", hasty)
-    (code,) = blocks("python", (DOCS / "correction.md").read_text(encoding="utf-8"))
+    (code,) = blocks("python", page("correction.md"))
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True,
@@ -114,7 +111,7 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     assert 0 < float(threshold) < 1
 
 
-LOOP = (DOCS / "feedback_loop.md").read_text(encoding="utf-8")
+LOOP = page("feedback_loop.md")
 
 
 def test_the_commands_of_the_feedback_loop_are_commands() -> None:
@@ -160,19 +157,99 @@ def test_the_feedback_loop_is_run_from_serving_to_rolling_back(tmp_path: Path) -
 def test_what_may_not_be_left_out_may_not(field: str) -> None:
     from rlbudget.errors import UserError
 
-    line = json.loads(blocks("json")[0])
+    line = json.loads(blocks("json", TRACES)[0])
     del line[field]
     with pytest.raises(UserError, match=f"missing field \\$.{field}"):
         trace_from_dict(line)
 
 
-def test_the_readme_shows_the_kept_results() -> None:
-    script = Path(__file__).parent.parent / "runs" / "readme.py"
-    subprocess.run([sys.executable, str(script), "--check"], check=True, timeout=60)
+# The front door
+
+
+def test_the_tables_of_the_pages_are_those_of_the_kept_results() -> None:
+    subprocess.run([sys.executable, str(ROOT / "runs" / "readme.py"), "--check"], check=True)
+
+
+def test_every_row_that_is_kept_is_shown() -> None:
+    pages = [page(name).splitlines() for name in ("results.md", "strategies.md")]
+    shown = {tuple(line.split(" | ")[:2]) for lines in pages for line in lines}
+    for file in (ROOT / "runs" / "results").glob("*.json"):
+        for row in json.loads(file.read_text())["rows"]:
+            wanted = row["wanted"]
+            cell = f"{wanted:,}" if isinstance(wanted, int | float) else str(wanted)
+            assert (f"| {row['row']}", cell) in shown, (file.name, row["row"])
+
+
+def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 8000
+    assert commands(page("README.md"))[:2] == [
+        ["bash", "runs/quickstart.sh"],
+        ["bash", "runs/test.sh"],
+    ]
+
+
+def test_the_readme_measures_six_rows_with_one_not_met_among_them() -> None:
+    table = page("README.md").partition("<!-- results:")[2].partition("<!-- end -->")[0]
+    verdicts = re.findall(r"\| (met|not met) \|$", table, flags=re.MULTILINE)
+    assert len(verdicts) == 6
+    assert set(verdicts) == {"met", "not met"}
+
+
+def test_the_tree_of_the_readme_names_every_room() -> None:
+    tree = page("README.md").partition("## The tree")[2]
+    named = set(re.findall(r"^ *(\w+)/ ", tree, flags=re.MULTILINE))
+    rooms = {path.parent.name for path in (ROOT / "rlbudget").glob("*/__init__.py")}
+    assert named == rooms | {"rlbudget", "tests", "runs", "docs"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(name: str) -> None:
+    for link in re.findall(r"\]\(([^)#\s]*(?:#[^)\s]*)?)\)", page(name)):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        to = (PAGES[name].parent / path).resolve() if path else PAGES[name]
+        assert to.is_file(), link
+        if heading:
+            assert heading in _headings(to.read_text(encoding="utf-8")), link
+
+
+def _headings(text: str) -> set[str]:
+    """The names by which the headings of a page are linked to."""
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_index_leads_to_every_page_and_explains_twenty_words() -> None:
+    index = page("index.md")
+    assert set(re.findall(r"\]\((\w+\.md)[)#]", index)) == set(PAGES) - {"README.md", "index.md"}
+    glossary = index.partition("## Glossary")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\| ", glossary, flags=re.MULTILINE)) == 1 + 20
+
+
+def test_the_exit_profiles_shown_are_those_that_are_built_in() -> None:
+    rows = [line.split(" | ") for line in page("profiles.md").splitlines() if line[:3] == "| `"]
+    shown = [[cell.strip("| ") for cell in row] for row in rows]
+    texts, numbers = shown[: len(PROFILES)], shown[len(PROFILES) :]
+    for profile, text, number in zip(PROFILES.values(), texts, numbers, strict=True):
+        ends = [_shown(stop) for stop in profile.answer_stop] or ["end of sequence"]
+        said = (profile.name, profile.end_of_thinking, profile.exit_text, profile.probe_cue)
+        assert [text[0], *text[2:]] == [*map(_shown, said), ", ".join(ends)]
+        assert number == [
+            _shown(profile.name),
+            str(profile.temperature),
+            str(profile.stride),
+            str(profile.max_tokens),
+            str(profile.max_answer_tokens),
+        ]
+
+
+def _shown(text: str) -> str:
+    return "`" + text.replace("\n", "\\n") + "`"
 
 
 def test_every_kept_result_says_how_it_was_made() -> None:
-    for file in (Path(__file__).parent.parent / "runs" / "results").glob("*.json"):
+    for file in (ROOT / "runs" / "results").glob("*.json"):
         result = json.loads(file.read_text())
         assert result["name"] == file.stem
         assert result["command"].startswith("python runs/")
@@ -183,8 +260,8 @@ def test_every_kept_result_says_how_it_was_made() -> None:
 
 
 def test_the_scorers_shown_say_what_is_printed() -> None:
-    page = (DOCS / "scorers.md").read_text(encoding="utf-8")
-    for code, printed in zip(blocks("python", page), blocks("text", page), strict=True):
+    text = page("scorers.md")
+    for code, printed in zip(blocks("python", text), blocks("text", text), strict=True):
         done = subprocess.run(
             [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
         )

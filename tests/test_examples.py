@@ -106,6 +106,21 @@ def test_the_correction_page_is_run(folder: Path) -> None:
     assert "\nAnswer: 12\n" in said["decode"]
 
 
+def test_the_production_page_is_run_and_keeps_a_log(folder: Path) -> None:
+    said = follow("production.md", folder)
+    assert "\nAnswer: 12\n" in said["decode"]
+    (line,) = (folder / "log" / "decisions.jsonl").read_text().splitlines()
+    assert json.loads(line)["request_id"] == "r1"
+    assert "version 1" in said["stream"]
+
+
+def test_the_log_of_the_readme_is_shown(made: tuple[Path, dict[str, str]], folder: Path) -> None:
+    decode, stream = commands(page("README.md"))[-2:]
+    answered = run_command(decode, folder, FEWER)
+    assert "\nAnswer: 13\n" in answered
+    assert "requests" in run_command(stream, folder, FEWER)
+
+
 def test_the_impact_page_is_run(folder: Path) -> None:
     said = follow("impact.md", folder)
     assert "ECE" in said["impact"]
