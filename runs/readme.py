@@ -1,7 +1,7 @@
 """Put the measured rows into the pages: each table between marks is that of the kept results.
 
-python runs/readme.py            # rewrites README.md and docs/strategies.md
-python runs/readme.py --check    # exit status 1 if they would change
+python -m runs.readme            # rewrites README.md and docs/strategies.md
+python -m runs.readme --check    # exit status 1 if they would change
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "runs" / "results"
+from runs.common import RESULTS, ROOT
+
 PAGES = (ROOT / "README.md", ROOT / "docs" / "strategies.md")
 MARKED = re.compile(r"<!-- results: ([a-z_, ]+) -->\n.*?<!-- end -->", re.DOTALL)
 

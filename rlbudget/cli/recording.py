@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Quickstart:
     """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
 
-    out: Path = Path("runs/quickstart")
+    out: Path = Path("out/quickstart")
     """Folder for traces, run, policy, evaluation and report."""
     seed: int = 0
     """Seed of the questions, the decodes, the split and the training."""
