@@ -25,8 +25,8 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.llama_server import Server, ServerError, connect, decode, decode_chat
 from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.policy.folder import Policy, load_policy
-from runs.common import write_result
-from runs.integrations.conformance import KEPT, Reference, conforms, load_reference
+from runs.common import KEPT, write_result
+from runs.integrations.conformance import Reference, conforms, load_reference
 from runs.integrations.llama_process import llama_server
 from runs.models.smol_gguf import write_gguf
 
