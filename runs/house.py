@@ -1,6 +1,6 @@
 """How the library is built: its rooms, its imports, its lines, what it costs to start.
 
-    python runs/house.py --before COMMIT --moved FROM TO [--tests SECONDS]
+    python -m runs.house --before COMMIT --moved FROM TO [--tests SECONDS]
 
 ``--before`` is the commit that the lines are compared with. ``--moved`` names two commits between
 which files only moved: both are checked out, train on the kept SmolLM2 traces and evaluate, and
@@ -22,7 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from results import write_result
+from runs.common import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -133,7 +133,7 @@ def _golden(first: str, second: str) -> list[dict[str, Any]]:
 
 def _trained(commit: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch:
-        tree, traces = Path(scratch) / "tree", ROOT / "runs" / "smollm2" / "traces"
+        tree, traces = Path(scratch) / "tree", ROOT / "runs" / "models" / "smollm2" / "traces"
         _git("worktree", "add", "--detach", str(tree), commit)
         try:
             environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}

@@ -3,8 +3,8 @@
 A mark names results, ``<!-- results: rivals, sweep -->``, or single rows of them, counted from 1:
 ``<!-- results: rivals 11 -->``.
 
-python runs/readme.py            # rewrites README.md, docs/results.md and docs/strategies.md
-python runs/readme.py --check    # exit status 1 if they would change
+python -m runs.readme            # rewrites README.md, docs/results.md and docs/strategies.md
+python -m runs.readme --check    # exit status 1 if they would change
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "runs" / "results"
+from runs.common import RESULTS, ROOT
+
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "strategies.md")
 MARKED = re.compile(r"<!-- results: ([a-z0-9_, ]+) -->\n(?:.*?\n)??<!-- end -->", re.DOTALL)
 

@@ -12,7 +12,7 @@ fi
 ruff check .
 ruff format --check .
 mypy
-MYPYPATH=runs:tests mypy runs/*.py
+mypy -p runs
 # Two workers, one thread each: small networks only wait for each other on more.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec pytest -n 2 --dist loadfile "$@"

@@ -42,6 +42,11 @@ def commands(text: str) -> list[list[str]]:
     return [command for command in found if command]
 
 
+def script_of(module: str) -> Path:
+    """The file of a script that is started by ``python -m``."""
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
 def run_command(words: list[str], folder: Path, changes: Mapping[str, str]) -> str:
     """Run an ``rlbudget`` command in a folder, some of its words changed; what it prints."""
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as said:

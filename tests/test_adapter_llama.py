@@ -29,9 +29,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import feature_names
 from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
 from rlbudget.tasks.load import load_task
-
-sys.path.append(str(Path(__file__).parent.parent / "runs"))
-from llama_process import BINARY, free_port, llama_server
+from runs.integrations.llama_process import BINARY, free_port, llama_server
 
 torch.set_num_threads(1)
 
@@ -187,7 +185,7 @@ def test_the_processor_and_the_client_load_no_torch() -> None:
 
 def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
-    from smol_gguf import write_gguf
+    from runs.models.smol_gguf import write_gguf
 
     write_gguf(EMBEDDED, tmp_path / "embedded.gguf")
     read = AutoModelForCausalLM.from_pretrained(
@@ -203,9 +201,9 @@ def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path)
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not BINARY.is_file():
-        pytest.skip("llama-server is not built: run runs/llama_server.sh")
+        pytest.skip("llama-server is not built: run runs/integrations/llama_server.sh")
     pytest.importorskip("gguf")
-    from smol_gguf import write_gguf
+    from runs.models.smol_gguf import write_gguf
 
     file = tmp_path_factory.mktemp("gguf") / "embedded.gguf"
     write_gguf(EMBEDDED, file)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from toy import make_toy, serving
+from toy import serving
 from trace_makers import make_trace
 
 from rlbudget.agents.freeze import freeze
@@ -39,6 +39,7 @@ from rlbudget.signals.tokens import SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import load_task
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import TraceTable
+from runs.integrations.toy_server import Toy
 
 torch.set_num_threads(1)
 
@@ -127,7 +128,7 @@ def breaks(tokens: float) -> Decision:
 
 @pytest.fixture(scope="module")
 def running(model: TransformersModel) -> Iterator[tuple[Any, str]]:
-    toy = make_toy(model)
+    toy = Toy(model)
     with serving(toy) as url:
         yield toy, url
 

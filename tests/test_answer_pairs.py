@@ -1,17 +1,13 @@
-"""``runs/answer_pairs.py``: what it calls right is right, what it calls wrong is wrong."""
+"""``runs/quality/answer_pairs.py``: what it calls right is right, what it calls wrong is wrong."""
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "runs"))
-
-from answer_pairs import Pair, all_pairs, right, wrong
-from answer_shapes import same_answer, shape_of
+from runs.quality.answer_pairs import Pair, all_pairs, right, wrong
+from runs.quality.answer_shapes import same_answer, shape_of
 
 TARGETS = [
     "0",

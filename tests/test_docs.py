@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from frozen_nets import FREE, PRICES, random_tensors
-from pages import PAGES, ROOT, blocks, commands, page
+from pages import PAGES, ROOT, blocks, commands, page, script_of
 from trace_makers import make_trace
 
 from rlbudget.cli.main import parse
@@ -27,6 +27,8 @@ from rlbudget.traces.interchange import import_jsonl, trace_from_dict
 from rlbudget.traces.store import TraceWriter, load_traces
 
 TRACES = page("traces.md")
+GONE = {"recording_speed"}
+"""results whose script was replaced by another that measures something else"""
 
 
 def test_the_line_shown_is_a_trace() -> None:
@@ -167,7 +169,7 @@ def test_what_may_not_be_left_out_may_not(field: str) -> None:
 
 
 def test_the_tables_of_the_pages_are_those_of_the_kept_results() -> None:
-    subprocess.run([sys.executable, str(ROOT / "runs" / "readme.py"), "--check"], check=True)
+    subprocess.run([sys.executable, "-m", "runs.readme", "--check"], cwd=ROOT, check=True)
 
 
 def test_every_row_that_is_kept_is_shown() -> None:
@@ -252,7 +254,10 @@ def test_every_kept_result_says_how_it_was_made() -> None:
     for file in (ROOT / "runs" / "results").glob("*.json"):
         result = json.loads(file.read_text())
         assert result["name"] == file.stem
-        assert result["command"].startswith("python runs/")
+        if file.stem not in GONE:
+            python, started, module = result["command"].split()[:3]
+            assert (python, started) == ("python", "-m")
+            assert script_of(module).is_file(), result["command"]
         assert {"versions", "machine"} <= set(result)
         for row in result["rows"]:
             assert set(row) >= {"row", "wanted", "reached", "met"}

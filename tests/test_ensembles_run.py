@@ -1,12 +1,10 @@
-"""``runs/ensembles.py`` and the document beside it."""
+"""``runs/strategies/ensembles.py`` and the document beside it."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,20 +17,9 @@ from rlbudget.policy.folder import save_policy
 from rlbudget.traces.pairs import load_pair, split_pair
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import split_questions
+from runs.strategies import ensembles
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "runs"))
-    spec = importlib.util.spec_from_file_location("ensembles_run", ROOT / "runs" / "ensembles.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ensembles_run", module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write(folder: Path, numbers: range) -> Path:
@@ -42,21 +29,20 @@ def write(folder: Path, numbers: range) -> Path:
     return folder
 
 
-def test_each_member_is_split_as_the_pair_is(script: Any, tmp_path: Path) -> None:
+def test_each_member_is_split_as_the_pair_is(tmp_path: Path) -> None:
     small, large = write(tmp_path / "a", range(30)), write(tmp_path / "b", range(10, 50))
-    folders = script.of_common_questions(small, large, 0.5, tmp_path)
+    folders = ensembles.of_common_questions(small, large, 0.5, tmp_path)
     split = split_pair(load_pair(*folders, ratio=0.5))
     for folder in folders:
         own = split_questions(load_table(folder)).held_out.question_ids
         assert set(own.tolist()) == set(split.held_out.question_ids.tolist())
-    assert script.of_common_questions(small, small, 0.5, tmp_path) == (small, small)
+    assert ensembles.of_common_questions(small, small, 0.5, tmp_path) == (small, small)
 
 
 @pytest.mark.parametrize(
     ("ratio", "said"), [("0.5", "no question in common"), ("1.5", "at most 1")]
 )
 def test_a_mistake_is_one_clear_line(
-    script: Any,
     tmp_path: Path,
     ratio: str,
     said: str,
@@ -64,17 +50,17 @@ def test_a_mistake_is_one_clear_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     small, large = write(tmp_path / "a", range(5)), write(tmp_path / "b", range(5, 9))
-    asked = ["ensembles.py", "--small", str(small), "--large", str(large), "--ratio", ratio]
+    asked = ["ensembles", "--small", str(small), "--large", str(large), "--ratio", ratio]
     monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit) as ended:
-        script.main()
+        ensembles.main()
     assert ended.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_rows_count_prices_and_compare_with_the_best_member(script: Any) -> None:
+def test_the_rows_count_prices_and_compare_with_the_best_member() -> None:
     n, prices = 400, [0.01] * 6
-    measured = script.Measured()
+    measured = ensembles.Measured()
     right = {"small": 0.4, "large": 0.6, "small, full": 0.3, "large, full": 0.65,
              "meta-model": 0.7, "cascade": 0.7}  # fmt: skip
     for place in range(6):
@@ -82,8 +68,8 @@ def test_the_rows_count_prices_and_compare_with_the_best_member(script: Any) -> 
         for method, share in right.items():
             given = np.full(n, 0.6 if method == "cascade" and place < 2 else share)
             none = np.zeros(n)
-            measured.keep(method, place, script.Outcome(given, none, none, none))
-    (meta, cascade), details = script.compared(measured, make_pair(n), prices)
+            measured.keep(method, place, ensembles.Outcome(given, none, none, none))
+    (meta, cascade), details = ensembles.compared(measured, make_pair(n), prices)
     assert meta["met"]
     assert "+0.1000" in meta["reached"]
     assert cascade["met"]

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pages import PAGES, ROOT, blocks, commands, page, run_block, run_command
+from pages import PAGES, ROOT, blocks, commands, page, run_block, run_command, script_of
 
 from rlbudget.cli.main import parse
 from rlbudget.traces.interchange import import_jsonl, write_jsonl
@@ -263,6 +263,8 @@ def test_every_command_line_is_one(name: str) -> None:
         for word in words:
             if word.startswith("runs/"):
                 assert (ROOT / word).is_file(), words
+            if word.startswith("runs."):
+                assert script_of(word).is_file(), words
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-RUNS = Path(__file__).parent.parent / "runs"
+from runs.common import RESULTS
+from runs.quality import contests
+
 INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((RUNS / "results" / f"{name}.json").read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
     return rows
 
 
@@ -35,20 +34,9 @@ def test_a_strategy_that_cannot_be_told_from_none_is_not_met() -> None:
         assert not (row["met"] and "(cannot tell)" in row["reached"]), row["row"]
 
 
-@pytest.fixture
-def contests(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RUNS))
-    monkeypatch.delitem(sys.modules, "contests", raising=False)
-    import contests
-
-    return contests
-
-
 @pytest.mark.parametrize("n", [2, 8, 20])
 @pytest.mark.parametrize("which", ["WORSE", "ELSE_WORSE"])
-def test_few_questions_promote_no_worse_challenger(
-    contests: ModuleType, which: str, n: int
-) -> None:
+def test_few_questions_promote_no_worse_challenger(which: str, n: int) -> None:
     challenger = getattr(contests, which)
     assert challenger.difference == pytest.approx(-0.026)
     found = contests.held(challenger, n, 150)
@@ -56,16 +44,12 @@ def test_few_questions_promote_no_worse_challenger(
     assert found.bootstrap.mean() > found.contest.mean()
 
 
-def test_a_challenger_that_saves_for_nothing_is_promoted_on_500_questions(
-    contests: ModuleType,
-) -> None:
+def test_a_challenger_that_saves_for_nothing_is_promoted_on_500_questions() -> None:
     assert contests.held(contests.GOOD[1], 500, 5).contest.all()
 
 
 @pytest.mark.parametrize(("promoted", "met"), [(0, True), (2, True), (5, False), (10, False)])
-def test_a_share_that_may_be_above_the_most_is_not_met(
-    contests: ModuleType, promoted: int, met: bool
-) -> None:
+def test_a_share_that_may_be_above_the_most_is_not_met(promoted: int, met: bool) -> None:
     shares = (np.arange(200) < promoted).astype(np.float64)
     row = contests.row(contests.WORSE, 20, 200, contests.Promoted(shares, shares))
     assert row["met"] is met

@@ -7,8 +7,6 @@ that belongs to it, for prediction sets) and bets for a loss that can be negativ
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,7 @@ from mapie.risk_control import BinaryClassificationController, BinaryRisk, contr
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value, get_r_hat_plus
 
 from rlbudget.evaluate.risk import betting_p_value, certify, harm_p_value
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runs"))
-try:
-    from risk_bound import hoeffding_bentkus, walk
-finally:
-    sys.path.pop(0)
+from runs.quality.risk_bound import hoeffding_bentkus, walk
 
 Array = Any
 

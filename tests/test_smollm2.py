@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +10,9 @@ from rlbudget.models import smollm2
 from rlbudget.models.profiles import find_profile
 from rlbudget.tasks.load import load_task
 from rlbudget.tasks.reasoning_gym import SMOLLM2_FAMILIES, draw, reserved
-
-RUNS = Path(__file__).parent.parent / "runs"
-sys.path[:0] = [str(RUNS / "smol"), str(RUNS / "reasoner")]
-from families import Pen  # noqa: E402
-from thoughts import Habits, think  # noqa: E402
-from ways import problem_of, teachable  # noqa: E402
+from runs.models.reasoner.families import Pen
+from runs.models.reasoner.thoughts import Habits, think
+from runs.models.smol.ways import problem_of, teachable
 
 TAUGHT = {**SMOLLM2_FAMILIES, "gsm_symbolic": {}}
 

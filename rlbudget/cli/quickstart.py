@@ -34,7 +34,7 @@ DECODE_RELATIVE_PRICE = 0.1
 class Quickstart:
     """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
 
-    out: Folder = Path("runs/quickstart")
+    out: Folder = Path("out/quickstart")
     """Folder for traces, run, policy, evaluation and report."""
     seed: N = 0
     """Seed of the questions, the decodes, the split and the training."""

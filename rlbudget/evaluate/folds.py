@@ -175,9 +175,9 @@ def _assess_fold(job: _Job) -> Assessment:
     split = replace(split, held_out=_recent(split.held_out, table, job.last))
     policies = {k: policy for k, policy in job.policies.items() if isinstance(policy, Policy)}
     if len(policies) < len(job.policies):
-        from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
+        from rlbudget.agents import ppo  # needs torch and gymnasium
 
-        known = {field.name for field in fields(PPOConfig)}
+        known = {field.name for field in fields(ppo.PPOConfig)}
         for name, stored in job.policies.items():
             if isinstance(stored, Policy):
                 continue
@@ -185,7 +185,7 @@ def _assess_fold(job: _Job) -> Assessment:
             if given.get("token_price") is not None:
                 given["token_price"] = tuple(given["token_price"])
             with tempfile.TemporaryDirectory() as run:
-                train(split.train, split.validation, PPOConfig(**given), Path(run) / "run")
+                ppo.train(split.train, split.validation, ppo.PPOConfig(**given), Path(run) / "run")
                 policies[name] = policy_of_run(Path(run) / "run")
     return assess_split(
         split, train, policies, learners=job.learners, seed=job.seed, draws=job.draws

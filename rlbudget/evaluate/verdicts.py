@@ -10,10 +10,10 @@ Learned-Miller & Thomas, 2019, https://arxiv.org/abs/1905.06208, who conjecture 
 20 questions with a chance of 19%: the interval then still holds a loss of 17%.
 
 One rule for any number of questions: no number is large enough for a plain bootstrap, because what
-counts is how many losses are expected. In ``runs/contests.py`` it promotes a challenger worse by
-0.026 in 92% of the contests on 2 questions, in 48% on 20, and one at the margin still in 7% on 500;
-this rule in none, none and 2%. With hundreds of questions and common differences the two intervals
-are alike: the unseen question moves an end by about ``most`` / questions. Below
+counts is how many losses are expected. In ``runs/quality/contests.py`` it promotes a challenger
+worse by 0.026 in 92% of the contests on 2 questions, in 48% on 20, and one at the margin still in
+7% on 500; this rule in none, none and 2%. With hundreds of questions and common differences the
+two intervals are alike: the unseen question moves an end by about ``most`` / questions. Below
 ``FEWEST_QUESTIONS`` = 6 nothing is ever told, whatever the values: a sign test of five cannot.
 """
 

@@ -1,0 +1,1 @@
+"""The controller inside other decoders: what it costs, and the conformance suite."""

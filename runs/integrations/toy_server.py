@@ -1,0 +1,209 @@
+"""A small OpenAI-compatible server of the embedded model, on loopback, for tests and examples.
+
+It decodes for real, token by token, and streams `/v1/completions` with log-probabilities in the
+shape of vLLM's. It batches nothing and checks little: not for anything but trying out clients.
+
+    python -m runs.integrations.toy_server --port 8100
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+import tyro
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from rlbudget.models import load_model
+from rlbudget.models.profiles import trusted_ids
+from rlbudget.models.sampling import Uniforms, sample
+from rlbudget.models.sequences import Sequences
+from rlbudget.models.transformers_model import TransformersModel
+
+
+@dataclass
+class Toy:
+    """What the server is like; tests change it while it runs."""
+
+    model: TransformersModel
+    ids: bool = True
+    """takes and gives token ids"""
+    logprobs: int = 20
+    """most top log-probabilities; 0 for none at all"""
+    key: str | None = None
+    """the bearer token it asks for"""
+    context: int | None = None
+    cuts: list[int] = field(default_factory=list)
+    """for the next requests, in order: cut the connection after so many tokens"""
+    together: int = 1
+    """tokens in a chunk"""
+    generated: int = 0
+    """tokens decoded so far"""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def make_app(toy: Toy) -> Starlette:
+    async def models(request: Request) -> Response:
+        if refusal := refuse(toy, request):
+            return refusal
+        entry = {"id": "toy", "object": "model", "max_model_len": toy.context}
+        return JSONResponse({"object": "list", "data": [entry]})
+
+    async def completions(request: Request) -> Response:
+        if refusal := refuse(toy, request):
+            return refusal
+        if request.headers.get("content-type") != "application/json":
+            return error(415, "the body must be application/json")
+        body = orjson.loads(await request.body())
+        toy.requests.append(body)
+        prompt = body["prompt"]
+        if isinstance(prompt, str):
+            prompt = trusted_ids(toy.model.tokenizer, prompt)
+        elif not toy.ids:
+            return error(422, "prompt must be a string")
+        room = None if toy.context is None else toy.context - len(prompt)
+        if room is not None and body["max_tokens"] > room:
+            return error(400, f"{len(prompt)} prompt tokens leave room for {room}")
+        if not body.get("stream"):
+            return error(400, "this server streams only")
+        return StreamingResponse(stream(toy, prompt, body), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[
+            Route("/v1/models", models),
+            Route("/v1/completions", completions, methods=["POST"]),
+        ]
+    )
+
+
+def refuse(toy: Toy, request: Request) -> Response | None:
+    given = request.headers.get("authorization", "")
+    if toy.key is None or given == f"Bearer {toy.key}":
+        return None
+    return error(401, f"wrong key in {given}")
+
+
+def error(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "code": status}}, status_code=status)
+
+
+async def stream(toy: Toy, prompt: list[int], body: dict[str, Any]) -> AsyncIterator[bytes]:
+    cut = toy.cuts.pop(0) if toy.cuts else None
+    steps = decode(toy, prompt, body)
+    waiting: list[dict[str, Any]] = []
+    sent = 0
+    while True:
+        if sent == cut:
+            raise ConnectionAbortedError
+        step = await run_in_threadpool(next, steps, None)
+        if step is not None:
+            waiting.append(step)
+            sent += 1
+        if step is None or len(waiting) >= toy.together or step["finish_reason"]:
+            if waiting:
+                yield event([merged(waiting)])
+            waiting = []
+        if step is None:
+            break
+    yield b"data: [DONE]\n\n"
+
+
+def merged(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    choice = dict(steps[-1], text="".join(step["text"] for step in steps))
+    if "token_ids" in choice:
+        choice["token_ids"] = [token for step in steps for token in step["token_ids"]]
+    if choice["logprobs"]:
+        choice["logprobs"] = {
+            name: [value for step in steps for value in step["logprobs"][name]]
+            for name in choice["logprobs"]
+        }
+    return choice
+
+
+def event(choices: list[dict[str, Any]]) -> bytes:
+    chunk = {"id": "toy", "object": "text_completion", "model": "toy", "choices": choices}
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+@torch.inference_mode()
+def begin(toy: Toy, prompt: list[int]) -> Sequences:
+    with toy.lock:
+        return Sequences.begin(toy.model.network, [prompt])
+
+
+@torch.inference_mode()
+def feed(toy: Toy, row: Sequences, token: int) -> None:
+    with toy.lock:
+        row.feed(torch.tensor([[token]]))
+
+
+def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    vocabulary = toy.model.vocabulary
+    special = not body.get("skip_special_tokens", True)
+    by_id = toy.ids and body.get("return_tokens_as_token_ids")
+    temperature = body.get("temperature", 1.0)
+    uniforms = Uniforms([body.get("seed") or 0])
+    row = begin(toy, prompt)
+    for place in range(body["max_tokens"]):
+        logits = row.logits
+        if temperature == 0:
+            token = int(logits.argmax())
+        else:
+            token = int(
+                sample(logits, temperature, torch.from_numpy(uniforms.at(np.array([place]))))
+            )
+        toy.generated += 1
+        ended = token in vocabulary.eos_ids
+        last = place + 1 == body["max_tokens"]
+        logprobs = None
+        k = min(body.get("logprobs") or 0, toy.logprobs)
+        if k:
+            values = logits.log_softmax(dim=-1)[0]
+            best = values.topk(k)
+            names = [
+                f"token_id:{i}" if by_id else vocabulary.text([i], special=True)
+                for i in [token, *best.indices.tolist()]
+            ]
+            logprobs = {
+                "tokens": names[:1],
+                "token_logprobs": [float(values[token])],
+                "top_logprobs": [dict(zip(names[1:], best.values.tolist(), strict=True))],
+            }
+        choice = {
+            "index": 0,
+            "text": vocabulary.text([token], special=special and not ended),
+            "logprobs": logprobs,
+            "finish_reason": "stop" if ended else "length" if last else None,
+        }
+        if toy.ids and body.get("return_token_ids"):
+            choice["token_ids"] = [token]
+        yield choice
+        if ended:
+            return
+        if not last:
+            feed(toy, row, token)
+
+
+def main(host: str = "127.0.0.1", port: int = 8100) -> None:
+    """Serve the embedded model; --port 0 takes a free one."""
+    torch.set_num_threads(1)
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(Toy(load_model("embedded"))), host=host, port=port)
+    )
+    asyncio.run(server.serve())
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

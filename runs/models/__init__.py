@@ -1,0 +1,1 @@
+"""The models that are measured on: how they were trained, and what is kept of them."""

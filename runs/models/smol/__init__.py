@@ -1,0 +1,1 @@
+"""SmolLM2-135M-Instruct, taught to reason by an adapter."""

@@ -1,0 +1,1 @@
+"""How good: policies against rules and rivals, certificates, comparisons, scored answers."""

@@ -1,0 +1,1 @@
+"""What each strategy adds: guard, floors and budgets, cascade, feedback, and all together."""
