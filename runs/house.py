@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from runs.common import write_result
+from runs.import_graph import circles, floor, imports, modules, room
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-from import_graph import circles, floor, imports, modules, room  # noqa: E402
 
 HEAVY = {"pyarrow", "rich", "torch"}
 STEPS = "60000"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from import_graph import LAYERS, ROOT, circles, floor, imports, modules, room
+from runs.import_graph import LAYERS, ROOT, circles, floor, imports, modules, room
 
 FILES = modules()
 OURS = [one for one in imports(FILES) if one.imported in FILES]
