@@ -216,6 +216,14 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(name: str) -> N
             assert heading in _headings(to.read_text(encoding="utf-8")), link
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_every_script_that_a_page_names_is_there(name: str) -> None:
+    for script in re.findall(r"`(?:bash |python )?(runs/[\w/]+\.(?:py|sh|json|log))", page(name)):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"python -m (runs(?:\.\w+)+)", page(name)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
 def _headings(text: str) -> set[str]:
     """The names by which the headings of a page are linked to."""
     titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
