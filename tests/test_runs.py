@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, script_of
 
-from rlbudget.cli.recording import Quickstart
+from rlbudget.cli.quickstart import Quickstart
 from runs.common import OUT, RESULTS, command_of
 
 RUNS = ROOT / "runs"
