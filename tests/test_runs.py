@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, script_of
+from pages import PAGES, ROOT, script_of
 
 from rlbudget.cli.quickstart import Quickstart
 from runs.common import OUT, RESULTS, command_of
@@ -39,8 +39,8 @@ def test_a_script_says_the_command_that_starts_it(file: Path) -> None:
     assert any(f"-m {module_of(file)}" in words for words in commands)
 
 
-@pytest.mark.parametrize("file", [*MODULES, *SHELL], ids=named)
-def test_a_script_names_scripts_that_are_there(file: Path) -> None:
+@pytest.mark.parametrize("file", [*MODULES, *SHELL, *PAGES.values()], ids=named)
+def test_scripts_and_pages_name_scripts_that_are_there(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     for module in re.findall(r"-m (runs\.[.a-z_]+)", text):
         assert script_of(module).is_file(), module

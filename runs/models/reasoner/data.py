@@ -88,6 +88,14 @@ def train_tokenizer(seed: int) -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of one of ``SPECIAL``. Raises ValueError where the tokenizer lacks it."""
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return found
+
+
 def encode(
     tokenizer: Tokenizer, question: str, thought: Thought
 ) -> tuple[list[int], list[int], int, int]:
@@ -104,7 +112,7 @@ def encode(
     # A merged token may hold a wrong value's sign beside innocent text: leave it out as well.
     flags = [int(not untrained.intersection(range(*span))) for span in thinking.offsets]
     answer = tokenizer.encode(thought.answer, add_special_tokens=False).ids
-    end, eos = tokenizer.token_to_id(END), tokenizer.token_to_id(EOS)
+    end, eos = token_id(tokenizer, END), token_id(tokenizer, EOS)
     ids = [*prompt, *thinking.ids, end, *answer, eos]
     trained_flags = [0] * len(prompt) + flags + [1] * (len(answer) + 2)
     return ids, trained_flags, len(prompt), len(prompt) + len(thinking.ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import gcd
 
@@ -57,14 +57,18 @@ class Problem:
 
     target: int
     quick: Method
-    checks: dict[str, Method]
-    tests: dict[str, Callable[..., int]] = field(default_factory=dict)
+    checks: Mapping[str, Method]
+    tests: Mapping[str, Callable[..., int]] = field(default_factory=dict)
     spell: Callable[[int], str] = str
 
 
 def problem_of(item: Item) -> Problem:
     """The ways of a question."""
     return _PROBLEMS[item.family](item)
+
+
+def _below(top: int) -> Callable[[int], bool]:
+    return lambda value: 0 < value < top
 
 
 def _near(value: int, rng: random.Random) -> int:
@@ -138,10 +142,9 @@ def _gcd(item: Item) -> Problem:
     def divide(pen: Pen) -> int:
         big, small = max(a, b), min(a, b)
         while True:
-            divisor = small
             times = big // small
             pen.say(f"{big}-{times}*{small}=")
-            rest = pen.work(big % small, plausible=lambda r, top=divisor: 0 < r < top)
+            rest = pen.work(big % small, plausible=_below(small))
             if rest == 0:
                 return pen.conclude(small)
             pen.say("; ")

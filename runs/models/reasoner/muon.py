@@ -59,7 +59,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     ``matrices``: (n, rows, columns). Newton-Schulz iteration of fifth order.
     """
     a, b, c = COEFFICIENTS
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x: torch.Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT

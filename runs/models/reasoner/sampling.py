@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, LlamaForCausalLM
 
 from rlbudget.tasks.reasoning_gym import Item, score
-from runs.models.reasoner.data import BOS, END, EOS, PAD, prompt_text
+from runs.models.reasoner.data import BOS, END, EOS, PAD, prompt_text, token_id
 
 ANSWER_TOKENS = 12
 
@@ -69,7 +70,7 @@ def _sample_batch(
     max_tokens: int,
     stride: int,
 ) -> list[Decoded]:
-    pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
+    pad, end = token_id(tokenizer, PAD), token_id(tokenizer, END)
     decoded = [Decoded(item) for item in items]
     prompts = [
         tokenizer.encode(prompt_text(item.question), add_special_tokens=False).ids for item in items
@@ -80,7 +81,7 @@ def _sample_batch(
     cache = DynamicCache(config=model.config)
     live = torch.arange(len(items))
     logits = _forward(model, ids, mask, cache)
-    banned = [pad, tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)]
+    banned = [pad, token_id(tokenizer, BOS), token_id(tokenizer, EOS)]
     for step in range(max_tokens + 1):
         if stride and step and step % stride == 0:
             for row, (answer, used) in zip(
@@ -120,7 +121,7 @@ def _answers(
 ) -> list[tuple[str, int]]:
     """Force the end of thinking on a fork of the cache; greedy answers and their token counts."""
     fork = _select(cache, None)
-    eos = tokenizer.token_to_id(EOS)
+    eos = token_id(tokenizer, EOS)
     token = torch.full((len(mask),), end)
     written: list[list[int]] = [[] for _ in range(len(mask))]
     closed = torch.zeros(len(mask), dtype=torch.bool)
@@ -139,7 +140,8 @@ def _answers(
 
 def _select(cache: DynamicCache, rows: torch.Tensor | None) -> DynamicCache:
     copy = DynamicCache()
-    for index, layer in enumerate(cache.layers):
+    layers: Sequence[Any] = cache.layers
+    for index, layer in enumerate(layers):
         keys, values = layer.keys, layer.values
         copy.update(keys if rows is None else keys[rows], values if rows is None else values[rows],
                     index)  # fmt: skip
@@ -154,4 +156,5 @@ def _forward(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
         use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    return out.logits[:, -1].float()
+    logits: torch.Tensor = out.logits[:, -1].float()
+    return logits

@@ -113,7 +113,7 @@ def _attempts(
 
 
 def _choose(problem: Problem, used: list[str], leader: int | None, rng: random.Random) -> str:
-    names = [*problem.checks, *(problem.tests if leader is not None else ())]
+    names: list[str] = [*problem.checks, *(problem.tests if leader is not None else ())]
     fresh = [name for name in names if name not in used]
     return rng.choice(fresh or [name for name in names if name != used[-1]] or names)
 

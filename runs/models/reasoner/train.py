@@ -159,7 +159,7 @@ def train(args: argparse.Namespace) -> None:
                       f"tokens={seen} wall={spent + elapsed:.0f}s "
                       f"cpu={time.process_time() - cpu_started:.0f}s")  # fmt: skip
         if step % args.every == 0 or step == args.steps:
-            model.eval()
+            model.eval()  # type: ignore[no-untyped-call]
             _say(log, f"step={step} {_validate(model, tokenizer, args.temperature, args.stage)}")
             model.train()
             export(model, tokenizer_file, args.out / "model")
@@ -183,7 +183,7 @@ def _cached(file: Path, tokenizer_file: Path, args: argparse.Namespace) -> Seque
 def export(model: LlamaForCausalLM, tokenizer_file: Path, out: Path) -> None:
     """Write the folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
     model.save_pretrained(out)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(tokenizer_file), bos_token=BOS, eos_token=EOS, pad_token=PAD,
         additional_special_tokens=[THINK, END], clean_up_tokenization_spaces=False,
     ).save_pretrained(out)  # fmt: skip

@@ -56,8 +56,8 @@ def _sequence(tokenizer: Any, item: Item, rng: random.Random) -> Sequence:
     text = "".join(piece for piece, _ in thought.pieces)
     spoiled = []
     at = 0
-    for piece, learned in thought.pieces:
-        if not learned:
+    for piece, trained in thought.pieces:
+        if not trained:
             spoiled.append((at, at + len(piece)))
         at += len(piece)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
