@@ -283,8 +283,8 @@ GOOD = '{"question": "q", "target": "t"}\n'
     [
         ("t.jsonl", GOOD.encode("utf-16"), "is UTF-16"),
         ("t.csv", "question,target\nq,t\n".encode("utf-16"), "is UTF-16"),
-        ("t.jsonl", gzip.compress(GOOD.encode()), "is compressed (gzip)"),
-        ("t.jsonl.gz", gzip.compress(GOOD.encode()), "is compressed (gzip)"),
+        ("t.jsonl", gzip.compress(GOOD.encode(), mtime=0), "is compressed (gzip)"),
+        ("t.jsonl.gz", gzip.compress(GOOD.encode(), mtime=0), "is compressed (gzip)"),
         ("t.jsonl", f"[{GOOD}]".encode(), ":1: a list, where one object a line"),
         ("t.jsonl", GOOD.encode()[:-4], ":1: invalid JSON"),
         ("t.jsonl", b'{"question": "\xff", "target": "t"}', ":1: invalid UTF-8 at byte 15"),
