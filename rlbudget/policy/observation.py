@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,9 @@ from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.tokens import EXIT_SIGNALS
-from rlbudget.traces.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.traces.table import TraceTable
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
