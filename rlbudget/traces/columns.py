@@ -23,7 +23,7 @@ from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, plain_json, scorer_of
 
-FORMAT_KEY = b"rlbudget.traces.trace"
+FORMAT_KEY = b"rlbudget.traces"
 FORMAT_VERSION = b"1"
 
 _SIGNAL = "signal."
