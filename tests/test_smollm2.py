@@ -10,6 +10,8 @@ from rlbudget.models import smollm2
 from rlbudget.models.profiles import find_profile
 from rlbudget.tasks.load import load_task
 from rlbudget.tasks.reasoning_gym import SMOLLM2_FAMILIES, draw, reserved
+from rlbudget.traces.store import load_table
+from runs.common import KEPT_TRACES
 from runs.models.reasoner.families import Pen
 from runs.models.reasoner.thoughts import Habits, think
 from runs.models.smol.ways import problem_of, teachable
@@ -93,3 +95,10 @@ def test_the_reasoner_answers_and_its_texts_are_spelled_one_way() -> None:
     assert end.answer == "9"
     whole = model.tokenizer(end.text + end.rest, add_special_tokens=False)["input_ids"]
     assert len(whole) == end.thinking_tokens + end.answer_tokens
+
+
+def test_the_kept_traces_are_read() -> None:
+    """What ships was written by an earlier version; no move of a module may shut it out."""
+    table = load_table(KEPT_TRACES)
+    assert len(table) == 2600
+    assert len(table.thinking_tokens) == 28141
