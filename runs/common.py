@@ -49,6 +49,14 @@ def recorded(traces: Path | None, scratch: Path, n: int, seed: int = 0) -> Path:
     return folder
 
 
+def sources(args: argparse.Namespace, scratch: Path) -> dict[str, Path]:
+    """Name -> traces: of the embedded model as the arguments say, and the kept ones of SmolLM2."""
+    found = {"embedded": recorded(args.traces, scratch, args.n)}
+    if KEPT_TRACES.is_dir():
+        found["SmolLM2"] = KEPT_TRACES
+    return found
+
+
 def row(name: str, wanted: str, reached: str, met: bool) -> dict[str, Any]:
     """One row of a table of results."""
     return {"row": name, "wanted": wanted, "reached": reached, "met": bool(met)}

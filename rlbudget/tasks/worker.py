@@ -1,13 +1,18 @@
-"""A process that answers one line with one line, and is killed when it takes too long."""
+"""A process that answers one line with one line, and is killed when it takes too long.
+
+``Worker`` is the asking side, ``serve`` the other one.
+"""
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import queue
 import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _START_SECONDS = 120.0
 
@@ -89,3 +94,18 @@ def _listen(process: subprocess.Popen[str], replies: queue.SimpleQueue[str]) -> 
     except ValueError:
         pass  # closed under our hands, by close()
     replies.put("")
+
+
+def serve(prepare: Callable[[], Callable[[str, str], bool]]) -> None:
+    """The program's side: a JSON line with two texts in, a line with 1 or 0 out, until the end.
+
+    ``prepare`` loads what is needed and gives the comparison; what it prints goes nowhere.
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not pass for a reply
+    compare = prepare()
+    replies.write("ready\n")
+    replies.flush()
+    for line in sys.stdin:
+        replies.write(f"{int(compare(*json.loads(line)))}\n")
+        replies.flush()

@@ -25,7 +25,7 @@ from rlbudget.evaluate.verdicts import mean_interval
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import split_questions, without
-from runs.common import KEPT_TRACES, parser_of, recorded, row, write_result
+from runs.common import parser_of, row, sources, write_result
 
 SEEDS = (0, 1, 2)
 BELOW_FULL = 0.02
@@ -39,10 +39,7 @@ def main() -> None:
     details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sources = {"embedded": recorded(args.traces, scratch, args.n)}
-        if KEPT_TRACES.is_dir():
-            sources["SmolLM2"] = KEPT_TRACES
-        for name, traces in sources.items():
+        for name, traces in sources(args, scratch).items():
             found, details[name] = measured(name, traces, scratch)
             rows += found
     write_result(

@@ -26,7 +26,7 @@ from rlbudget.policy.replay import replay
 from rlbudget.strategies.impact import fit_impact, guarded, lost_by_stopping
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import split_questions
-from runs.common import KEPT_TRACES, RESULTS, parser_of, recorded, row, write_result
+from runs.common import RESULTS, parser_of, row, sources, write_result
 
 SEEDS = (0, 1, 2)
 MAX_RISK = 0.01
@@ -40,10 +40,7 @@ def main() -> None:
     shown: dict[str, Reliability] = {}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sources = {"embedded": recorded(args.traces, scratch, args.n)}
-        if KEPT_TRACES.is_dir():
-            sources["SmolLM2"] = KEPT_TRACES
-        for name, traces in sources.items():
+        for name, traces in sources(args, scratch).items():
             found, details[name], shown[name] = measured(name, traces, scratch)
             rows += found
     draw(shown)

@@ -42,7 +42,7 @@ from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
 from rlbudget.traces.store import digest, iter_traces
 from rlbudget.traces.table import Split, TraceTable, split_questions
-from runs.common import KEPT_TRACES, parser_of, recorded, row, write_result
+from runs.common import parser_of, row, sources, write_result
 
 SEEDS = (0, 1, 2)
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -91,10 +91,7 @@ def main() -> None:
     details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sources = {"embedded": recorded(args.traces, scratch, args.n)}
-        if KEPT_TRACES.is_dir():
-            sources["SmolLM2"] = KEPT_TRACES
-        for name, traces in sources.items():
+        for name, traces in sources(args, scratch).items():
             case = prepared(name, traces, scratch)
             found = [
                 context(case), guard(case), together(case), by_family(case), by_customer(case),

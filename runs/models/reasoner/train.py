@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import os
 import re
 import time
@@ -26,6 +25,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlbudget.tasks.reasoning_gym import EMBEDDED_FAMILIES, draw, score
+from runs.models.pace import rate_at, say
 from runs.models.reasoner.data import (
     BOS,
     END,
@@ -120,7 +120,7 @@ def train(args: argparse.Namespace) -> None:
             optimizer.load_state_dict(stored)
         done, spent = state["step"], state["seconds"]
     log = args.out / "reasoner.log"
-    _say(
+    say(
         log,
         f"parameters={model.num_parameters()} sequences={args.sequences} "
         f"tokens={len(data.tokens)} generated_in={generated:.0f}s from_step={done}",
@@ -141,7 +141,7 @@ def train(args: argparse.Namespace) -> None:
     for step in range(done + 1, args.steps + 1):
         for optimizer, rate in zip(optimizers, (args.rate, args.muon_rate), strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = rate * _schedule(step, args.steps)
+                group["lr"] = rate * rate_at(step, args.steps, warm_up=min(200, args.steps // 10))
         inputs, targets = (torch.from_numpy(part) for part in next(feed))
         loss = run(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -155,12 +155,12 @@ def train(args: argparse.Namespace) -> None:
             gc.collect()
         if step % 100 == 0:
             elapsed = time.time() - started
-            _say(log, f"step={step} loss={float(torch.stack(losses[-100:]).mean()):.4f} "
+            say(log, f"step={step} loss={float(torch.stack(losses[-100:]).mean()):.4f} "
                       f"tokens={seen} wall={spent + elapsed:.0f}s "
                       f"cpu={time.process_time() - cpu_started:.0f}s")  # fmt: skip
         if step % args.every == 0 or step == args.steps:
             model.eval()  # type: ignore[no-untyped-call]
-            _say(log, f"step={step} {_validate(model, tokenizer, args.temperature, args.stage)}")
+            say(log, f"step={step} {_validate(model, tokenizer, args.temperature, args.stage)}")
             model.train()
             export(model, tokenizer_file, args.out / "model")
             state = {"model": model.state_dict(), "step": step,
@@ -211,19 +211,6 @@ def _validate(model: LlamaForCausalLM, tokenizer: Tokenizer, temperature: float,
         f"em={em:.3f} thinking={np.mean(lengths):.0f} cv={spread:.2f} "
         f"first>natural={json.dumps(report)}"
     )
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm = min(200, steps // 10)
-    if step < warm:
-        return step / warm
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
-
-
-def _say(log: Path, line: str) -> None:
-    print(line, flush=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections import defaultdict
@@ -30,6 +29,7 @@ from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.models.vocabulary import build_vocabulary
 from rlbudget.tasks.load import load_task
 from rlbudget.tasks.reasoning_gym import SMOLLM2_FAMILIES
+from runs.models.pace import rate_at, say
 from runs.models.smol.sequences import Sequence, batches, sequences
 
 VALIDATION_SEED = 77_002
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         done, spent = state["step"], state["seconds"]
     log = args.out / "smol_reasoner.log"
-    _say(log, f"sequences={args.sequences} from_step={done}")
+    say(log, f"sequences={args.sequences} from_step={done}")
     stages = [
         Stage(
             sequences(tokenizer, families, args.sequences, args.seed + i),
@@ -91,7 +91,7 @@ def train(args: argparse.Namespace) -> None:
     model.train()
     for step in range(done + 1, args.steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * _schedule(step, args.steps)
+            group["lr"] = args.rate * rate_at(step, args.steps, warm_up=min(20, args.steps // 10))
         stage = stages[step > FIRST_STEPS]
         batch = next(stage.feed)
         hidden = network.model(batch.inputs, use_cache=False).last_hidden_state
@@ -105,7 +105,7 @@ def train(args: argparse.Namespace) -> None:
         seen += batch.inputs.numel()
         if step % 10 == 0:
             elapsed = time.time() - started
-            _say(log, f"step={step} loss={np.mean(losses[-10:]):.4f} tokens={seen} "
+            say(log, f"step={step} loss={np.mean(losses[-10:]):.4f} tokens={seen} "
                       f"wall={spent + elapsed:.0f}s")  # fmt: skip
         if step % SAVE_EVERY == 0 or step == args.steps:
             state = {"adapter": get_peft_model_state_dict(model), "step": step,
@@ -115,7 +115,7 @@ def train(args: argparse.Namespace) -> None:
             os.replace(saved.with_suffix(".tmp"), saved)
         if step % args.every == 0 or step == args.steps:
             model.eval()
-            _say(log, f"step={step} {_validate(network, tokenizer, args.questions)}")
+            say(log, f"step={step} {_validate(network, tokenizer, args.questions)}")
             model.train()
     # A copy in half the bytes: what is shipped.
     for parameter in trained:
@@ -170,19 +170,6 @@ def _validate(network: Any, tokenizer: Any, n: int) -> str:
     em = np.mean([value for values in right.values() for value in values])
     by_family = {family: round(float(np.mean(values)), 2) for family, values in right.items()}
     return f"em={em:.3f} thinking={np.mean(lengths):.0f} families={json.dumps(by_family)}"
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm = min(20, steps // 10)
-    if step < warm:
-        return step / warm
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
-
-
-def _say(log: Path, line: str) -> None:
-    print(line, flush=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 if __name__ == "__main__":
