@@ -27,8 +27,6 @@ from rlbudget.traces.interchange import import_jsonl, trace_from_dict
 from rlbudget.traces.store import TraceWriter, load_traces
 
 TRACES = page("traces.md")
-GONE = {"recording_speed"}
-"""results whose script was replaced by another that measures something else"""
 
 
 def test_the_line_shown_is_a_trace() -> None:
@@ -262,10 +260,12 @@ def test_every_kept_result_says_how_it_was_made() -> None:
     for file in (ROOT / "runs" / "results").glob("*.json"):
         result = json.loads(file.read_text())
         assert result["name"] == file.stem
-        if file.stem not in GONE:
-            python, started, module = result["command"].split()[:3]
-            assert (python, started) == ("python", "-m")
-            assert script_of(module).is_file(), result["command"]
+        python, started, module = result["command"].split()[:3]
+        assert (python, started) == ("python", "-m")
+        assert script_of(module).is_file(), result["command"]
+        start = result.get("reproduce", result["command"]).split()
+        script = Path(start[1]) if start[0] == "bash" else script_of(start[2])
+        assert (ROOT / script).is_file(), result["reproduce"]
         assert {"versions", "machine"} <= set(result)
         for row in result["rows"]:
             assert set(row) >= {"row", "wanted", "reached", "met"}
