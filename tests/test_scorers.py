@@ -220,3 +220,15 @@ def test_answers_as_models_write_them_are_scored_as_a_reader_would() -> None:
         if scored != row["right"]:
             off.append(row)
     assert off == []
+
+
+@pytest.mark.parametrize("name", ["auto", "text", "number", "math"])
+@pytest.mark.parametrize(
+    ("answer", "target", "right"),
+    [
+        ("\u20ac5", "$5", 0), ("\u00a35", "$5", 0), ("$5", "\u20ac5", 0), (r"\$5", "\u20ac5", 0),
+        ("\u20ac5", "\u20ac5", 1), ("5", "\u20ac5", 1), ("\u20ac5", "5", 1), ("$5$", "\u20ac5", 1),
+    ],
+)  # fmt: skip
+def test_one_currency_is_not_another(name: str, answer: str, target: str, right: int) -> None:
+    assert find_scorer(name).score(answer, target) == right

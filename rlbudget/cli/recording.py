@@ -57,7 +57,7 @@ class Record:
     """Column that names the questions; by default "id" if there."""
     scorer: OptionalName = None
     """How answers are scored: auto, exact, text, number, math, choice, regex:PATTERN or
-    python:PKG.FUNC; by default as the task says."""
+    python:PACKAGE.FUNCTION; by default as the task says."""
     skip_bad: Flag = False
     """Leave bad rows of a FILE out and count them, instead of stopping at the first."""
     profile: OptionalName = None
@@ -148,7 +148,8 @@ class Import:
     """Leave bad lines out and count them, instead of stopping at the first."""
     scorer: OptionalName = None
     """What scores answers without "exact_match": auto, exact, text, number, math, choice,
-    regex:PATTERN or python:PKG.FUNC; by default the line's meta.scorer, or that of its task."""
+    regex:PATTERN or python:PACKAGE.FUNCTION; by default the line's meta.scorer, or that of its
+    task."""
 
     def execute(self) -> None:
         """Run it."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import Flag, Name, OptionalFolder, OptionalName
+from rlbudget.cli.arguments import Flag, OptionalFolder, OptionalName
 from rlbudget.console import note, tell
 from rlbudget.errors import UserError
+from rlbudget.tasks.files import Columns, load_answers
 from rlbudget.tasks.peer import math_verify_says
-from rlbudget.tasks.rows import BadRowError, rows_of
 from rlbudget.tasks.scorers import find_scorer
 from rlbudget.traces.rescore import Changes, rescored
 from rlbudget.traces.store import TraceWriter, is_store, iter_traces
@@ -30,14 +29,14 @@ class Score:
     scorer: OptionalName = None
     """auto, exact, text, number, math, choice, regex:PATTERN or python:PACKAGE.FUNCTION; by default
     auto for a table, and for traces the one they name."""
-    answer_column: Name = "answer"
-    """Column of what the model wrote; the answer is looked for in it."""
-    target_column: Name = "target"
-    """Column of the reference answer."""
-    options_column: Name = "options"
-    """Column of the options of a multiple choice, where there is one."""
-    question_column: Name = "question"
-    """Column of the question, where there is one: it may list the options."""
+    answer_column: OptionalName = None
+    """Column of what the model wrote, by default answer; the answer is looked for in it."""
+    target_column: OptionalName = None
+    """Column of the reference answer, or of a list of right ones; by default target."""
+    options_column: OptionalName = None
+    """Column of the options of a multiple choice; by default options, where there is one."""
+    question_column: OptionalName = None
+    """Column of the question, by default question, where there is one: it may list the options."""
     no_peer: Flag = False
     """Do not ask math-verify for its opinion."""
     out: OptionalFolder = None
@@ -45,7 +44,14 @@ class Score:
 
     def execute(self) -> None:
         """Run it."""
+        if self.scorer is not None:
+            find_scorer(self.scorer)
         if is_store(self.source):
+            for option in ("answer", "target", "options", "question"):
+                if getattr(self, f"{option}_column") is not None:
+                    raise UserError(f"--{option}-column is for a table; traces have no columns")
+            if self.out is not None and is_store(self.out):
+                raise UserError(f"{self.out} already holds traces: choose another --out")
             self._rescore()
             return
         if self.out is not None:
@@ -71,50 +77,43 @@ class Score:
         )
 
     def _score(self) -> None:
-        scorer = find_scorer(self.scorer or "auto")
-        n = right = peer_right = 0
+        columns = Columns(
+            question=self.question_column, target=self.target_column, options=self.options_column
+        )
+        answers, name = load_answers(
+            self.source, answer=self.answer_column or "answer", columns=columns, scorer=self.scorer
+        )
+        scorer = find_scorer(name)
+        right = peer_right = 0
         differing = []
-        for place, text, target, options, question in self._rows():
-            given = scorer.score(text, target, options=options, question=question)
-            n, right = n + 1, right + given
+        for one in answers:
+            given = max(
+                scorer.score(one.answer, target, options=one.options, question=one.question)
+                for target in one.targets
+            )
+            right += given
             if self.no_peer:
                 continue
-            peer = math_verify_says(text, target)
+            said = [math_verify_says(one.answer, target) for target in one.targets]
+            peer = max((verdict for verdict in said if verdict is not None), default=None)
             peer_right += peer or 0
             if peer != given:
-                found = scorer.find_in(text, target, options=options, question=question)
-                differing.append((place, target, found, given, peer))
-        if not n:
-            raise UserError(f"{self.source} holds no answer")
-        tell(f"{n} answers, scorer {scorer.name}: {right} right, exact match {right / n:.1%}")
+                target = one.targets[0]
+                found = scorer.find_in(
+                    one.answer, target, options=one.options, question=one.question
+                )
+                differing.append((one.place, target, found, given, peer))
+        share = right / len(answers)
+        tell(f"{len(answers)} answers, scorer {name}: {right} right, exact match {share:.1%}")
         if self.no_peer:
             return
         tell(f"math-verify: {peer_right} right; {len(differing)} scored otherwise")
         for place, target, found, given, peer in differing[:SHOWN]:
             other = "no answer in time" if peer is None else _verdict(peer)
-            said = f"{found[:80]!r} for {target[:80]!r}: {_verdict(given)}, math-verify {other}"
-            tell(f"  {place}: {said}")
+            pair = f"{found[:80]!r} for {target[:80]!r}"
+            tell(f"  {place}: {pair}: {_verdict(given)}, math-verify {other}")
         if len(differing) > SHOWN:
             note(f"… and {len(differing) - SHOWN} more")
-
-    def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...], str]]:
-        for place, row in rows_of(self.source):
-            if isinstance(row, BadRowError):
-                raise UserError(f"{place}: {row}")
-            for column in (self.answer_column, self.target_column):
-                if row.get(column) is None:
-                    raise UserError(f"{place}: there is no {column!r}; name the column by"
-                                    " --answer-column or --target-column")  # fmt: skip
-            options = row.get(self.options_column)
-            listed = tuple(map(str, options)) if isinstance(options, list) else ()
-            question = row.get(self.question_column)
-            yield (
-                place,
-                str(row[self.answer_column]),
-                str(row[self.target_column]),
-                listed,
-                question if isinstance(question, str) else "",
-            )
 
 
 def _verdict(right: int) -> str:

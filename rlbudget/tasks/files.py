@@ -117,6 +117,55 @@ def task_of(name: str, questions: Sequence[Question], scorer: str) -> Task:
     return Task(name=name, questions=tuple(questions), score=score, scorer=scorer)
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a model wrote, and what it is scored against."""
+
+    place: str
+    answer: str
+    targets: tuple[str, ...]
+    """each of them is right"""
+    options: tuple[str, ...]
+    question: str
+    """"" where the table has none"""
+
+
+def load_answers(
+    path: Path, *, answer: str = "answer", columns: Columns | None = None, scorer: str | None = None
+) -> tuple[list[Answered], str]:
+    """A table of answers and the name of its scorer; targets and options as ``load_file`` reads
+    them. A target may be a list of texts, each right. Raises ``UserError`` as ``FILE:LINE: what is
+    wrong`` for a bad row, and for a table without a row."""  # fmt: skip
+    columns = columns or Columns()
+    layout = _with(replace(OWN, several=True), columns)
+    bad = _Bad(skip=False, tell=None)
+    written: list[str] = []
+    asked: list[Asked] = []
+    named: str | None = None
+    for place, row in rows_of(path):
+        with bad.told(place):
+            if isinstance(row, BadRowError):
+                raise row
+            written.append(_text(row, (answer,)))
+            _check_unicode(written[-1])
+            known = any(_value(row, name) is not None for name in layout.question)
+            question = _text(row, layout.question) if known else ""
+            targets, options = _answer_key(row, layout, columns)
+            asked.append(Asked(place, None, question, targets, options))
+            named = _scorer(row, named)
+    if not asked:
+        raise UserError(f"{path} holds no answer")
+    scorer = scorer or named or layout.scorer
+    same = _same_by(scorer)
+    way = way_of(asked, same)
+    answers = []
+    for text, given in zip(written, asked, strict=True):
+        with bad.told(given.place):
+            one = resolved(given, way, same)
+        answers.append(Answered(one.place, text, one.targets, one.options.texts, one.question))
+    return answers, scorer
+
+
 class _Bad:
     """What happens to bad rows: the first ends the reading, or each is told and left out."""
 
@@ -196,14 +245,20 @@ def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> Asked:
     question = _text(row, layout.question)
     if layout.context is not None and row.get(layout.context) not in (None, ""):
         question = f"{_text(row, (layout.context,))}\n\n{question}"
-    targets = _targets(row, layout)
     if not question.strip():
         raise BadRowError("the question is empty")
+    targets, options = _answer_key(row, layout, columns)
+    _check_unicode(question)
+    return Asked(place, _identity(row, columns.identity), question, targets, options)
+
+
+def _answer_key(row: Row, layout: Layout, columns: Columns) -> tuple[tuple[str, ...], Options]:
+    targets = _targets(row, layout)
     if not targets or not all(target.strip() for target in targets):
         raise BadRowError("the target is empty")
     options = _options(row, columns.options)
-    _check_unicode(question, *targets, *options.texts)
-    return Asked(place, _identity(row, columns.identity), question, targets, options)
+    _check_unicode(*targets, *options.texts)
+    return targets, options
 
 
 def _options(row: Row, column: str | None) -> Options:

@@ -68,7 +68,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row | BadRowError]]:
 def _json_row(line: bytes) -> Row | BadRowError:
     try:
         row = json.loads(
-            line.decode(), parse_int=Number, parse_float=_number, parse_constant=_no_number
+            line.decode().rstrip(), parse_int=Number, parse_float=_number, parse_constant=_no_number
         )
     except UnicodeDecodeError as error:
         return BadRowError(f"invalid UTF-8 at byte {error.start + 1} of the line")

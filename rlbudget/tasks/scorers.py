@@ -9,7 +9,7 @@ number            one number: currency, thousands, percent, scientific notation,
 math              numbers, formulas, lists, sets, tuples, intervals, matrices, other bases
 choice            which option is named, by its letter or its text
 regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``
-python:PKG.FUNC   ``FUNC(answer_text, target)`` -> bool, or a number of which 1 is right
+python:P.F        the function F(answer text, target) of package P: a bool, or 1 for right
 ================  ==========================================================================
 
 All but ``exact``, ``regex`` and ``python`` look for the answer as ``rlbudget.tasks.extraction``
@@ -19,8 +19,11 @@ says. ``score`` takes any text and, but for a function of your own, never raises
 from __future__ import annotations
 
 import importlib
+import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,7 +54,8 @@ __all__ = [
     "vote_key",
 ]
 
-NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN", "python:PKG.FUNC")
+NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN",
+         "python:PACKAGE.FUNCTION")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def _same_math(answer: str, target: str, asked: Asked) -> bool:
     if left is not None:
         right = plain_number(target)
         if right is not None and "%" not in target:
-            return left == right
+            return left == right and _same_money(answer, target)
     if not answer.strip() or not target.strip():
         return False
     if answer.strip() == target.strip():
@@ -246,8 +250,7 @@ def _find_text(text: str, target: str | None, asked: Asked) -> str:
 def _same_words(answer: str, target: str, asked: Asked) -> bool:
     left, right = _number_in_text(answer), _number_in_text(target)
     if left is not None and right is not None:
-        signs = [{sign for sign in CURRENCIES if sign in text} for text in (answer, target)]
-        return left == right and (not all(signs) or signs[0] == signs[1])
+        return left == right and _same_money(answer, target)
     return same_text(answer, target)
 
 
@@ -274,6 +277,7 @@ def _same_number(answer: str, target: str, asked: Asked) -> bool:
     return (
         isinstance(given, Number)
         and isinstance(wanted, Number)
+        and _same_money(answer, target)
         and same_form(given, wanted, lambda *_: False)
     )
 
@@ -383,7 +387,8 @@ def _regex(pattern: str) -> Scorer:
 def _python(path: str) -> Scorer:
     module, dot, name = path.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module), name) if dot else None
+        with _current_folder_last():
+            function = getattr(importlib.import_module(module), name) if dot else None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"scorer python:{path}: {error}") from None
     if not callable(function):
@@ -399,6 +404,32 @@ def _python(path: str) -> Scorer:
             ) from error
 
     return Scorer(f"python:{path}", lambda t, _, a: after_thinking(t).strip(), same, _key_text)
+
+
+@contextmanager
+def _current_folder_last() -> Iterator[None]:
+    """A module may lie in the folder where the command runs."""
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _same_money(answer: str, target: str) -> bool:
+    """Whether two numbers do not name two currencies."""
+    if answer.isascii() and target.isascii():
+        return True  # there is but one sign in ASCII
+    signs = [_currencies(text) for text in (answer, target)]
+    return not all(signs) or signs[0] == signs[1]
+
+
+def _currencies(text: str) -> set[str]:
+    """The signs in a text; a pair of plain ``$`` begins and ends a formula."""
+    plain = text.count("$") - text.count(r"\$")
+    formula = plain % 2 == 0 and plain == text.count("$")
+    return {sign for sign in CURRENCIES if sign in text and not (sign == "$" and formula)}
 
 
 _PLAIN = {
