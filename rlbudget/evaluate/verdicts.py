@@ -6,8 +6,8 @@ random weights of the questions *and of one that was not seen*, which has the wo
 the range for the lower end and the best for the upper (Gaffke, 2005, "Three test statistics for
 a nonparametric one-sided hypothesis on the mean of a nonnegative variable"; studied by
 Learned-Miller & Thomas, 2019, https://arxiv.org/abs/1905.06208, who conjecture the coverage that
-``tests/test_verdicts.py`` simulates). A challenger that loses 8% of the answers shows no loss in
-20 questions with a chance of 19%: the interval then still holds a loss of 17%.
+``tests/evaluate/test_verdicts.py`` simulates). A challenger that loses 8% of the answers shows no
+loss in 20 questions with a chance of 19%: the interval then still holds a loss of 17%.
 
 One rule for any number of questions: no number is large enough for a plain bootstrap, because what
 counts is how many losses are expected. In ``runs/quality/contests.py`` it promotes a challenger

@@ -1,7 +1,7 @@
 """Twins in torch of ``Window``, ``Observer`` and the frozen network, for many requests at once.
 
-The laws that hold them to the originals are in tests/test_adapter_vllm.py. Nothing here looks at
-a number on the host, so a device is never waited for.
+The laws that hold them to the originals are in tests/integrations/test_vllm.py. Nothing here
+looks at a number on the host, so a device is never waited for.
 """
 
 from __future__ import annotations

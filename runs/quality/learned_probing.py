@@ -27,7 +27,7 @@ from rlbudget.policy.replay import replay
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import Split, split_questions, table_of
 from runs.common import parser_of, recorded, write_result
-from tests.synthetic import puzzle
+from tests.shared.synthetic import puzzle
 
 SEEDS = (0, 1, 2)
 WAYS: dict[str, Preset] = {"never": "free", "always": "probe", "learned": "look"}

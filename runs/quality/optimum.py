@@ -22,7 +22,7 @@ from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.policy import outcomes
 from rlbudget.traces.table import TraceTable
 from runs.common import write_result
-from tests.synthetic import never_stop_table, tabular_stops, tabular_table
+from tests.shared.synthetic import never_stop_table, tabular_stops, tabular_table
 
 SEEDS = (0, 1, 2, 3, 4)
 CONFIG = PPOConfig(total_timesteps=150_000, n_envs=256, n_steps=8, batch_size=1024, n_epochs=6)

@@ -34,7 +34,7 @@ from rlbudget.envs.replay_vector import ReplayVectorEnv
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable, split_questions
 from runs.common import write_result
-from tests.synthetic import make_table
+from tests.shared.synthetic import make_table
 
 ROUNDS = 3
 REPLAYS = 4096

@@ -32,7 +32,7 @@ from rlbudget.traces.trace import Trace
 
 torch.set_num_threads(1)
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "shared"
 
 
 @pytest.fixture(scope="module")

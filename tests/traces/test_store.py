@@ -179,7 +179,7 @@ with TraceWriter({folder!r}, append=True, part_size=2) as writer:
 
 
 def test_killed_at_any_moment_and_resumed_it_holds_every_trace_once(tmp_path: Path) -> None:
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[1] / "shared")
     folder = tmp_path / "traces"
     for delay in (0.0, 0.02, 0.07, 0.15):
         program = _ENDLESS.format(tests=tests, folder=str(folder), n=100_000)
@@ -201,7 +201,7 @@ def test_killed_at_any_moment_and_resumed_it_holds_every_trace_once(tmp_path: Pa
 def test_a_file_size_limit_while_writing_is_one_line_and_keeps_whole_parts(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         import resource, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[1] / "shared")!r})
         from rlbudget.traces.store import TraceWriter
         from trace_makers import make_trace
         with TraceWriter({str(tmp_path)!r}, part_size=3) as writer:

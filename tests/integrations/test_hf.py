@@ -13,7 +13,7 @@ import torch
 from frozen_nets import policy_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adapter_request import Scripted
+from test_request import Scripted
 from tiny_model import save_tiny_model, tiny_questions
 from transformers import StaticCache
 

@@ -482,7 +482,7 @@ def test_both_ways_to_write_logprobs_are_read() -> None:
 def test_the_documented_lines_run(
     url: str, policy: Policy, tmp_path: Path, table: TraceTable
 ) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "openai.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "openai.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     save_policy(tmp_path / "policy", policy)
     code = code.replace("http://127.0.0.1:8100/v1", url)

@@ -27,7 +27,7 @@ POLICIES: dict[str, Policy] = {
     "usual": random_policy(FREE, seed=1),
     "careful": random_policy(FREE, seed=5),
 }
-PAGE = (Path(__file__).parent.parent / "docs" / "rules.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
 
 
 def load(text: str) -> HybridRules:

@@ -10,7 +10,7 @@ import torch
 from frozen_nets import FREE, random_observations, random_policy, random_prices
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adapter_vllm import END, EOS, SIZE, by_request, plan_of, rows
+from test_vllm import END, EOS, SIZE, by_request, plan_of, rows
 from tiny_model import tiny_tokenizer
 
 from rlbudget.errors import UserError

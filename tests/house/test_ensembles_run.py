@@ -19,7 +19,7 @@ from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import split_questions
 from runs.strategies import ensembles
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, numbers: range) -> Path:

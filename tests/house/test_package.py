@@ -16,7 +16,7 @@ import pytest
 
 import rlbudget
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIGHT = """
 import json, sys, time
 start = time.process_time()

@@ -29,7 +29,7 @@ from rlbudget.traces.table import TraceTable, split_questions
 
 torch.set_num_threads(1)
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SPLIT = 3
 
 
