@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
 from torch import nn
+
+from rlbudget.arrays import Float32s, Floats
 
 HIDDEN = "mlp_extractor.policy_net."
 ACTOR = (HIDDEN, "action_net.")
@@ -61,9 +62,7 @@ def actor_of(model: PPO) -> dict[str, torch.Tensor]:
     return {n: value.detach().clone() for n, value in weights.items() if n.startswith(ACTOR)}
 
 
-def actor_chances(
-    actor: Mapping[str, torch.Tensor], inputs: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def actor_chances(actor: Mapping[str, torch.Tensor], inputs: Float32s) -> tuple[Floats, Floats]:
     """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
     with torch.no_grad():
         x = torch.from_numpy(inputs)

@@ -15,8 +15,9 @@ from rlbudget.agents.exact_cascade import ROWS, constant_and_oracle
 from rlbudget.agents.monitor import Progress
 from rlbudget.agents.ppo import check_split, make_ppo
 from rlbudget.agents.validation import Score, score_of
+from rlbudget.arrays import Float32s, Floats
 from rlbudget.envs.cascade import cascade_columns
-from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns
+from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy import outcomes

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns
+from rlbudget.arrays import Float32s, Floats, Ints
+from rlbudget.envs.replay_core import ReplayColumns
 
 Evaluate = Callable[[Float32s], Floats]
 """inputs (k, F + 1) -> logits of the actions (k, 2 or 3)"""

@@ -27,8 +27,9 @@ from rlbudget.agents.exact import (
     values_of,
 )
 from rlbudget.agents.validation import weight_of
+from rlbudget.arrays import Floats
 from rlbudget.envs.cascade import handed_over
-from rlbudget.envs.replay_core import Floats, ReplayColumns
+from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.policy import outcomes
 from rlbudget.policy.cascade import ESCALATE, STOP
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
 
@@ -41,7 +40,7 @@ from rlbudget.agents.exact import (
     running,
     values_of,
 )
-from rlbudget.envs.replay_core import Float32s, Floats, Ints
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 _REMEMBERED = slice(-len(LOOK_SIGNALS), None)
@@ -73,7 +72,7 @@ class Nodes:
 
 def walk(
     source: TraceSource, evaluate: Evaluate, traces: Ints, price: Floats
-) -> tuple[Nodes, Nodes, npt.NDArray[np.bool_], Ints]:
+) -> tuple[Nodes, Nodes, Bools, Ints]:
     """Decodes of these traces, (n,) each under its price.
 
     Returns the nodes before and after a look at each of their k checkpoints, whether they looked

@@ -18,6 +18,7 @@ from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import values_of
 from rlbudget.agents.ppo import ExactPPO, make_ppo, training_columns
 from rlbudget.agents.validation import Score, Validation
+from rlbudget.arrays import Ints
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import Preset, observe
@@ -39,7 +40,7 @@ class ExactGradientResult:
         """As many over its range as a policy has."""
         return tuple(outcomes.operating_prices(self.normaliser.token_price))
 
-    def stops(self, table: TraceTable, token_price: float) -> outcomes.Ints:
+    def stops(self, table: TraceTable, token_price: float) -> Ints:
         """(n,) the first checkpoint at which the chance to stop is above a half."""
         inputs = self.normaliser.inputs(observe(table, self.features), token_price)
         return outcomes.first_stop(table, actor_chances(self.actor, inputs)[0] > 0.5)

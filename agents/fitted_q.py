@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from rlbudget.agents.exact import values_of
+from rlbudget.arrays import Bools, Ints
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.errors import missing_extra
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import Preset, features_of
-from rlbudget.policy.outcomes import Bools, Ints, Probing
+from rlbudget.policy.outcomes import Probing
 from rlbudget.traces.table import TraceTable
 
 ROUNDS = 6

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, lacking, threshold_rule
+from rlbudget.arrays import Floats
 from rlbudget.errors import missing_extra
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Floats
 from rlbudget.traces.table import TraceTable
 
 FEATURES = (

@@ -43,7 +43,8 @@ from rlbudget.agents.snapshot import (
     restore,
 )
 from rlbudget.agents.validation import Validation, gap_weight
-from rlbudget.envs.replay_core import Float32s, Floats, ReplayColumns, replay_columns
+from rlbudget.arrays import Float32s, Floats
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError

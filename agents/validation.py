@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.agents.dual import Measured
-from rlbudget.envs.replay_core import Floats, ReplayColumns, replay_columns
+from rlbudget.arrays import Floats
+from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import observe

@@ -9,15 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.envs.replay import ReplayEnv
-from rlbudget.envs.replay_core import (
-    Bools,
-    Floats,
-    Ints,
-    ReplayColumns,
-    ReplayCore,
-    replay_columns,
-)
+from rlbudget.envs.replay_core import ReplayColumns, ReplayCore, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.envs.replay_vector import ReplayVectorEnv
 from rlbudget.policy.cascade import CONTINUE, ESCALATE, STOP, cascade_features

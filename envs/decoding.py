@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, Preset, feature_names
 from rlbudget.signals.questions import context_signals, task_signals
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rlbudget.models.decode_batch import DecodeBatch
     from rlbudget.models.transformers_model import TransformersModel
 
-Float32s = npt.NDArray[np.float32]
 
 CONTINUE, STOP = 0, 1
 _TRIES = 100

@@ -10,12 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rlbudget.envs.replay_core import (
-    Float32s,
-    ReplayColumns,
-    begin_from_options,
-    replay_columns,
-)
+from rlbudget.arrays import Float32s
+from rlbudget.envs.replay_core import ReplayColumns, begin_from_options, replay_columns
 from rlbudget.envs.replay_looks import core_of
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset

@@ -15,17 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
 from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.envs.replay_core import Bools, Float32s, Floats, Ints, ReplayColumns, ReplayCore
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
+from rlbudget.envs.replay_core import ReplayColumns, ReplayCore
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 

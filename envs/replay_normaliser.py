@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Float32s, Floats
 from rlbudget.errors import UserError
-
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
 
 CLIP = 5.0
 _ALL = slice(None)

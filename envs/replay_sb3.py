@@ -11,8 +11,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay import observation_space
-from rlbudget.envs.replay_core import Float32s, Floats, Ints, ReplayColumns, ReplayCore
+from rlbudget.envs.replay_core import ReplayColumns, ReplayCore
 from rlbudget.envs.replay_looks import core_of
 
 
@@ -66,7 +67,7 @@ class ReplaySB3VecEnv(VecEnv):
         """Keep the actions for ``step_wait``."""
         self._actions = actions
 
-    def step_wait(self) -> tuple[Float32s, Floats, npt.NDArray[np.bool_], list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Float32s, Floats, Bools, list[dict[str, Any]]]:
         """Take one decision in every replay."""
         rewards, done = self._core.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -12,16 +12,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay import observation_space
-from rlbudget.envs.replay_core import (
-    Bools,
-    Float32s,
-    Floats,
-    Ints,
-    ReplayColumns,
-    begin_from_options,
-    replay_columns,
-)
+from rlbudget.envs.replay_core import ReplayColumns, begin_from_options, replay_columns
 from rlbudget.envs.replay_looks import core_of
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.table import TraceTable

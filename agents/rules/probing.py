@@ -16,7 +16,8 @@ from rlbudget.agents.rules.rule import (
     step_of_row,
     threshold_rule,
 )
-from rlbudget.policy.outcomes import Bools, Floats, Ints, first_stop
+from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.policy.outcomes import first_stop
 from rlbudget.traces.table import TraceTable
 
 CONFIDENCE = threshold_rule(

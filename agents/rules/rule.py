@@ -8,16 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from rlbudget.policy.outcomes import (
-    Bools,
-    Choice,
-    Floats,
-    Ints,
-    Outcome,
-    Probing,
-    first_stop,
-    outcome,
-)
+from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.policy.outcomes import Choice, Outcome, Probing, first_stop, outcome
 from rlbudget.traces.table import TraceTable
 
 Kind = Literal["rule", "learned", "bound"]

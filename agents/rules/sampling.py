@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from rlbudget.agents.rules.rule import Parameters, Rule, threshold_rule, thresholds
-from rlbudget.policy.outcomes import Floats, first_stop
+from rlbudget.arrays import Floats
+from rlbudget.policy.outcomes import first_stop
 from rlbudget.traces.samples import beta_lead
 from rlbudget.traces.table import TraceTable
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from rlbudget.agents.rules.rule import Parameters, Rule, scan, threshold_rule
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import (
-    Bools,
-    Floats,
-    Ints,
-    budget_grid,
-    first_stop,
-    fixed_stops,
-    full_stops,
-)
+from rlbudget.policy.outcomes import budget_grid, first_stop, fixed_stops, full_stops
 from rlbudget.traces.table import TraceTable
 
 FULL = Rule(

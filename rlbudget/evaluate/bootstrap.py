@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from rlbudget.arrays import Floats, Ints, Strs
 
 FEWEST_QUESTIONS = 6
 """Fewer prove nothing at the 5% level: signs that all agree have p = 2^(1 - 5) = 0.0625 in a
@@ -91,7 +90,7 @@ class Resampling:
         return np.bincount(self.question, minlength=self.questions).astype(np.float64)
 
 
-def resample(question_ids: npt.NDArray[np.str_], *, draws: int, seed: int) -> Resampling:
+def resample(question_ids: Strs, *, draws: int, seed: int) -> Resampling:
     """Weight the questions at random, ``draws`` times; the same seed gives the same draws."""
     questions, question = np.unique(question_ids, return_inverse=True)
     shape = (draws, len(questions) + 1)

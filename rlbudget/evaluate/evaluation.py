@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rlbudget.agents.rules import PROBE, Rule, rules_for
+from rlbudget.arrays import Floats, Strs
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, holm, resample
@@ -40,7 +40,6 @@ from rlbudget.evaluate.verdicts import (
 )
 from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
-    Floats,
     Outcome,
     oracle_gap_closed,
     token_price_of,
@@ -57,7 +56,7 @@ EM_LOSSES = (0.005, 0.01)
 class Assessment:
     """Every method measured, and the bootstrap's draws of the held-out questions."""
 
-    question_ids: npt.NDArray[np.str_]
+    question_ids: Strs
     """(n,) of the held-out traces"""
     train_questions: int
     """in training and validation; the mean over the folds where there are several"""

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.files import write_bytes
-
-Floats = npt.NDArray[np.float64]
 
 INK, QUIET, RULE_LINE = "#24292f", "#6e7781", "#d8dee4"
 LEARNED = ("#0969da", "#1a7f37", "#8250df", "#0b7285")

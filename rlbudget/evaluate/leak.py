@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.evaluate.bootstrap import Draws, interval, resample
 from rlbudget.policy.observation import observe
 from rlbudget.traces.table import TraceTable
-
-Floats = npt.NDArray[np.float64]
 
 MARGIN = 0.02
 """A gain of R² up to this is what another view of the same past may bring."""
@@ -119,7 +118,7 @@ def leak_check(
     )
 
 
-def _sample(table: TraceTable, seed: int) -> npt.NDArray[np.int64]:
+def _sample(table: TraceTable, seed: int) -> Ints:
     """All checkpoints of questions drawn until there are ``MOST_ROWS``."""
     questions, of_trace = np.unique(table.question_ids, return_inverse=True)
     of_row = of_trace[table.trace_of_row]

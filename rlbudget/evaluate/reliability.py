@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.evaluate.figure import INK, LEARNED, QUIET, RULE_LINE
 from rlbudget.files import write_bytes
 
-Floats = npt.NDArray[np.float64]
 BLUE, RED = LEARNED[0], "#a40e26"
 Z95 = 1.96
 
@@ -36,7 +36,7 @@ class Reliability:
     """(bins,) mean risk of each bin"""
     observed: Floats
     """(bins,) share that was lost"""
-    count: npt.NDArray[np.int64]
+    count: Ints
     """(bins,) checkpoints"""
     brier: float
     """mean squared difference between risk and outcome"""

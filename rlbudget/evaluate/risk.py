@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-from rlbudget.policy.outcomes import Floats, Outcome
+from rlbudget.policy.outcomes import Outcome
 from rlbudget.traces.table import TraceTable
 
 Mode = Literal["loss", "harm"]

@@ -26,8 +26,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Strs
 from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample, two_sided
-from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.traces.table import TraceTable
 
 Verdict = Literal["better", "worse", "not inferior", "cannot tell"]
@@ -82,7 +83,7 @@ def verdict_of(
 
 def paired(
     difference: npt.ArrayLike,
-    question_ids: npt.NDArray[np.str_],
+    question_ids: Strs,
     *,
     most: float,
     draws: int = DRAWS,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from rlbudget.arrays import Floats
 from rlbudget.integrations.plan import Plan
 from rlbudget.integrations.request import Outcome, Request
 from rlbudget.models.sampling import Distribution
@@ -86,7 +85,7 @@ class Rows:
 
         ``probe`` gives for a row what makes its trial answers after this token.
         """
-        signals: dict[int, npt.NDArray[np.float64]] = {}
+        signals: dict[int, Floats] = {}
         if self._measured:
             every = len(self._measured) == len(self._requests)
             chosen = tokens if every else tokens[torch.tensor(self._measured, device=self._device)]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.decoding.decode import Decoded
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.integrations.numpy_signals import token_signals
@@ -42,7 +42,6 @@ except ModuleNotFoundError as error:
         raise
     raise missing_extra("serve", error.name) from None
 
-Floats = npt.NDArray[np.float64]
 
 _FLOOR = -104.0
 """Nats; the server writes the smallest float where a probability rounds to 0."""

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from rlbudget.arrays import Float32s, Ints
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
 _BLOCK = 64
@@ -26,7 +26,7 @@ class LogitsRow:
 
     likeliest: int
     """the first choice"""
-    logits: npt.NDArray[np.float32]
+    logits: Float32s
     """(vocabulary,), the request's own: engines change theirs"""
     normaliser: float
     """the logarithm of the sum of the exponentials"""
@@ -51,17 +51,17 @@ class RowReader:
 
     __slots__ = ("_end_ids", "_mass", "_mass_array", "_size")
 
-    def __init__(self, size: int, end_ids: npt.NDArray[np.int64]) -> None:
+    def __init__(self, size: int, end_ids: Ints) -> None:
         self._size = size
         self._end_ids = end_ids
         self._mass = torch.empty(size)
         self._mass_array = self._mass.numpy()
 
-    def memory(self) -> npt.NDArray[np.float32]:
+    def memory(self) -> Float32s:
         """Where a request keeps its row: fresh memory for every one costs more than the copy."""
         return np.empty(self._size, dtype=np.float32)
 
-    def read(self, logits: torch.Tensor, kept: npt.NDArray[np.float32]) -> LogitsRow:
+    def read(self, logits: torch.Tensor, kept: Float32s) -> LogitsRow:
         """Read raw logits, shape (size,), wherever they are, and copy them into ``kept``.
 
         Tokens ruled out are −infinity.
@@ -96,7 +96,7 @@ class RowReader:
         )
 
 
-def _largest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _largest(values: Float32s) -> Float32s:
     """The ``TOP_K`` largest, from the largest on; all of them where there are fewer."""
     width = len(values) // _BLOCK
     whole = width * _BLOCK

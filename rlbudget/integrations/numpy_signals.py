@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
-
-Floats = npt.NDArray[np.float64]
 
 _LOWEST = np.float32(-200.0)
 
 
-def token_signals(logits: npt.ArrayLike, token: int, end_ids: npt.NDArray[np.int64]) -> Floats:
+def token_signals(logits: npt.ArrayLike, token: int, end_ids: Ints) -> Floats:
     """The signals of ``rlbudget.signals.tokens.TOKEN_SIGNALS``, shape (6,), float64.
 
     ``logits`` of shape (vocabulary,) are raw (temperature 1); log-probabilities do as well.

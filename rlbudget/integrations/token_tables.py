@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from rlbudget.arrays import Ints
 
 _BYTE_LEVEL = [*range(33, 127), *range(161, 173), *range(174, 256)]
 """The bytes that byte-level tokenizers write as the character of the same number; the others are
@@ -22,10 +23,10 @@ written as the characters from 256 on, in order."""
 class TokenTables:
     """Automata over tokens; state 0 is where every decode begins."""
 
-    end: npt.NDArray[np.int64]
+    end: Ints
     """(states, vocabulary) -> next state: how much of the end text the text ends with; the last
     state, from which nothing leads away, is all of it"""
-    character: npt.NDArray[np.int64]
+    character: Ints
     """(9, vocabulary) -> next state: what the last character still lacks; 0 if it is whole"""
 
 
@@ -56,7 +57,7 @@ _FROM_BYTE_LEVEL = _byte_level()
 _SPACE = "\u0120"
 
 
-def _matcher(text: bytes) -> npt.NDArray[np.int64]:
+def _matcher(text: bytes) -> Ints:
     """(len(text) + 1, 256): the longest beginning of ``text`` that what was read ends with."""
     states = np.zeros((len(text) + 1, 256), dtype=np.int64)
     back = 0
@@ -68,7 +69,7 @@ def _matcher(text: bytes) -> npt.NDArray[np.int64]:
     return states
 
 
-def _lacking() -> npt.NDArray[np.int64]:
+def _lacking() -> Ints:
     """(9, 256), UTF-8: 0 whole, 1 to 3 the bytes still to come, 4 no character can come of it,
     5 to 8 after the first bytes that narrow the second one down."""  # fmt: skip
     states = np.zeros((9, 256), dtype=np.int64)
@@ -83,7 +84,7 @@ def _lacking() -> npt.NDArray[np.int64]:
     return states
 
 
-def _table(spelled: Sequence[bytes], automaton: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _table(spelled: Sequence[bytes], automaton: Ints) -> Ints:
     """(states, vocabulary): the automaton run over whole tokens, all of them at once."""
     lengths = np.array([len(token) for token in spelled])
     padded = np.zeros((len(spelled), lengths.max(initial=0)), dtype=np.uint8)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from rlbudget.arrays import Bools
 from rlbudget.models.profiles import Profile
 from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import entropy_of
@@ -89,7 +89,7 @@ def make_probe(
 def continue_greedily(
     rows: Sequences,
     cue: Sequence[int],
-    wanted: npt.NDArray[np.bool_],
+    wanted: Bools,
     *,
     cap: int,
     vocabulary: Vocabulary,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.models.answers import (
     Continuation,
     ExitResult,
@@ -31,9 +32,6 @@ from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
 from rlbudget.signals.tokens import Window
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 _THINKING, _ANSWERING, _DONE = 0, 1, 2
 _BY_PLACE = ("_rows", "_mode", "_step", "_history", "_thinking", "_answer_from", "_unseen",
@@ -178,9 +176,9 @@ class DecodeBatch:
                     self.at_checkpoint = self._rows[stand]
                     return
 
-    def _standing(self) -> npt.NDArray[np.bool_]:
+    def _standing(self) -> Bools:
         """Which places stand at a checkpoint: they think, and not inside a character."""
-        stand: npt.NDArray[np.bool_] = self._mode == _THINKING
+        stand: Bools = self._mode == _THINKING
         for place in np.flatnonzero(stand).tolist():
             step = int(self._step[place])
             last = self._history[place, max(0, step - LONGEST_CHARACTER) : step]
@@ -330,7 +328,7 @@ class DecodeBatch:
             fed = self._history[np.arange(len(self._step)), self._step - 1]
             self._sequences.feed(torch.from_numpy(fed).to(logits.device)[:, None])
 
-    def _choose(self, logits: torch.Tensor, thinking: npt.NDArray[np.bool_]) -> torch.Tensor:
+    def _choose(self, logits: torch.Tensor, thinking: Bools) -> torch.Tensor:
         greedy = None
         if self._temperature == 0 or not thinking.all():
             greedy = logits.argmax(dim=-1)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
+from rlbudget.arrays import Ints
 from rlbudget.models.profiles import Profile
 from rlbudget.models.vocabulary import Vocabulary
 
 
 def read_answer(
-    ids: Sequence[int] | npt.NDArray[np.int64],
+    ids: Sequence[int] | Ints,
     vocabulary: Vocabulary,
     profile: Profile,
     stops: Sequence[str],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
 _BLOCK = 256
@@ -22,14 +22,14 @@ class Uniforms:
         self._generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
         self._drawn = np.empty((len(seeds), 0))
 
-    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def at(self, positions: Ints) -> Floats:
         """Each row's number at its position; both of shape (n,)."""
         while len(positions) and positions.max() >= self._drawn.shape[1]:
             block = [generator.random(_BLOCK) for generator in self._generators]
             self._drawn = np.concatenate([self._drawn, np.stack(block)], axis=1)
         return self._drawn[np.arange(len(positions)), positions]
 
-    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+    def keep(self, rows: Ints) -> None:
         """Keep only these rows, in this order."""
         self._generators = [self._generators[row] for row in rows]
         self._drawn = self._drawn[rows]

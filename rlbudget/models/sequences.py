@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
+from rlbudget.arrays import Ints
 from rlbudget.models.attention import Group, groups_of_rows
 from rlbudget.models.kv_cache import copied, growing_layers, keep, new_cache, selected
 
@@ -118,7 +118,7 @@ class Sequences:
         self.logits = logits[:, -1]
         return logits
 
-    def oldest_first(self, n: int) -> npt.NDArray[np.int64]:
+    def oldest_first(self, n: int) -> Ints:
         """The order in which the groups of rows, when ``n`` in all, follow each other by age; rows
         that stand in the right group keep their place."""
         by_age = np.argsort(self._start.numpy(force=True), kind="stable")
@@ -138,7 +138,7 @@ class Sequences:
         self.logits = torch.cat([self.logits, others.logits])
         self._begin_at(torch.cat(start))
 
-    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+    def keep(self, rows: Ints) -> None:
         """Keep only these rows, in this order; cheap where few change their place."""
         index = torch.from_numpy(rows).to(self._start.device)
         keep(self._cache, index)

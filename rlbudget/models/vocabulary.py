@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Ints
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, trusted_ids
 from rlbudget.signals.tokens import marker_table
@@ -22,23 +22,23 @@ class Vocabulary:
     """Token ids and masks that the decoder looks up every step."""
 
     tokenizer: Any
-    eos_ids: npt.NDArray[np.int64]
+    eos_ids: Ints
     """tokens that end a sequence"""
     end_id: int | None
     """the one token that ends the thinking; None where the end is a text of several tokens"""
     end_text: str
-    end_first_ids: npt.NDArray[np.int64]
+    end_first_ids: Ints
     """tokens with which the end of the thinking can begin"""
     end_window: int
     """tokens to look back for the end text"""
     exit_ids: tuple[int, ...]
     probe_ids: tuple[int, ...]
-    answer_end_ids: npt.NDArray[np.int64]
+    answer_end_ids: Ints
     """tokens with which the end of a trial answer can begin"""
-    markers: npt.NDArray[np.bool_]
+    markers: Bools
     """(vocabulary, 3), columns as in ``rlbudget.signals.tokens.MARKERS``"""
 
-    def text(self, ids: Sequence[int] | npt.NDArray[np.int64], *, special: bool = False) -> str:
+    def text(self, ids: Sequence[int] | Ints, *, special: bool = False) -> str:
         """The text of token ids, with or without special tokens."""
         return str(
             self.tokenizer.decode(
@@ -48,11 +48,11 @@ class Vocabulary:
             )
         )
 
-    def inside_character(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+    def inside_character(self, ids: Sequence[int] | Ints) -> bool:
         """Whether the last of these tokens leaves a character without some of its bytes."""
         return self.text(ids[-LONGEST_CHARACTER:], special=True).endswith("\ufffd")
 
-    def end_length(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> int:
+    def end_length(self, ids: Sequence[int] | Ints) -> int:
         """How many of the last tokens spell the end text; 0 if they do not."""
         tail = list(ids[-self.end_window :])
         if self.end_text not in self.text(tail, special=True):

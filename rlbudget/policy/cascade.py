@@ -21,13 +21,14 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
-from rlbudget.policy.network import Float32s, Floats, FrozenPolicy
+from rlbudget.policy.network import FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, Observer, feature_names
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.traces.pairs import NATURAL_END_SIGNAL
-from rlbudget.traces.table import Bools, Ints, TraceTable
+from rlbudget.traces.table import TraceTable
 
 CONTINUE, STOP, ESCALATE = 0, 1, 2
 FORMAT, VERSION = "rlbudget-cascade", 1

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import PROBE_SIGNALS, Observer
@@ -48,7 +49,7 @@ class StopPolicy(Protocol):
     def price_range(self) -> tuple[float, float]:
         """Lowest and highest token price it knows."""
 
-    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
         """Decide at one checkpoint."""
 
 
@@ -218,7 +219,7 @@ class Controller:
         vote = vote_key(probe.answer, self._scorer)
         return [self._answers.setdefault(vote, len(self._answers))], [probe.confidence]
 
-    def _ask(self, observation: npt.NDArray[np.float32]) -> Decision:
+    def _ask(self, observation: Float32s) -> Decision:
         decision = self._policy(observation, token_price=self._token_price)
         _check_finite("stop_probability", decision.stop_probability)
         return decision

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from rlbudget.arrays import Float32s, Floats
 from rlbudget.errors import UserError
 from rlbudget.policy import network
 from rlbudget.policy.card import model_card
-from rlbudget.policy.network import Decision, Float32s, Floats, FrozenPolicy
+from rlbudget.policy.network import Decision, FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 
 __all__ = [

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.policy.outcomes import Floats, Ints, Outcome, full_stops
+from rlbudget.arrays import Floats, Ints
+from rlbudget.policy.outcomes import Outcome, full_stops
 from rlbudget.policy.replay import Replay, StopPolicy, replay
 from rlbudget.traces.table import TraceTable
 

@@ -29,8 +29,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-Float32s = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+from rlbudget.arrays import Float32s, Floats
 
 FORMAT = "rlbudget-policy"
 VERSION = 1

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
@@ -43,9 +44,6 @@ from rlbudget.signals.tokens import EXIT_SIGNALS
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
 
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 Preset = Literal["free", "probe", "look"]
 PRESETS: tuple[Preset, ...] = ("free", "probe", "look")
 
@@ -126,7 +124,7 @@ class _Now:
 
     tokens: Floats
     """(r, 1) of thinking so far"""
-    again: npt.NDArray[np.bool_]
+    again: Bools
     """(r, 1) whether it is not the first checkpoint"""
     seen: Floats
     """(r, 1) checkpoints so far, this one among them"""
@@ -308,9 +306,7 @@ def looks(features: Sequence[str]) -> bool:
     return bool(own)
 
 
-def observe(
-    table: TraceTable, features: Sequence[str], looked: npt.NDArray[np.bool_] | None = None
-) -> Float32s:
+def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = None) -> Float32s:
     """The observation at every checkpoint of a table: float32, shape (m, n_features).
 
     ``looked`` (m,) says at which checkpoints a decode has looked, nowhere if left out; it

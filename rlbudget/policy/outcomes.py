@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.traces.table import TraceTable
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Choice = Ints | Floats
 Probing = Literal["none", "until_stop"] | Bools | Floats
 """Whose trial answers are charged: nobody's, all up to the stop (it included), those of the

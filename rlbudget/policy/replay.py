@@ -8,17 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlbudget.policy.observation import Float32s, observe
-from rlbudget.policy.outcomes import (
-    NATURAL_END,
-    Bools,
-    Floats,
-    Ints,
-    Outcome,
-    Probing,
-    first_stop,
-    outcome,
-)
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
+from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, Probing, first_stop, outcome
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.traces.table import TraceTable
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.policy.cascade import CONTINUE, ESCALATE, Cascade
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Bools, Floats, Ints, Outcome, first_stop, utility
+from rlbudget.policy.outcomes import Outcome, first_stop, utility
 from rlbudget.traces.pairs import Pair, with_natural_end
 from rlbudget.traces.table import TraceTable
 

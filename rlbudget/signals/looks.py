@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from rlbudget.arrays import Float32s, Ints
 
 LOOK_SIGNALS = (
     "look_here",

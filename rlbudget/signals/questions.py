@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
+
+from rlbudget.arrays import Floats
 
 CONTEXT_SIGNALS = (
     "question_characters",
@@ -78,14 +79,14 @@ def task_signals(task: str) -> dict[str, float]:
     }
 
 
-def task_columns(tasks: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
+def task_columns(tasks: Iterable[str]) -> dict[str, Floats]:
     """``task_signals`` of many tasks: name -> (n,)."""
     rows = [tuple(task_signals(task).values()) for task in tasks]
     grid = np.array(rows, dtype=np.float64).reshape(-1, len(TASK_SIGNALS))
     return {name: grid[:, column] for column, name in enumerate(TASK_SIGNALS)}
 
 
-def context_columns(questions: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
+def context_columns(questions: Iterable[str]) -> dict[str, Floats]:
     """``context_signals`` of many questions: name -> (n,)."""
     rows = [tuple(context_signals(question).values()) for question in questions]
     grid = np.array(rows, dtype=np.float64).reshape(-1, len(CONTEXT_SIGNALS))

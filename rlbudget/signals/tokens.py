@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from rlbudget.arrays import Bools, Floats, Ints
 
 TOKEN_SIGNALS = ("logprob", "entropy", "margin", "p_end", "topk", "end_gap")
 """Per token, from the raw logits (temperature 1): log-probability of the sampled token
@@ -88,7 +88,7 @@ def markers(text: str) -> tuple[bool, bool, bool]:
     return word in HEDGES, word in CONCLUSIONS, ends
 
 
-def marker_table(tokens: Iterable[str]) -> npt.NDArray[np.bool_]:
+def marker_table(tokens: Iterable[str]) -> Bools:
     """``markers`` of a whole vocabulary: (vocabulary, 3)."""
     return np.array([markers(token) for token in tokens], dtype=bool).reshape(-1, len(MARKERS))
 
@@ -127,7 +127,7 @@ class Window:
         np.minimum(self._end_gap, gap, out=self._end_gap)
         self._after_sentence[:] = flags[:, 2]
 
-    def read(self, rows: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
+    def read(self, rows: Bools | None = None) -> dict[str, Floats]:
         """The signals of the window, each of shape (n,), and a fresh window after it.
 
         With ``rows`` of shape (n,) only those begin a fresh one.
@@ -158,7 +158,7 @@ class Window:
         self._end_gap[read] = NO_SENTENCE_END
         return signals
 
-    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+    def keep(self, rows: Ints) -> None:
         """Keep only these decodes, in this order."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name)[rows])

@@ -17,10 +17,11 @@ import numpy as np
 
 from rlbudget.agents.exact import values_of
 from rlbudget.agents.validation import gap_weight
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy

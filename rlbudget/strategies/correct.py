@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay
 from rlbudget.strategies.impact import ImpactModel
 from rlbudget.traces.table import TraceTable
@@ -59,7 +59,7 @@ class Corrected:
 
     before: Outcome
     outcome: Outcome
-    resumed: npt.NDArray[np.int64]
+    resumed: Ints
     """(n,) how often the exit of the trace was taken back"""
     full: Outcome
     """the full decodes"""
@@ -70,21 +70,21 @@ class Corrected:
         return self.outcome.tokens - self.before.tokens
 
     @property
-    def lost(self) -> npt.NDArray[np.bool_]:
+    def lost(self) -> Bools:
         """(n,) answers lost by early exits: right in the full decode, wrong at the first exit."""
-        lost: npt.NDArray[np.bool_] = self.full.exact_match > self.before.exact_match
+        lost: Bools = self.full.exact_match > self.before.exact_match
         return lost
 
     @property
-    def recovered(self) -> npt.NDArray[np.bool_]:
+    def recovered(self) -> Bools:
         """(n,) lost before, right after."""
-        recovered: npt.NDArray[np.bool_] = self.lost & (self.outcome.exact_match == 1)
+        recovered: Bools = self.lost & (self.outcome.exact_match == 1)
         return recovered
 
     @property
-    def broken(self) -> npt.NDArray[np.bool_]:
+    def broken(self) -> Bools:
         """(n,) right before, wrong after."""
-        broken: npt.NDArray[np.bool_] = self.outcome.exact_match < self.before.exact_match
+        broken: Bools = self.outcome.exact_match < self.before.exact_match
         return broken
 
     @property

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Floats, Ints
 from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.impact import ImpactModel, fit_chance
 from rlbudget.traces.table import TraceTable, split_fold

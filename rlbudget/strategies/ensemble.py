@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
 from rlbudget.strategies.steered import SteeredPolicy
 
-Floats = npt.NDArray[np.float64]
 Combine = Literal["mean", "vote"]
 HALF = 0.5
 SUREST = 12.0

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.arrays import Floats
 from rlbudget.console import Advance
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
 from rlbudget.strategies.ensemble import ensemble

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Strs
 from rlbudget.errors import UserError
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.outcomes import Floats, utility
+from rlbudget.policy.outcomes import utility
 from rlbudget.policy.replay import StopPolicy, replay
 from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
 from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt
@@ -43,7 +43,7 @@ class Fitted:
 
     correction: Correction
     held_out: Corrected
-    questions: npt.NDArray[np.str_]
+    questions: Strs
     """(n,) those of the held-out traces"""
     token_price: float
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.arrays import Float32s
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.reliability import Allowed, Reliability, draw_reliability, reliability
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import paired
 from rlbudget.policy.folder import Policy, load_policy
-from rlbudget.policy.observation import Float32s, observe
+from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import (
     NATURAL_END,
     RELATIVE_PRICES,

@@ -21,15 +21,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Ints
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.traces.table import TraceTable
 
-Floats = npt.NDArray[np.float64]
 Then = Literal["full", "go on", "stop"]
 
 UNBOUNDED = float("inf")
@@ -103,11 +102,11 @@ class LiveRules:
     """(comparisons,) 1 where more is wanted, -1 where less is"""
     values: Floats
     """(comparisons,) times the sign"""
-    strict: npt.NDArray[np.bool_]
+    strict: Bools
     """(comparisons,) whether equal is not enough"""
     starts: Ints
     """(rules,) first comparison of each"""
-    stops: npt.NDArray[np.bool_]
+    stops: Bools
     """(rules,) whether it stops; else it goes on"""
 
     def look(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:

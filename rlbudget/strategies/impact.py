@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rlbudget.arrays import Bools, Float32s, Floats
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
 from rlbudget.policy.network import Decision
@@ -28,8 +29,6 @@ from rlbudget.traces.table import TraceTable
 if TYPE_CHECKING:
     from rlbudget.console import Advance
 
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
 
 CLIP = 5.0
 FORMAT = "rlbudget-impact"
@@ -96,10 +95,10 @@ def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> Steer
     return steered(policy, Guard(policy, impact, max_risk))
 
 
-def lost_by_stopping(table: TraceTable) -> npt.NDArray[np.bool_]:
+def lost_by_stopping(table: TraceTable) -> Bools:
     """(m,) whether the full decode is right and a stop at the checkpoint is not."""
     natural = table.final_exact_match[table.trace_of_row]
-    lost: npt.NDArray[np.bool_] = (natural == 1) & (table.exit_exact_match == 0)
+    lost: Bools = (natural == 1) & (table.exit_exact_match == 0)
     return lost
 
 
@@ -143,8 +142,8 @@ def fit_impact(
 
 def fit_chance(
     features: Sequence[str],
-    train: tuple[Float32s, npt.NDArray[np.bool_]],
-    validation: tuple[Float32s, npt.NDArray[np.bool_]],
+    train: tuple[Float32s, Bools],
+    validation: tuple[Float32s, Bools],
     *,
     hidden: Sequence[int],
     epochs: int,

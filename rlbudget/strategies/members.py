@@ -20,9 +20,10 @@ from typing import Literal
 
 import numpy as np
 
+from rlbudget.arrays import Bools, Float32s, Floats
 from rlbudget.policy.handover import in_large_tokens, served
-from rlbudget.policy.observation import Float32s, feature_names, observe
-from rlbudget.policy.outcomes import Bools, Floats, Outcome, utility
+from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.outcomes import Outcome, utility
 from rlbudget.policy.replay import Replay, StopPolicy
 from rlbudget.traces.pairs import Pair
 from rlbudget.traces.table import TraceTable

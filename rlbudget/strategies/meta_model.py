@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.policy.observation import Float32s
-from rlbudget.policy.outcomes import NATURAL_END, Bools, Floats, Ints
+from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import Replay
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.strategies.members import Decoded, When

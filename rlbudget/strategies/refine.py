@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.outcomes import NATURAL_END, Floats, Outcome, full_stops, outcome, utility
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.correct import LEVELS, OFF, Corrected, doubts_of
 from rlbudget.strategies.fit_correction import fit_doubts, own_split

@@ -18,6 +18,7 @@ import numpy as np
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS
 from rlbudget.evaluate.verdicts import (
@@ -29,7 +30,7 @@ from rlbudget.evaluate.verdicts import (
     verdict_of,
 )
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, token_price_of, utility
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.registry import Registry
 from rlbudget.traces.store import digest, load_table

@@ -7,9 +7,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
-from rlbudget.policy.outcomes import Floats
 
 
 class Steering(Protocol):

@@ -17,11 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-
-Floats = npt.NDArray[np.float64]
 
 _GRID = 401
 _MOST_BET = 0.5

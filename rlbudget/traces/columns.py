@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.signals.questions import context_columns, task_columns
 from rlbudget.signals.tokens import hedged
 from rlbudget.tasks.scorers import vote_key
@@ -153,10 +154,10 @@ class PartColumns:
 
     trace_ids: list[str]
     question_ids: list[str]
-    lengths: npt.NDArray[np.int64]
+    lengths: Ints
     per_trace: dict[str, npt.NDArray[Any]]
     per_checkpoint: dict[str, npt.NDArray[Any]]
-    signals: dict[str, npt.NDArray[np.float64]]
+    signals: dict[str, Floats]
 
 
 def table_columns(part: pa.Table) -> PartColumns:
@@ -248,12 +249,12 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     return numbers
 
 
-def _hedged(answers: pa.Array) -> npt.NDArray[np.bool_]:
+def _hedged(answers: pa.Array) -> Bools:
     """Whether each answer holds a word of doubt; every different answer is looked at once."""
     coded = answers.dictionary_encode()
     found = np.array([hedged(text) for text in coded.dictionary.to_pylist()] + [False])
     indices = coded.indices.fill_null(len(found) - 1).to_numpy(zero_copy_only=False)
-    marked: npt.NDArray[np.bool_] = found[indices.astype(np.int64)]
+    marked: Bools = found[indices.astype(np.int64)]
     return marked
 
 
@@ -264,9 +265,7 @@ def _scorers(part: pa.Table) -> list[str]:
     return list(part.column("scorer").to_pylist())
 
 
-def _answer_codes(
-    answers: pa.Array, lengths: npt.NDArray[np.int64], scorers: Sequence[str]
-) -> npt.NDArray[np.int64]:
+def _answer_codes(answers: pa.Array, lengths: Ints, scorers: Sequence[str]) -> Ints:
     """Answers as codes counted per trace from 0 in order of first use, -1 for none.
 
     Answers that are one to the trace's scorer have one code.

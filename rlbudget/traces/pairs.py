@@ -15,12 +15,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Ints, Strs
 from rlbudget.errors import UserError
 from rlbudget.tasks.scorers import vote_key
-from rlbudget.traces.table import Ints, TraceTable, split_questions
+from rlbudget.traces.table import TraceTable, split_questions
 from rlbudget.traces.trace import Trace, family_of, scorer_of
 
-Strs = npt.NDArray[np.str_]
 _T = TypeVar("_T", bound=np.generic)
 
 NATURAL_END_SIGNAL = "natural_end"

@@ -13,24 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rlbudget.arrays import Bools, Floats, Ints, Strs
 from rlbudget.errors import UserError
 from rlbudget.signals.questions import context_columns, task_columns
 from rlbudget.signals.tokens import hedged
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Trace, family_of, scorer_of
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True, slots=True)
 class TraceTable:
     """``n`` traces, ``m`` checkpoints."""
 
-    trace_ids: npt.NDArray[np.str_]
+    trace_ids: Strs
     """(n,)"""
-    question_ids: npt.NDArray[np.str_]
+    question_ids: Strs
     """(n,) traces of one question share it"""
     offsets: Ints
     """(n + 1,) first row of each trace"""

@@ -19,10 +19,11 @@ import numpy as np
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
+from rlbudget.arrays import Floats
 from rlbudget.evaluate.verdicts import Verdict, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
-from rlbudget.policy.outcomes import RELATIVE_PRICES, Floats, Outcome, token_price_of, utility
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import Split, split_questions, table_of

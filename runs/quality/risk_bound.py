@@ -25,10 +25,11 @@ from scipy.stats import binom
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
+from rlbudget.arrays import Floats
 from rlbudget.evaluate.risk import certify, losses_of
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Floats, full_stops, outcome
+from rlbudget.policy.outcomes import full_stops, outcome
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable, split_questions

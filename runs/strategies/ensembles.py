@@ -26,17 +26,12 @@ from rlbudget.agents.cascade import train_cascade
 from rlbudget.agents.config import RELATIVE_PRICE_RANGE, PPOConfig
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, resample
 from rlbudget.evaluate.verdicts import Paired, mean_interval, most_utility, paired_by
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.outcomes import (
-    RELATIVE_PRICES,
-    Floats,
-    Outcome,
-    token_price_of,
-    utility,
-)
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, token_price_of, utility
 from rlbudget.policy.replay_cascade import CascadeReplay, replay_cascade
 from rlbudget.strategies.members import (
     WHEN,

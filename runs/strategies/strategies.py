@@ -23,16 +23,12 @@ import numpy as np
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
+from rlbudget.arrays import Floats
 from rlbudget.evaluate.contexts import contexts_of
 from rlbudget.evaluate.verdicts import extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import (
-    Floats,
-    Outcome,
-    token_price_of,
-    utility,
-)
+from rlbudget.policy.outcomes import Outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.correct import Aim, Corrected, correct, tune
 from rlbudget.strategies.ensemble import ensemble

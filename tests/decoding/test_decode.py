@@ -3,13 +3,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
+from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
@@ -89,7 +88,7 @@ class Broken:
     price_range: tuple[float, float] = (1e-5, 1.0)
     good: int = 1
 
-    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
         if self.good > 0:
             self.good -= 1
             return Decision(stop=False, stop_probability=0.25)

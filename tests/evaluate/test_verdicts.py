@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from synthetic import make_table
 
+from rlbudget.arrays import Floats
 from rlbudget.evaluate.bootstrap import p_value, resample
 from rlbudget.evaluate.verdicts import (
     extremes,
@@ -21,7 +22,7 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
-from rlbudget.policy.outcomes import Floats, Outcome
+from rlbudget.policy.outcomes import Outcome
 
 Population = Callable[[np.random.Generator, int], Floats]
 MOST = 1.2

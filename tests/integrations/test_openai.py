@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from toy import serving
@@ -21,6 +20,7 @@ from trace_makers import make_trace
 
 from rlbudget.agents.freeze import freeze
 from rlbudget.agents.training import train_on
+from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
@@ -110,7 +110,7 @@ class Told:
     def __init__(self, say: Callable[[float], Decision]) -> None:
         self.say = say
 
-    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
         return self.say(float(observation[1]))
 
 

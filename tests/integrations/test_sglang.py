@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import decode
 from rlbudget.integrations import sglang
 from rlbudget.integrations.sglang import ENGINE, Engine, StopProcessor, outcome
@@ -44,9 +44,9 @@ class Told:
 
     def __init__(self, at: float) -> None:
         self.at = at
-        self.seen: list[npt.NDArray[np.float32]] = []
+        self.seen: list[Float32s] = []
 
-    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
         if self.at < 0:
             raise RuntimeError("no such thing")
         self.seen.append(observation)

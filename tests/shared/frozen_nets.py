@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from rlbudget.arrays import Float32s
 from rlbudget.policy.folder import Policy, make_policy
-from rlbudget.policy.network import Float32s
 from rlbudget.policy.observation import (
     OBSERVATION_VERSION,
     Preset,

@@ -8,14 +8,11 @@ through noise. ``tabular_table`` and ``never_stop_table`` are tiny and have know
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TABULAR_KINDS = 4
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_questions, tiny_task
 from trace_makers import make_trace
 
+from rlbudget.arrays import Float32s
 from rlbudget.cli.main import main
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.logged import Logged, Origin, decode_logged
@@ -212,7 +212,7 @@ class Broken:
     price_range = (1e-5, 1.0)
     asked = 0
 
-    def __call__(self, observation: npt.NDArray[np.float32], *, token_price: float) -> Decision:
+    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
         self.asked += 1
         if self.asked > 1:
             raise RuntimeError("out of order")

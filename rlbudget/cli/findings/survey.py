@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from rlbudget.arrays import Floats, Ints
 from rlbudget.traces.store import iter_parts
 
 SETTINGS = ("profile", "stride", "max_tokens", "temperature", "probe_tokens", "scorer")
@@ -120,7 +120,7 @@ def _add_checkpoints(found: Survey, part: pa.Table) -> None:
             _add_signal(found, column.removeprefix(_SIGNAL), _flat(part, column))
 
 
-def _add_signal(found: Survey, name: str, values: npt.NDArray[np.float64]) -> None:
+def _add_signal(found: Survey, name: str, values: Floats) -> None:
     known = values[~np.isnan(values)]
     if not len(known):
         return
@@ -146,13 +146,13 @@ def _add_settings(found: Survey, part: pa.Table) -> None:
             found.settings.setdefault(name, Counter())[str(value)] += 1
 
 
-def _ints(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    numbers: npt.NDArray[np.int64] = column.to_numpy().astype(np.int64)
+def _ints(column: pa.ChunkedArray) -> Ints:
+    numbers: Ints = column.to_numpy().astype(np.int64)
     return numbers
 
 
-def _flat(part: pa.Table, name: str) -> npt.NDArray[np.float64]:
+def _flat(part: pa.Table, name: str) -> Floats:
     """(m,) a column of the checkpoints, one trace after the other, NaN where it is missing."""
     column = part.column(name).combine_chunks().flatten()
-    numbers: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    numbers: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
     return numbers

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rlbudget.arrays import Ints
 from rlbudget.tasks.reasoning_gym import EMBEDDED_FAMILIES, draw
 from runs.models.reasoner.thoughts import Thought, think
 
@@ -45,9 +46,9 @@ class Sequences:
 
     tokens: Rows
     trained: npt.NDArray[np.uint8]
-    start: npt.NDArray[np.int64]
-    opens: npt.NDArray[np.int64]
-    closes: npt.NDArray[np.int64]
+    start: Ints
+    opens: Ints
+    closes: Ints
 
 
 def prompt_text(question: str) -> str:
@@ -147,7 +148,7 @@ def generate(
         (str(tokenizer_file), stage, seed * 1_000_003 + 1 + i, min(CHUNK, n - i * CHUNK))
         for i in range((n + CHUNK - 1) // CHUNK)
     ]
-    parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(5)]
+    parts: list[list[Ints]] = [[] for _ in range(5)]
     with ProcessPoolExecutor(workers) as pool:
         for result in pool.map(_chunk, jobs):
             for part, values in zip(parts, result, strict=True):
@@ -159,7 +160,7 @@ def generate(
 
 def batches(
     data: Sequences, *, tokens: int, widths: tuple[int, ...], seed: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+) -> Iterator[tuple[Ints, Ints]]:
     """Endless (inputs, targets), int64 of shape (tokens // width, width); target -100 = no loss.
 
     In each pass a share of the sequences is cut: the thinking ends at a random token, the
@@ -167,9 +168,7 @@ def batches(
     """
     rng = np.random.default_rng(seed)
     n = len(data.opens)
-    waiting: dict[int, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]] = {
-        width: [] for width in widths
-    }
+    waiting: dict[int, list[tuple[Ints, Ints]]] = {width: [] for width in widths}
     while True:
         for index in rng.permutation(n):
             row = _row(data, int(index), rng)
@@ -188,9 +187,7 @@ def batches(
                 yield inputs, targets
 
 
-def _row(
-    data: Sequences, index: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _row(data: Sequences, index: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
     span = slice(data.start[index], data.start[index + 1])
     ids = data.tokens[span].astype(np.int64)
     flags = data.trained[span].astype(bool)

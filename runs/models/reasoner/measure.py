@@ -21,8 +21,8 @@ import tempfile
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rlbudget.arrays import Ints
 from rlbudget.decoding.record import record
 from rlbudget.models import load_model
 from rlbudget.policy.outcomes import (
@@ -76,7 +76,7 @@ def main() -> None:
     )  # fmt: skip
 
 
-def first_answer_stops(traces: list[Trace]) -> npt.NDArray[np.int64]:
+def first_answer_stops(traces: list[Trace]) -> Ints:
     """The checkpoint of each trace at which its first answer has been stated, (n,)."""
     stops = np.full(len(traces), NATURAL_END, dtype=np.int64)
     for i, trace in enumerate(traces):
