@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.arrays import Float32s, Floats
+Float32s = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 FORMAT = "rlbudget-policy"
 VERSION = 1
