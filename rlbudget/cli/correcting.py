@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rlbudget.cli.arguments import File, N, OptionalPrice, Share, ThePolicy, TheTraces
 from rlbudget.console import note, tell
 from rlbudget.policy.folder import load_policy
-from rlbudget.strategies.correct import Aim
-from rlbudget.strategies.correction_file import save_correction
-from rlbudget.strategies.fit_correction import fit_correction
+from rlbudget.strategies.correction.correct import Aim
+from rlbudget.strategies.correction.file import save_correction
+from rlbudget.strategies.correction.fit import fit_correction
 
 
 @dataclass(frozen=True)

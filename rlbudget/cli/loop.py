@@ -25,12 +25,12 @@ from rlbudget.cli.arguments import (
 from rlbudget.console import note, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
-from rlbudget.strategies.entries import read_log
-from rlbudget.strategies.harvest import harvest
-from rlbudget.strategies.log import feedback
-from rlbudget.strategies.production import as_json, shown, streams_of
-from rlbudget.strategies.registry import Registry
-from rlbudget.strategies.retrain import retrain
+from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.harvest import harvest
+from rlbudget.strategies.feedback.log import feedback
+from rlbudget.strategies.feedback.production import as_json, shown, streams_of
+from rlbudget.strategies.feedback.registry import Registry
+from rlbudget.strategies.feedback.retrain import retrain
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ from rlbudget.models.profiles import PROFILES
 from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.folder import Policy
 from rlbudget.strategies.compose import compose
-from rlbudget.strategies.correction_file import load_correction
+from rlbudget.strategies.correction.file import load_correction
+from rlbudget.strategies.feedback.log import DecisionLog
+from rlbudget.strategies.feedback.registry import Serving, load_servings
 from rlbudget.strategies.hybrid import Request
-from rlbudget.strategies.log import DecisionLog
-from rlbudget.strategies.registry import Serving, load_servings
 from rlbudget.tasks.scorers import scorer_of_task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rlbudget.traces.trace import PROBE_TOKENS, Probe
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
-    from rlbudget.strategies.correct import Correction
+    from rlbudget.strategies.correction.correct import Correction
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,10 @@ def decode(
     )  # fmt: skip
     corrector = None
     if correction is not None and not correction.off:
-        from rlbudget.strategies.corrector import Corrector, exit_corrected  # needs pyarrow
+        from rlbudget.strategies.correction.corrector import (  # needs pyarrow
+            Corrector,
+            exit_corrected,
+        )
 
         corrector = Corrector(correction, probe_tokens=probe_tokens)
     charged = 0

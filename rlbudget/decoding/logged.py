@@ -17,8 +17,8 @@ from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.decoding.record import record_one
 from rlbudget.errors import UserError
 from rlbudget.policy.controller import Controller, Reason, StopPolicy
-from rlbudget.strategies.log import DecisionLog, LoggedRequest, Stop, now
-from rlbudget.strategies.stream import audited
+from rlbudget.strategies.feedback.audit import audited
+from rlbudget.strategies.feedback.log import DecisionLog, LoggedRequest, Stop, now
 from rlbudget.tasks.scorers import extracted, scorer_of_task
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.trace import PROBE_TOKENS, Trace, scorer_of

@@ -24,9 +24,9 @@ from rlbudget.agents.training import train_on
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, outcome, token_price_of
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.registry import Registry
-from rlbudget.strategies.retrain import Retrained, retrain
-from rlbudget.strategies.stream import Audit, PageHinkley, StreamEvaluator, audited
+from rlbudget.strategies.feedback.audit import Audit, PageHinkley, StreamEvaluator, audited
+from rlbudget.strategies.feedback.registry import Registry
+from rlbudget.strategies.feedback.retrain import Retrained, retrain
 from rlbudget.traces.store import TraceWriter, digest, iter_traces, load_table
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace

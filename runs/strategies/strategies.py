@@ -30,10 +30,10 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import Outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.correct import Aim, Corrected, correct, tune
+from rlbudget.strategies.correction.correct import Aim, Corrected, correct, tune
+from rlbudget.strategies.correction.exits import exit_table
+from rlbudget.strategies.correction.fit import Doubts, fit_doubts
 from rlbudget.strategies.ensemble import ensemble
-from rlbudget.strategies.exits import exit_table
-from rlbudget.strategies.fit_correction import Doubts, fit_doubts
 from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
 from rlbudget.strategies.impact import fit_impact, guarded
 from rlbudget.traces.store import digest, iter_traces

@@ -21,14 +21,21 @@ from rlbudget.policy.outcomes import (
     utility,
 )
 from rlbudget.policy.replay import Replay
-from rlbudget.strategies.correct import OFF, Corrected, Correction, correct, doubts_of, tune
-from rlbudget.strategies.correction_file import load_correction, save_correction
-from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt, stop_chances
-from rlbudget.strategies.exits import exit_features
-from rlbudget.strategies.fit_correction import Fitted, joined
+from rlbudget.strategies.correction.correct import (
+    OFF,
+    Corrected,
+    Correction,
+    correct,
+    doubts_of,
+    tune,
+)
+from rlbudget.strategies.correction.doubt import doubts_in_turn, fit_doubt, stop_chances
+from rlbudget.strategies.correction.exits import exit_features
+from rlbudget.strategies.correction.file import load_correction, save_correction
+from rlbudget.strategies.correction.fit import Fitted, joined
+from rlbudget.strategies.correction.refine import OFF as NEVER
+from rlbudget.strategies.correction.refine import Refinement, refine, tune_refinement
 from rlbudget.strategies.impact import ImpactModel, save_impact
-from rlbudget.strategies.refine import OFF as NEVER
-from rlbudget.strategies.refine import Refinement, refine, tune_refinement
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.table import Split, TraceTable, split_questions
 

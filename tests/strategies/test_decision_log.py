@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from trace_makers import make_trace
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.entries import read_log
-from rlbudget.strategies.log import (
+from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
@@ -100,7 +100,8 @@ def test_a_line_that_is_none_is_counted(tmp_path: Path, line: str) -> None:
 
 def test_many_writers_at_once_leave_whole_lines(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom rlbudget.strategies.log import append\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from rlbudget.strategies.feedback.log import append\n"
         "for i in range(200):\n"
         "    append(Path(sys.argv[1]), {'request_id': f'{sys.argv[2]}-{i}', 'text': 'x' * 9000})\n"
     )

@@ -27,9 +27,9 @@ from rlbudget.policy.folder import Policy, save_policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.entries import Entries, read_log
-from rlbudget.strategies.harvest import audit_of, harvest, scored_trace
-from rlbudget.strategies.log import (
+from rlbudget.strategies.feedback.entries import Entries, read_log
+from rlbudget.strategies.feedback.harvest import audit_of, harvest, scored_trace
+from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     DecisionLog,
@@ -38,8 +38,8 @@ from rlbudget.strategies.log import (
     Stop,
     feedback,
 )
-from rlbudget.strategies.production import as_json, streams_of
-from rlbudget.strategies.registry import Registry
+from rlbudget.strategies.feedback.production import as_json, streams_of
+from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.tasks.task import Task
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import table_of

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlbudget.strategies.arithmetic import LONGEST, value_of
-from rlbudget.strategies.recheck import thinking_checks
+from rlbudget.strategies.correction.arithmetic import LONGEST, value_of
+from rlbudget.strategies.correction.recheck import thinking_checks
 
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 

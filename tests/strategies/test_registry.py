@@ -15,8 +15,8 @@ from rlbudget.agents.training import train_on
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy, save_policy
-from rlbudget.strategies.registry import Registry
-from rlbudget.strategies.retrain import Contest, contest, retrain
+from rlbudget.strategies.feedback.registry import Registry
+from rlbudget.strategies.feedback.retrain import Contest, contest, retrain
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import split_questions
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.stream import (
+from rlbudget.strategies.feedback.audit import (
     Audit,
     ConfidenceSequence,
     PageHinkley,

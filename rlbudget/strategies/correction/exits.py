@@ -5,7 +5,7 @@ exit_confidence      geometric mean of the probabilities of the answer's first t
                      a trial answer has
 exit_entropy         of the distribution of the first of them (recorded)
 probe_tail           mean of their probabilities after the first (recorded)
-thinking checks      see ``rlbudget.strategies.recheck``; where the traces hold the thinking
+thinking checks      see ``recheck.py`` beside this file; where the traces hold the thinking
 ===================  =========================================================================
 
 None of them costs a token more than the exit did: an exit begins with the tokens of the trial
@@ -23,7 +23,7 @@ import numpy as np
 
 from rlbudget.policy.observation import feature_names
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
-from rlbudget.strategies.recheck import THINKING_CHECKS, thinking_checks
+from rlbudget.strategies.correction.recheck import THINKING_CHECKS, thinking_checks
 from rlbudget.traces.store import iter_traces, load_table
 from rlbudget.traces.table import TraceTable
 

@@ -3,7 +3,7 @@
 Replayed from a pair of recordings (``traces.pairs``): the same questions, both models' traces.
 What the first model wrote stays paid, at ``ratio`` of a token of the second; token prices are those
 of the second model. The other way to a second opinion, the same model for longer, is
-``rlbudget.strategies.correct``.
+``rlbudget.strategies.correction.correct``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay, replay
-from rlbudget.strategies.correct import LEVELS, OFF, Corrected, doubts_of
-from rlbudget.strategies.fit_correction import fit_doubts, own_split
+from rlbudget.strategies.correction.correct import LEVELS, OFF, Corrected, doubts_of
+from rlbudget.strategies.correction.fit import fit_doubts, own_split
 from rlbudget.traces.pairs import pair_tables
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import Split

@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.entries import Entries
-from rlbudget.strategies.harvest import audit_of, stopped_answer
-from rlbudget.strategies.log import LoggedRequest
-from rlbudget.strategies.stream import StreamEvaluator, StreamReport
+from rlbudget.strategies.feedback.audit import StreamEvaluator, StreamReport
+from rlbudget.strategies.feedback.entries import Entries
+from rlbudget.strategies.feedback.harvest import audit_of, stopped_answer
+from rlbudget.strategies.feedback.log import LoggedRequest
 
 
 @dataclass(frozen=True, slots=True)

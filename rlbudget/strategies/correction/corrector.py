@@ -1,4 +1,4 @@
-"""A correction at work on one live decode, as ``rlbudget.strategies.correct`` does on a replay.
+"""A correction at work on one live decode, as ``correct.py`` does on a replay.
 
 The policy's stop writes an answer on a fork of the decode. Where the doubt in it is too high, the
 decode itself goes on from where it stood, and answers again ``budget`` tokens later. Every token
@@ -17,8 +17,8 @@ from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.signals.tokens import SIGNALS
-from rlbudget.strategies.correct import Correction
-from rlbudget.strategies.exits import CONFIDENCE, WRITTEN_SIGNALS, written_signals
+from rlbudget.strategies.correction.correct import Correction
+from rlbudget.strategies.correction.exits import CONFIDENCE, WRITTEN_SIGNALS, written_signals
 
 if TYPE_CHECKING:
     from rlbudget.models.answers import ExitResult

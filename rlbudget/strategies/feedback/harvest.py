@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.entries import read_log
-from rlbudget.strategies.log import LoggedRequest, Outcome
-from rlbudget.strategies.stream import Audit
+from rlbudget.strategies.feedback.audit import Audit
+from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.log import LoggedRequest, Outcome
 from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
 from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.traces.trace import Trace, scorer_of

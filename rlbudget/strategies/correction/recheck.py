@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rlbudget.strategies.arithmetic import SPELLED, value_of
+from rlbudget.strategies.correction.arithmetic import SPELLED, value_of
 from rlbudget.tasks.scorers import plain_number
 
 THINKING_CHECKS = ("thinking_check", "last_check", "answer_said")

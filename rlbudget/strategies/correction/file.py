@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
-from rlbudget.strategies.correct import OFF, Correction
+from rlbudget.strategies.correction.correct import OFF, Correction
 from rlbudget.strategies.impact import impact_tensors, read_impact
 
 FORMAT = "rlbudget-correction"

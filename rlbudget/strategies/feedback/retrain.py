@@ -32,7 +32,7 @@ from rlbudget.evaluate.verdicts import (
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.registry import Registry
+from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 

@@ -15,9 +15,16 @@ from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import utility
 from rlbudget.policy.replay import StopPolicy, replay
-from rlbudget.strategies.correct import Aim, Corrected, Correction, correct, doubts_of, tune
-from rlbudget.strategies.doubt import doubts_in_turn, fit_doubt
-from rlbudget.strategies.exits import exit_features, exit_table
+from rlbudget.strategies.correction.correct import (
+    Aim,
+    Corrected,
+    Correction,
+    correct,
+    doubts_of,
+    tune,
+)
+from rlbudget.strategies.correction.doubt import doubts_in_turn, fit_doubt
+from rlbudget.strategies.correction.exits import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
 from rlbudget.traces.store import digest
 from rlbudget.traces.table import Split, TraceTable, split_questions

@@ -1,6 +1,6 @@
 """Correction: an exit that looks wrong is taken back, and the model thinks on.
 
-Once an exit's answer is written, more is known than before it (``rlbudget.strategies.exits``).
+Once an exit's answer is written, more is known than before it (``exits.py``).
 Where the doubt in the answer is above a threshold, the thinking is resumed where it was left, for
 a small budget or to its natural end, and answers anew; of the answers written so far the least
 doubted is kept, a later one where they are equal, and the answer of a natural end always. Every
@@ -39,7 +39,7 @@ class Correction:
     """When to take an exit back, and for how long to think on."""
 
     doubt: ImpactModel
-    """the chance that a written answer is wrong; see ``rlbudget.strategies.doubt``"""
+    """the chance that a written answer is wrong; see ``rlbudget.strategies.correction.doubt``"""
     threshold: float
     """doubt above which the thinking is resumed; ``OFF`` for never"""
     budget: int | None

@@ -1,7 +1,7 @@
 """Doubt: the chance that an answer which an exit has just written is wrong.
 
 A network as that of ``rlbudget.strategies.impact``, on what is known once the answer is written
-(``rlbudget.strategies.exits``). It is fitted where the policy stops: checkpoints are drawn with
+(``exits.py``). It is fitted where the policy stops: checkpoints are drawn with
 the chance that the policy stops there, for everything else is another distribution.
 """
 

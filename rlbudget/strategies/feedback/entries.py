@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.log import (
+from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,

@@ -1,0 +1,1 @@
+"""Withdrawing an exit whose written answer is probably wrong, on a replay and live."""

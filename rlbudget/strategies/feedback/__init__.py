@@ -1,0 +1,1 @@
+"""From production back to training: decision log, audits, harvest, retraining, registry."""
