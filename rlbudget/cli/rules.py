@@ -12,7 +12,7 @@ import tyro
 from rlbudget.cli.arguments import Metadata, NameOrNone, TheQuestion, TheRules, metadata_of
 from rlbudget.console import tell
 from rlbudget.policy.folder import load_policies
-from rlbudget.strategies.hybrid import HybridRules, Request
+from rlbudget.strategies.hybrid import HybridRules, RequestFacts
 from rlbudget.strategies.rules_file import load_rules
 
 
@@ -49,7 +49,7 @@ class RulesExplain:
     def execute(self) -> None:
         """Load the file and explain."""
         rules = _load_rules(self.rules, self.policy)
-        request = Request(self.question, self.task, metadata_of(self.metadata))
+        request = RequestFacts(self.question, self.task, metadata_of(self.metadata))
         for line in rules.explain(request):
             tell(line)
 

@@ -44,7 +44,7 @@ from rlbudget.strategies.compose import compose
 from rlbudget.strategies.correction.file import load_correction
 from rlbudget.strategies.feedback.log import DecisionLog
 from rlbudget.strategies.feedback.registry import Serving, load_servings
-from rlbudget.strategies.hybrid import Request
+from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.tasks.scorers import scorer_of_task
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Decode:
         servings = load_servings(self.policy)
         policies = {name: serving.policy for name, serving in servings.items()}
         composed = compose(policies, self.strategies.read())
-        request = Request(self.question, self.task, metadata_of(self.metadata))
+        request = RequestFacts(self.question, self.task, metadata_of(self.metadata))
         served = composed.serve(request)
         for line in composed.explain(request):
             note(line)

@@ -22,7 +22,7 @@ from rlbudget.policy.replay import Replay
 from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.strategies.blend_file import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
-from rlbudget.strategies.hybrid import HybridRules, Request
+from rlbudget.strategies.hybrid import HybridRules, RequestFacts
 from rlbudget.strategies.impact import ImpactModel, guarded, load_impact
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.steered import AnyPolicy
@@ -108,12 +108,12 @@ class Composed:
     guard: ImpactModel | None = None
     rules: HybridRules | None = None
 
-    def serve(self, request: Request) -> Served:
+    def serve(self, request: RequestFacts) -> Served:
         """What serves a request: the rules that match it are those that act."""
         policy = self.policy if self.rules is None else self.rules.for_request(request)
         return Served(policy, self.guard)
 
-    def explain(self, request: Request) -> list[str]:
+    def explain(self, request: RequestFacts) -> list[str]:
         """What the rules say to a request, a line each; none without rules."""
         return [] if self.rules is None else self.rules.explain(request)
 
@@ -123,7 +123,10 @@ class Composed:
         return self.policy.price_range
 
     def replay(
-        self, table: TraceTable, token_price: float, requests: Mapping[str, Request] | None = None
+        self,
+        table: TraceTable,
+        token_price: float,
+        requests: Mapping[str, RequestFacts] | None = None,
     ) -> Replay:
         """Act on recorded traces as live.
 
@@ -141,7 +144,7 @@ class OnTraces:
     """A composition with the requests of recorded traces: a method of an evaluation."""
 
     composed: Composed
-    requests: Mapping[str, Request]
+    requests: Mapping[str, RequestFacts]
     """by trace id"""
 
     @property
@@ -159,9 +162,9 @@ class OnTraces:
         return self.composed.replay(table, token_price, self.requests)
 
 
-def requests_of(traces: Iterable[Trace]) -> dict[str, Request]:
+def requests_of(traces: Iterable[Trace]) -> dict[str, RequestFacts]:
     """What rules know of recorded traces, by trace id: question, task and ``meta``."""
-    return {t.trace_id: Request(t.question, t.task, t.meta) for t in traces}
+    return {t.trace_id: RequestFacts(t.question, t.task, t.meta) for t in traces}
 
 
 def compose(policies: Mapping[str, Policy], strategy: Strategy) -> Composed:

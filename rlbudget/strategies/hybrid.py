@@ -47,7 +47,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class HybridRule:
     """Conditions and what follows where all of them hold."""
 
     name: str
@@ -64,7 +64,7 @@ class Rule:
     price: float | None = None
     policy: str | None = None
 
-    def matches(self, request: Request) -> bool:
+    def matches(self, request: RequestFacts) -> bool:
         """Whether the conditions known when the request begins hold."""
         return (
             (self.question is None or self.question.search(request.question) is not None)
@@ -84,7 +84,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RequestFacts:
     """What is known when a request begins."""
 
     question: str
@@ -117,7 +117,7 @@ class LiveRules:
         return (fired & ~self.stops).any(axis=-1), (fired & self.stops).any(axis=-1)
 
 
-def _compile(rules: Sequence[Rule], features: Sequence[str]) -> LiveRules | None:
+def _compile(rules: Sequence[HybridRule], features: Sequence[str]) -> LiveRules | None:
     own = [rule for rule in rules if rule.live]
     if not own:
         return None
@@ -185,16 +185,16 @@ class Ruling:
 class HybridRules:
     """Rules in the order of their file, and the policies they may name."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[HybridRule, ...]
     policies: Mapping[str, AnyPolicy]
     """the first one is used where no rule names another"""
 
-    def for_request(self, request: Request) -> SteeredPolicy:
+    def for_request(self, request: RequestFacts) -> SteeredPolicy:
         """The policy under the rules that match this request."""
         ruling = self.ruling([rule for rule in self.rules if rule.matches(request)])
         return steered(ruling.policy, ruling)
 
-    def ruling(self, matching: Sequence[Rule]) -> Ruling:
+    def ruling(self, matching: Sequence[HybridRule]) -> Ruling:
         """What these rules make of the policy they name, or of the first one."""
         named = next((rule.policy for rule in matching if rule.policy is not None), None)
         policy = self.policies[next(iter(self.policies)) if named is None else named]
@@ -213,7 +213,7 @@ class HybridRules:
             tokens_at=policy.features.index("thinking_tokens"),
         )
 
-    def explain(self, request: Request) -> list[str]:
+    def explain(self, request: RequestFacts) -> list[str]:
         """A line for each rule that matches, and one on what follows from all of them."""
         matching = [rule for rule in self.rules if rule.matches(request)]
         lines = []
@@ -230,7 +230,9 @@ class HybridRules:
             said = ", ".join(parts)
         return [*lines, f"so: {said}"]
 
-    def replay(self, table: TraceTable, requests: Sequence[Request], token_price: float) -> Replay:
+    def replay(
+        self, table: TraceTable, requests: Sequence[RequestFacts], token_price: float
+    ) -> Replay:
         """Replay recorded traces, ``requests`` has one for each of them."""
         if len(requests) != len(table):
             raise ValueError(f"{len(requests)} requests for {len(table)} traces")

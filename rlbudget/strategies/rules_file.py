@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.hybrid import Comparison, HybridRules, Rule
+from rlbudget.strategies.hybrid import Comparison, HybridRule, HybridRules
 from rlbudget.strategies.steered import AnyPolicy
 from rlbudget.strategies.toml_lines import line_of, lines_of
 
@@ -78,7 +78,7 @@ class _Entry:
     lines: Mapping[tuple[str | int, ...], int]
     policies: Mapping[str, AnyPolicy]
 
-    def rule(self) -> Rule:
+    def rule(self) -> HybridRule:
         """The rule that it is; raises ``UserError`` where it is none."""
         for key in self.said:
             if key not in KEYS:
@@ -87,7 +87,7 @@ class _Entry:
             raise self._bad("a rule needs a name", "name")
         if not any(key in self.said for key in EFFECTS):
             raise self._bad(f"it does nothing; give it one of {', '.join(EFFECTS)}", "name")
-        rule = Rule(
+        rule = HybridRule(
             name=self.said["name"],
             line=line_of(self.lines, "rule", self.number),
             question=self._question(),
@@ -103,7 +103,7 @@ class _Entry:
         self._fits_together(rule)
         return rule
 
-    def _fits_together(self, rule: Rule) -> None:
+    def _fits_together(self, rule: HybridRule) -> None:
         least, most = rule.min_tokens, rule.max_tokens
         if least is not None and most is not None and least > most:
             raise self._bad(f"min_tokens {least} is above max_tokens {most}", "min_tokens")

@@ -34,7 +34,7 @@ from rlbudget.strategies.correction.correct import Aim, Corrected, correct, tune
 from rlbudget.strategies.correction.exits import exit_table
 from rlbudget.strategies.correction.fit import Doubts, fit_doubts
 from rlbudget.strategies.ensemble import ensemble
-from rlbudget.strategies.hybrid import Comparison, HybridRules, Request, Rule
+from rlbudget.strategies.hybrid import Comparison, HybridRule, HybridRules, RequestFacts
 from rlbudget.strategies.impact import fit_impact, guarded
 from rlbudget.traces.store import digest, iter_traces
 from rlbudget.traces.table import Split, TraceTable, split_questions
@@ -222,12 +222,12 @@ def by_family(case: Case) -> Compared:
     relative = 0.1
     split, price = case.split, case.price(relative)
 
-    def requests(table: TraceTable) -> list[Request]:
-        return [Request("", task=case.families[str(q)]) for q in table.question_ids]
+    def requests(table: TraceTable) -> list[RequestFacts]:
+        return [RequestFacts("", task=case.families[str(q)]) for q in table.question_ids]
 
     validation = requests(split.validation)
 
-    def earned(rules: Sequence[Rule]) -> Floats:
+    def earned(rules: Sequence[HybridRule]) -> Floats:
         done = (
             HybridRules(tuple(rules), {"policy": policy}).replay(
                 split.validation, validation, price
@@ -243,11 +243,11 @@ def by_family(case: Case) -> Compared:
         own = np.array([request.task == family for request in validation])
         best, ahead = 1.0, 0.0
         for factor in FACTORS:
-            rule = Rule(name=family, line=number, task=family, price=factor)
+            rule = HybridRule(name=family, line=number, task=family, price=factor)
             gain = (earned([rule]) - usual)[own]
             if gain.mean() > max(ahead, gain.std(ddof=1) / len(gain) ** 0.5):
                 best, ahead = factor, float(gain.mean())
-        rules.append(Rule(name=family, line=number, task=family, price=best))
+        rules.append(HybridRule(name=family, line=number, task=family, price=best))
     return Compared(
         "hybrid rules: a price factor for each family",
         relative,
@@ -267,8 +267,8 @@ def by_customer(case: Case) -> Compared:
     held_out, price = case.split.held_out, case.price(relative)
     gold = np.random.default_rng(0).random(len(held_out)) < 0.5
     worth = np.where(gold, GOLD, 1.0)
-    asked = [Request("", metadata={"tier": "gold" if one else "usual"}) for one in gold]
-    rules = [Rule(name="gold", line=1, metadata={"tier": "gold"}, price=1 / GOLD)]
+    asked = [RequestFacts("", metadata={"tier": "gold" if one else "usual"}) for one in gold]
+    rules = [HybridRule(name="gold", line=1, metadata={"tier": "gold"}, price=1 / GOLD)]
     return Compared(
         f"hybrid rules: the answers of half of the customers are worth {GOLD:g} times as much",
         relative,
@@ -279,7 +279,7 @@ def by_customer(case: Case) -> Compared:
 
 
 def under_rules(
-    case: Case, rules: Sequence[Rule], asked: Sequence[Request], price: float
+    case: Case, rules: Sequence[HybridRule], asked: Sequence[RequestFacts], price: float
 ) -> Outcome:
     """Mean of the policies' outcomes under the rules, held out."""
     return mean_of(
@@ -343,10 +343,12 @@ def rule_engine(case: Case) -> dict[str, Any]:
     """Microseconds of a decision under 100 rules, half of which look at each checkpoint."""
     policy, price = case.policies[0], case.price(0.1)
     rules = [
-        Rule(name=f"r{n}", line=n, question=re.compile(f"{n}|why"), metadata={"n": n}, price=0.9)
+        HybridRule(
+            name=f"r{n}", line=n, question=re.compile(f"{n}|why"), metadata={"n": n}, price=0.9
+        )
         for n in range(50)
     ] + [
-        Rule(
+        HybridRule(
             name=f"r{n}",
             line=n,
             live=(
@@ -358,7 +360,7 @@ def rule_engine(case: Case) -> dict[str, Any]:
         for n in range(50)
     ]
     engine = HybridRules(tuple(rules), {"policy": policy})
-    request = Request("Why is 7 * 6 not 43?", metadata={"n": 7})
+    request = RequestFacts("Why is 7 * 6 not 43?", metadata={"n": 7})
     seen = observe(case.split.held_out, policy.features)[:1000]
     ruled = engine.for_request(request)
 

@@ -92,11 +92,11 @@ one = policy([0.0] * len(policy.features), token_price=policy.price_range[0])
 controller = Controller(policy, token_price=policy.price_range[1], stride=8)
 seen = [controller.at_checkpoint(dict.fromkeys(SIGNALS, 0.5), 8 * k, None) for k in (1, 2, 3)]
 from rlbudget.strategies.compose import Strategy, compose
-from rlbudget.strategies.hybrid import Request
+from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.rules_file import load_rules
-served = compose({"p": policy}, Strategy(rules=None)).serve(Request("1 + 1"))
+served = compose({"p": policy}, Strategy(rules=None)).serve(RequestFacts("1 + 1"))
 rules = load_rules(sys.argv[2], {"p": policy})
-full = rules.for_request(Request("1 + 1"))
+full = rules.for_request(RequestFacts("1 + 1"))
 assert not full([0.0] * len(policy.features), token_price=policy.price_range[1]).stop
 print(0 <= one.stop_probability <= 1, len(seen), controller.failed)
 """

@@ -27,7 +27,7 @@ from rlbudget.policy.replay import replay
 from rlbudget.strategies.blend_file import SavedBlend, load_blend, policy_digest, save_blend
 from rlbudget.strategies.compose import Composed, Strategy, compose, requests_of, stages
 from rlbudget.strategies.ensemble import Blend, ensemble
-from rlbudget.strategies.hybrid import Request
+from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
@@ -169,7 +169,7 @@ def test_a_guarded_decode_is_its_replay_and_knows_how_sure_its_exit_is(
     stopped = 0
     for i, trace_id in enumerate(table.trace_ids.tolist()):
         trace = by_id[trace_id]
-        served = composed.serve(Request(trace.question, trace.task, trace.meta))
+        served = composed.serve(RequestFacts(trace.question, trace.task, trace.meta))
         seed = trace.meta["row_seed"]
         live = decode(model, trace.question, served, token_price=PRICE, seed=seed, max_tokens=CAP)
         assert live.message is None
@@ -186,7 +186,7 @@ def test_a_broken_guard_does_not_cost_the_answer(tmp_path: Path) -> None:
     model = load_model(str(save_tiny_model(tmp_path)), profile="embedded")
     policy = Eager(FREE)
     fewer = replace(GUARD, features=FEATURES[:-1], mean=GUARD.mean[:-1], std=GUARD.std[:-1])
-    served = Composed("broken", policy, fewer).serve(Request("Why?"))  # type: ignore[arg-type]
+    served = Composed("broken", policy, fewer).serve(RequestFacts("Why?"))  # type: ignore[arg-type]
     decoded = decode(model, "Why?", served, token_price=PRICE, max_tokens=CAP)
     assert decoded.reason == "policy_failed"
     assert not decoded.stopped

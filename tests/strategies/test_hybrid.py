@@ -13,7 +13,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.hybrid import HybridRules, Request
+from rlbudget.strategies.hybrid import HybridRules, RequestFacts
 from rlbudget.strategies.rules_file import load_rules
 
 PRICE = 1e-3
@@ -30,11 +30,11 @@ def _rules(tmp_path: Path, text: str) -> HybridRules:
     return load_rules(path, _policies())
 
 
-def _stops(rules: HybridRules, requests: list[Request]) -> Any:
+def _stops(rules: HybridRules, requests: list[RequestFacts]) -> Any:
     return rules.replay(TABLE, requests, PRICE).stops
 
 
-ASKED = [Request(f"question {i}", task="sum" if i % 2 else "word", metadata={"tier": i % 3})
+ASKED = [RequestFacts(f"question {i}", task="sum" if i % 2 else "word", metadata={"tier": i % 3})
          for i in range(len(TABLE))]  # fmt: skip
 
 
@@ -154,7 +154,7 @@ then = "go on"
 
 
 def test_explain_names_lines_and_what_follows(tmp_path: Path) -> None:
-    lines = _rules(tmp_path, RULES).explain(Request("x", task="sum"))
+    lines = _rules(tmp_path, RULES).explain(RequestFacts("x", task="sum"))
     assert lines == [
         "line 2: unsure: go on where thinking_tokens < 64 and entropy_mean > 0.3 and"
         " margin_mean <= 3",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rlbudget.cli.main import parse
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
-from rlbudget.strategies.hybrid import HybridRules, Request, Rule
+from rlbudget.strategies.hybrid import HybridRule, HybridRules, RequestFacts
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.toml_lines import lines_of
 
@@ -37,7 +37,7 @@ def load(text: str) -> HybridRules:
         return load_rules(path, POLICIES)
 
 
-def known(rule: Rule) -> tuple[Any, ...]:
+def known(rule: HybridRule) -> tuple[Any, ...]:
     """A rule without its place."""
     pattern = rule.question.pattern if rule.question else None
     return (rule.name, pattern, rule.task, rule.metadata, rule.live, rule.then,
@@ -332,7 +332,7 @@ def page(language: str) -> str:
 
 def test_the_file_of_the_page_is_explained_as_the_page_says() -> None:
     rules = load(page("toml"))
-    asked = Request(
+    asked = RequestFacts(
         "Is the liability of 2 + 3 parties limited?", task="arithmetic", metadata={"tier": "gold"}
     )
     assert "\n".join(rules.explain(asked)) + "\n" == page("text")
@@ -340,15 +340,15 @@ def test_the_file_of_the_page_is_explained_as_the_page_says() -> None:
 
 def test_the_file_of_the_page_does_what_the_page_says() -> None:
     rules = load(page("toml"))
-    usual = rules.ruling([rule for rule in rules.rules if rule.matches(Request("1 + 1"))])
+    usual = rules.ruling([rule for rule in rules.rules if rule.matches(RequestFacts("1 + 1"))])
     assert usual.policy is POLICIES["usual"]
     assert (usual.full, usual.least, usual.price_factor) == (False, 0, 1)
-    code = rules.ruling([r for r in rules.rules if r.matches(Request("sort", task="code"))])
+    code = rules.ruling([r for r in rules.rules if r.matches(RequestFacts("sort", task="code"))])
     assert code.policy is POLICIES["careful"]
-    sums = Request("1 + 1", task="arithmetic", metadata={"tier": "gold"})
+    sums = RequestFacts("1 + 1", task="arithmetic", metadata={"tier": "gold"})
     ruling = rules.ruling([rule for rule in rules.rules if rule.matches(sums)])
     assert (ruling.least, ruling.most, ruling.price_factor) == (32, 256, 0.5)
-    assert rules.ruling([r for r in rules.rules if r.matches(Request("A Contract"))]).full
+    assert rules.ruling([r for r in rules.rules if r.matches(RequestFacts("A Contract"))]).full
 
 
 def test_the_commands_of_the_page_are_commands() -> None:
