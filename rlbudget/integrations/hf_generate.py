@@ -29,7 +29,8 @@ from rlbudget.integrations.hf import of_rows, plan_for
 from rlbudget.integrations.hf_rows import Rows
 from rlbudget.integrations.plan import Plan
 from rlbudget.integrations.request import Outcome, Request
-from rlbudget.models.answers import continue_greedily, make_probe
+from rlbudget.models.answers import continue_greedily
+from rlbudget.models.reading import make_probe
 from rlbudget.models.sequences import Sequences
 from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.observation import PROBE_SIGNALS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,39 +9,10 @@ import numpy as np
 import torch
 
 from rlbudget.arrays import Bools
-from rlbudget.models.profiles import Profile
-from rlbudget.models.reading import ends_answer, read_answer
+from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.sampling import entropy_of
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True, slots=True)
-class ExitResult:
-    """The answer after a forced end of the thinking."""
-
-    answer: str
-    answer_tokens: int
-    """every token after the thinking: the exit text, the answer, its end"""
-    ids: tuple[int, ...]
-    """the generated tokens, without the exit text"""
-    logprobs: tuple[float, ...]
-    """their log-probabilities in nats, temperature 1"""
-    entropy: float
-    """of the distribution of the first of them, in nats"""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """A trial answer of an unfinished decode."""
-
-    answer: str
-    confidence: float
-    """geometric mean of the probabilities of its tokens, in [0, 1]"""
-    tail: float
-    """mean of the probabilities of its tokens after the first, 0 where there is only one"""
-    tokens: int
-    """tokens generated for it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +30,6 @@ class OptionsResult:
         """Of the distribution over the options, in nats: at most the logarithm of their number."""
         scores = torch.tensor(self.logprobs, dtype=torch.float64)
         return float(torch.special.entr(scores.softmax(0)).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """Generated tokens and their log-probabilities."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    entropy: float
-    """of the distribution of the first token, in nats"""
-
-
-def make_probe(
-    continuation: Continuation | ExitResult, max_new: int, vocabulary: Vocabulary, profile: Profile
-) -> ProbeResult:
-    """The first ``max_new`` tokens of a continuation as a trial answer."""
-    ids, logprobs = continuation.ids[:max_new], continuation.logprobs[:max_new]
-    tail = [math.exp(logprob) for logprob in logprobs[1:]]
-    return ProbeResult(
-        answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
-        confidence=float(np.exp(np.mean(logprobs))),
-        tail=sum(tail) / len(tail) if tail else 0.0,
-        tokens=len(ids),
-    )
 
 
 def continue_greedily(

@@ -17,17 +17,16 @@ import numpy.typing as npt
 import torch
 
 from rlbudget.arrays import Bools, Floats, Ints
-from rlbudget.models.answers import (
+from rlbudget.models.answers import OptionsResult, continue_greedily, read_options
+from rlbudget.models.profiles import Profile
+from rlbudget.models.reading import (
     Continuation,
     ExitResult,
-    OptionsResult,
     ProbeResult,
-    continue_greedily,
+    ends_answer,
     make_probe,
-    read_options,
+    read_answer,
 )
-from rlbudget.models.profiles import Profile
-from rlbudget.models.reading import ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary

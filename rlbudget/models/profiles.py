@@ -27,6 +27,8 @@ class Profile:
 
     name: str
     prompt: Prompt
+    start_of_thinking: str
+    """the text that opens the thinking; empty where all that comes before the end is thinking"""
     end_of_thinking: str
     """the text by which the model itself ends its thinking: one special token or plain text"""
     exit_text: str
@@ -118,6 +120,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="embedded",
             prompt=_embedded_prompt,
+            start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="</think>",
             answer_stop=(),
@@ -133,6 +136,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="smollm2",
             prompt=_smollm2_prompt,
+            start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="</think>",
             answer_stop=(),
@@ -148,6 +152,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="think",
             prompt=_think_prompt,
+            start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="\n</think>\n\n",
             answer_stop=(),
@@ -163,6 +168,7 @@ PROFILES: dict[str, Profile] = {
         Profile(
             name="plain",
             prompt=_plain_prompt,
+            start_of_thinking="",
             end_of_thinking="The answer is",
             exit_text="\nThe answer is",
             answer_stop=("\n",),

@@ -1,12 +1,68 @@
-"""How an answer is read from the tokens after the end of the thinking. Needs no torch."""
+"""What is written after the end of the thinking, and how an answer is read. Needs no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from rlbudget.arrays import Ints
 from rlbudget.models.profiles import Profile
 from rlbudget.models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Generated tokens and their log-probabilities."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropy: float
+    """of the distribution of the first token, in nats"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitResult:
+    """The answer after a forced end of the thinking."""
+
+    answer: str
+    answer_tokens: int
+    """every token after the thinking: the exit text, the answer, its end"""
+    ids: tuple[int, ...]
+    """the generated tokens, without the exit text"""
+    logprobs: tuple[float, ...]
+    """their log-probabilities in nats, temperature 1"""
+    entropy: float
+    """of the distribution of the first of them, in nats"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """A trial answer of an unfinished decode."""
+
+    answer: str
+    confidence: float
+    """geometric mean of the probabilities of its tokens, in [0, 1]"""
+    tail: float
+    """mean of the probabilities of its tokens after the first, 0 where there is only one"""
+    tokens: int
+    """tokens generated for it"""
+
+
+def make_probe(
+    continuation: Continuation | ExitResult, max_new: int, vocabulary: Vocabulary, profile: Profile
+) -> ProbeResult:
+    """The first ``max_new`` tokens of a continuation as a trial answer."""
+    ids, logprobs = continuation.ids[:max_new], continuation.logprobs[:max_new]
+    tail = [math.exp(logprob) for logprob in logprobs[1:]]
+    return ProbeResult(
+        answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
+        confidence=float(np.exp(np.mean(logprobs))),
+        tail=sum(tail) / len(tail) if tail else 0.0,
+        tokens=len(ids),
+    )
 
 
 def read_answer(

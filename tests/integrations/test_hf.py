@@ -24,7 +24,7 @@ from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.integrations.hf_generate import BudgetGenerate
 from rlbudget.integrations.request import Outcome
 from rlbudget.models import load_model
-from rlbudget.models.answers import read_answer
+from rlbudget.models.reading import read_answer
 from rlbudget.models.sampling import Distribution, token_signals
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.folder import Policy

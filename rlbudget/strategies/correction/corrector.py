@@ -18,11 +18,11 @@ from rlbudget.policy.observation import Observer
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.correction.correct import Correction
-from rlbudget.strategies.correction.exits import CONFIDENCE, WRITTEN_SIGNALS, written_signals
+from rlbudget.strategies.correction.written import CONFIDENCE, WRITTEN_SIGNALS, written_signals
 
 if TYPE_CHECKING:
-    from rlbudget.models.answers import ExitResult
     from rlbudget.models.decode_batch import DecodeBatch
+    from rlbudget.models.reading import ExitResult
 
 _ROW = np.zeros(1, dtype=np.int64)
 

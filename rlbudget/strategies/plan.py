@@ -1,0 +1,368 @@
+"""The plan: everything that decides about a request, in one TOML file.
+
+``rlbudget decode --plan``, ``evaluate --plan`` and every integration read the same file;
+``docs/plan.md`` lists its keys. Paths in it are relative to it. A bare policy is the smallest plan.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import UserError
+from rlbudget.policy.cascade import Cascade, load_cascade
+from rlbudget.policy.controller import StopPolicy
+from rlbudget.policy.dial import Dial
+from rlbudget.policy.folder import Policy
+from rlbudget.strategies.compose import MAX_RISK, Composed, Strategy, compose, read_strategy
+from rlbudget.strategies.correction.correct import Correction
+from rlbudget.strategies.correction.file import load_correction
+from rlbudget.strategies.feedback.registry import load_servings
+from rlbudget.strategies.toml_lines import line_of, lines_of
+
+SERVE_ONLY = ("price", "experiment", "queue", "upstream")
+"""sections that the gateway alone reads"""
+NUMBER = (int, float)
+KEYS: Mapping[str, Mapping[str, Any]] = {
+    "": {
+        "policy": str, "policies": list, "combine": str, "price_factors": list, "effort": str,
+        "token_price": NUMBER, "max_em_loss": NUMBER, "answer_worth": NUMBER,
+        "price_per_million": NUMBER, "exit_profile": str, "max_thinking_tokens": int,
+        "answer_reserve": int,
+    },
+    "guard": {"folder": str, "max_risk": NUMBER},
+    "rules": {"file": str},
+    "correction": {"folder": str, "model": str},
+    "cascade": {"folder": str, "large": str},
+    "chooser": {"folder": str, "models": list},
+    "audit": {"log": str, "share": NUMBER, "store_text": bool},
+}  # fmt: skip
+"""Sections, their keys and the kind of each value; ``""`` is the top of the file."""
+_KINDS = {str: "a text", list: "a list", int: "a whole number", bool: "true or false",
+          NUMBER: "a number"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What is logged, and which share of the requests runs to its natural end and is recorded."""
+
+    log: Path
+    """folder of the decision log"""
+    share: float = 0.0
+    """chance in [0, 1] that a request is audited"""
+    store_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides about a request; made by ``load_plan`` or ``plan_of``."""
+
+    policies: Mapping[str, StopPolicy]
+    """by name; the first decides where nothing names another; empty under a cascade"""
+    strategy: Strategy = field(default_factory=Strategy)
+    """ensemble, guard and rules"""
+    dial: Dial = field(default_factory=Dial)
+    """the operating point of requests that name none"""
+    exit_profile: str | None = None
+    """None: that of the policy's traces"""
+    stride: int | None = None
+    """tokens between checkpoints; None: that of the policy's traces"""
+    max_thinking_tokens: int | None = None
+    """hard cap on thinking tokens; None: that of the policy's traces"""
+    answer_reserve: int | None = None
+    """tokens kept for exit text and answer; None: what the profile may need"""
+    correction: Correction | None = None
+    second_model: str | None = None
+    """name or URL of the model that refines doubtful exits; None: the same model thinks on"""
+    cascade: Cascade | None = None
+    large_model: str | None = None
+    """name or URL of the model that the cascade hands over to"""
+    chooser: Path | None = None
+    chooser_models: tuple[str, ...] = ()
+    audit: Audit | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """registry version of each policy that came from a registry"""
+    digest: str | None = None
+    """of the plan's file and all files beside the policies that it names; None for no file"""
+
+    @property
+    def policy(self) -> StopPolicy:
+        """The one that decides where nothing names another, or the cascade."""
+        if self.policies:
+            return next(iter(self.policies.values()))
+        assert self.cascade is not None
+        return self.cascade  # type: ignore[return-value]
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The settings of the recordings that its policy was trained on."""
+        if self.cascade is not None:
+            known = (self.cascade.config["trained"].get("recorded") or {}).get("small") or {}
+            return dict(known)
+        return dict(getattr(self.policy, "recorded", {}))
+
+    @property
+    def plain(self) -> bool:
+        """Whether one policy alone decides."""
+        return len(self.policies) == 1 and self.strategy == Strategy() and self.cascade is None
+
+    def compose(self) -> Composed | None:
+        """Ensemble, guard and rules over the policies; None where one policy alone decides.
+
+        Raises ``UserError`` for parts that do not fit together.
+        """
+        if self.plain or self.cascade is not None:
+            return None
+        frozen: dict[str, Policy] = {}
+        for name, policy in self.policies.items():
+            if not isinstance(policy, Policy):
+                raise UserError(f"{name}: strategies stand over frozen policies: freeze it first")
+            frozen[name] = policy
+        return compose(frozen, self.strategy)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the log calls the policy: its digest, or that of several together."""
+        digests = [str(getattr(policy, "digest", "")) for policy in self.policies.values()]
+        if self.cascade is not None:
+            digests.append(repr(sorted(self.cascade.config.items(), key=str)))
+        return digests[0] if len(digests) == 1 and self.policies else _hash("".join(digests))
+
+
+def plan_of(given: Plan | StopPolicy) -> Plan:
+    """A plan as it is; a bare policy as the smallest one."""
+    return given if isinstance(given, Plan) else Plan({"policy": given})
+
+
+def load_plan(path: Path | str) -> Plan:
+    """Read a plan and all that it names.
+
+    Raises ``UserError``, ``FILE:LINE: what is wrong``, for unknown keys, values of the wrong kind
+    and files that are not what they should be.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the plan {path}: {error}") from None
+    return _Reader(file, parse_toml(file, text), text).plan()
+
+
+def parse_toml(path: Path | str, text: str) -> dict[str, Any]:
+    """What a TOML text says; ``UserError``, ``FILE:LINE: what is wrong``, where it is none."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found.group(1)) if found else len(text.splitlines())
+        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
+
+
+class _Reader:
+    """One file on its way to a plan."""
+
+    def __init__(self, file: Path, said: Mapping[str, Any], text: str) -> None:
+        self._file, self._said, self._text = file, said, text
+        self._lines = lines_of(text)
+        self._named: list[Path] = []
+
+    def plan(self) -> Plan:
+        self._check()
+        top, audit = self._said, self._section("audit")
+        folders = self._policies()
+        servings = self._loaded("policy" if "policy" in top else "policies", load_servings, folders)
+        correction, cascade = self._section("correction"), self._section("cascade")
+        chooser = self._section("chooser")
+        return Plan(
+            policies={name: serving.policy for name, serving in servings.items()},
+            strategy=self._strategy(),
+            dial=self._dial(),
+            exit_profile=top.get("exit_profile"),
+            max_thinking_tokens=self._count("max_thinking_tokens"),
+            answer_reserve=self._count("answer_reserve"),
+            correction=self._loaded("correction", load_correction, self._path(correction)),
+            second_model=correction.get("model"),
+            cascade=self._loaded("cascade", load_cascade, self._path(cascade)),
+            large_model=cascade.get("large"),
+            chooser=self._path(chooser),
+            chooser_models=tuple(map(str, chooser.get("models", ()))),
+            audit=None if not audit else Audit(
+                self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
+            ),
+            versions={n: s.version for n, s in servings.items() if s.version is not None},
+            digest=self._digest(),
+        )  # fmt: skip
+
+    def _check(self) -> None:
+        """Every key is known and of its kind, and what belongs together is there."""
+        for name, value in self._said.items():
+            if name in SERVE_ONLY:
+                continue
+            if name in KEYS:
+                if not isinstance(value, dict):
+                    self._wrong(f"{name} is a section: write [{name}]", name)
+                for key, inner in value.items():
+                    self._check_key(name, key, inner)
+            else:
+                self._check_key("", name, value)
+        top = self._said
+        if "policy" in top and "policies" in top:
+            self._wrong("name policy or policies, not both", "policies")
+        if "cascade" in top and ("policy" in top or "policies" in top):
+            self._wrong("a cascade stops the model by itself: leave the policy out", "cascade")
+        if not {"policy", "policies", "cascade", "chooser"} & set(top):
+            self._wrong("name a policy, policies, a cascade or a chooser")
+        needs = {"guard": ("folder",), "rules": ("file",), "correction": ("folder",),
+                 "cascade": ("folder", "large"), "chooser": ("folder", "models"),
+                 "audit": ("log",)}  # fmt: skip
+        for name, keys in needs.items():
+            missing = [key for key in keys if name in top and key not in top[name]]
+            if missing:
+                self._wrong(f"[{name}] lacks {' and '.join(missing)}", name)
+
+    def _check_key(self, section: str, key: str, value: Any) -> None:
+        known = KEYS[section]
+        where = (section, key) if section else (key,)
+        if key not in known:
+            there = [*known, *(() if section else (f"[{n}]" for n in (*KEYS, *SERVE_ONLY) if n))]
+            self._wrong(f"{key}: unknown; there are {', '.join(there)}", *where)
+        kind = known[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self._wrong(f"{key} must be {_KINDS[kind]}", *where)
+
+    def _policies(self) -> list[Path]:
+        if "policy" in self._said:
+            return [self._beside(self._said["policy"])]
+        named = self._said.get("policies", [])
+        if not all(isinstance(one, str) for one in named):
+            self._wrong("policies must be a list of folders", "policies")
+        return [self._beside(one) for one in named]
+
+    def _strategy(self) -> Strategy:
+        top, guard = self._said, self._section("guard")
+        combine = top.get("combine")
+        if combine is not None and combine not in ("mean", "vote"):
+            combine = str(self._noted(combine))
+        rules = self._section("rules").get("file")
+        strategy: Strategy = self._loaded(
+            "guard" if guard else "rules" if rules else "combine",
+            lambda _: read_strategy(
+                combine=combine,
+                price_factors=[float(x) for x in top.get("price_factors", ())],
+                guard=self._path(guard),
+                max_risk=guard.get("max_risk", MAX_RISK),
+                rules=None if rules is None else self._noted(rules),
+            ),
+            self._file,
+        )
+        return strategy
+
+    def _dial(self) -> Dial:
+        names = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
+        said = {name: self._said[name] for name in names if name in self._said}
+        dial: Dial = self._loaded(next(iter(said), ""), lambda _: Dial(**said), self._file)
+        return dial
+
+    def _count(self, key: str) -> int | None:
+        value = self._said.get(key)
+        if value is not None and value < 1:
+            self._wrong(f"{key} must be at least 1", key)
+        return value
+
+    def _share(self, audit: Mapping[str, Any]) -> float:
+        share = float(audit.get("share", 0.0))
+        if not 0 <= share <= 1:
+            self._wrong("share must lie in [0, 1]", "audit", "share")
+        return share
+
+    def _section(self, name: str) -> Mapping[str, Any]:
+        return dict(self._said.get(name, {}))
+
+    def _path(self, section: Mapping[str, Any]) -> Path | None:
+        return None if "folder" not in section else self._noted(section["folder"])
+
+    def _noted(self, name: str) -> Path:
+        self._named.append(self._beside(name))
+        return self._named[-1]
+
+    def _beside(self, name: str) -> Path:
+        return self._file.parent / Path(name).expanduser()
+
+    def _loaded(self, key: str, load: Any, given: Any) -> Any:
+        """What ``load`` makes of a file that ``key`` names; its errors get the key's line."""
+        if given is None:
+            return None
+        try:
+            return load(given)
+        except UserError as error:
+            if re.match(r"[^:]*:\d+: ", str(error)):
+                raise
+            self._wrong(str(error), *([key] if key else []))
+
+    def _digest(self) -> str:
+        digest = sha256(self._text.encode())
+        for path in self._named:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for one in inside:
+                digest.update(one.read_bytes() if one.is_file() else b"")
+        return digest.hexdigest()
+
+    def _wrong(self, why: str, *where: str) -> Any:
+        line = line_of(self._lines, *where) if where else 1
+        raise UserError(f"{self._file}:{line}: {why}")
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def describe(plan: Plan) -> Sequence[str]:
+    """What a plan does, a line each, in words."""
+    lines = []
+    if plan.cascade is not None:
+        lines.append(f"a cascade decides; it hands over to {plan.large_model}")
+    elif plan.policies:
+        names = ", ".join(plan.policies)
+        strategy = plan.strategy
+        how = strategy.combine if isinstance(strategy.combine, str) else "blend"
+        combined = strategy.combine is not None
+        lines.append(f"the policies {names} decide by {how}" if combined else f"{names} decides")
+        if strategy.guard is not None:
+            lines.append(f"a guard takes back stops riskier than {strategy.max_risk:g}")
+        composed = plan.compose()
+        if composed is not None and composed.rules is not None:
+            lines.append(f"{len(composed.rules.rules)} rules have the last word")
+    dial = plan.dial
+    if dial.effort is not None:
+        lines.append(f"requests are served at effort {dial.effort}")
+    elif dial.max_em_loss is not None:
+        lines.append(f"requests may lose {100 * dial.max_em_loss:g} points of exact match")
+    if plan.policies:
+        policy = plan.policy if plan.plain else (plan.compose() or plan.policy)
+        lines.append(f"the token price is {dial.price(plan.policy):.3g},"
+                     f" of {policy.price_range[0]:.3g} to {policy.price_range[1]:.3g}")  # fmt: skip
+    profile = plan.exit_profile or plan.recorded.get("profile") or "the model's own"
+    lines.append(f"thinking ends with the exit text of the profile {profile}")
+    cap = plan.max_thinking_tokens or plan.recorded.get("max_tokens")
+    if cap is not None:
+        lines.append(f"at most {cap} tokens of thinking")
+    if plan.answer_reserve is not None:
+        lines.append(f"{plan.answer_reserve} tokens are kept for the answer")
+    if plan.correction is not None:
+        if plan.correction.off:
+            lines.append("the correction is off: nothing paid when it was fitted")
+        elif plan.second_model is not None:
+            lines.append(f"doubtful exits are refined by {plan.second_model}")
+        else:
+            lines.append("doubtful exits are taken back, and the model thinks on")
+    if plan.chooser is not None:
+        lines.append(f"a chooser picks whose answer to use: {', '.join(plan.chooser_models)}")
+    if plan.audit is not None:
+        audit = plan.audit
+        lines.append(f"requests are logged in {audit.log}, {audit.share:.1%} of them audited")
+    return lines
