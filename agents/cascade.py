@@ -24,8 +24,8 @@ from rlbudget.policy import outcomes
 from rlbudget.policy.cascade import Cascade, cascade_features, choose, make_cascade, of_three
 from rlbudget.policy.handover import Handover, handover, served
 from rlbudget.policy.observation import observe
-from rlbudget.policy.replay import StopPolicy
 from rlbudget.policy.replay_cascade import act
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.pairs import Pair, with_natural_end
 
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rlbudget.agents.dual import Constraint
-from rlbudget.envs.replay_normaliser import check_price_range
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import PRESETS, Preset
+from rlbudget.policy.prices import check_price_range
 from rlbudget.traces.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, Preset, feature_names
+from rlbudget.policy.prices import check_price_range
 from rlbudget.signals.questions import context_signals, task_signals
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.tasks.task import Task
@@ -86,9 +87,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
         temperature: float | None = None,
         probe_tokens: int = PROBE_TOKENS,
     ) -> None:
-        low, high = token_price
-        if not 0 < low <= high < float("inf"):
-            raise UserError(f"token_price must be 0 < lowest <= highest, not {low:g}, {high:g}")
+        self._prices = check_price_range(token_price, may_be_one=True)
         if not task.questions:
             raise UserError(f"the task {task.name} has no questions")
         self.features = feature_names(SIGNALS, preset) if features is None else tuple(features)
@@ -97,7 +96,6 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
         box = spaces.Box(-bound, bound, (len(self.features) + 1,), np.float32)
         self.observation_space = cast("spaces.Space[Float32s]", box)
         self._model, self._task = model, task
-        self._prices = (low, high)
         self._decoding: dict[str, Any] = {
             "stride": stride,
             "max_tokens": max_tokens,

@@ -20,6 +20,7 @@ from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
 from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
+from rlbudget.policy.prices import check_price_range
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
@@ -136,18 +137,12 @@ class ReplayCore:
     _kept: ClassVar[tuple[str, ...]] = ("trace", "row", "price", "_price_input")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
-        low, high = (float(price) for price in token_price)
-        if not 0 < low <= high < np.inf:
-            raise UserError(
-                f"token price range {low:g} to {high:g}: it needs 0 < lowest <= highest, in"
-                " reward per token"
-            )
         self.columns = columns
         self.n = n
-        self.token_price = (low, high)
+        self.token_price = check_price_range(token_price, may_be_one=True)
         self.trace = np.zeros(n, dtype=np.int64)
         self.row = np.zeros(n, dtype=np.int64)
-        self.price = np.full(n, low)
+        self.price = np.full(n, self.token_price[0])
         self._price_input = np.zeros(n, dtype=np.float32)
 
     @property

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Float32s, Floats
 from rlbudget.errors import UserError
+from rlbudget.policy.prices import check_price_range
 
 CLIP = 5.0
 _ALL = slice(None)
@@ -55,17 +56,6 @@ class Normaliser:
         out[:, :-1] = self.features(observations)
         out[:, -1] = self.price(token_price)
         return out
-
-
-def check_price_range(token_price: tuple[float, float]) -> tuple[float, float]:
-    """The range itself; ``UserError`` unless 0 < lowest < highest < infinity."""
-    low, high = (float(price) for price in token_price)
-    if not 0 < low < high < np.inf:
-        raise UserError(
-            f"token price range {low:g} to {high:g}: it needs 0 < lowest < highest, in reward"
-            " per token"
-        )
-    return low, high
 
 
 def fit_normaliser(observations: Float32s, token_price: tuple[float, float]) -> Normaliser:

@@ -15,6 +15,7 @@ from rlbudget.decoding.cascade import CascadeDecoded, decode_cascade
 from rlbudget.models import load_model
 from rlbudget.policy.cascade import load_cascade
 from rlbudget.policy.folder import load_policy
+from rlbudget.policy.prices import middle_price
 from rlbudget.strategies.fit_cascade import fit_cascade
 
 
@@ -92,7 +93,6 @@ def answer_through_cascade(
     """Answer a question of ``rlbudget decode`` by two models, print answer and ledger."""
     loaded = load_cascade(cascade)
     policy = None if large_policy is None else load_policy(large_policy)
-    low, high = loaded.price_range
     small = load_model(model, profile=profile)
     same = large_model == model and profile is None
     decoded = decode_cascade(
@@ -100,7 +100,7 @@ def answer_through_cascade(
         small if same else load_model(large_model),
         question,
         loaded,
-        token_price=(low * high) ** 0.5 if token_price is None else token_price,
+        token_price=middle_price(loaded.price_range) if token_price is None else token_price,
         large_policy=policy,
         seed=seed,
         temperature=temperature,

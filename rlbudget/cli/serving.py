@@ -38,8 +38,9 @@ from rlbudget.decoding.logged import Origin, decode_logged
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.folder import Policy
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import compose
 from rlbudget.strategies.correction.file import load_correction
 from rlbudget.strategies.feedback.log import DecisionLog
@@ -234,4 +235,4 @@ def _price(policy: Policy, asked: float | None, served: tuple[float, float]) -> 
             f"rlbudget: token price {asked:g} is above the certified {policy.default_price:.3g}:"
             " the bound on lost answers does not cover it"
         )
-    return min(max(policy.default_price, served[0]), served[1]) if asked is None else asked
+    return nearest_price(policy.default_price, served) if asked is None else asked

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy.typing as npt
-
 from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.policy.cascade import Cascade, CascadeDecision, CascadeRequest
-from rlbudget.policy.controller import StopPolicy
-from rlbudget.policy.network import Decision
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.stop_policy import Full, StopPolicy
 from rlbudget.tasks.scorers import extracted
 
 if TYPE_CHECKING:
@@ -53,18 +51,6 @@ class CascadeDecoded:
         return self.ratio * small + (0 if self.large is None else self.large.total_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
-    """Never stops: serves a model in full."""
-
-    features: tuple[str, ...] = ("thinking_tokens",)
-    price_range: tuple[float, float] = (0.0, math.inf)
-
-    def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
-        """Go on."""
-        return Decision(stop=False, stop_probability=0.0)
-
-
 def decode_cascade(
     small: TransformersModel,
     large: TransformersModel,
@@ -99,11 +85,10 @@ def decode_cascade(
     )  # fmt: skip
 
     def ask_large() -> Decoded:
-        policy: StopPolicy = Full() if large_policy is None else large_policy
-        low, high = policy.price_range
+        policy = large_policy or Full()
         return decode(
             large, question, policy,
-            token_price=min(max(token_price, low), high), seed=seed,
+            token_price=nearest_price(token_price, policy.price_range), seed=seed,
             temperature=theirs.get("temperature"), max_tokens=theirs.get("max_tokens"),
             stride=theirs.get("stride"), probe_tokens=theirs.get("probe_tokens"),
         )  # fmt: skip

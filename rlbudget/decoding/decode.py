@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.policy.controller import Controller, Reason, StopPolicy
+from rlbudget.policy.controller import Controller, Reason
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.trace import PROBE_TOKENS, Probe
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.decoding.record import record_one
 from rlbudget.errors import UserError
-from rlbudget.policy.controller import Controller, Reason, StopPolicy
+from rlbudget.policy.controller import Controller, Reason
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.feedback.audit import audited
 from rlbudget.strategies.feedback.log import DecisionLog, LoggedRequest, Stop, now
 from rlbudget.tasks.scorers import extracted, scorer_of_task

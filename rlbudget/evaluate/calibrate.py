@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlbudget.errors import UserError
 from rlbudget.evaluate.risk import Mode, certify, losses_of
 from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 from rlbudget.policy.network import CODE
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import full_stops, outcome
+from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import TraceTable, split_questions
@@ -87,12 +86,12 @@ def certificate_of(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The certificate, JSON-ready, with ``token_price``, the highest price certified."""
-    prices = np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range)
+    prices = price_grid(policy.price_range, PRICES)
     observations = observe(table, policy.features)
     full = outcome(table, full_stops(table))
     losses, tokens = [], []
     for price in prices:
-        stopped = replay(policy, table, float(price), observations).outcome
+        stopped = replay(policy, table, price, observations).outcome
         losses.append(losses_of(table, full, stopped, mode))
         tokens.append(float(stopped.tokens.mean()))
     found = certify(losses, max_em_loss=max_em_loss, confidence=confidence, mode=mode, seed=seed)
@@ -106,7 +105,7 @@ def certificate_of(
     at = found.certified
     return {
         **found.as_dict(),
-        "token_price": float(prices[at]),
+        "token_price": prices[at],
         "em_loss": float(losses[at].mean()),
         "savings": 1 - tokens[at] / float(full.tokens.mean()),
     }

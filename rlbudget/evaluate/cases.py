@@ -10,7 +10,9 @@ import numpy as np
 
 from rlbudget.evaluate.contexts import Context, contexts_of
 from rlbudget.policy.outcomes import NATURAL_END, full_stops, outcome
-from rlbudget.policy.replay import StopPolicy, replay
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.replay import replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.table import table_of
 from rlbudget.traces.trace import Trace, family_of
 
@@ -43,8 +45,7 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
     """Replay a policy on traces. Text is shown where the recording kept it."""
     table = table_of(traces, context=True)
     families = [family_of(trace) for trace in traces]
-    low, high = policy.price_range
-    told = min(max(token_price, low), high)
+    told = nearest_price(token_price, policy.price_range)
     replayed = replay(policy, table, told)
     stops, chance = replayed.stops, replayed.chance
     full, stopped = outcome(table, full_stops(table)), replayed.outcome

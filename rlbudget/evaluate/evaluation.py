@@ -45,7 +45,8 @@ from rlbudget.policy.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.policy.replay import Replay, StopPolicy
+from rlbudget.policy.replay import Replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.table import TraceTable
 
 VERSION = 1

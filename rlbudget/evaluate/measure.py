@@ -21,7 +21,9 @@ from rlbudget.policy.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.policy.replay import Replay, StopPolicy, replay
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.replay import Replay, replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.table import TraceTable
 
 ORACLE_RELATIVE_PRICES = (0.005, 50.0)
@@ -150,10 +152,9 @@ def measure_replays(
     token_prices: Sequence[float],
 ) -> Measured:
     """As ``measure_policy``, for whatever replays traces at a token price in its range."""
-    low, high = price_range
 
     def under(price: float) -> Point:
-        told = min(max(price, low), high)
+        told = nearest_price(price, price_range)
         outcomes = [played(table, told).outcome for table in (train, held_out)]
         return Point({"token_price": told}, *outcomes)
 
@@ -161,7 +162,7 @@ def measure_replays(
         name,
         "learned",
         tuple(under(price) for price in token_prices),
-        (never(train, held_out), *(under(price) for price in operating_prices((low, high)))),
+        (never(train, held_out), *(under(price) for price in operating_prices(price_range))),
     )
 
 

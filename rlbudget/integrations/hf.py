@@ -23,9 +23,9 @@ from transformers import LogitsProcessor
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf_rows import Rows
 from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.transformers_model import eos_ids
-from rlbudget.policy.controller import StopPolicy
+from rlbudget.policy.stop_policy import StopPolicy
 
 
 def plan_for(
@@ -125,7 +125,7 @@ class BudgetProcessor(LogitsProcessor):
         self._seen = input_ids
         return rows.constrain(scores, scores)
 
-    def report(self, output: Any = None) -> list[Outcome]:
+    def report(self, output: Any = None) -> list[Ending]:
         """Where and why each row of the last call stopped.
 
         ``output`` is what ``generate`` returned: it holds the very last token, which no processor

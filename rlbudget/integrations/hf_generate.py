@@ -28,12 +28,12 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.hf import of_rows, plan_for
 from rlbudget.integrations.hf_rows import Rows
 from rlbudget.integrations.plan import Plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.answers import continue_greedily
 from rlbudget.models.reading import make_probe
 from rlbudget.models.sequences import Sequences
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.trace import PROBE_TOKENS, Probe
 
 _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
@@ -97,7 +97,7 @@ class BudgetGenerate:
             probe_tokens = int(recorded.get("probe_tokens") or PROBE_TOKENS)
         return cls(plan, probe_tokens=probe_tokens, questions=questions)
 
-    def report(self) -> list[Outcome]:
+    def report(self) -> list[Ending]:
         """Where and why each row of the last call stopped."""
         return [] if self._rows is None else self._rows.outcomes
 

@@ -8,7 +8,7 @@ import torch
 
 from rlbudget.arrays import Floats
 from rlbudget.integrations.plan import Plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.sampling import Distribution
 from rlbudget.traces.trace import Probe
 
@@ -29,7 +29,7 @@ class Rows:
         self._forced: dict[int, int] = {}
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Ending]:
         """Where every row stands."""
         return [request.outcome for request in self._requests]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from rlbudget.integrations.numpy_signals import token_signals
 from rlbudget.integrations.plan import Plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.reading import ends_answer
 
 Scores = npt.NDArray[np.single]
@@ -58,7 +58,7 @@ class BudgetProcessor:
         self._answer: list[int] = []
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Ending:
         """Where the request stands; the completion's last token is not counted, it is never fed."""
         return self._request.outcome
 

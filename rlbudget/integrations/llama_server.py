@@ -29,8 +29,8 @@ from rlbudget.integrations.request import Request
 from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.reading import ends_answer
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, TOP_K, TOP_SIGNALS
 

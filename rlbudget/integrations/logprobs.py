@@ -11,8 +11,8 @@ import math
 from collections.abc import Collection, Sequence
 
 from rlbudget.errors import UserError
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, TOP_K, TOP_SIGNALS

@@ -23,7 +23,8 @@ from rlbudget.integrations.request import Request
 from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.reading import ends_answer
-from rlbudget.policy.controller import Reason, StopPolicy
+from rlbudget.policy.controller import Reason
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 
 try:

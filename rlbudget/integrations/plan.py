@@ -11,8 +11,10 @@ from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, find_profile, trusted_ids
 from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
-from rlbudget.policy.controller import Controller, StopPolicy
+from rlbudget.policy.controller import Controller
 from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.policy.prices import middle_price
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.tasks.scorers import extracted
@@ -143,8 +145,7 @@ def make_plan(
 
 
 def _default_price(policy: StopPolicy) -> float:
-    low, high = policy.price_range
-    return float(getattr(policy, "default_price", (low * high) ** 0.5))
+    return float(getattr(policy, "default_price", middle_price(policy.price_range)))
 
 
 def _check_context(tokenizer: Any, profile: Profile) -> None:

@@ -19,7 +19,7 @@ from rlbudget.traces.trace import Probe
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Ending:
     """Where and why a thinking ended, so far."""
 
     thinking_tokens: int
@@ -81,10 +81,10 @@ class Request:
         return self._reason is None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Ending:
         """Where it stands."""
         reason, failed = self._reason, self._controller.failed
-        return Outcome(
+        return Ending(
             thinking_tokens=self._thinking,
             probe_tokens=self._probe_tokens,
             answer_tokens=self._answer_tokens,

@@ -24,10 +24,10 @@ import torch
 
 from rlbudget.errors import UserError
 from rlbudget.integrations.plan import Failures, Plan, make_plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.sampling import token_signals
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.folder import load_policy
+from rlbudget.policy.stop_policy import StopPolicy
 
 POLICY = "RLBUDGET_POLICY"
 _STATE = "__rlbudget__"
@@ -86,7 +86,7 @@ class StopProcessor:
         return json.dumps({"callable": pickle.dumps(cls).hex()})
 
 
-def outcome(custom_params: Mapping[str, Any]) -> Outcome | None:
+def outcome(custom_params: Mapping[str, Any]) -> Ending | None:
     """Where the request with these parameters stands; None where no policy is on."""
     state: _State | None = custom_params.get(_STATE)
     return None if state is None or state.request is None else state.request.outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, find_profile
 from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.prices import check_price
 
 POLICY, PROFILE, TOKEN_PRICE = "RLBUDGET_POLICY", "RLBUDGET_PROFILE", "RLBUDGET_TOKEN_PRICE"
 """The environment variables that are read at start-up."""
@@ -79,7 +79,8 @@ def _settings(policy: str, profile: str, token_price: str) -> Settings:
         except ValueError:
             raise UserError(f"{TOKEN_PRICE}: {token_price!r} is not a number") from None
         for name, known in policies.items():
-            _check_price(known, price, f"{TOKEN_PRICE} for the policy {name!r}")
+            what = f"{TOKEN_PRICE} for the policy {name!r}"
+            check_price(price, known.price_range, name=what)
     settings = Settings(policies, profile.strip() or None, price)
     for known in policies.values():
         settings.profile_of(known)
@@ -113,7 +114,7 @@ def wish_of(params: Any, settings: Settings) -> Wish | None:
         if isinstance(price, bool) or not isinstance(price, int | float):
             raise UserError(f"rlbudget_token_price must be a number, not {price!r}")
         price = float(price)
-        _check_price(policy, price, "rlbudget_token_price")
+        check_price(price, policy.price_range, name="rlbudget_token_price")
     if off:
         return None
     needed = longest_reserve(settings.profile_of(policy))
@@ -132,9 +133,3 @@ def longest_reserve(profile: Profile) -> int:
     has bytes, one more for a leading space.
     """
     return profile.max_answer_tokens + len(profile.exit_text.encode()) + 1
-
-
-def _check_price(policy: Policy, price: float, what: str) -> None:
-    low, high = policy.price_range
-    if not math.isfinite(price) or not low * (1 - 1e-9) <= price <= high * (1 + 1e-9):
-        raise UserError(f"{what} {price:g}: this policy serves prices from {low:g} to {high:g}")

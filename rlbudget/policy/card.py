@@ -10,6 +10,7 @@ from typing import Any
 from rlbudget.errors import UserError
 from rlbudget.files import write_text
 from rlbudget.policy import network
+from rlbudget.policy.prices import middle_price
 
 _COLUMNS = (
     ("relative price", "relative_price", "g"),
@@ -73,7 +74,7 @@ the earlier it stops. It stops where its chance to stop is above {config["thresh
 import rlbudget
 
 policy = rlbudget.load_policy("this folder")
-decision = policy(observation, token_price={(low * high) ** 0.5:.2g})
+decision = policy(observation, token_price={middle_price(config["price_range"]):.2g})
 decision.stop, decision.stop_probability
 ```
 
@@ -98,11 +99,10 @@ decides anything.
 
 
 def _alone(config: Mapping[str, Any]) -> str:
-    low, high = config["price_range"]
     if network.CODE not in config.get("digests", {}):
         return "`rlbudget freeze --standalone` adds a module that does this with numpy alone."
     return f"""With numpy alone, from inside the folder: `from policy import decide`, then
-`decide(observation, token_price={(low * high) ** 0.5:.2g})`."""
+`decide(observation, token_price={middle_price(config["price_range"]):.2g})`."""
 
 
 def _certified(certificate: Mapping[str, Any] | None) -> str:

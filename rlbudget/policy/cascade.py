@@ -26,6 +26,7 @@ from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
 from rlbudget.policy.network import FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, Observer, feature_names
+from rlbudget.policy.prices import check_price
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.traces.pairs import NATURAL_END_SIGNAL
 from rlbudget.traces.table import TraceTable
@@ -126,11 +127,7 @@ class CascadeRequest:
     def __init__(
         self, cascade: Cascade, *, token_price: float, question: str | None = None
     ) -> None:
-        low, high = cascade.price_range
-        if not low * (1 - 1e-9) <= token_price <= high * (1 + 1e-9):
-            raise UserError(
-                f"token price {token_price:g}: this cascade serves prices from {low:g} to {high:g}"
-            )
+        check_price(token_price, cascade.price_range, server="this cascade")
         known = {feature.partition(".")[0] for feature in cascade.features}
         self._context: dict[str, float] = {}
         if known & set(CONTEXT_SIGNALS):

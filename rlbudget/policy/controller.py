@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import PROBE_SIGNALS, Observer
+from rlbudget.policy.prices import check_price
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
@@ -36,21 +38,6 @@ Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
 
 _log = logging.getLogger("rlbudget")
 _ROW = np.zeros(1, dtype=np.int64)
-
-
-class StopPolicy(Protocol):
-    """What a controller needs of a policy."""
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """What its observation holds."""
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it knows."""
-
-    def __call__(self, observation: Float32s, *, token_price: float) -> Decision:
-        """Decide at one checkpoint."""
 
 
 class Controller:
@@ -74,11 +61,7 @@ class Controller:
         task: str = "",
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
-        low, high = policy.price_range
-        if not low * (1 - 1e-9) <= token_price <= high * (1 + 1e-9):
-            raise UserError(
-                f"token price {token_price:g}: this policy serves prices from {low:g} to {high:g}"
-            )
+        check_price(token_price, policy.price_range)
         signals = {feature.partition(".")[0] for feature in policy.features}
         self._context = {
             name: value

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rlbudget.errors import UserError
-
-if TYPE_CHECKING:
-    from rlbudget.policy.controller import StopPolicy
+from rlbudget.policy.prices import middle_price
+from rlbudget.policy.stop_policy import StopPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +65,4 @@ class Dial:
             return self.price_per_million / 1e6 / self.answer_worth
         if self.effort is not None or self.max_em_loss is not None:
             raise UserError("this policy folder names no operating points")
-        low, high = policy.price_range
-        return float(getattr(policy, "default_price", (low * high) ** 0.5))
+        return float(getattr(policy, "default_price", middle_price(policy.price_range)))

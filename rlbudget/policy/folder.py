@@ -19,6 +19,7 @@ from rlbudget.policy import network
 from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
+from rlbudget.policy.prices import middle_price
 
 __all__ = [
     "Decision",
@@ -112,8 +113,7 @@ class Policy:
         operating = (self._frozen.config.get("trained") or {}).get("operating")
         if operating is not None:
             return float(operating["token_price"])
-        low, high = self.price_range
-        return float((low * high) ** 0.5)
+        return middle_price(self.price_range)
 
     @property
     def config(self) -> dict[str, Any]:

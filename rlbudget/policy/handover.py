@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
-from rlbudget.policy.outcomes import Outcome, full_stops
-from rlbudget.policy.replay import Replay, StopPolicy, replay
+from rlbudget.policy.outcomes import Outcome
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.replay import Replay, replay
+from rlbudget.policy.stop_policy import Full, StopPolicy
 from rlbudget.traces.table import TraceTable
 
 GRID = 17
@@ -43,11 +45,8 @@ def served(policy: StopPolicy | None, table: TraceTable, token_price: float) -> 
     ``token_price`` is per token of this model; beyond the prices that the policy knows it is
     served at the nearest one it does.
     """
-    if policy is None:
-        chance = np.zeros(len(table.thinking_tokens))
-        return Replay(table, full_stops(table), "none", chance)
-    low, high = policy.price_range
-    return replay(policy, table, min(max(token_price, low), high))
+    policy = policy or Full()
+    return replay(policy, table, nearest_price(token_price, policy.price_range))
 
 
 def handover(

@@ -37,7 +37,11 @@ VERSION = 1
 CONFIG, WEIGHTS, CODE = "config.json", "policy.safetensors", "policy.py"
 _FLOAT32 = np.dtype(np.float32)
 _ROWS = 8192  # of a batch at a time, to bound memory
-_SLACK = 1e-9  # relative, on the price range: a price computed in float64 may miss its end
+
+
+def in_range(token_price: float, price_range: tuple[float, float]) -> bool:
+    """Whether a price is in a range; one computed in float64 may miss an end by a billionth."""
+    return price_range[0] * (1 - 1e-9) <= token_price <= price_range[1] * (1 + 1e-9)
 
 
 class Decision(NamedTuple):
@@ -86,7 +90,6 @@ class FrozenPolicy:
         self._last = (last[1] - last[0]).astype(np.float32)
         self._look = (last[2] - last[0]).astype(np.float32) if len(last) == 3 else None
         low, high = self.price_range
-        self._low, self._high = low * (1 - _SLACK), high * (1 + _SLACK)
         self._log_low = math.log(low)
         self._log_span = math.log(high) - math.log(low)
         self._shape = (len(self.features),)
@@ -195,7 +198,7 @@ class FrozenPolicy:
             if not isinstance(token_price, numbers.Real):
                 raise ValueError(f"token_price: {token_price!r} is not a number")
             token_price = float(token_price)
-        if not self._low <= token_price <= self._high:
+        if not in_range(token_price, self.price_range):
             low, high = self.price_range
             raise ValueError(
                 f"token_price: {token_price:g} is outside {low:g} to {high:g}, the prices this"

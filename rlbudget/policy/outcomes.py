@@ -15,6 +15,7 @@ import numpy as np
 
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
+from rlbudget.policy.prices import price_grid
 from rlbudget.traces.table import TraceTable
 
 Choice = Ints | Floats
@@ -178,8 +179,7 @@ def token_price_of(relative_price: float, train: TraceTable) -> float:
 
 def operating_prices(token_price: tuple[float, float]) -> list[float]:
     """``OPERATING_POINTS`` token prices over a range, log-spaced, its ends exactly."""
-    grid: list[float] = np.geomspace(*token_price, OPERATING_POINTS).clip(*token_price).tolist()
-    return grid
+    return price_grid(token_price, OPERATING_POINTS)
 
 
 def doublings(highest: float) -> list[float]:

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, Probing, first_stop, outcome
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.traces.table import TraceTable
 
 Chances = Callable[[Float32s], tuple[Floats, Floats]]
 """observations (k, F) -> chance to stop, chance to look first: (k,) each"""
-
-
-class StopPolicy(Protocol):
-    """What is needed of a policy here (``rlbudget.policy.folder.Policy`` has it)."""
-
-    @property
-    def preset(self) -> str:
-        """``free``, ``probe`` or ``look``."""
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The observation it was trained on."""
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it knows."""
-
-    @property
-    def threshold(self) -> float:
-        """Stop where the stop probability is above it."""
-
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.prices import in_range
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
@@ -60,12 +61,13 @@ def fit_blend(
         raise UserError("a blend is fitted to policies of the free preset")
     if np.intersect1d(train.question_ids, validation.question_ids).size:
         raise UserError("a question is both in the training and in the validation traces")
-    low, high = first.price_range
     prices = [token_price_of(relative, train) for relative in RELATIVE_PRICES]
-    prices = [price for price in prices if low <= price <= high]
+    prices = [price for price in prices if in_range(price, first.price_range)]
     if not prices:
         raise UserError("the members serve none of the relative prices of these traces")
-    weigh = gap_weight(train, (low, high)) if low < high else np.ones_like
+    weigh = (
+        gap_weight(train, first.price_range) if len(set(first.price_range)) > 1 else np.ones_like
+    )
     weights = weigh(np.array(prices))
     assert isinstance(first.steering, Ensemble)
     seen, rows = observe(train, first.features), len(train.thinking_tokens)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
@@ -68,12 +69,23 @@ class Strategy:
 class Served:
     """A composition at work on one request; not to be shared. It decides as the policy does."""
 
-    __slots__ = ("_guard", "_policy", "confidence")
+    __slots__ = ("_guard", "_policy", "_seen")
 
     def __init__(self, policy: AnyPolicy, guard: ImpactModel | None) -> None:
         self._policy, self._guard = policy, guard
-        self.confidence: float | None = None
+        self._seen: npt.ArrayLike | None = None
+
+    @property
+    def confidence(self) -> float | None:
         """1 - risk where it was last asked: that of the exit, after a stop; None without a guard"""
+        if self._guard is None or self._seen is None:
+            return None
+        return 1 - float(self._guard.risk(self._seen)[0])
+
+    @property
+    def preset(self) -> str:
+        """That of the policy."""
+        return self._policy.preset
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -86,15 +98,23 @@ class Served:
         return self._policy.price_range
 
     @property
+    def threshold(self) -> float:
+        """That of the policy."""
+        return self._policy.threshold
+
+    @property
     def recorded(self) -> dict[str, Any]:
         """That of the policy."""
         return self._policy.recorded
 
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
         """Decide at one checkpoint."""
-        if self._guard is not None:
-            self.confidence = 1 - float(self._guard.risk(observation)[0])
+        self._seen = observation
         return self._policy(observation, token_price=token_price)
+
+    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
+        """Those of the policy."""
+        return self._policy.chances(observations, token_price)
 
 
 @dataclass(frozen=True, slots=True)

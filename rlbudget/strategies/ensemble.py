@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.network import Decision
+from rlbudget.policy.prices import nearest_price
 from rlbudget.strategies.steered import SteeredPolicy
 
 Combine = Literal["mean", "vote"]
 HALF = 0.5
+"""it stops where the chance, or the share of the votes, is above it"""
 SUREST = 12.0
 """log-odds beyond which a member's chance counts no more"""
 
@@ -76,15 +76,9 @@ class Ensemble:
         """(n, n_features) -> each member's chance to stop, (n,)."""
         each = []
         for member, factor in zip(self.members, self.price_factors, strict=True):
-            low, high = member.price_range
-            price = min(max(token_price * factor, low), high)
+            price = nearest_price(token_price * factor, member.price_range)
             each.append(member.chances(observations, price)[0])
         return each
-
-    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
-        """Stop where the mean or blended chance, or the share of the votes, is above a half."""
-        chance = float(self.chances(np.asarray(observation)[None, :], token_price)[0][0])
-        return Decision(stop=chance > HALF, stop_probability=chance)
 
 
 def ensemble(

@@ -14,7 +14,9 @@ from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
-from rlbudget.policy.replay import StopPolicy, replay
+from rlbudget.policy.prices import in_range
+from rlbudget.policy.replay import replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.blend_file import SavedBlend, save_blend, saved_of
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.traces.store import digest, load_table
@@ -81,9 +83,8 @@ def _measured(
     price_range: tuple[float, float],
     notes: tuple[str, ...],
 ) -> FittedBlend:
-    low, high = price_range
     prices = {relative: token_price_of(relative, split.train) for relative in RELATIVE_PRICES}
-    prices = {relative: price for relative, price in prices.items() if low <= price <= high}
+    prices = {relative: price for relative, price in prices.items() if in_range(price, price_range)}
     done = {
         name: [replay(way, split.held_out, p).outcome for p in prices.values()]
         for name, way in ways.items()

@@ -17,6 +17,7 @@ from rlbudget.policy.cascade import Cascade, make_cascade, save_cascade
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.handover import in_large_tokens, served
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay_cascade import replay_cascade
 from rlbudget.traces.pairs import PairSplit, load_pair, split_pair
 from rlbudget.traces.store import digest, iter_traces, load_table
@@ -140,7 +141,7 @@ def measure_cascade(
         }
         if large is not None:
             alone["large+policy"] = asked
-        done = replay_cascade(cascade, pair, _within(cascade, price), asked)
+        done = replay_cascade(cascade, pair, nearest_price(price, cascade.price_range), asked)
         each = {name: utility(outcome, price) for name, outcome in alone.items()}
         own = utility(done.outcome, price)
         best = max(each, key=lambda name: float(each[name].mean()))
@@ -158,8 +159,3 @@ def measure_cascade(
             )
         )
     return tuple(found)
-
-
-def _within(cascade: Cascade, price: float) -> float:
-    low, high = cascade.price_range
-    return min(max(price, low), high)

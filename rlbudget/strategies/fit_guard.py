@@ -22,8 +22,9 @@ from rlbudget.policy.outcomes import (
     outcome,
     token_price_of,
 )
-from rlbudget.policy.replay import StopPolicy
+from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay as replay_policy
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.impact import (
     ImpactModel,
     fit_impact,
@@ -121,12 +122,11 @@ def measure_guard(
     seen, lost = observe(held_out, policy.features), lost_by_stopping(held_out)
     risk, base = impact.risk(seen), float(lost.mean())
     passes = risk <= max_risk
-    low, high = policy.price_range
     guard = guarded(policy, impact, max_risk=max_risk)
     prices = []
     for relative in RELATIVE_PRICES:
         price = token_price_of(relative, split.train)
-        told = min(max(price, low), high)
+        told = nearest_price(price, policy.price_range)
         both = (_stops(each, held_out, told, seen) for each in (policy, guard))
         prices.append(AtPrice(relative, price, *both))
     parts = (split.train, split.validation, held_out)

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import observe
+from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.traces.table import TraceTable
@@ -149,36 +149,24 @@ class Ruling:
     tokens_at: int
     """place of ``thinking_tokens`` in the observation"""
 
-    def price(self, token_price: float) -> float:
-        """The price the policy is asked at: within its range."""
-        low, high = self.policy.price_range
-        return min(max(token_price * self.price_factor, low), high)
-
-    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
-        """At one checkpoint; the policy is asked only where the rules leave it the word."""
-        seen = np.asarray(observation)
-        tokens = seen[self.tokens_at]
-        if self.full or tokens < self.least:
-            return Decision(stop=False, stop_probability=0.0)
-        go_on, stop = (False, False) if self.live is None else self.live.look(seen)
-        if go_on:
-            return Decision(stop=False, stop_probability=0.0)
-        if stop or tokens >= self.most:
-            return Decision(stop=True, stop_probability=1.0)
-        return self.policy(observation, token_price=self.price(token_price))
-
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
+        """(n, n_features) -> chance to stop, chance to look first: (n,) each.
+
+        The policy is asked only where the rules leave it the word, at the nearest price it knows.
+        """
         seen = np.asarray(observations)
-        chance, look = self.policy.chances(observations, self.price(token_price))
         tokens = seen[:, self.tokens_at]
         kept = np.full(len(seen), self.full) | (tokens < self.least)
         stopped = tokens >= self.most
         if self.live is not None:
-            go_on, stopped_here = self.live.look(seen)
-            kept, stopped = kept | go_on, stopped | stopped_here
-        decided = np.where(kept, 0.0, np.where(stopped, 1.0, chance))
-        return decided, np.where(kept | stopped, 0.0, look)
+            kept_here, stopped_here = self.live.look(seen)
+            kept, stopped = kept | kept_here, stopped | stopped_here
+        chance, look = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
+        asked = ~(kept | stopped)
+        if asked.any():
+            price = nearest_price(token_price * self.price_factor, self.policy.price_range)
+            chance[asked], look[asked] = self.policy.chances(seen[asked], price)
+        return chance, look
 
 
 @dataclass(frozen=True, slots=True)

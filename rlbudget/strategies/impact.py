@@ -21,7 +21,6 @@ from safetensors.numpy import save
 from rlbudget.arrays import Bools, Float32s, Floats
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
-from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import observe
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.traces.table import TraceTable
@@ -73,13 +72,6 @@ class Guard:
         """As the policy's; no chance to stop where the risk is too high."""
         stop, look = self.policy.chances(observations, token_price)
         return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), look
-
-    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
-        """As the policy does, but for stops that are too risky."""
-        decision = self.policy(observation, token_price=token_price)
-        if self.impact.risk(observation)[0] <= self.max_risk:
-            return decision
-        return decision._replace(stop=False, stop_probability=0.0)
 
 
 def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:

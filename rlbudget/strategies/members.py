@@ -24,7 +24,8 @@ from rlbudget.arrays import Bools, Float32s, Floats
 from rlbudget.policy.handover import in_large_tokens, served
 from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.outcomes import Outcome, utility
-from rlbudget.policy.replay import Replay, StopPolicy
+from rlbudget.policy.replay import Replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.pairs import Pair
 from rlbudget.traces.table import TraceTable
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
-from rlbudget.policy.controller import StopPolicy
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import MAX_RISK, Composed, Strategy, compose, read_strategy
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.file import load_correction

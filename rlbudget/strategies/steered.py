@@ -10,16 +10,14 @@ import numpy.typing as npt
 from rlbudget.arrays import Floats
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
+from rlbudget.policy.stop_policy import decide
 
 
 class Steering(Protocol):
-    """What a strategy says instead of the policy; the two must agree."""
-
-    def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
-        """At one checkpoint: (n_features,) float32."""
+    """What a strategy says instead of the policy."""
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """At many: (n, n_features) -> chance to stop, chance to look first, (n,) each."""
+        """(n, n_features) -> chance to stop, chance to look first, (n,) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class SteeredPolicy:
 
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
         """Decide at one checkpoint."""
-        return self.steering.decide(observation, token_price)
+        return decide(self, observation, token_price)
 
 
 AnyPolicy: TypeAlias = Policy | SteeredPolicy

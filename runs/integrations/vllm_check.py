@@ -44,7 +44,7 @@ import torch
 
 from rlbudget.decoding.decode import decode
 from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Outcome, Request
+from rlbudget.integrations.request import Ending, Request
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
@@ -297,7 +297,7 @@ def as_decoded(subject: Subject, said: list[list[int]], ties: int) -> dict[str, 
 @torch.inference_mode()
 def replay(
     subject: Subject, plan: Plan, prompt: list[int], ids: list[int], most: int
-) -> tuple[bool, bool, Outcome]:
+) -> tuple[bool, bool, Ending]:
     """Whether ``Request`` would have chosen another token somewhere, whether a choice was so
     close that other kernels may choose otherwise, and where it ended."""  # fmt: skip
     model = subject.model

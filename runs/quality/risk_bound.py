@@ -30,6 +30,7 @@ from rlbudget.evaluate.risk import certify, losses_of
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import full_stops, outcome
+from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable, split_questions
@@ -58,7 +59,7 @@ def measure(policy: Policy, table: TraceTable) -> tuple[list[dict[str, Any]], di
     """Violation rates of every bound, both losses."""
     full = outcome(table, full_stops(table))
     seen = observe(table, policy.features)
-    prices = np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range)
+    prices = price_grid(policy.price_range, PRICES)
     stopped = [replay(policy, table, float(p), seen).outcome for p in prices]
     tokens = np.array([result.tokens.mean() for result in stopped])
     rows, details = [], []

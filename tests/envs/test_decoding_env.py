@@ -118,7 +118,7 @@ def test_the_same_seed_draws_the_same_episode(model: TransformersModel) -> None:
 
 
 def test_mistakes_are_said(model: TransformersModel) -> None:
-    with pytest.raises(UserError, match="token_price"):
+    with pytest.raises(UserError, match="token price range"):
         make(model, token_price=(0.0, 1.0))
     with pytest.raises(UserError, match="smaller stride"):
         make(model, 2, stride=4, max_tokens=4).reset(seed=0)

@@ -22,7 +22,7 @@ from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.integrations.hf_generate import BudgetGenerate
-from rlbudget.integrations.request import Outcome
+from rlbudget.integrations.request import Ending
 from rlbudget.models import load_model
 from rlbudget.models.reading import read_answer
 from rlbudget.models.sampling import Distribution, token_signals
@@ -97,7 +97,7 @@ def generator(model: TransformersModel, policy: Any, **rest: Any) -> BudgetGener
 
 def run(
     model: TransformersModel, questions: Sequence[str], budget: Any, **rest: Any
-) -> list[tuple[Outcome, list[int]]]:
+) -> list[tuple[Ending, list[int]]]:
     """Generate greedily; a row's outcome and its new tokens without the padding."""
     inputs = padded(model, questions)
     where: dict[str, Any] = (
@@ -115,7 +115,7 @@ def run(
     ]
 
 
-def answer_of(model: TransformersModel, row: Sequence[int], outcome: Outcome) -> str:
+def answer_of(model: TransformersModel, row: Sequence[int], outcome: Ending) -> str:
     after = list(row)[outcome.thinking_tokens + len(model.vocabulary.exit_ids) :]
     return read_answer(after, model.vocabulary, model.profile, ())
 

@@ -14,21 +14,21 @@ from synthetic import make_table
 from tiny_model import save_tiny_model, tiny_task
 from trace_makers import traces_of
 
-from rlbudget.decoding.cascade import Full
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
+from rlbudget.policy.stop_policy import Full
 from rlbudget.strategies.blend_file import SavedBlend, load_blend, policy_digest, save_blend
 from rlbudget.strategies.compose import Composed, Strategy, compose, requests_of, stages
 from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.hybrid import RequestFacts
-from rlbudget.strategies.impact import ImpactModel, save_impact
+from rlbudget.strategies.impact import Guard, ImpactModel, save_impact
+from rlbudget.strategies.steered import steered
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
 
@@ -184,9 +184,10 @@ def test_a_guarded_decode_is_its_replay_and_knows_how_sure_its_exit_is(
 
 def test_a_broken_guard_does_not_cost_the_answer(tmp_path: Path) -> None:
     model = load_model(str(save_tiny_model(tmp_path)), profile="embedded")
-    policy = Eager(FREE)
+    policy = random_policy(preset="free")
     fewer = replace(GUARD, features=FEATURES[:-1], mean=GUARD.mean[:-1], std=GUARD.std[:-1])
-    served = Composed("broken", policy, fewer).serve(RequestFacts("Why?"))  # type: ignore[arg-type]
+    broken = steered(policy, Guard(policy, fewer, 0.5))
+    served = Composed("broken", broken, fewer).serve(RequestFacts("Why?"))
     decoded = decode(model, "Why?", served, token_price=PRICE, max_tokens=CAP)
     assert decoded.reason == "policy_failed"
     assert not decoded.stopped
@@ -195,17 +196,20 @@ def test_a_broken_guard_does_not_cost_the_answer(tmp_path: Path) -> None:
     assert decoded.total_tokens == whole.total_tokens
 
 
-class Eager:
-    """Would stop at once."""
+def test_the_guard_is_asked_once_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    risk = ImpactModel.risk
 
-    price_range = (1e-5, 1e-1)
-    recorded: dict[str, Any] = {}  # noqa: RUF012
+    def counted(model: ImpactModel, observations: Any) -> Any:
+        asked.append(1)
+        return risk(model, observations)
 
-    def __init__(self, features: tuple[str, ...]) -> None:
-        self.features = features
-
-    def __call__(self, observation: Any, *, token_price: float) -> Decision:
-        return Decision(stop=True, stop_probability=1.0)
+    monkeypatch.setattr(ImpactModel, "risk", counted)
+    served = compose({"a": POLICIES["a"]}, Strategy(guard=GUARD)).serve(RequestFacts("Why?"))
+    for row in observe(TABLE, FEATURES)[:5]:
+        served(row, token_price=PRICE)
+    assert len(asked) == 5
+    assert served.confidence is not None
 
 
 def test_a_saved_blend_is_the_same_blend(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     DecisionLog,
+    Feedback,
     LoggedRequest,
-    Outcome,
     Stop,
     feedback,
 )
@@ -238,21 +238,21 @@ def test_a_failing_policy_is_logged_and_costs_no_audit(
 
 def test_a_verdict_decides_what_equals_the_judged_answer() -> None:
     trace = make_trace(2)  # exits say 0, 1, 2; the end says 2
-    right = scored_trace(trace, Outcome("t2", "", right=True))
+    right = scored_trace(trace, Feedback("t2", "", right=True))
     assert right is not None
     assert right.target == "2"
     assert [c.exit.exact_match for c in right.checkpoints] == [0, 0, 1]
-    assert scored_trace(trace, Outcome("t2", "", right=False)) is None
+    assert scored_trace(trace, Feedback("t2", "", right=False)) is None
     same = replace(
         trace,
         checkpoints=tuple(
             replace(c, exit=replace(c.exit, answer="2.0")) for c in trace.checkpoints
         ),
     )
-    wrong = scored_trace(same, Outcome("t2", "", right=False))
+    wrong = scored_trace(same, Feedback("t2", "", right=False))
     assert wrong is not None
     assert {wrong.final.exact_match, *(c.exit.exact_match for c in wrong.checkpoints)} == {0}
-    told = scored_trace(trace, Outcome("t2", "", target="1"))
+    told = scored_trace(trace, Feedback("t2", "", target="1"))
     assert told is not None
     assert [c.exit.exact_match for c in told.checkpoints] == [0, 1, 0]
     assert told.final.exact_match == 0
@@ -260,11 +260,11 @@ def test_a_verdict_decides_what_equals_the_judged_answer() -> None:
 
 def test_the_scorer_is_the_tasks() -> None:
     trace = replace(make_trace(2), task="math", final=replace(make_trace(2).final, answer="1/2"))
-    told = scored_trace(trace, Outcome("t2", "", target=r"\frac{1}{2}"))
+    told = scored_trace(trace, Feedback("t2", "", target=r"\frac{1}{2}"))
     assert told is not None
     assert told.final.exact_match == 1
     strict = replace(trace, meta={**trace.meta, "scorer": "text"})
-    told = scored_trace(strict, Outcome("t2", "", target=r"\frac{1}{2}"))
+    told = scored_trace(strict, Feedback("t2", "", target=r"\frac{1}{2}"))
     assert told is not None
     assert told.final.exact_match == 0
 
@@ -351,7 +351,7 @@ def test_a_loss_that_rises_is_an_alarm_of_its_policy() -> None:
         stop = Stop("policy", 24 if i < 100 else 8, 0.9, 8, 0, 4)
         time = f"2026-01-01T00:{i // 60:02}:{i % 60:02}"
         decisions[name] = LoggedRequest(name, time, "ab" * 32, 1, None, 1e-3, True, stop)
-        audits[name], outcomes[name] = trace, Outcome(name, "", target="2")
+        audits[name], outcomes[name] = trace, Feedback(name, "", target="2")
     other = replace(decisions["r0"], request_id="x", registry_version=2, audited=False)
     entries = Entries({**decisions, "x": other}, audits, outcomes, 0)
     first, second, everything = streams_of(entries, window=60)

@@ -14,7 +14,9 @@ import numpy as np
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
-from rlbudget.policy.replay import StopPolicy, replay
+from rlbudget.policy.prices import price_grid
+from rlbudget.policy.replay import replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.impact import ImpactModel, fit_chance
 from rlbudget.traces.table import TraceTable, split_fold
 
@@ -30,8 +32,8 @@ def stop_chances(policy: StopPolicy, table: TraceTable) -> Floats:
     observations = observe(table, policy.features)
     total = np.zeros(len(table.thinking_tokens))
     place = np.arange(len(total)) - table.offsets[:-1][table.trace_of_row]
-    for price in np.geomspace(*policy.price_range, PRICES).clip(*policy.price_range):
-        chance = np.nan_to_num(replay(policy, table, float(price), observations).chance)
+    for price in price_grid(policy.price_range, PRICES):
+        chance = np.nan_to_num(replay(policy, table, price, observations).chance)
         going = np.zeros((len(table), int(table.lengths.max(initial=0))))
         going[table.trace_of_row, place] = 1 - chance
         before = np.cumprod(np.hstack([np.ones((len(table), 1)), going[:, :-1]]), axis=1)

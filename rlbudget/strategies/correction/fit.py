@@ -14,7 +14,8 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import utility
-from rlbudget.policy.replay import StopPolicy, replay
+from rlbudget.policy.replay import replay
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.correction.correct import (
     Aim,
     Corrected,

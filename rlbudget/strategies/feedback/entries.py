@@ -12,8 +12,8 @@ from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
+    Feedback,
     LoggedRequest,
-    Outcome,
     Stop,
     parsed,
 )
@@ -31,7 +31,7 @@ class Entries:
     """in the order in which they were served"""
     audits: Mapping[str, Trace]
     """not yet scored: no target, and every exact match is 0"""
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, Feedback]
     damaged: int
     """lines that were left out: torn, of another version, or not what they should be"""
 
@@ -78,8 +78,8 @@ def _audit(row: dict[str, Any]) -> Trace:
     return replace(unknown, target="")
 
 
-def _outcome(row: Mapping[str, Any]) -> Outcome:
-    return Outcome(**_known(row, Outcome))
+def _outcome(row: Mapping[str, Any]) -> Feedback:
+    return Feedback(**_known(row, Feedback))
 
 
 def _known(row: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

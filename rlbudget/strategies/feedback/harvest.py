@@ -15,7 +15,7 @@ from pathlib import Path
 from rlbudget.errors import UserError
 from rlbudget.strategies.feedback.audit import Audit
 from rlbudget.strategies.feedback.entries import read_log
-from rlbudget.strategies.feedback.log import LoggedRequest, Outcome
+from rlbudget.strategies.feedback.log import Feedback, LoggedRequest
 from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
 from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.traces.trace import Trace, scorer_of
@@ -78,7 +78,7 @@ def harvest(
     return HarvestStats(n, known, waiting, undecided, entries.damaged)
 
 
-def judge_of(trace: Trace, outcome: Outcome) -> Judge:
+def judge_of(trace: Trace, outcome: Feedback) -> Judge:
     """What an outcome says about other answers to the same request."""
     name = scorer_of(trace)
     scorer, given, target = find_scorer(name), trace.final.answer, outcome.target
@@ -96,7 +96,7 @@ def judge_of(trace: Trace, outcome: Outcome) -> Judge:
     return lambda answer: 0 if same(answer) else None
 
 
-def scored_trace(trace: Trace, outcome: Outcome) -> Trace | None:
+def scored_trace(trace: Trace, outcome: Feedback) -> Trace | None:
     """An audited request's trace with its target and every answer scored; None where the outcome
     does not decide that."""  # fmt: skip
     judge = judge_of(trace, outcome)
@@ -120,7 +120,7 @@ def scored_trace(trace: Trace, outcome: Outcome) -> Trace | None:
     )
 
 
-def _kind(outcome: Outcome) -> str:
+def _kind(outcome: Feedback) -> str:
     return "target" if outcome.target is not None else "right" if outcome.right else "wrong"
 
 
@@ -132,7 +132,7 @@ def stopped_answer(trace: Trace, served: LoggedRequest) -> str | None:
     return next((c.exit.answer for c in trace.checkpoints if c.thinking_tokens == at), None)
 
 
-def audit_of(trace: Trace, served: LoggedRequest, outcome: Outcome) -> Audit | None:
+def audit_of(trace: Trace, served: LoggedRequest, outcome: Feedback) -> Audit | None:
     """An audited request for the stream evaluation; None where the outcome does not decide it."""
     judge, stopped = judge_of(trace, outcome), stopped_answer(trace, served)
     full = judge(trace.final.answer)

@@ -74,7 +74,7 @@ class LoggedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Feedback:
     """What was found out about a request's answer: one of the two is there."""
 
     request_id: str
@@ -151,7 +151,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
 
 def feedback(
     folder: Path | str, request_id: str, *, target: str | None = None, right: bool | None = None
-) -> Outcome:
+) -> Feedback:
     """Note what a request's right answer was, or whether the one that was given is right.
 
     Raises ``UserError`` unless exactly one of the two is told, for an empty target, a request
@@ -163,7 +163,7 @@ def feedback(
         raise UserError("the target is empty")
     if not any(_holds(Path(folder) / name, request_id) for name in (DECISIONS, AUDITS)):
         raise UserError(f"{folder} holds no request {request_id!r}")
-    outcome = Outcome(request_id, now(), target, right)
+    outcome = Feedback(request_id, now(), target, right)
     try:
         append(Path(folder) / OUTCOMES, asdict(outcome))
     except OSError as error:

@@ -31,6 +31,7 @@ from rlbudget.evaluate.verdicts import (
 )
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
+from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.traces.store import digest, load_table
@@ -94,7 +95,8 @@ def contest(
     for relative in RELATIVE_PRICES:
         price = token_price_of(relative, table)
         done = [
-            replay(policy, table, _within(policy, price)).outcome for policy in (challenger, served)
+            replay(policy, table, nearest_price(price, policy.price_range)).outcome
+            for policy in (challenger, served)
         ]
         difference += (utility(done[0], price) - utility(done[1], price)) / len(RELATIVE_PRICES)
         most += most_utility(price, *done, *both_ends) / len(RELATIVE_PRICES)
@@ -105,11 +107,6 @@ def contest(
 def _check_margin(margin: float) -> None:
     if not 0 <= margin < 1:
         raise UserError(f"margin is {margin:g}: it must be at least 0 and below 1, in exact match")
-
-
-def _within(policy: Policy, price: float) -> float:
-    low, high = policy.price_range
-    return min(max(price, low), high)
 
 
 @dataclass(frozen=True, slots=True)
