@@ -134,8 +134,11 @@ def load_answers(
     path: Path, *, answer: str = "answer", columns: Columns | None = None, scorer: str | None = None
 ) -> tuple[list[Answered], str]:
     """A table of answers and the name of its scorer; targets and options as ``load_file`` reads
-    them. A target may be a list of texts, each right. Raises ``UserError`` as ``FILE:LINE: what is
-    wrong`` for a bad row, and for a table without a row."""  # fmt: skip
+    them. A target may be a list of texts, each right; an empty cell is an empty answer.
+
+    Raises ``UserError`` as ``FILE:LINE: what is wrong`` for a bad row, and for a table without a
+    row.
+    """
     columns = columns or Columns()
     layout = _with(replace(OWN, several=True), columns)
     bad = _Bad(skip=False, tell=None)
@@ -146,7 +149,8 @@ def load_answers(
         with bad.told(place):
             if isinstance(row, BadRowError):
                 raise row
-            written.append(_text(row, (answer,)))
+            empty = _value(row, answer, absent=NOTHING) is None
+            written.append("" if empty else _text(row, (answer,)))
             _check_unicode(written[-1])
             known = any(_value(row, name) is not None for name in layout.question)
             question = _text(row, layout.question) if known else ""
@@ -285,13 +289,14 @@ def _targets(row: Row, layout: Layout) -> tuple[str, ...]:
     return (_text(row, layout.target).strip(),)
 
 
-def _value(row: Row, name: str) -> Any:
-    """A column's value, None where there is none; dots reach into objects."""
+def _value(row: Row, name: str, absent: Any = None) -> Any:
+    """A column's value, None for an empty cell, ``absent`` where there is no such column; dots
+    reach into objects."""  # fmt: skip
     if name in row or "." not in name:
-        return row.get(name)
+        return row.get(name, absent)
     outer, _, inner = name.partition(".")
     below = row.get(outer)
-    return _value(below, inner) if isinstance(below, dict) else None
+    return _value(below, inner, absent) if isinstance(below, dict) else absent
 
 
 def _text(row: Row, names: Sequence[str]) -> str:
@@ -306,7 +311,8 @@ def _text(row: Row, names: Sequence[str]) -> str:
 
 
 def _missing(row: Row, names: Sequence[str]) -> str:
-    there = ", ".join(list(map(str, row))[:_SHOWN_NAMES]) or "nothing"
+    named = [str(name) for name, value in row.items() if value is not None]
+    there = ", ".join(named[:_SHOWN_NAMES]) or "nothing"
     return f"missing field {' or '.join(names)} (there is: {there})"
 
 

@@ -6,19 +6,10 @@ long. What it works out is in ``rlbudget.tasks.equality``.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import logging
 import re
-import sys
-from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 
-from rlbudget.errors import missing_extra
-from rlbudget.tasks.worker import Worker, serve
-
-if sys.platform != "win32":
-    import resource
+from rlbudget.tasks.worker import Worker
 
 _SECONDS = 2.0
 _LONGEST = 400
@@ -48,16 +39,14 @@ def same_mathematics(one: str, other: str) -> bool:
     return _asked(one, other)
 
 
+_WORKER = Worker(
+    "rlbudget.tasks.equality:equal", "x", r"\frac{1}{2}", needs="latex2sympy2_extended"
+)
+
+
 @lru_cache(maxsize=65536)
 def _asked(one: str, other: str) -> bool:
-    return _worker().ask(json.dumps([one, other]), seconds=_SECONDS) == "1"
-
-
-@cache
-def _worker() -> Worker:
-    if importlib.util.find_spec("latex2sympy2_extended") is None:
-        raise missing_extra("models", "math-verify")
-    return Worker([sys.executable, "-m", "rlbudget.tasks.mathematics"])
+    return bool(_WORKER.ask(one, other, seconds=_SECONDS))
 
 
 def is_tame(text: str) -> bool:
@@ -78,18 +67,3 @@ def is_tame(text: str) -> bool:
         else:
             largest = max(largest, size)
     return product * largest <= _LARGEST_POWER
-
-
-def _prepared() -> Callable[[str, str], bool]:
-    logging.disable(logging.CRITICAL)
-    from rlbudget.tasks.equality import equal  # needs sympy, which may print
-
-    if sys.platform != "win32":
-        gigabytes = 4 * 2**30
-        resource.setrlimit(resource.RLIMIT_AS, (gigabytes, gigabytes))
-    equal("x", "\\frac{1}{2}")
-    return equal
-
-
-if __name__ == "__main__":
-    serve(_prepared)

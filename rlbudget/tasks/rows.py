@@ -136,7 +136,7 @@ def _csv_row(names: list[str], cells: list[str]) -> Row | BadRowError:
     for name, cell in zip(names, cells, strict=True):
         if cell.strip().lower() in _NOT_FINITE:
             return BadRowError(f"{cell.strip()} in column {name} is no number (leave it empty)")
-    return {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
+    return {name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)}
 
 
 # Arrow

@@ -8,7 +8,8 @@ text              words: case, articles, spacing and the punctuation of sentence
 number            one number: currency, thousands, percent, scientific notation, units
 math              numbers, formulas, lists, sets, tuples, intervals, matrices, other bases
 choice            which option is named, by its letter or its text
-regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``
+regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``;
+                  none where matching takes over two seconds
 python:P.F        the function F(answer text, target) of package P: a bool, or 1 for right
 ================  ==========================================================================
 
@@ -22,6 +23,7 @@ import importlib
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ from rlbudget.tasks.numbers import CURRENCIES, plain_number
 from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.text import normalise_text, same_text
 from rlbudget.tasks.units import is_unit_word
+from rlbudget.tasks.worker import Worker
 
 __all__ = [
     "NAMES",
@@ -371,17 +374,28 @@ def _same_auto(answer: str, target: str, asked: Asked) -> bool:
 
 def _regex(pattern: str) -> Scorer:
     try:
-        compiled = re.compile(pattern)
+        re.compile(pattern)
     except re.error as error:
         raise UserError(f"scorer regex:{pattern}: not a regular expression: {error}") from None
 
     def find(text: str, target: str | None, asked: Asked) -> str:
-        matches = list(compiled.finditer(after_thinking(text)))
-        if not matches:
-            return ""
-        return matches[-1][1] or "" if compiled.groups else matches[-1][0]
+        return _MATCHER.ask(pattern, after_thinking(text), seconds=_REGEX_SECONDS) or ""
 
     return Scorer(f"regex:{pattern}", find, _same_words, _key_text)
+
+
+_REGEX_SECONDS = 2.0
+_MATCHER = Worker("rlbudget.tasks.scorers:last_match", "", "")
+
+
+def last_match(pattern: str, text: str) -> str:
+    """The last match of a pattern, or its first group where it has one; "" where there is none.
+
+    A pattern such as ``(a+)+$`` may take for ever: run in the process of a ``Worker``.
+    """
+    for last in deque(re.finditer(pattern, text), maxlen=1):
+        return last[1] or "" if last.re.groups else last[0]
+    return ""
 
 
 def _python(path: str) -> Scorer:

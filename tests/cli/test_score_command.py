@@ -89,6 +89,23 @@ def test_options_and_their_target_are_read_as_in_a_table_of_questions(
     assert "3 answers, scorer auto: 2 right" in scored(tmp_path / "a.jsonl", lines, capsys)
 
 
+def test_an_empty_answer_is_a_wrong_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = ("18", "", None, "  ")
+    lines: list[dict[str, object]] = [{"answer": a, "target": "18"} for a in answers]
+    assert "4 answers, scorer auto: 1 right" in scored(tmp_path / "a.jsonl", lines, capsys)
+    (tmp_path / "a.csv").write_text("answer,target\n18,18\n,18\n  ,18\n")
+    main(["score", str(tmp_path / "a.csv"), "--no-peer"])
+    assert "3 answers, scorer auto: 1 right" in capsys.readouterr().out
+
+
+def test_an_answer_that_is_not_there_at_all_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"answer": "18", "target": "18"}\n{"target": "18"}\n')
+    said = " ".join(refused([str(tmp_path / "a.jsonl"), "--no-peer"], capsys).split())
+    assert "a.jsonl:2: missing field answer (there is: target)" in said
+
+
 def test_one_of_several_targets_is_enough(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,15 @@ def test_a_pattern_finds_its_last_match() -> None:
     scorer = find_scorer(r"regex:ANSWER=(\w+)")
     assert scorer.score("ANSWER=a ANSWER=b", "b") == 1
     assert scorer.score("nothing", "b") == 0
+    assert find_scorer(r"regex:[a-z]+").score("ONE two THREE four", "four") == 1
+
+
+def test_a_pattern_that_would_match_for_ever_finds_nothing() -> None:
+    scorer = find_scorer(r"regex:(a+)+$")
+    started = time.monotonic()
+    assert scorer.score("a" * 60 + "!", "a") == 0
+    assert time.monotonic() - started < 30  # two seconds, and the start of a process
+    assert scorer.score("It is aaa", "aaa") == 1
 
 
 def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

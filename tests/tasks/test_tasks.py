@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -107,15 +108,20 @@ def test_mathematical_scoring_works_off_the_main_thread() -> None:
     assert found == [1, 1, 1, 1]
 
 
-def test_a_worker_that_hangs_or_dies_is_replaced() -> None:
-    program = (
-        "import sys, time\nprint('ready', flush=True)\n"
-        "for line in sys.stdin:\n"
-        "    if line == 'hang\\n': time.sleep(60)\n"
-        "    if line == 'die\\n': sys.exit()\n"
-        "    print(line.strip(), flush=True)\n"
+def test_a_worker_that_hangs_or_dies_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_for_worker.py").write_text(
+        "import os, time\n"
+        "def said(text):\n"
+        "    print('noise')\n"
+        "    if text == 'hang': time.sleep(60)\n"
+        "    if text == 'die': os._exit(1)\n"
+        "    return text\n"
     )
-    worker = Worker([sys.executable, "-c", program])
+    path = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    worker = Worker("made_for_worker:said", "first")
     try:
         assert worker.ask("hang", seconds=0.2) is None
         assert worker.ask("one", seconds=20) == "one"
