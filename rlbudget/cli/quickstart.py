@@ -21,8 +21,9 @@ from rlbudget.files import write_text
 from rlbudget.models import load_model
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.tasks import load_task
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import load_traces
-from rlbudget.traces.table import split_questions, table_of
+from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
 SHOWN = 10

@@ -13,7 +13,7 @@ from rlbudget.policy.outcomes import NATURAL_END, full_stops, outcome
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.traces.table import table_of
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.trace import Trace, family_of
 
 MOST_CASES = 40

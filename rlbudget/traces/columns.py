@@ -8,16 +8,16 @@ has those that occur in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.arrays import Bools, Ints
 from rlbudget.signals.questions import context_columns, task_columns
 from rlbudget.signals.tokens import hedged
 from rlbudget.tasks.scorers import vote_key
@@ -28,29 +28,27 @@ FORMAT_KEY = b"rlbudget.traces"
 FORMAT_VERSION = b"1"
 
 _SIGNAL = "signal."
-_TRACE_TYPES = {
-    "trace_id": pa.string(),
-    "question_id": pa.string(),
-    "task": pa.string(),
-    "question": pa.string(),
-    "target": pa.string(),
-    "model": pa.string(),
-    "seed": pa.int64(),
-    "meta": pa.string(),
-    "final_answer": pa.string(),
-    "final_exact_match": pa.int8(),
-    "final_thinking_tokens": pa.int64(),
-    "final_answer_tokens": pa.int64(),
-    "scorer": pa.string(),
+_TRACE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Trace], Any]]] = {
+    **{
+        name: (pa.string(), attrgetter(name))
+        for name in ("trace_id", "question_id", "task", "question", "target", "model")
+    },
+    "seed": (pa.int64(), attrgetter("seed")),
+    "meta": (pa.string(), lambda trace: plain_json(trace.meta)),
+    "final_answer": (pa.string(), attrgetter("final.answer")),
+    "final_exact_match": (pa.int8(), attrgetter("final.exact_match")),
+    "final_thinking_tokens": (pa.int64(), attrgetter("final.thinking_tokens")),
+    "final_answer_tokens": (pa.int64(), attrgetter("final.answer_tokens")),
+    "scorer": (pa.string(), scorer_of),
 }
-_CHECKPOINT_TYPES = {
-    "thinking_tokens": pa.int64(),
-    "exit_answer": pa.string(),
-    "exit_exact_match": pa.int8(),
-    "exit_answer_tokens": pa.int64(),
-    "probe_answer": pa.string(),
-    "probe_confidence": pa.float64(),
-    "probe_tokens": pa.int64(),
+_CHECKPOINT_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Checkpoint], Any]]] = {
+    "thinking_tokens": (pa.int64(), attrgetter("thinking_tokens")),
+    "exit_answer": (pa.string(), attrgetter("exit.answer")),
+    "exit_exact_match": (pa.int8(), attrgetter("exit.exact_match")),
+    "exit_answer_tokens": (pa.int64(), attrgetter("exit.answer_tokens")),
+    "probe_answer": (pa.string(), lambda point: point.probe and point.probe.answer),
+    "probe_confidence": (pa.float64(), lambda point: point.probe and point.probe.confidence),
+    "probe_tokens": (pa.int64(), lambda point: point.probe and point.probe.tokens),
 }
 
 
@@ -58,82 +56,52 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
     """The rows of a part."""
     points = [point for trace in traces for point in trace.checkpoints]
     layouts = {tuple(point.signals) for point in points}
-    signals = sorted({name for layout in layouts for name in layout})
-    probes = [point.probe for point in points]
-    per_trace: dict[str, list[Any]] = {
-        "trace_id": [t.trace_id for t in traces],
-        "question_id": [t.question_id for t in traces],
-        "task": [t.task for t in traces],
-        "question": [t.question for t in traces],
-        "target": [t.target for t in traces],
-        "model": [t.model for t in traces],
-        "seed": [t.seed for t in traces],
-        "meta": [plain_json(t.meta) for t in traces],
-        "final_answer": [t.final.answer for t in traces],
-        "final_exact_match": [t.final.exact_match for t in traces],
-        "final_thinking_tokens": [t.final.thinking_tokens for t in traces],
-        "final_answer_tokens": [t.final.answer_tokens for t in traces],
-        "scorer": list(map(scorer_of, traces)),
-    }
-    per_checkpoint: dict[str, Any] = {
-        "thinking_tokens": [p.thinking_tokens for p in points],
-        "exit_answer": [p.exit.answer for p in points],
-        "exit_exact_match": [p.exit.exact_match for p in points],
-        "exit_answer_tokens": [p.exit.answer_tokens for p in points],
-        "probe_answer": [p and p.answer for p in probes],
-        "probe_confidence": [p and p.confidence for p in probes],
-        "probe_tokens": [p and p.tokens for p in probes],
-    }
+    signals: dict[str, Any]
     if len(layouts) == 1:  # the same ones everywhere: one array
-        values = chain.from_iterable([p.signals.values() for p in points])
-        grid = np.fromiter(values, np.float64).reshape(len(points), len(signals))
-        for column, name in enumerate(points[0].signals):
-            per_checkpoint[_SIGNAL + name] = np.ascontiguousarray(grid[:, column])
+        values = chain.from_iterable([point.signals.values() for point in points])
+        grid = np.fromiter(values, np.float64).reshape(len(points), -1)
+        columns = map(np.ascontiguousarray, grid.T)
+        signals = dict(zip(points[0].signals, columns, strict=True))
     else:
-        for name in signals:
-            per_checkpoint[_SIGNAL + name] = [p.signals.get(name) for p in points]
+        names = {name for layout in layouts for name in layout}
+        signals = {name: [point.signals.get(name) for point in points] for name in names}
     offsets = pa.array(np.cumsum([0, *(len(t.checkpoints) for t in traces)]), pa.int32())
-    types = _CHECKPOINT_TYPES | {_SIGNAL + name: pa.float64() for name in signals}
-    fields = [pa.field(name, kind, nullable=False) for name, kind in _TRACE_TYPES.items()]
-    fields += [pa.field(name, pa.list_(kind), nullable=False) for name, kind in types.items()]
-    arrays = [pa.array(per_trace[name], kind) for name, kind in _TRACE_TYPES.items()]
-    arrays += [
-        pa.ListArray.from_arrays(offsets, pa.array(per_checkpoint[name], kind))
-        for name, kind in types.items()
-    ]
+    flat = {name: pa.array(list(map(value, points)), kind)
+            for name, (kind, value) in _CHECKPOINT_COLUMNS.items()}  # fmt: skip
+    flat |= {_SIGNAL + name: pa.array(signals[name], pa.float64()) for name in sorted(signals)}
+    arrays = {name: pa.array(list(map(value, traces)), kind)
+              for name, (kind, value) in _TRACE_COLUMNS.items()}  # fmt: skip
+    arrays |= {name: pa.ListArray.from_arrays(offsets, column) for name, column in flat.items()}
+    fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata={FORMAT_KEY: FORMAT_VERSION})
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays(list(arrays.values()), schema=schema)
 
 
 def traces_of(part: pa.Table) -> list[Trace]:
     """The traces of a part. Raises ``KeyError`` or ``ValueError`` for another layout."""
     signals = _signals_of(part)
-    columns = {name: part.column(name).to_pylist() for name in part.column_names}
     return [
         Trace(
-            trace_id=columns["trace_id"][i],
-            question_id=columns["question_id"][i],
-            task=columns["task"][i],
-            question=columns["question"][i],
-            target=columns["target"][i],
-            model=columns["model"][i],
-            seed=columns["seed"][i],
+            **{name: row[name] for name in _TEXTS_AND_SEED},
             final=Final(
-                answer=columns["final_answer"][i],
-                exact_match=columns["final_exact_match"][i],
-                thinking_tokens=columns["final_thinking_tokens"][i],
-                answer_tokens=columns["final_answer_tokens"][i],
+                answer=row["final_answer"],
+                exact_match=row["final_exact_match"],
+                thinking_tokens=row["final_thinking_tokens"],
+                answer_tokens=row["final_answer_tokens"],
             ),
-            checkpoints=_checkpoints({n: c[i] for n, c in columns.items()}, signals),
-            meta=json.loads(columns["meta"][i]),
+            checkpoints=_checkpoints(row, signals),
+            meta=json.loads(row["meta"]),
         )
-        for i in range(part.num_rows)
+        for row in part.to_pylist()
     ]
 
 
+_TEXTS_AND_SEED = ("trace_id", "question_id", "task", "question", "target", "model", "seed")
+
+
 def _checkpoints(row: dict[str, Any], signals: Sequence[str]) -> tuple[Checkpoint, ...]:
+    bases = zip(*(row[name] for name in _CHECKPOINT_COLUMNS), strict=True)
     values = zip(*(row[_SIGNAL + name] for name in signals), strict=True)
-    bases = zip(*(row[name] for name in _CHECKPOINT_TYPES), strict=True)
     measured = values if signals else (() for _ in row["thinking_tokens"])
     return tuple(
         Checkpoint(
@@ -148,20 +116,15 @@ def _checkpoints(row: dict[str, Any], signals: Sequence[str]) -> tuple[Checkpoin
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PartColumns:
-    """A part's numbers: per trace of shape (n,), per checkpoint of shape (m,)."""
-
-    trace_ids: list[str]
-    question_ids: list[str]
-    lengths: Ints
-    per_trace: dict[str, npt.NDArray[Any]]
-    per_checkpoint: dict[str, npt.NDArray[Any]]
-    signals: dict[str, Floats]
+def table_of(traces: Sequence[Trace], *, context: bool = False) -> TraceTable:
+    """Traces as columns, in their order; ``context`` adds the signals of the question and of its
+    task."""  # fmt: skip
+    part = part_of(traces)
+    return table_of_part(part if context else part.drop_columns(["question"]))
 
 
-def table_columns(part: pa.Table) -> PartColumns:
-    """The numbers of a part, those of the questions where they have been read as well.
+def table_of_part(part: pa.Table) -> TraceTable:
+    """The numbers of a part, with the signals of the questions where it has their texts.
 
     Raises ``KeyError`` or ``ValueError`` for another layout.
     """
@@ -173,65 +136,27 @@ def table_columns(part: pa.Table) -> PartColumns:
         if not np.array_equal(np.diff(column.offsets.to_numpy()), lengths):
             raise ValueError(f"column {name} does not fit its neighbours")
         flat[name] = column.flatten()
-    signals = {name: _numbers(flat[_SIGNAL + name]) for name in _signals_of(part)}
+    signals = {name: _numbers(flat[_SIGNAL + name], np.float64) for name in _signals_of(part)}
     if "question" in part.column_names:
         named = zip(part.column("meta").to_pylist(), part.column("task").to_pylist(), strict=True)
         families = [str(json.loads(meta).get("family", task)) for meta, task in named]
         context = context_columns(part.column("question").to_pylist()) | task_columns(families)
         signals |= {name: np.repeat(column, lengths) for name, column in context.items()}
-    return PartColumns(
-        trace_ids=part.column("trace_id").to_pylist(),
-        question_ids=part.column("question_id").to_pylist(),
-        lengths=lengths,
-        per_trace={
-            name: part.column(name).to_numpy()
-            for name in ("final_exact_match", "final_thinking_tokens", "final_answer_tokens")
-        },
-        per_checkpoint={
-            **{name: _numbers(flat[name]) for name in _COUNTS},
-            "probe_tokens": _numbers(flat["probe_tokens"].fill_null(0)),
-            "probe_confidence": _numbers(flat["probe_confidence"]),
-            "probe_answer": _answer_codes(flat["probe_answer"], lengths, _scorers(part)),
-            "probe_hedged": _hedged(flat["probe_answer"]),
-        },
-        signals=signals,
-    )
-
-
-_COUNTS = ("thinking_tokens", "exit_exact_match", "exit_answer_tokens")
-
-
-def table_of_parts(parts: Sequence[PartColumns]) -> TraceTable:
-    """Parts, one after the other, as a table."""
-    names = sorted({name for part in parts for name in part.signals})
-    lengths = np.concatenate([part.lengths for part in parts])
-
-    def traces(name: str, dtype: type) -> npt.NDArray[Any]:
-        return np.concatenate([part.per_trace[name] for part in parts]).astype(dtype)
-
-    def checkpoints(name: str, dtype: type) -> npt.NDArray[Any]:
-        return np.concatenate([part.per_checkpoint[name] for part in parts]).astype(dtype)
-
     return TraceTable(
-        trace_ids=np.array([i for part in parts for i in part.trace_ids], dtype=np.str_),
-        question_ids=np.array([i for part in parts for i in part.question_ids], dtype=np.str_),
+        trace_ids=np.array(part.column("trace_id").to_pylist(), dtype=np.str_),
+        question_ids=np.array(part.column("question_id").to_pylist(), dtype=np.str_),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        thinking_tokens=checkpoints("thinking_tokens", np.int64),
-        exit_exact_match=checkpoints("exit_exact_match", np.float64),
-        exit_answer_tokens=checkpoints("exit_answer_tokens", np.int64),
-        probe_tokens=checkpoints("probe_tokens", np.int64),
-        probe_confidence=checkpoints("probe_confidence", np.float64),
-        probe_answer=checkpoints("probe_answer", np.int64),
-        probe_hedged=checkpoints("probe_hedged", np.bool_),
-        signals={
-            name: np.concatenate(
-                [part.signals.get(name, np.full(int(part.lengths.sum()), np.nan)) for part in parts]
-            ).astype(np.float64)
-            for name in names
-        },
-        final_exact_match=traces("final_exact_match", np.float64),
-        final_thinking_tokens=traces("final_thinking_tokens", np.int64),
-        final_answer_tokens=traces("final_answer_tokens", np.int64),
+        thinking_tokens=_numbers(flat["thinking_tokens"], np.int64),
+        exit_exact_match=_numbers(flat["exit_exact_match"], np.float64),
+        exit_answer_tokens=_numbers(flat["exit_answer_tokens"], np.int64),
+        probe_tokens=_numbers(flat["probe_tokens"].fill_null(0), np.int64),
+        probe_confidence=_numbers(flat["probe_confidence"], np.float64),
+        probe_answer=_answer_codes(flat["probe_answer"], lengths, _scorers(part)),
+        probe_hedged=_hedged(flat["probe_answer"]),
+        signals=signals,
+        final_exact_match=_numbers(part.column("final_exact_match"), np.float64),
+        final_thinking_tokens=_numbers(part.column("final_thinking_tokens"), np.int64),
+        final_answer_tokens=_numbers(part.column("final_answer_tokens"), np.int64),
     )
 
 
@@ -243,10 +168,10 @@ def _is_list(part: pa.Table, name: str) -> bool:
     return bool(pa.types.is_list(part.schema.field(name).type))
 
 
-def _numbers(column: pa.Array) -> npt.NDArray[Any]:
+def _numbers(column: Any, dtype: type) -> npt.NDArray[Any]:
     """Nulls become NaN."""
-    numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return numbers
+    values = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(False)
+    return np.asarray(values, dtype=dtype)
 
 
 def _hedged(answers: pa.Array) -> Bools:

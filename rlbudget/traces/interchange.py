@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
 from rlbudget.tasks.lines import Line, lines_of
@@ -32,7 +34,7 @@ from rlbudget.traces.schema import (
 )
 from rlbudget.traces.scoring import Absent
 from rlbudget.traces.store import TraceWriter
-from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, problem_of, trace_to_dict
+from rlbudget.traces.trace import Trace, problem_of, trace_to_dict
 
 _SHOWN_PROBLEMS = 10
 
@@ -228,29 +230,7 @@ def _completed(line: TraceLine, scorer: str | None) -> Trace:
 
 def _as_trace(completed: Trace) -> Trace:
     """A trace of our own making from one that may be a line."""
-    final = completed.final
-    return Trace(
-        completed.trace_id,
-        completed.question_id,
-        completed.task,
-        completed.question,
-        completed.target,
-        completed.model,
-        completed.seed,
-        Final(final.answer, final.exact_match, final.thinking_tokens, final.answer_tokens),
-        tuple(map(_as_checkpoint, completed.checkpoints)),
-        completed.meta,
-    )
-
-
-def _as_checkpoint(point: Checkpoint) -> Checkpoint:
-    given, probe = point.exit, point.probe
-    return Checkpoint(
-        point.thinking_tokens,
-        point.signals,
-        Exit(given.answer, given.exact_match, given.answer_tokens),
-        None if probe is None else Probe(probe.answer, probe.confidence, probe.tokens),
-    )
+    return msgspec.convert(completed, Trace, from_attributes=True)
 
 
 def _sampled(line: SampledLine, scorer: str | None) -> Sampled:

@@ -21,6 +21,7 @@ from types import TracebackType
 import numpy as np
 
 from rlbudget.errors import UserError, missing_extra
+from rlbudget.files import write_bytes
 
 try:
     import pyarrow as pa
@@ -31,13 +32,11 @@ except ModuleNotFoundError as missing:
 from rlbudget.traces.columns import (
     FORMAT_KEY,
     FORMAT_VERSION,
-    PartColumns,
     part_of,
-    table_columns,
-    table_of_parts,
+    table_of_part,
     traces_of,
 )
-from rlbudget.traces.table import TraceTable
+from rlbudget.traces.table import TraceTable, joined
 from rlbudget.traces.trace import LARGEST_SIGNAL, Trace, problem_of, signal_problem, trace_to_dict
 
 if sys.platform != "win32":
@@ -48,7 +47,7 @@ Folders = Path | str | Sequence[Path | str]
 
 PART_SIZE = 256
 _PART = re.compile(r"part-([0-9]{6,})\.parquet")
-_TEMPORARY = re.compile(r"\.part-[0-9]{6,}\.parquet\.tmp")
+_TEMPORARY = re.compile(r"\.part-[0-9]{6,}\.parquet\..*")
 _LOCK = ".lock"
 
 
@@ -118,7 +117,7 @@ class TraceWriter:
         held, self._held = self._held, []
         path = self.folder / f"part-{self._next:06d}.parquet"
         try:
-            _write_whole(path, _bytes_of(part_of(held)))
+            write_bytes(path, _bytes_of(part_of(held)))
         except OSError as error:
             raise UserError(
                 f"{self.folder}: writing failed: {error.strerror or error}; the"
@@ -199,11 +198,11 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     parts = []
     for path in _all_parts(folder):
         with _damage_named(path):
-            part = table_columns(_read(path, None, without_texts=True, questions=context))
-        _claim(part.trace_ids, path, seen)
+            part = table_of_part(_read(path, None, without_texts=True, questions=context))
+        _claim(part.trace_ids.tolist(), path, seen)
         _check_signals(part, path)
         parts.append(part)
-    return table_of_parts(parts)
+    return joined(parts)
 
 
 def iter_parts(folder: Folders) -> Iterator[pa.Table]:
@@ -299,16 +298,14 @@ def _damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_signals(part: PartColumns, path: Path) -> None:
+def _check_signals(part: TraceTable, path: Path) -> None:
     """Refuse what no float32 can hold, which ``problem_of`` keeps from new parts."""
     for name, column in part.signals.items():
         beyond = np.flatnonzero(np.abs(column) > LARGEST_SIGNAL)
         if len(beyond):
             row = int(beyond[0])
-            trace = int(np.searchsorted(np.cumsum(part.lengths), row, side="right"))
-            raise UserError(
-                f"{path}: trace {part.trace_ids[trace]!r}: {signal_problem(name, column[row])}"
-            )
+            trace_id = str(part.trace_ids[part.trace_of_row[row]])
+            raise UserError(f"{path}: trace {trace_id!r}: {signal_problem(name, column[row])}")
 
 
 def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
@@ -334,26 +331,6 @@ def _bytes_of(part: pa.Table) -> bytes:
     return whole
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write through a temporary file; the lock keeps its fixed name from being shared."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _lock(folder: Path) -> int:
     """Hold the folder until the descriptor is closed; a killed process lets go by itself."""
     try:
@@ -369,15 +346,3 @@ def _lock(folder: Path) -> int:
                 f"{folder}: another process is writing traces here; wait for it to end"
             ) from error
     return handle
-
-
-__all__ = [
-    "PART_SIZE",
-    "Folders",
-    "TraceWriter",
-    "digest",
-    "existing_ids",
-    "iter_traces",
-    "load_table",
-    "load_traces",
-]

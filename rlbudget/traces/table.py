@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Floats, Ints, Strs
 from rlbudget.errors import UserError
-from rlbudget.signals.questions import context_columns, task_columns
-from rlbudget.signals.tokens import hedged
-from rlbudget.tasks.scorers import vote_key
-from rlbudget.traces.trace import Trace, family_of, scorer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,66 +88,38 @@ class TraceTable:
         index = np.asarray(rows, dtype=np.int64)
         flat, offsets = self.rows_of(index)
         return TraceTable(
-            trace_ids=self.trace_ids[index],
-            question_ids=self.question_ids[index],
             offsets=offsets,
-            thinking_tokens=self.thinking_tokens[flat],
-            exit_exact_match=self.exit_exact_match[flat],
-            exit_answer_tokens=self.exit_answer_tokens[flat],
-            probe_tokens=self.probe_tokens[flat],
-            probe_confidence=self.probe_confidence[flat],
-            probe_answer=self.probe_answer[flat],
-            probe_hedged=self.probe_hedged[flat],
             signals={name: column[flat] for name, column in self.signals.items()},
-            final_exact_match=self.final_exact_match[index],
-            final_thinking_tokens=self.final_thinking_tokens[index],
-            final_answer_tokens=self.final_answer_tokens[index],
+            **{name: getattr(self, name)[index] for name in _PER_TRACE},
+            **{name: getattr(self, name)[flat] for name in _PER_CHECKPOINT},
         )
 
 
-def table_of(traces: Sequence[Trace], *, context: bool = False) -> TraceTable:
-    """Lay traces out as columns, in their order.
+_PER_TRACE = ("trace_ids", "question_ids", "final_exact_match", "final_thinking_tokens",
+              "final_answer_tokens")  # fmt: skip
+_PER_CHECKPOINT = ("thinking_tokens", "exit_exact_match", "exit_answer_tokens", "probe_tokens",
+                   "probe_confidence", "probe_answer", "probe_hedged")  # fmt: skip
 
-    ``context`` adds the signals of the question and of its task.
-    """
-    names = sorted({name for t in traces for c in t.checkpoints for name in c.signals})
-    points = [c for t in traces for c in t.checkpoints]
-    lengths = [len(t.checkpoints) for t in traces]
-    known = context_columns(t.question for t in traces) if context else {}
-    known |= task_columns(map(family_of, traces)) if context else {}
-    answers: list[int] = []
-    for trace in traces:
-        codes: dict[object, int] = {}
-        scorer = scorer_of(trace)
-        answers += [
-            -1
-            if c.probe is None
-            else codes.setdefault(vote_key(c.probe.answer, scorer), len(codes))
-            for c in trace.checkpoints
-        ]
+
+def joined(tables: Sequence[TraceTable]) -> TraceTable:
+    """The traces of one or more tables in order; a signal that a table lacks is NaN there."""
+    names = sorted({name for table in tables for name in table.signals})
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(table, name) for table in tables])
+        for name in (*_PER_TRACE, *_PER_CHECKPOINT)
+    }
+    lengths = np.concatenate([table.lengths for table in tables])
     return TraceTable(
-        trace_ids=np.array([t.trace_id for t in traces], dtype=np.str_),
-        question_ids=np.array([t.question_id for t in traces], dtype=np.str_),
-        offsets=np.cumsum([0, *lengths], dtype=np.int64),
-        thinking_tokens=np.array([c.thinking_tokens for c in points], dtype=np.int64),
-        exit_exact_match=np.array([c.exit.exact_match for c in points], dtype=np.float64),
-        exit_answer_tokens=np.array([c.exit.answer_tokens for c in points], dtype=np.int64),
-        probe_tokens=np.array([c.probe.tokens if c.probe else 0 for c in points], dtype=np.int64),
-        probe_confidence=np.array(
-            [c.probe.confidence if c.probe else np.nan for c in points],
-            dtype=np.float64,
-        ),
-        probe_answer=np.array(answers, dtype=np.int64),
-        probe_hedged=np.array([bool(c.probe and hedged(c.probe.answer)) for c in points], bool),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         signals={
-            name: np.array([c.signals.get(name, np.nan) for c in points], dtype=np.float64)
+            name: np.concatenate(
+                [table.signals.get(name, np.full(len(table.thinking_tokens), np.nan))
+                 for table in tables]
+            )
             for name in names
-        }
-        | {name: np.repeat(column, lengths) for name, column in known.items()},
-        final_exact_match=np.array([t.final.exact_match for t in traces], dtype=np.float64),
-        final_thinking_tokens=np.array([t.final.thinking_tokens for t in traces], dtype=np.int64),
-        final_answer_tokens=np.array([t.final.answer_tokens for t in traces], dtype=np.int64),
-    )
+        },
+        **columns,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

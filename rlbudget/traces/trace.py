@@ -220,39 +220,26 @@ def _meta_problem(meta: dict[str, Any]) -> str | None:
     return None
 
 
+_HEAD = ("trace_id", "question_id", "task", "question", "target", "model", "seed", "meta")
+
+
 def trace_to_dict(trace: Trace) -> dict[str, Any]:
     """A trace as the JSON object of the interchange."""
     return {
         "version": VERSION,
-        "trace_id": trace.trace_id,
-        "question_id": trace.question_id,
-        "task": trace.task,
-        "question": trace.question,
-        "target": trace.target,
-        "model": trace.model,
-        "seed": trace.seed,
-        "meta": trace.meta,
-        "final": {
-            "answer": trace.final.answer,
-            "exact_match": trace.final.exact_match,
-            "thinking_tokens": trace.final.thinking_tokens,
-            "answer_tokens": trace.final.answer_tokens,
-        },
-        "checkpoints": [_checkpoint_to_dict(point) for point in trace.checkpoints],
+        **{name: getattr(trace, name) for name in _HEAD},
+        "final": _fields(trace.final),
+        "checkpoints": [
+            {
+                "thinking_tokens": point.thinking_tokens,
+                "signals": point.signals,
+                **({} if point.probe is None else {"probe": _fields(point.probe)}),
+                "exit": _fields(point.exit),
+            }
+            for point in trace.checkpoints
+        ],
     }
 
 
-def _checkpoint_to_dict(point: Checkpoint) -> dict[str, Any]:
-    written: dict[str, Any] = {"thinking_tokens": point.thinking_tokens, "signals": point.signals}
-    if point.probe is not None:
-        written["probe"] = {
-            "answer": point.probe.answer,
-            "confidence": point.probe.confidence,
-            "tokens": point.probe.tokens,
-        }
-    written["exit"] = {
-        "answer": point.exit.answer,
-        "exact_match": point.exit.exact_match,
-        "answer_tokens": point.exit.answer_tokens,
-    }
-    return written
+def _fields(value: Probe | Exit | Final) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}

@@ -25,7 +25,8 @@ from rlbudget.evaluate.verdicts import mean_interval
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES
 from rlbudget.strategies.feedback.retrain import contest
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Trace
 from runs.common import write_result
 

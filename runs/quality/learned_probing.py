@@ -25,8 +25,9 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import digest, load_table
-from rlbudget.traces.table import Split, split_questions, table_of
+from rlbudget.traces.table import Split, split_questions
 from runs.common import parser_of, recorded, write_result
 from tests.shared.synthetic import puzzle
 

@@ -28,7 +28,8 @@ from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.outcomes import fixed_stops, outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.signals.looks import LOOK_SIGNALS
-from rlbudget.traces.table import TraceTable, table_of, without
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable, without
 from rlbudget.traces.trace import Probe, problem_of
 
 TABLE = make_table(60, seed=4)

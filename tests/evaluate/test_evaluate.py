@@ -39,8 +39,9 @@ from rlbudget.policy.outcomes import (
     token_price_of,
     utility,
 )
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import TraceWriter
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 DRAWS = 200

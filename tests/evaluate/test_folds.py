@@ -21,8 +21,9 @@ from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.evaluation import as_json, assess, gap_closed, utilities
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
 from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import TraceWriter, load_table
-from rlbudget.traces.table import fold_of, split_fold, table_of, without
+from rlbudget.traces.table import fold_of, split_fold, without
 
 
 @given(st.integers(2, 9), st.integers(20, 60), st.integers(0, 5))

@@ -21,7 +21,8 @@ from rlbudget.evaluate.evaluation import evaluate_split
 from rlbudget.evaluate.report import write_report
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -20,7 +20,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names, observe
 from rlbudget.signals.tokens import SIGNALS, Window
-from rlbudget.traces.table import table_of
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 PROBE = feature_names(SIGNALS, "probe")

@@ -11,7 +11,8 @@ from trace_makers import make_trace, trace_lists
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, feature_names, features_of, observe
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 ZERO = np.array([0])

@@ -25,7 +25,8 @@ from rlbudget.policy.outcomes import (
     utility,
 )
 from rlbudget.policy.replay import replay
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 prices = st.floats(1e-6, 0.5)

@@ -41,8 +41,8 @@ from rlbudget.strategies.feedback.log import (
 from rlbudget.strategies.feedback.production import as_json, streams_of
 from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.tasks.task import Task
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import load_table, load_traces
-from rlbudget.traces.table import table_of
 
 torch.set_num_threads(1)
 

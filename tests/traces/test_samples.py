@@ -28,6 +28,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate import evaluate_folder
 from rlbudget.models import load_model
 from rlbudget.policy.observation import features_of, observe
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.interchange import import_jsonl
 from rlbudget.traces.samples import (
     ORDERS,
@@ -38,7 +39,7 @@ from rlbudget.traces.samples import (
     traces_of_samples,
 )
 from rlbudget.traces.store import load_table, load_traces
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.table import TraceTable
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from trace_makers import assert_same_table, make_trace, trace_lists
 
 from rlbudget.errors import UserError
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import TraceWriter, digest, existing_ids, load_table, load_traces
-from rlbudget.traces.table import table_of
 from rlbudget.traces.trace import Checkpoint, Exit, Trace
 
 

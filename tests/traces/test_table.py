@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from trace_makers import assert_same_table, make_trace, trace_lists
 
 from rlbudget.errors import UserError
-from rlbudget.traces.table import split_questions, table_of
+from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
 

@@ -36,8 +36,9 @@ from rlbudget.policy.outcomes import (
     utility,
 )
 from rlbudget.tasks.load import load_task
+from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import load_traces
-from rlbudget.traces.table import TraceTable, table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 from runs.common import write_result
 
