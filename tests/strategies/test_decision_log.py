@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -17,12 +20,16 @@ from trace_makers import make_trace
 
 from rlbudget.errors import UserError
 from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.lines import PATIENCE
 from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
+    Corrected,
     DecisionLog,
+    Guarded,
     LoggedRequest,
+    ModelTokens,
     Stop,
     append,
     feedback,
@@ -81,7 +88,8 @@ def test_a_torn_line_is_skipped_and_counted_and_costs_no_other(
     # Of the last line all may be there but its end.
     whole = ["r2"] if kept == len(content) - 1 else []
     assert list(entries.decisions) == ["r0", "r1", *whole, *(f"next{i}" for i in range(next_lines))]
-    assert entries.damaged == int(start < kept < len(content) - 1)
+    # The next writer cuts it off.
+    assert entries.damaged == int(start < kept < len(content) - 1 and not next_lines)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,144 @@ def test_many_writers_at_once_leave_whole_lines(tmp_path: Path) -> None:
     assert [process.wait(timeout=60) for process in running] == [0, 0]
     ids = [json.loads(line)["request_id"] for line in file.read_text().splitlines() if line]
     assert sorted(ids) == sorted(f"{k}-{i}" for k in range(4) for i in range(200))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork, flock and SIGKILL")
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_cost_no_line_but_the_one_that_was_being_written(tmp_path: Path, kills: int) -> None:
+    code = (
+        "import sys, json\nfrom dataclasses import asdict\nfrom pathlib import Path\n"
+        "from runs.integrations.decision_log import storm\n"
+        "found = storm(Path(sys.argv[1]), kills=int(sys.argv[2]), processes=4, threads=8, seed=1)\n"
+        "print(json.dumps(asdict(found)))\n"
+    )
+    # In a process of its own: that of the tests has threads, and must not be forked.
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log"), str(kills)],
+        capture_output=True, text=True, check=True, timeout=250,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["lines"] == found["whole"] > 0
+    assert (found["lost"], found["too_many"]) == (0, 0)
+    assert found["unflushed"] <= 8 * (kills + 4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_a_halted_writer_is_waited_for_once_and_not_cut_off(tmp_path: Path) -> None:
+    import fcntl
+
+    log = DecisionLog(tmp_path)
+    log.decision(served("r0"))
+    with (tmp_path / DECISIONS).open("ab") as halted:
+        fcntl.flock(halted, fcntl.LOCK_EX)
+        halted.write(b'{"version": 1, "request_id": "half')
+        halted.flush()
+        begun = time.monotonic()
+        for name in ("r1", "r2", "r3"):
+            log.decision(served(name))
+        assert time.monotonic() - begun < 2 * PATIENCE
+    log.decision(served("r4"))
+    entries = read_log(tmp_path)
+    assert list(entries.decisions) == ["r0", "r1", "r2", "r3", "r4"]
+    assert entries.damaged == 1
+    assert log.failures == 0
+
+
+def test_what_is_nobody_s_line_is_not_cut_off(tmp_path: Path) -> None:
+    for kept in (b"a note of mine", b'{"version": 1, "request_id": "only its end is missing"}'):
+        (tmp_path / "f").write_bytes(b"x\n" + kept)
+        append(tmp_path / "f", {"a": 1})
+        assert (tmp_path / "f").read_bytes() == b"x\n" + kept + b'\n{"version": 1, "a": 1}\n'
+
+
+def test_a_very_long_torn_line_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "f").write_bytes(b"x\n" + b'{"version": 1, "text": "' + b"y" * 200_000)
+    append(tmp_path / "f", {"a": 1})
+    assert (tmp_path / "f").read_bytes() == b'x\n{"version": 1, "a": 1}\n'
+    assert "cut off 200024 bytes" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up_within_a_line_leaves_none_of_it(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\nfrom pathlib import Path\n"
+        "from rlbudget.strategies.feedback.lines import add_line\n"
+        "add_line(Path(sys.argv[1]), b'a' * 50)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 1000))\n"
+        "try:\n    add_line(Path(sys.argv[1]), b'b' * 50)\n"
+        "except OSError as error:\n    print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "add_line(Path(sys.argv[1]), b'c' * 50)\n"
+    )
+    file = tmp_path / "f"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+    )
+    assert "no room" in done.stdout
+    assert file.read_bytes() == b"a" * 50 + b"\n" + b"c" * 50 + b"\n"
+
+
+def test_a_log_that_is_moved_away_begins_anew(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log")
+    log.decision(served("r0"))
+    (tmp_path / "log").rename(tmp_path / "old")
+    log.decision(served("r1"))
+    assert list(read_log(tmp_path / "old").decisions) == ["r0"]
+    assert list(read_log(tmp_path / "log").decisions) == ["r1"]
+
+
+def test_all_that_decides_is_kept(tmp_path: Path) -> None:
+    full = served(
+        stop=Stop("loop", None, 0.1, 700, 0, 9), engine="vllm", effort="low", token_price=2e-4,
+        rules=("long ones", "no code"), members={"a": 0.25, "b": 0.5},
+        guard=Guarded(0.02, 0.01, 3), correction=Corrected(2, 0.4, "large"),
+        answered_by="large", escalated=True, question=None, answer=None,
+        models=(ModelTokens("small", 64, 0, 0, 0.1), ModelTokens("large", 700, 0, 9)),
+    )  # fmt: skip
+    log = DecisionLog(tmp_path)
+    log.decision(full)
+    log.decision(served("r1", members=MappingProxyType({"a": 0.5})))
+    assert log.failures == 0
+    entries = read_log(tmp_path)
+    assert entries.decisions["r0"] == full
+    assert entries.decisions["r1"].members == {"a": 0.5}
+    # What says nothing is not in the line: the keys of a plain request are those of version 1.
+    log.decision(served("r2"))
+    plain = json.loads((tmp_path / DECISIONS).read_text().splitlines()[-1])
+    assert list(plain) == [
+        "version", "request_id", "time", "policy", "registry_version", "strategy", "token_price",
+        "audited", "stop",
+    ]  # fmt: skip
+
+
+def test_nothing_that_is_logged_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = DecisionLog(tmp_path)
+    log.decision(served(members={"a": math.nan}))
+    log.decision(served(policy=object()))
+    log.decision(None)  # type: ignore[arg-type]
+    log.audit(None)  # type: ignore[arg-type]
+    assert log.failures == 4
+    assert len(caplog.records) == 1
+    log.decision(served("r1"))
+    assert list(read_log(tmp_path).decisions) == ["r1"]
+
+
+def test_failures_of_many_threads_are_all_counted_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    log = DecisionLog(tmp_path / "file")
+    threads = [
+        threading.Thread(target=lambda: [log.decision(served()) for _ in range(50)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.failures == 400
+    assert len(caplog.records) == 1
 
 
 def test_the_latest_feedback_wins(tmp_path: Path) -> None:

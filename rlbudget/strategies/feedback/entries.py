@@ -12,8 +12,11 @@ from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
+    Corrected,
     Feedback,
+    Guarded,
     LoggedRequest,
+    ModelTokens,
     Stop,
     parsed,
 )
@@ -61,14 +64,19 @@ def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | N
             row = parsed(line)
             try:
                 yield None if row is None else read(row)
-            except (KeyError, TypeError, UserError):
+            except (AttributeError, KeyError, TypeError, UserError):
                 yield None
 
 
 def _served(row: Mapping[str, Any]) -> LoggedRequest:
-    return LoggedRequest(
-        **{**_known(row, LoggedRequest), "stop": Stop(**_known(row["stop"], Stop))}
-    )
+    given = _known(row, LoggedRequest)
+    given["stop"] = Stop(**_known(row["stop"], Stop))
+    for name, kind in (("guard", Guarded), ("correction", Corrected)):
+        if given.get(name) is not None:
+            given[name] = kind(**_known(given[name], kind))
+    given["rules"] = tuple(given.get("rules", ()))
+    given["models"] = tuple(ModelTokens(**_known(m, ModelTokens)) for m in given.get("models", ()))
+    return LoggedRequest(**given)
 
 
 def _audit(row: dict[str, Any]) -> Trace:

@@ -6,27 +6,34 @@ A folder of three files that only ever grow::
     audits.jsonl        the full decodes of audited requests, as traces that lack their target
     outcomes.jsonl      what the right answer was, told afterwards
 
-A line is one write at the end of its file, so several processes may write at once. A line that a
-kill or a full disk left torn is skipped and counted when it is read; the next one begins anew.
+Many threads and processes may write at once (``lines``). A line that a kill left torn is cut off
+by the next writer; one at the end of a file is skipped and counted when it is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlbudget.errors import UserError
 from rlbudget.policy.controller import Reason
+from rlbudget.strategies.feedback.lines import PATIENCE, add_line
 from rlbudget.traces.trace import Trace, trace_to_dict
 
 DECISIONS, AUDITS, OUTCOMES = "decisions.jsonl", "audits.jsonl", "outcomes.jsonl"
 VERSION = 1
+
+LoggedReason = Reason | Literal["loop", "tool_call", "off", "large_failed"]
+"""``loop``: exact repetition closed the thinking; ``tool_call``: the model called a tool out of its
+thinking; ``off``: the request asked for no policy; ``large_failed``: the model that was to take
+over could not, and the small one answered at its own end."""
 
 _log = logging.getLogger("rlbudget")
 
@@ -35,7 +42,7 @@ _log = logging.getLogger("rlbudget")
 class Stop:
     """Where and why a policy ended a thinking, and what that cost."""
 
-    reason: Reason
+    reason: LoggedReason
     stopped_at: int | None
     """thinking tokens at the stop; None where the policy did not stop it"""
     stop_probability: float | None
@@ -51,8 +58,46 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTokens:
+    """What one of several models spent on a request."""
+
+    model: str
+    thinking_tokens: int
+    probe_tokens: int
+    answer_tokens: int
+    ratio: float = 1.0
+    """what a token of it costs, in tokens that the token price is for"""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """What a guard did."""
+
+    risk: float | None
+    """of losing the answer, where it was last asked; None where it was not"""
+    max_risk: float
+    held: int
+    """checkpoints at which it took a stop back"""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What a correction did."""
+
+    resumed: int
+    """how often an exit was taken back and the thinking went on"""
+    doubt: float | None
+    """in the exit whose answer was given; None where there was none"""
+    model: str | None = None
+    """the second model that refined the exit, where one did"""
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """A request that was served."""
+    """A request that was served.
+
+    Of the fields with a default a line holds those that say something else.
+    """
 
     request_id: str
     time: str
@@ -71,6 +116,22 @@ class LoggedRequest:
     """kept only by a log that stores texts"""
     answer: str | None = None
     """the one that was given; kept only by a log that stores texts"""
+    engine: str | None = None
+    """what decoded: transformers, hf, vllm, sglang, llama-server, llama-cpp-python, openai"""
+    effort: str | None = None
+    """name of the operating point that the token price stands for"""
+    rules: tuple[str, ...] = ()
+    """names of the rules that acted, in the order of their file"""
+    members: Mapping[str, float] = field(default_factory=dict)
+    """chance to stop of each policy of an ensemble, at the last checkpoint"""
+    guard: Guarded | None = None
+    correction: Corrected | None = None
+    answered_by: str | None = None
+    """the model whose answer was given, where there were several"""
+    escalated: bool = False
+    """whether a cascade handed over"""
+    models: tuple[ModelTokens, ...] = ()
+    """what each model spent, where there were several"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,42 +147,50 @@ class Feedback:
 
 
 class DecisionLog:
-    """Writes a log; nothing that goes wrong with it reaches the caller, who has an answer to give.
+    """Writes a log, for any number of threads and, each with its own or a forked one, processes.
 
-    The first failure is logged as a warning, the others are counted. ``store_text`` keeps the
-    question and the answer of every request, and the thinking of audited ones. An audit keeps
-    its question and answers either way: without them it could be neither scored nor learned from.
+    Nothing that goes wrong with it reaches the caller, who has an answer to give: the first
+    failure is logged as a warning, all are counted. Each line is with the kernel when the call
+    returns. ``store_text`` keeps the question and the answer of every request, and the thinking of
+    audited ones. An audit keeps its question and answers either way: without them it could be
+    neither scored nor learned from.
     """
 
     def __init__(self, folder: Path | str, *, store_text: bool = False) -> None:
         self.folder = Path(folder)
         self.store_text = store_text
-        self.failures = 0
-        """lines that could not be written"""
+        self._paths = {name: self.folder / name for name in (DECISIONS, AUDITS)}
+        self._patience = PATIENCE
+        # A thread counts for itself and whoever takes the word says it: no lock that a fork could
+        # leave held.
+        self._failed: dict[int, int] = {}
+        self._unsaid = [None]
+
+    @property
+    def failures(self) -> int:
+        """Lines that could not be written."""
+        return sum(list(self._failed.values()))
 
     def decision(self, served: LoggedRequest) -> None:
         """Note a served request."""
-        row = asdict(served)
-        if not self.store_text:
-            del row["question"], row["answer"]
-        self._note(DECISIONS, row)
+        self._note(DECISIONS, lambda: _request_row(served, self.store_text))
 
     def audit(self, trace: Trace) -> None:
         """Note an audited request's full decode: a trace, not yet scored, whose id is the
         request's."""  # fmt: skip
-        row = trace_to_dict(trace)
-        for scored in (row["final"], *(point["exit"] for point in row["checkpoints"])):
-            del scored["exact_match"]
-        del row["target"]
-        self._note(AUDITS, row)
+        self._note(AUDITS, lambda: _audit_row(trace))
 
-    def _note(self, name: str, row: Mapping[str, Any]) -> None:
+    def _note(self, name: str, row: Callable[[], Mapping[str, Any]]) -> None:
         try:
-            append(self.folder / name, row)
-        except (OSError, ValueError, TypeError) as error:
-            if not self.failures:
+            locked = append(self._paths[name], row(), patience=self._patience)
+            # Whoever holds the lock for so long is not waited for again until it was free once.
+            self._patience = PATIENCE if locked else 0.0
+        except Exception as error:  # whatever it is, the answer must come
+            me = threading.get_ident()
+            self._failed[me] = self._failed.get(me, 0) + 1
+            with contextlib.suppress(IndexError):
+                self._unsaid.pop()
                 _log.warning("the decision log %s cannot be written: %s", self.folder, error)
-            self.failures += 1
 
 
 def now() -> str:
@@ -129,24 +198,52 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line in one write, on a line of its own even after a torn one.
+def append(path: Path, row: Mapping[str, Any], *, patience: float = PATIENCE) -> bool:
+    """Add a line of JSON, as ``add_line`` does.
 
     Raises ``OSError`` where it cannot be written whole, ``ValueError`` for what is not JSON.
     """
-    line = json.dumps({"version": VERSION, **row}, allow_nan=False).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        if size:
-            os.lseek(handle, size - 1, os.SEEK_SET)
-            if os.read(handle, 1) != b"\n":
-                line = b"\n" + line
-        if os.write(handle, line) < len(line):
-            raise OSError("no room for the whole line")
-    finally:
-        os.close(handle)
+    return add_line(path, _encode({"version": VERSION, **row}).encode(), patience=patience)
+
+
+def _request_row(served: LoggedRequest, store_text: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(served, name) for name in _ALWAYS}
+    row["stop"] = _plain(served.stop)
+    if store_text:
+        row |= {"question": served.question, "answer": served.answer}
+    for name, usual in _USUAL.items():
+        value = getattr(served, name)
+        if value != usual:
+            row[name] = value
+    return row
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A mapping or a flat dataclass as JSON; ``asdict`` copies deeply, at ten times the price."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+_ALWAYS = tuple(
+    one.name
+    for one in fields(LoggedRequest)
+    if one.default is MISSING and one.default_factory is MISSING and one.name != "stop"
+)
+_USUAL = {
+    one.name: one.default if one.default_factory is MISSING else one.default_factory()
+    for one in fields(LoggedRequest)
+    if one.name not in ("question", "answer", "stop", *_ALWAYS)
+}
+_encode = json.JSONEncoder(allow_nan=False, default=_plain).encode
+
+
+def _audit_row(trace: Trace) -> dict[str, Any]:
+    row = trace_to_dict(trace)
+    for scored in (row["final"], *(point["exit"] for point in row["checkpoints"])):
+        del scored["exact_match"]
+    del row["target"]
+    return row
 
 
 def feedback(
