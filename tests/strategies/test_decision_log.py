@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_makers import make_trace
 
@@ -70,6 +70,7 @@ def test_texts_are_kept_only_when_asked_for(tmp_path: Path) -> None:
     assert kept == served(time=kept.time, question=None, answer=None)
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 10**6), next_lines=st.integers(0, 2))
 def test_a_torn_line_is_skipped_and_counted_and_costs_no_other(
     tmp_path_factory: pytest.TempPathFactory, cut: int, next_lines: int
