@@ -87,9 +87,8 @@ class Score:
         right = peer_right = 0
         differing = []
         for one in answers:
-            given = max(
-                scorer.score(one.answer, target, options=one.options, question=one.question)
-                for target in one.targets
+            given = scorer.score(
+                one.answer, *one.targets, options=one.options, question=one.question
             )
             right += given
             if self.no_peer:
@@ -99,7 +98,7 @@ class Score:
             peer_right += peer or 0
             if peer != given:
                 target = one.targets[0]
-                found = scorer.find_in(
+                found = scorer.answer_of(
                     one.answer, target, options=one.options, question=one.question
                 )
                 differing.append((one.place, target, found, given, peer))

@@ -96,9 +96,7 @@ def _scaled(text: str) -> Number | None:
     match = _SCALED.fullmatch(text)
     if match is None:
         return None
-    value = plain_number(match["number"])
-    if value is None:
-        value = _fraction(compact(match["number"]))
+    value = _value(match["number"])
     scales = match["scales"].lower().split()
     if value is None or (scales == ["k"] and unit_of_currency(match["number"]) is None):
         return None
@@ -145,9 +143,7 @@ def _without_tail(text: str) -> tuple[str, str]:
     After anything but a number a single letter is a variable, not a unit.
     """
     match = _LETTER.fullmatch(text)
-    if match is None or not is_unit_word(match["words"][0]) or (
-        plain_number(match["head"]) is None and _fraction(compact(match["head"])) is None
-    ):  # fmt: skip
+    if not match or not is_unit_word(match["words"][0]) or _value(match["head"]) is None:
         match = _TAIL.fullmatch(text)
     if match is None:
         return text, ""
@@ -156,7 +152,7 @@ def _without_tail(text: str) -> tuple[str, str]:
         return text, ""
     if spoken and not match["gap"] and not is_unit_word(spoken[0]):
         return text, ""
-    formula = plain_number(match["head"]) is None and _fraction(compact(match["head"])) is None
+    formula = _value(match["head"]) is None
     if formula and spoken and not is_unit_word(spoken[0]) and spoken[0] not in ("square", "cubic"):
         return text, ""
     per = "/" if "/" in match["gap"] else ""
@@ -200,6 +196,12 @@ _MIXED = re.compile(
 )
 
 
+def _value(text: str) -> Fraction | None:
+    """The value of a tidy number, fraction, mixed number or repeating decimal."""
+    value = plain_number(text)
+    return _fraction(compact(text)) if value is None else value
+
+
 def _fraction(text: str) -> Fraction | None:
     """The value of a compact fraction, mixed number or repeating decimal."""
     if match := _REPEATING.fullmatch(text) or _GOING_ON.fullmatch(text):
@@ -228,9 +230,7 @@ def leaf(text: str) -> Form:
             return Expression(compact(text))
         value = int(match["whole"]) + Fraction(int(match["above"]), int(match["below"]))
         return Number(-value if match["sign"] == "-" else value)
-    exact = plain_number(text)
-    if exact is None:
-        exact = _fraction(compact(text))
+    exact = _value(text)
     return Expression(_spelled_out(text)) if exact is None else Number(exact)
 
 

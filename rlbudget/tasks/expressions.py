@@ -116,33 +116,26 @@ _HALF = re.compile(r"([0-9]+)\s+and\s+a\s+half", re.IGNORECASE)
 _OPENERS, _CLOSERS = "([{", ")]}"
 
 
-def _split(text: str, separators: str) -> list[str]:
-    """At these characters outside of all brackets."""
-    parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
-        if character in _OPENERS:
-            depth += 1
-        elif character in _CLOSERS:
-            depth -= 1
-        elif character in separators and depth <= 0:
-            parts.append(text[start:place])
-            start = place + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts]
-
-
-def _split_words(text: str, pattern: re.Pattern[str]) -> list[str]:
+def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
     """At the matches outside of all brackets."""
     parts, start = [], 0
     for match in pattern.finditer(text):
-        before = text[: match.start()]
-        if sum(map(before.count, _OPENERS)) <= sum(map(before.count, _CLOSERS)):
-            parts.append(text[start : match.start()])
+        if _outside(text, match.start()):
+            parts.append(text[start : match.start()].strip())
             start = match.end()
-    parts.append(text[start:])
-    return [part.strip() for part in parts]
+    return [*parts, text[start:].strip()]
 
 
+def _outside(text: str, place: int) -> bool:
+    before = text[:place]
+    return sum(map(before.count, _OPENERS)) <= sum(map(before.count, _CLOSERS))
+
+
+def _inner(text: str, depth: int) -> Form:
+    return _read(_unwrapped(text), depth + 1)
+
+
+_COMMA = re.compile("[,;]")
 _THOUSANDS = re.compile(r"(?<![0-9,.])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9]|,[0-9])")
 
 
@@ -180,17 +173,13 @@ def _sign_of(bound: str) -> str:
 def _list(text: str, depth: int) -> Form | None:
     if _FRENCH.fullmatch(text) or _ANGLED.fullmatch(text) or r"\begin" in text:
         return None
-    parts = [
-        piece
-        for part in _split(text, ",;")
-        for piece in _split_words(part, _AND)
-    ]  # fmt: skip
+    parts = [piece for part in _split(text, _COMMA) for piece in _split(part, _AND)]
     if len(parts) < 2:
         return None
     parts = [part for part in parts if part]
     if not parts or (len(parts) > 1 and all(_is_prose(part) for part in parts)):
         return Words(folded(text))
-    members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    members = tuple(_inner(part, depth) for part in parts)
     if all(map(_is_half_line, members)):
         return _half_lines(text, members)
     return members[0] if len(members) == 1 else _several(members)
@@ -239,12 +228,9 @@ def _relation(text: str, depth: int) -> Form | None:
     if set(signs) <= {"=", r"\approx"}:
         return _equation([side for side in sides if side], signs, depth)
     if signs == [r"\in"]:
-        value = _read(_unwrapped(sides[1]), depth + 1)
-        return (
-            value
-            if re.fullmatch(r"\\?[a-z]+", sides[0])
-            else Relation(r"\in", leaf(sides[0]), value)
-        )
+        value = _inner(sides[1], depth)
+        named = re.fullmatch(r"\\?[a-z]+", sides[0])
+        return value if named else Relation(r"\in", leaf(sides[0]), value)
     return _inequality(sides, signs, depth)
 
 
@@ -255,8 +241,8 @@ def _equation(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
     if len(sides) == 1:
         return _read(sides[0], depth + 1)
     if r"\approx" in signs and not _NAME.fullmatch(sides[0]):
-        return _read(_unwrapped(sides[0]), depth + 1)
-    last = _read(_unwrapped(sides[-1]), depth + 1)
+        return _inner(sides[0], depth)
+    last = _inner(sides[-1], depth)
     first = sides[0]
     if len(sides) == 2 and re.fullmatch("[a-zA-Z]", sides[1]) and plain_number(first) is not None:
         return Assigned(sides[1], _read(first, depth + 1))  # 5 = x
@@ -271,7 +257,7 @@ def _equation(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
 
 def _inequality(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
     """One or two bounds of a name become an interval; anything else stays a relation."""
-    read_sides = [_read(_unwrapped(side), depth + 1) if side else INFINITY for side in sides]
+    read_sides = [_inner(side, depth) if side else INFINITY for side in sides]
     if len(signs) == 1:
         sign = _TURNED.get(signs[0], signs[0])
         left, right = (0, 1) if sign == signs[0] else (1, 0)
@@ -297,27 +283,20 @@ def _inequality(sides: Sequence[str], signs: Sequence[str], depth: int) -> Form:
 
 
 def _union(text: str, depth: int) -> Form | None:
-    parts = _split_words(text, re.compile(r"\\cup(?![a-zA-Z])"))
-    if len(parts) < 2:
-        return None
-    return Union(tuple(_read(_unwrapped(part), depth + 1) for part in parts))
-
-
-def _outside(text: str, place: int) -> bool:
-    before = text[:place]
-    return sum(map(before.count, _OPENERS)) <= sum(map(before.count, _CLOSERS))
+    parts = _split(text, re.compile(r"\\cup(?![a-zA-Z])"))
+    return Union(tuple(_inner(part, depth) for part in parts)) if len(parts) > 1 else None
 
 
 def _bracketed(text: str, depth: int) -> Form | None:
     """Brackets around the whole: a set, a tuple, an interval, or nothing but brackets."""
     if built := _SET_BUILDER.fullmatch(text):
-        return _read(_unwrapped(built["condition"]), depth + 1)
+        return _inner(built["condition"], depth)
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inside = text[2:-2].strip()
         if re.search(r"\||\\mid|:", inside):
             return None
-        parts = [part for part in _split(inside, ",;") if part]
-        distinct = dict.fromkeys(_read(_unwrapped(part), depth + 1) for part in parts)
+        parts = [part for part in _split(inside, _COMMA) if part]
+        distinct = dict.fromkeys(_inner(part, depth) for part in parts)
         return _several(list(distinct))
     if point := _POINT.fullmatch(text):
         text = point[1]
@@ -330,12 +309,12 @@ def _bracketed(text: str, depth: int) -> Form | None:
         return None
     if left == "]" or right == "[":  # ]0, 1[ of the French
         left, right = {"]": "("}.get(left, left), {"[": ")"}.get(right, right)
-    parts = _split(inside, ",;")
+    parts = _split(inside, _COMMA)
     if len(parts) == 1 and (left, right) in (("(", ")"), ("[", "]"), ("{", "}")):
-        return _read(_unwrapped(inside), depth + 1)
+        return _inner(inside, depth)
     if not all(parts):
         return None
-    members = tuple(_read(_unwrapped(part), depth + 1) for part in parts)
+    members = tuple(_inner(part, depth) for part in parts)
     if left == "[" and all(isinstance(m, Ordered) and m.left == "[" for m in members):
         return Matrix(tuple(m.members for m in members if isinstance(m, Ordered)))
     return _several(members) if left == "{" else Ordered(left, members, right)
@@ -374,13 +353,8 @@ def _matrix(text: str, depth: int) -> Form | None:
     if match is None or match["kind"] in ("vmatrix", "Vmatrix"):
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", match["body"])]
-    return Matrix(
-        tuple(
-            tuple(_read(_unwrapped(cell), depth + 1) for cell in row.split("&"))
-            for row in rows
-            if row
-        )
-    )
+    cells = [row.split("&") for row in rows if row]
+    return Matrix(tuple(tuple(_inner(cell, depth) for cell in row) for row in cells))
 
 
 _SUBSCRIPT_BASE = re.compile(

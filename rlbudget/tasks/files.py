@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlbudget.errors import UserError
 from rlbudget.tasks.options import Asked, Options, Same, options_of, resolved, way_of
@@ -15,6 +15,7 @@ from rlbudget.tasks.rows import BadRowError, Number, Row, rows_of
 from rlbudget.tasks.scorers import NOTHING, find_scorer
 from rlbudget.tasks.task import Question, Task
 
+T = TypeVar("T")
 OnBad = Callable[[str], None]
 
 _SHOWN_NAMES = 10
@@ -84,14 +85,7 @@ def load_file(
     """
     bad = _Bad(skip_bad, on_bad)
     layout, columns = _with(layout, columns or Columns()), columns or Columns()
-    asked = []
-    named: str | None = None
-    for place, row in rows_of(path):
-        with bad.told(place):
-            if isinstance(row, BadRowError):
-                raise row
-            asked.append(_asked(place, row, layout, columns))
-            named = _scorer(row, named)
+    asked, named = _read(path, bad, lambda place, row: _asked(place, row, layout, columns))
     scorer = scorer or named or layout.scorer
     questions = list(_questions(asked, name, _same_by(scorer), bad))
     if not questions:
@@ -107,12 +101,8 @@ def task_of(name: str, questions: Sequence[Question], scorer: str) -> Task:
     chosen = find_scorer(scorer)
 
     def score(question: Question, text: str) -> int:
-        targets = question.meta.get("targets", [question.target])
-        options = question.options
-        return max(
-            chosen.score(text, target, options=options, question=question.question)
-            for target in targets
-        )
+        targets = map(str, question.meta.get("targets", [question.target]))
+        return chosen.score(text, *targets, options=question.options, question=question.question)
 
     return Task(name=name, questions=tuple(questions), score=score, scorer=scorer)
 
@@ -142,28 +132,23 @@ def load_answers(
     columns = columns or Columns()
     layout = _with(replace(OWN, several=True), columns)
     bad = _Bad(skip=False, tell=None)
-    written: list[str] = []
-    asked: list[Asked] = []
-    named: str | None = None
-    for place, row in rows_of(path):
-        with bad.told(place):
-            if isinstance(row, BadRowError):
-                raise row
-            empty = _value(row, answer, absent=NOTHING) is None
-            written.append("" if empty else _text(row, (answer,)))
-            _check_unicode(written[-1])
-            known = any(_value(row, name) is not None for name in layout.question)
-            question = _text(row, layout.question) if known else ""
-            targets, options = _answer_key(row, layout, columns)
-            asked.append(Asked(place, None, question, targets, options))
-            named = _scorer(row, named)
-    if not asked:
+
+    def written(place: str, row: Row) -> tuple[str, Asked]:
+        empty = _value(row, answer, absent=NOTHING) is None
+        text = "" if empty else _text(row, (answer,))
+        _check_unicode(text)
+        known = any(_value(row, name) is not None for name in layout.question)
+        question = _text(row, layout.question) if known else ""
+        return text, Asked(place, None, question, *_answer_key(row, layout, columns))
+
+    rows, named = _read(path, bad, written)
+    if not rows:
         raise UserError(f"{path} holds no answer")
     scorer = scorer or named or layout.scorer
     same = _same_by(scorer)
-    way = way_of(asked, same)
+    way = way_of([given for _, given in rows], same)
     answers = []
-    for text, given in zip(written, asked, strict=True):
+    for text, given in rows:
         with bad.told(given.place):
             one = resolved(given, way, same)
         answers.append(Answered(one.place, text, one.targets, one.options.texts, one.question))
@@ -192,6 +177,19 @@ class _Bad:
                 self._tell(message)
 
 
+def _read(path: Path, bad: _Bad, made: Callable[[str, Row], T]) -> tuple[list[T], str | None]:
+    """What ``made`` gives for the place and the row of each good row, and the scorer they name."""
+    found: list[T] = []
+    named: str | None = None
+    for place, row in rows_of(path):
+        with bad.told(place):
+            if isinstance(row, BadRowError):
+                raise row
+            one, named = made(place, row), _scorer(row, named)
+            found.append(one)
+    return found, named
+
+
 def _with(layout: Layout, columns: Columns) -> Layout:
     if columns.question is not None:
         layout = replace(layout, question=(columns.question,))
@@ -214,7 +212,7 @@ def _questions(asked: Sequence[Asked], name: str, same: Same, bad: _Bad) -> Iter
             if row.question in known:
                 _check_repeated(row, known[row.question])
                 continue
-            identity = row.identity or f"{name}-{_short_hash(row.question)}"
+            identity = row.identity or f"{name}-{short_hash(row.question)}"
             if identity in place_of_id:
                 raise BadRowError(f"id {identity!r} is also on line {place_of_id[identity]}")
             known[row.question] = row
@@ -225,22 +223,18 @@ def _questions(asked: Sequence[Asked], name: str, same: Same, bad: _Bad) -> Iter
 
 
 def _check_repeated(row: Asked, earlier: Asked) -> None:
-    what = (
-        "another target"
-        if row.targets != earlier.targets
-        else "other options"
-        if row.options != earlier.options
-        else None
-    )
-    if what:
-        raise BadRowError(f"the question of line {_line(earlier)} with {what}")
+    if row.targets != earlier.targets:
+        raise BadRowError(f"the question of line {_line(earlier)} with another target")
+    if row.options != earlier.options:
+        raise BadRowError(f"the question of line {_line(earlier)} with other options")
 
 
 def _line(row: Asked) -> str:
     return row.place.rpartition(":")[2]
 
 
-def _short_hash(question: str) -> str:
+def short_hash(question: str) -> str:
+    """The part of an id that tells a question from others: 16 hex digits."""
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 from rlbudget.tasks.units import ANGLE, PER_CENT
 
@@ -144,10 +145,7 @@ def same_form(given: Form, wanted: Form, equal: Equal) -> bool:
         if isinstance(given.right, Number):
             return same_form(given.right, wanted, equal)  # m + n = 18
         return all(same_form(side, wanted, equal) for side in (given.left, given.right))
-    texts = _text_of(given, wanted), _text_of(wanted, given)
-    if None in texts:
-        return False
-    return equal(texts[0] or "", texts[1] or "")
+    return _equal_texts(given, wanted, equal)
 
 
 def _same_as_one(given: Several, wanted: Form, equal: Equal) -> bool:
@@ -186,23 +184,17 @@ def _same_arrangement(
         same = (given.left, given.right) == (wanted.left, wanted.right)
         return same and _pairwise(given.members, wanted.members, equal)
     if isinstance(given, Matrix) and isinstance(wanted, Matrix):
-        return len(given.rows) == len(wanted.rows) and all(
-            _pairwise(mine, yours, equal)
-            for mine, yours in zip(given.rows, wanted.rows, strict=True)
-        )
-    members = [form.members if isinstance(form, Ordered) else _vector(form)
-               for form in (given, wanted)]  # fmt: skip
-    if members[0] is None or members[1] is None:
-        return False
-    return _pairwise(members[0], members[1], equal)
+        same = [*map(len, given.rows)] == [*map(len, wanted.rows)]
+        return same and _pairwise([*chain(*given.rows)], [*chain(*wanted.rows)], equal)
+    mine, yours = _vector(given), _vector(wanted)
+    return mine is not None and yours is not None and _pairwise(mine, yours, equal)
 
 
-def _vector(form: Matrix) -> tuple[Form, ...] | None:
-    if len(form.rows) == 1:
-        return form.rows[0]
-    if all(len(row) == 1 for row in form.rows):
-        return tuple(row[0] for row in form.rows)
-    return None
+def _vector(form: Ordered | Matrix) -> tuple[Form, ...] | None:
+    if isinstance(form, Ordered):
+        return form.members
+    one_line = len(form.rows) == 1 or all(len(row) == 1 for row in form.rows)
+    return tuple(chain(*form.rows)) if one_line else None
 
 
 def key_of(form: Form) -> Hashable:
@@ -254,15 +246,8 @@ def _close(given: Fraction, wanted: Fraction) -> bool:
 
 def _decimal(value: Fraction) -> str | None:
     """A value as a finite decimal, None where it has none of at most 40 places."""
-    below, places = value.denominator, 0
-    while below % 10 == 0:
-        below, places = below // 10, places + 1
-    for factor in (2, 5):
-        count = 0
-        while below % factor == 0:
-            below, count = below // factor, count + 1
-        places += count
-    if below != 1 or places > 40:
+    places = next((n for n in range(41) if 10**n % value.denominator == 0), None)
+    if places is None:
         return None
     scaled = abs(value.numerator) * 10**places // value.denominator
     text = str(scaled).rjust(places + 1, "0")
@@ -274,11 +259,11 @@ def _same_assigned(given: Form, wanted: Form, equal: Equal) -> bool:
     if isinstance(given, Assigned) and isinstance(wanted, Assigned):
         if given.name == wanted.name or _one_role(given.name, wanted.name):
             return same_form(given.value, wanted.value, equal)
-        return _equations(given, wanted, equal)
+        return _equal_texts(given, wanted, equal)
     named, bare = (given, wanted) if isinstance(given, Assigned) else (wanted, given)
     assert isinstance(named, Assigned)
     if isinstance(bare, Relation):
-        return bare.sign == "=" and _equations(given, wanted, equal)
+        return bare.sign == "=" and _equal_texts(given, wanted, equal)
     if isinstance(given, Assigned):
         return same_form(given.value, wanted, equal)
     return same_form(given, named.value, equal)
@@ -294,7 +279,7 @@ def _one_role(one: str, other: str) -> bool:
     return min(len(one), len(other)) > 1
 
 
-def _equations(one: Form, other: Form, equal: Equal) -> bool:
+def _equal_texts(one: Form, other: Form, equal: Equal) -> bool:
     texts = _text_of(one, other), _text_of(other, one)
     return texts[0] is not None and texts[1] is not None and equal(texts[0], texts[1])
 
@@ -308,7 +293,7 @@ def _same_relation(one: Relation, other: Relation, equal: Equal) -> bool:
         return False
     if same_form(one.left, other.right, equal) and same_form(one.right, other.left, equal):
         return True
-    return _equations(one, other, equal)
+    return _equal_texts(one, other, equal)
 
 
 def _pairwise(one: Sequence[Form], other: Sequence[Form], equal: Equal) -> bool:

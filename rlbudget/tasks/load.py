@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from rlbudget.errors import UserError
 from rlbudget.tasks import reasoning_gym
 from rlbudget.tasks.extraction import after_thinking
-from rlbudget.tasks.files import LAYOUTS, OWN, Columns, OnBad, load_file, task_of
+from rlbudget.tasks.files import LAYOUTS, OWN, Columns, OnBad, load_file, short_hash, task_of
 from rlbudget.tasks.rows import is_table
 from rlbudget.tasks.scorers import extracted
 from rlbudget.tasks.task import Question, Task
@@ -23,6 +21,10 @@ SPECS = (
     "squad:FILE",
     "FILE",
 )
+_OWN_FAMILIES = {
+    "embedded": reasoning_gym.EMBEDDED_FAMILIES,
+    "smollm2": reasoning_gym.SMOLLM2_FAMILIES,
+}
 
 
 def load_task(
@@ -59,14 +61,13 @@ def load_task(
     if n is not None and n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
     kind, colon, rest = spec.partition(":")
-    drawn = spec in ("embedded", "smollm2") or (kind == "reasoning-gym" and rest)
+    drawn = spec in _OWN_FAMILIES or (kind == "reasoning-gym" and rest)
     if drawn:
         if n is None:
             raise UserError(f"--n is needed: the task {spec} makes as many questions as you want")
         if columns not in (None, Columns()):
             raise UserError(f"the task {spec} is no file: it has no columns to name")
-        task = _drawn(spec, rest, n, seed)
-        return task if scorer is None else task_of(task.name, task.questions, scorer)
+        return _drawn(spec, rest, n, seed, scorer)
     named = bool(colon and rest and kind in LAYOUTS)
     if not named and not is_table(spec):
         raise UserError(f"unknown task {spec!r}; one of: {', '.join(SPECS)}")
@@ -77,31 +78,25 @@ def load_task(
     )  # fmt: skip
 
 
-def _drawn(spec: str, family: str, n: int, seed: int) -> Task:
-    if spec == "embedded":
-        return _reasoning_gym(spec, reasoning_gym.draw(n=n, seed=seed))
-    if spec == "smollm2":
-        found = reasoning_gym.draw(reasoning_gym.SMOLLM2_FAMILIES, n, seed)
-        return _reasoning_gym(spec, found)
-    return _reasoning_gym(spec, reasoning_gym.family_items(family, {}, n, seed))
-
-
-def _reasoning_gym(name: str, items: Sequence[reasoning_gym.Item]) -> Task:
-    return Task(
-        name=name,
-        questions=tuple(
-            Question(
-                question_id=f"{item.family}-{_short_hash(item.question)}",
-                question=item.question,
-                target=item.target,
-                meta={"family": item.family, "entry": item.entry},
-                options=reasoning_gym.OPTIONS.get(item.family, ()),
-            )
-            for item in items
-        ),
-        score=verify,
-        scorer="verifier",
+def _drawn(spec: str, family: str, n: int, seed: int, scorer: str | None) -> Task:
+    items = (
+        reasoning_gym.draw({family: {}}, n, seed, reserved=None)
+        if family
+        else reasoning_gym.draw(_OWN_FAMILIES[spec], n, seed)
     )
+    questions = tuple(
+        Question(
+            question_id=f"{item.family}-{short_hash(item.question)}",
+            question=item.question,
+            target=item.target,
+            meta={"family": item.family, "entry": item.entry},
+            options=reasoning_gym.OPTIONS.get(item.family, ()),
+        )
+        for item in items
+    )
+    if scorer is not None:
+        return task_of(spec, questions, scorer)
+    return Task(spec, questions, verify, "verifier")
 
 
 def verify(question: Question, answer: str) -> int:
@@ -112,7 +107,3 @@ def verify(question: Question, answer: str) -> int:
     return reasoning_gym.score(family, entry, whole) or (
         reasoning_gym.score(family, entry, found) if found not in ("", whole) else 0
     )
-
-
-def _short_hash(question: str) -> str:
-    return hashlib.sha256(question.encode()).hexdigest()[:16]

@@ -124,8 +124,8 @@ _SHORT_FRACTION = re.compile(
     r"\s*(?:\{(?P<c>[^{}]*)\}|(?P<d>[0-9a-zA-Z]|\\[a-zA-Z]+))"
 )
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[0-9a-z]+\])?\s*([0-9a-zA-Z])")
-_THIN_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})")
-_THIN = re.compile(r"\\!")
+THIN = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})|\\!")
+"""What sets thousands apart, and negative spaces."""
 
 
 @lru_cache(maxsize=4096)
@@ -136,9 +136,7 @@ def tidy(expression: str) -> str:
     and ``\\right`` and thin spaces go, thousands that are set apart by them are joined, degrees are
     the word. Linear in the length.
     """
-    text = plain_characters(expression)
-    text = _THIN_COMMA.sub("", text)
-    text = _THIN.sub("", text)
+    text = THIN.sub("", plain_characters(expression))
     if not text.isdigit():
         if "\\begin" in text:
             text = _environments(text)

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from rlbudget.tasks.notation import plain_characters
+from rlbudget.tasks.notation import THIN, plain_characters
 
 CURRENCIES = "$€£¥₹₩₽₺₫฿₪₦"
 LONGEST_NUMBER = 100
@@ -20,7 +20,6 @@ _NUMBER = re.compile(
     rf"(?P<whole>{_WHOLE})?(?P<part>\.[0-9]*)?"
     r"(?:\s?(?:[eE]|(?:[xX*]|\\times|\\cdot)\s*10\s*(?:\^|\*\*))\s*[{(]?(?P<power>[+-]?[0-9]{1,5})[)}]?)?"
 )
-_THIN = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{3})|\\!")
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -58,7 +57,7 @@ _AROUND = (("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("(", ")"), ("`
 
 def _bare(text: str) -> str:
     """Without what is around a number: spaces, emphasis, dollar signs of LaTeX, a full stop."""
-    bare = _THIN.sub("", text.replace("\\$", "$")).strip()
+    bare = THIN.sub("", text.replace("\\$", "$")).strip()
     for _ in range(4):
         before = bare
         for left, right in _AROUND:

@@ -198,41 +198,30 @@ def _shown(text: str, spans: list[str]) -> str:
 
 def _runs(line: str) -> list[tuple[int, int]]:
     """Where expressions stand: words that are numbers, formulas, or operators between them."""
-    tokens = [(m.start(), m.end(), m[0]) for m in _TOKEN.finditer(line)]
-    runs: list[tuple[int, int]] = []
-    open_at: int | None = None
-    last_end = 0
-    solid = False
-    for start, end, token in tokens:
-        numeric = bool(_NUMERIC.match(token)) and not token.endswith(
-            ("st", "nd", "rd", "th", "th,")
-        )
-        operator = bool(_OPERATOR.fullmatch(token))
-        letter = open_at is not None and len(token.strip(".,;:)")) == 1 and token[0].isalpha() and (
-            token[0].lower() != "a"
+    runs: list[list[re.Match[str]]] = [[]]
+    for match in _TOKEN.finditer(line):
+        token = match[0]
+        letter = runs[-1] and len(token.strip(".,;:)")) == 1 and token[0].isalpha() and (
+            token[0].lower() != "a" and line[: match.start()].rstrip().endswith(_OPERATORS)
         )  # fmt: skip
-        if numeric or operator or (letter and operator_before(line, start)):
-            if open_at is None:
-                open_at, solid = start, False
-            solid = solid or numeric
-            last_end = end
-            if token.endswith((",", ";")) or (token.endswith(".") and not token[:-1].endswith(".")):
-                if solid:
-                    runs.append((open_at, last_end))
-                open_at = None
+        if not (letter or _is_numeric(token) or _OPERATOR.fullmatch(token)):
+            runs.append([])
             continue
-        if open_at is not None:
-            if solid:
-                runs.append((open_at, last_end))
-            open_at = None
-    if open_at is not None and solid:
-        runs.append((open_at, last_end))
-    return [_with_name(line, start, end) for start, end in runs]
+        runs[-1].append(match)
+        if token.endswith((",", ";")) or (token.endswith(".") and not token.endswith("..")):
+            runs.append([])
+    return [
+        _with_name(line, run[0].start(), run[-1].end())
+        for run in runs
+        if any(_is_numeric(match[0]) for match in run)
+    ]
 
 
-def operator_before(line: str, place: int) -> bool:
-    """Whether an operator stands before this place."""
-    return line[:place].rstrip()[-1:] in "-+*/=<>^(" if line[:place].strip() else False
+_OPERATORS = tuple("-+*/=<>^(")
+
+
+def _is_numeric(token: str) -> bool:
+    return bool(_NUMERIC.match(token)) and not token.endswith(("st", "nd", "rd", "th", "th,"))
 
 
 _NAME_BEFORE = re.compile(r"(?:^|\s)([a-zA-Z])\s*$")

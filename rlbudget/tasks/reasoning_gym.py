@@ -26,14 +26,9 @@ EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 9, "min_digits": 1, "max_digits": 1},
     "gcd": {"min_value": 2, "max_value": 99},
     "leg_counting": {"min_animals": 2, "max_animals": 5, "min_instances": 1, "max_instances": 9},
-    "simple_equations": {
-        "min_terms": 2,
-        "max_terms": 3,
-        "min_value": 1,
-        "max_value": 16,
-        "operators_weights": [0.5, 0.5, 0.0],
-    },
-}
+    "simple_equations": {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 16,
+                         "operators_weights": [0.5, 0.5, 0.0]},
+}  # fmt: skip
 """The families of the embedded model, each with the configuration of its questions."""
 
 SMOLLM2_FAMILIES: dict[str, dict[str, Any]] = {
@@ -41,14 +36,9 @@ SMOLLM2_FAMILIES: dict[str, dict[str, Any]] = {
     "calendar_arithmetic": {"tasks": ["weekday_offset"], "offset_upper_bound": 30},
     "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
     "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 6},
-    "simple_equations": {
-        "min_terms": 2,
-        "max_terms": 3,
-        "min_value": 1,
-        "max_value": 9,
-        "operators_weights": [0.5, 0.5, 0.0],
-    },
-}
+    "simple_equations": {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 9,
+                         "operators_weights": [0.5, 0.5, 0.0]},
+}  # fmt: skip
 """The families of the SmolLM2 reasoner, each with the configuration of its questions."""
 
 RESERVED_ONE_IN = 8
@@ -57,101 +47,22 @@ CHUNK = 512
 """Questions made at once; part of what a seed means."""
 
 ALLOWED = frozenset(
-    [
-        "ab",
-        "acre",
-        "advanced_geometry",
-        "aiw",
-        "arc_1d",
-        "arc_agi",
-        "base_conversion",
-        "basic_arithmetic",
-        "bf",
-        "binary_alternation",
-        "boxnet",
-        "caesar_cipher",
-        "calendar_arithmetic",
-        "chain_sum",
-        "circuit_logic",
-        "coin_flip",
-        "color_cube_rotation",
-        "complex_arithmetic",
-        "count_bits",
-        "count_primes",
-        "course_schedule",
-        "cryptarithm",
-        "decimal_arithmetic",
-        "decimal_chain_sum",
-        "dice",
-        "emoji_mystery",
-        "family_relationships",
-        "figlet_font",
-        "fraction_simplification",
-        "futoshiki",
-        "game_of_life",
-        "game_of_life_halting",
-        "gcd",
-        "graph_color",
-        "group_anagrams",
-        "gsm_symbolic",
-        "isomorphic_strings",
-        "jugs",
-        "kakurasu",
-        "knight_swap",
-        "knights_knaves",
-        "largest_island",
-        "lcm",
-        "leg_counting",
-        "letter_counting",
-        "letter_jumble",
-        "list_functions",
-        "mahjong_puzzle",
-        "manipulate_matrix",
-        "maze",
-        "mini_sudoku",
-        "modulo_grid",
-        "needle_haystack",
-        "number_filtering",
-        "number_format",
-        "number_sequence",
-        "palindrome_generation",
-        "palindrome_partitioning",
-        "path_star",
-        "polynomial_equations",
-        "pool_matrix",
-        "power_function",
-        "prime_factorization",
-        "products",
-        "propositional_logic",
-        "quantum_lock",
-        "ransom_note",
-        "rearc",
-        "rectangle_count",
-        "rotate_matrix",
-        "rotten_oranges",
-        "rubiks_cube",
-        "rush_hour",
-        "self_reference",
-        "sentence_reordering",
-        "shortest_path",
-        "simple_equations",
-        "simple_geometry",
-        "sokoban",
-        "spell_backward",
-        "string_manipulation",
-        "string_splitting",
-        "string_synthesis",
-        "sudoku",
-        "survo",
-        "syllogism",
-        "time_intervals",
-        "tower_of_hanoi",
-        "tsumego",
-        "word_ladder",
-        "word_sequence_reversal",
-        "word_sorting",
-        "zebra_puzzles",
-    ]
+    "ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf "
+    "binary_alternation boxnet caesar_cipher calendar_arithmetic chain_sum circuit_logic "
+    "coin_flip color_cube_rotation complex_arithmetic count_bits count_primes course_schedule "
+    "cryptarithm decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships "
+    "figlet_font fraction_simplification futoshiki game_of_life game_of_life_halting gcd "
+    "graph_color group_anagrams gsm_symbolic isomorphic_strings jugs kakurasu knight_swap "
+    "knights_knaves largest_island lcm leg_counting letter_counting letter_jumble "
+    "list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid "
+    "needle_haystack number_filtering number_format number_sequence palindrome_generation "
+    "palindrome_partitioning path_star polynomial_equations pool_matrix power_function "
+    "prime_factorization products propositional_logic quantum_lock ransom_note rearc "
+    "rectangle_count rotate_matrix rotten_oranges rubiks_cube rush_hour self_reference "
+    "sentence_reordering shortest_path simple_equations simple_geometry sokoban spell_backward "
+    "string_manipulation string_splitting string_synthesis sudoku survo syllogism "
+    "time_intervals tower_of_hanoi tsumego word_ladder word_sequence_reversal word_sorting "
+    "zebra_puzzles".split()
 )
 """Families whose verifier evaluates neither the answer nor the stored entry."""
 
@@ -159,23 +70,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "acre": ("on", "off", "undetermined"),
     "circuit_logic": ("0", "1"),
     "course_schedule": ("True", "False"),
-    "family_relationships": (
-        "mother",
-        "father",
-        "sister",
-        "brother",
-        "daughter",
-        "son",
-        "wife",
-        "husband",
-        "grandmother",
-        "grandfather",
-        "aunt",
-        "uncle",
-        "niece",
-        "nephew",
-        "mother-in-law",
-        "father-in-law",
+    "family_relationships": tuple(
+        "mother father sister brother daughter son wife husband grandmother grandfather aunt uncle"
+        " niece nephew mother-in-law father-in-law".split()
     ),
     "isomorphic_strings": ("True", "False"),
     "mahjong_puzzle": ("Peng", "Chi", "Pass"),
@@ -209,13 +106,13 @@ def draw(
     families: Mapping[str, Mapping[str, Any]] = EMBEDDED_FAMILIES,
     n: int = 1,
     seed: int = 0,
-    reserved: bool = True,
+    reserved: bool | None = True,
 ) -> list[Item]:
     """Draw ``n`` distinct questions, the families in turn; the same seed, the same questions.
 
-    ``reserved`` chooses the side of the reservation the questions come from. A family that holds
-    too few leaves its place to the others. Raises ``UserError`` for a refused family, ``n < 1``,
-    or more questions than the families hold.
+    ``reserved`` chooses the side of the reservation that the questions come from, None both. A
+    family that holds too few leaves its place to the others. Raises ``UserError`` for a refused
+    family, ``n < 1``, or more questions than the families hold.
     """
     if n < 1:
         raise UserError(f"the number of questions must be at least 1, got {n}")
@@ -229,10 +126,9 @@ def draw(
                 f"reasoning-gym families {', '.join(families)} gave only {n - missing} distinct"
                 f" questions of {n} wanted: ask for fewer or widen their configuration"
             )
-        shares = [
-            missing // len(growing) + (i < missing % len(growing)) for i in range(len(growing))
-        ]
-        for family, more in zip(tuple(growing), shares, strict=True):
+        share, rest = divmod(missing, len(growing))
+        for place, family in enumerate(tuple(growing)):
+            more = share + (place < rest)
             wanted = len(columns[family]) + more
             if more:
                 columns[family] = _distinct(family, families[family], wanted, seed, reserved)
@@ -240,22 +136,6 @@ def draw(
                 growing.remove(family)
     rounds = itertools.zip_longest(*columns.values())
     return [item for row in rounds for item in row if item is not None]
-
-
-def family_items(family: str, config: Mapping[str, Any], n: int, seed: int) -> list[Item]:
-    """``n`` distinct questions of any allowed family, both sides of the reservation.
-
-    Raises ``UserError`` for a refused family, ``n < 1``, or more questions than it holds.
-    """
-    if n < 1:
-        raise UserError(f"the number of questions must be at least 1, got {n}")
-    found = _distinct(family, config, n, seed, None)
-    if len(found) < n:
-        raise UserError(
-            f"reasoning-gym family {family} gave only {len(found)} distinct questions of {n}"
-            " wanted: ask for fewer or widen its configuration"
-        )
-    return found
 
 
 def score(family: str, entry: Mapping[str, Any], answer: str) -> int:

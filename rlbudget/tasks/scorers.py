@@ -42,21 +42,6 @@ from rlbudget.tasks.text import normalise_text, same_text
 from rlbudget.tasks.units import is_unit_word
 from rlbudget.tasks.worker import Worker
 
-__all__ = [
-    "NAMES",
-    "NOTHING",
-    "Asked",
-    "Scorer",
-    "exact_match_math",
-    "exact_match_text",
-    "extracted",
-    "find_scorer",
-    "plain_number",
-    "same_answers",
-    "scorer_of_task",
-    "vote_key",
-]
-
 NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN",
          "python:PACKAGE.FUNCTION")  # fmt: skip
 
@@ -85,21 +70,22 @@ class Scorer:
     """an answer that was found -> what equal answers share, as far as that is quick to tell"""
 
     def score(
-        self, text: str, target: str, *, options: Sequence[str] = (), question: str = ""
+        self, text: str, *targets: str, options: Sequence[str] = (), question: str = ""
     ) -> int:
-        """1 if the answer in ``text`` is the target, else 0."""
+        """1 if the answer in ``text`` is the target, or one of several, else 0."""
         asked = Asked(tuple(options), question) if options or question else NOTHING
-        return int(self.same(self.find(text, target, asked), target, asked))
+        return int(any(self.same(self.find(text, t, asked), t, asked) for t in targets))
 
-    def find_in(
-        self, text: str, target: str, *, options: Sequence[str] = (), question: str = ""
+    def answer_of(
+        self,
+        text: str,
+        target: str | None = None,
+        *,
+        options: Sequence[str] = (),
+        question: str = "",
     ) -> str:
-        """The answer that ``score`` compares with the target."""
+        """The answer that ``score`` compares with a target, "" where there is none."""
         return self.find(text, target, Asked(tuple(options), question))
-
-    def answer_of(self, text: str, *, options: Sequence[str] = (), question: str = "") -> str:
-        """The answer in a whole text, "" where there is none."""
-        return self.find(text, None, Asked(tuple(options), question))
 
 
 def find_scorer(name: str) -> Scorer:
@@ -188,12 +174,11 @@ def _same_math(answer: str, target: str, asked: Asked) -> bool:
         return False
     if answer.strip() == target.strip():
         return True
-    return same_answers(answer, target)
+    return _same_mathematics_or_words(answer, target)
 
 
 @lru_cache(maxsize=8192)
-def same_answers(answer: str, target: str) -> bool:
-    """Whether two answers, found already, are the same mathematics or the same words."""
+def _same_mathematics_or_words(answer: str, target: str) -> bool:
     wanted, given = _target(target), read(answer)
     if same_form(given, wanted, same_mathematics):
         return True

@@ -8,7 +8,7 @@ has those that occur in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -151,7 +151,7 @@ def table_of_part(part: pa.Table) -> TraceTable:
         exit_answer_tokens=_numbers(flat["exit_answer_tokens"], np.int64),
         probe_tokens=_numbers(flat["probe_tokens"].fill_null(0), np.int64),
         probe_confidence=_numbers(flat["probe_confidence"], np.float64),
-        probe_answer=_answer_codes(flat["probe_answer"], lengths, _scorers(part)),
+        probe_answer=_answer_codes(part),
         probe_hedged=_hedged(flat["probe_answer"]),
         signals=signals,
         final_exact_match=_numbers(part.column("final_exact_match"), np.float64),
@@ -183,42 +183,22 @@ def _hedged(answers: pa.Array) -> Bools:
     return marked
 
 
-def _scorers(part: pa.Table) -> list[str]:
-    """(n,) the scorers whose votes are counted."""
-    if "scorer" not in part.column_names:
-        return ["auto"] * part.num_rows
-    return list(part.column("scorer").to_pylist())
-
-
-def _answer_codes(answers: pa.Array, lengths: Ints, scorers: Sequence[str]) -> Ints:
-    """Answers as codes counted per trace from 0 in order of first use, -1 for none.
+def _answer_codes(part: pa.Table) -> Ints:
+    """Trial answers as codes counted per trace from 0 in order of first use, -1 for none.
 
     Answers that are one to the trace's scorer have one code.
     """
-    codes = np.full(len(answers), -1, dtype=np.int64)
-    given = np.flatnonzero(answers.is_valid().to_numpy(zero_copy_only=False))
-    if not len(given):
-        return codes
-    coded = answers.dictionary_encode()
-    spelled = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)[given]
-    trace = np.repeat(np.arange(len(lengths)), lengths)[given]
-    names, scorer = np.unique(np.array(scorers, dtype=object), return_inverse=True)
-    texts = coded.dictionary.to_pylist()
-    pairs, of_answer = np.unique(scorer[trace] * len(texts) + spelled, return_inverse=True)
-    known: dict[object, int] = {}
-    kind = np.array(
-        [
-            known.setdefault((int(pair) // len(texts), vote_key(texts[int(pair) % len(texts)],
-                             names[int(pair) // len(texts)])), len(known))
-            for pair in pairs
-        ]
-    )  # fmt: skip
-    kinds = kind[of_answer]
-    pairs, first, of_pair = np.unique(
-        trace * len(known) + kinds, return_index=True, return_inverse=True
-    )
-    rank = np.empty(len(pairs), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(pairs))
-    before = np.searchsorted(np.sort(trace[first]), trace, side="left")
-    codes[given] = rank[of_pair] - before
-    return codes
+    named = "scorer" in part.column_names
+    scorers = part.column("scorer").to_pylist() if named else ["auto"] * part.num_rows
+    keys: dict[tuple[str, str], Hashable] = {}
+    codes: list[int] = []
+    for scorer, answers in zip(scorers, part.column("probe_answer").to_pylist(), strict=True):
+        known: dict[Hashable, int] = {}
+        for answer in answers:
+            if answer is None:
+                codes.append(-1)
+                continue
+            if (answer, scorer) not in keys:
+                keys[answer, scorer] = vote_key(answer, scorer)
+            codes.append(known.setdefault(keys[answer, scorer], len(known)))
+    return np.array(codes, dtype=np.int64)

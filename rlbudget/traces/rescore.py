@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rlbudget.errors import UserError
+from rlbudget.tasks.files import task_of
 from rlbudget.tasks.load import verify
-from rlbudget.tasks.scorers import find_scorer
 from rlbudget.tasks.task import Question
 from rlbudget.traces.trace import Trace, scorer_of
 
@@ -66,16 +67,12 @@ def _own(trace: Trace) -> str:
 
 def _judge(trace: Trace, name: str) -> Callable[[str], int]:
     options = tuple(map(str, trace.meta.get("options", ())))
-    if name == "verifier":
-        if not {"family", "entry"} <= set(trace.meta):
-            raise UserError(
-                f"trace {trace.trace_id!r} was scored by its task's verifier and does not hold what"
-                " that needs: name a --scorer"
-            )
-        question = Question(trace.question_id, trace.question, trace.target, trace.meta, options)
-        return lambda answer: verify(question, answer)
-    scorer, question_text = find_scorer(name), trace.question
-    targets = [str(target) for target in trace.meta.get("targets", [trace.target])]
-    return lambda answer: max(
-        scorer.score(answer, target, options=options, question=question_text) for target in targets
-    )
+    question = Question(trace.question_id, trace.question, trace.target, trace.meta, options)
+    if name != "verifier":
+        return partial(task_of(trace.task, (), name).score, question)
+    if not {"family", "entry"} <= set(trace.meta):
+        raise UserError(
+            f"trace {trace.trace_id!r} was scored by its task's verifier and does not hold what"
+            " that needs: name a --scorer"
+        )
+    return partial(verify, question)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -177,7 +177,7 @@ def iter_traces(folder: Folders) -> Iterator[Trace]:
     seen: dict[str, Path] = {}
     for path in _all_parts(folder):
         with _damage_named(path):
-            traces = traces_of(_read(path, None))
+            traces = traces_of(_read(path))
         _claim([trace.trace_id for trace in traces], path, seen)
         yield from traces
 
@@ -198,7 +198,7 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     parts = []
     for path in _all_parts(folder):
         with _damage_named(path):
-            part = table_of_part(_read(path, None, without_texts=True, questions=context))
+            part = table_of_part(_read(path, without=_TEXTS - (_CONTEXT if context else set())))
         _claim(part.trace_ids.tolist(), path, seen)
         _check_signals(part, path)
         parts.append(part)
@@ -209,12 +209,11 @@ def iter_parts(folder: Folders) -> Iterator[pa.Table]:
     """The parts of a folder as arrow tables, their texts left out but for ``task``, ``model`` and
     ``meta``; errors as ``iter_traces``."""  # fmt: skip
     for path in _all_parts(folder):
-        with _damage_named(path), pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name not in _TEXTS]
-        yield _read(path, names)
+        yield _read(path, without=_TEXTS - {"task", "model", "meta"} | {"probe_answer"})
 
 
-_TEXTS = {"question", "target", "final_answer", "exit_answer", "probe_answer"}
+_TEXTS = {"task", "question", "target", "model", "meta", "final_answer", "exit_answer"}
+_CONTEXT = {"task", "question", "meta"}
 
 
 def digest(folder: Folders) -> str:
@@ -260,12 +259,9 @@ def _required_parts(folder: Path) -> list[Path]:
 
 
 def _read(
-    path: Path,
-    columns: list[str] | None,
-    *,
-    without_texts: bool = False,
-    questions: bool = False,
+    path: Path, columns: list[str] | None = None, *, without: Collection[str] = ()
 ) -> pa.Table:
+    """A part: the ``columns`` alone, or all but those of ``without``."""
     with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         version = (schema.metadata or {}).get(FORMAT_KEY)
@@ -276,11 +272,7 @@ def _read(
                 f"{path}: written by another version of rlbudget (store format"
                 f" {version.decode(errors='replace')}); use that version or record again"
             )
-        if without_texts:
-            texts = {"task", "question", "target", "model", "meta", "final_answer", "exit_answer"}
-            if questions:
-                texts -= {"question", "task", "meta"}
-            columns = [name for name in schema.names if name not in texts]
+        columns = columns or [name for name in schema.names if name not in without]
         return file.read(columns=columns, use_threads=False)
 
 

@@ -16,7 +16,6 @@ from rlbudget.tasks.reasoning_gym import (
     OPTIONS,
     Item,
     draw,
-    family_items,
     reserved,
     score,
 )
@@ -96,7 +95,7 @@ def test_verifiers_that_evaluate_text_are_refused(family: str) -> None:
     with pytest.raises(UserError, match=family):
         score(family, {"answer": "1", "metadata": {}}, "1")
     with pytest.raises(UserError, match=family):
-        family_items(family, {}, 1, seed=0)
+        draw({family: {}}, 1, seed=0, reserved=None)
 
 
 def test_every_allowed_family_exists_in_the_package() -> None:
@@ -105,8 +104,8 @@ def test_every_allowed_family_exists_in_the_package() -> None:
     assert set(DATASETS) >= ALLOWED
 
 
-def test_family_items_draws_any_allowed_family() -> None:
-    items = family_items("word_sequence_reversal", {}, 5, seed=0)
+def test_any_allowed_family_is_drawn() -> None:
+    items = draw({"word_sequence_reversal": {}}, 5, seed=0, reserved=None)
     assert len({item.question for item in items}) == 5
     assert all(score(item.family, item.entry, item.target) for item in items)
 
@@ -129,9 +128,9 @@ def test_wrong_numbers_of_questions_are_refused() -> None:
     with pytest.raises(UserError, match="at least 1"):
         draw(EMBEDDED_FAMILIES, 0)
     with pytest.raises(UserError, match="only"):
-        family_items("gcd", {"min_value": 2, "max_value": 3}, 50, seed=0)
+        draw({"gcd": {"min_value": 2, "max_value": 3}}, 50, seed=0, reserved=None)
 
 
 def test_a_bad_configuration_is_a_users_mistake() -> None:
     with pytest.raises(UserError, match="configuration"):
-        family_items("gcd", {"no_such_setting": 1}, 1, seed=0)
+        draw({"gcd": {"no_such_setting": 1}}, 1, seed=0, reserved=None)

@@ -18,7 +18,7 @@ import re
 from fractions import Fraction
 
 from rlbudget.strategies.correction.arithmetic import SPELLED, value_of
-from rlbudget.tasks.scorers import plain_number
+from rlbudget.tasks.numbers import plain_number
 
 THINKING_CHECKS = ("thinking_check", "last_check", "answer_said")
 
