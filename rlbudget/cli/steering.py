@@ -12,7 +12,6 @@ from rlbudget.cli.arguments import File, N, Numbers, Share, ThePolicy, TheTraces
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policies
-from rlbudget.strategies.fit_blend import fit_blend_file
 from rlbudget.strategies.fit_guard import fit_guard
 
 
@@ -91,6 +90,8 @@ class Blend:
 
     def execute(self) -> None:
         """Fit, print what it is worth."""
+        from rlbudget.strategies.fit_blend import fit_blend_file  # needs sklearn and gymnasium
+
         *policies, traces = self.folders or [Path()]
         if not policies:
             raise UserError("blend takes policy folders, and last the folder of the traces")

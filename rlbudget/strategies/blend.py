@@ -1,117 +1,94 @@
-"""Fitting the meta-model of an ensemble of policies: a logistic regression on their chances.
+"""A fitted blend in a file: what weighs the members of an ensemble, and whose weights they are.
 
-What it learns at a checkpoint is whether to stop earns more than to go on. What going on earns
-depends on the stops that follow, so this is policy iteration: the record gives the return of both
-actions at every checkpoint under the present blend, a weighted logistic regression ("is stopping
-better", weighted by how much better and by the chance to get there) gives the next blend, and the
-best of all rounds on the validation questions is kept. The first is the plain mean of log-odds.
-Serving it needs numpy alone.
+JSON. The members are named by a digest, in their order: a blend says nothing about other policies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from rlbudget.agents.exact import values_of
-from rlbudget.agents.validation import gap_weight
-from rlbudget.arrays import Floats
-from rlbudget.errors import UserError, missing_extra
+from rlbudget.errors import UserError
+from rlbudget.files import write_text
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
-from rlbudget.policy.prices import in_range
-from rlbudget.policy.replay import replay
-from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
+from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.steered import SteeredPolicy
-from rlbudget.traces.table import TraceTable
 
-try:
-    from sklearn.linear_model import LogisticRegression
-except ImportError as missing:
-    raise missing_extra("train", "scikit-learn") from missing
-
-if TYPE_CHECKING:
-    from rlbudget.console import Advance
-
-ROUNDS = 4
-EXPLORATION = 0.1
-"""least chance of either action where it is counted who gets to a checkpoint"""
+FORMAT, VERSION = "rlbudget-blend", 1
 
 
-def fit_blend(
-    members: Sequence[Policy],
-    train: TraceTable,
-    validation: TraceTable,
-    *,
-    price_factors: Sequence[float] | None = None,
-    progress: Advance | None = None,
-) -> SteeredPolicy:
-    """An ensemble whose members are weighed as is best on recorded traces.
+@dataclass(frozen=True, slots=True)
+class SavedBlend:
+    """A blend and the policies that it was fitted to."""
 
-    The two tables must share no question. It is fitted at the relative prices of the training
-    traces that all members serve. Raises ``UserError`` as ``ensemble`` does, for a shared question,
-    for members that serve none of these prices and for the ``probe`` preset.
-    """
-    start = Blend((1 / max(len(members), 1),) * len(members))
-    first = ensemble(members, combine=start, price_factors=price_factors)
-    if first.preset != "free":
-        raise UserError("a blend is fitted to policies of the free preset")
-    if np.intersect1d(train.question_ids, validation.question_ids).size:
-        raise UserError("a question is both in the training and in the validation traces")
-    prices = [token_price_of(relative, train) for relative in RELATIVE_PRICES]
-    prices = [price for price in prices if in_range(price, first.price_range)]
-    if not prices:
-        raise UserError("the members serve none of the relative prices of these traces")
-    weigh = (
-        gap_weight(train, first.price_range) if len(set(first.price_range)) > 1 else np.ones_like
-    )
-    weights = weigh(np.array(prices))
-    assert isinstance(first.steering, Ensemble)
-    seen, rows = observe(train, first.features), len(train.thinking_tokens)
-    chances = [first.steering.of_members(seen, price) for price in prices]
-    columns = [
-        np.stack([*map(log_odds, each), np.full(rows, np.log10(price))], axis=1)
-        for each, price in zip(chances, prices, strict=True)
-    ]
-    x = np.concatenate(columns)
-    best, blend = first, start
-    highest = _worth(first, validation, prices, weights)
-    for done in range(ROUNDS):
-        if progress is not None:
-            progress(done, ROUNDS)
-        gains = []
-        for each, price, weight in zip(chances, prices, weights, strict=True):
-            tokens = train.thinking_tokens + train.exit_answer_tokens
-            exits = train.exit_exact_match - price * tokens
-            natural = train.final_exact_match - price * train.full_tokens
-            stop = blend.chance(each, price)
-            values = values_of(stop, exits, natural, train.offsets, EXPLORATION)
-            gains.append(weight * values.reach * (exits - values.go_on))
-        gain = np.concatenate(gains)
-        if len(np.unique(gain > 0)) < 2:
-            break
-        share = np.abs(gain) / np.abs(gain).mean()
-        head = LogisticRegression(solver="newton-cholesky").fit(x, gain > 0, share)
-        *each_weight, price_weight = head.coef_[0].tolist()
-        blend = Blend(tuple(each_weight), price_weight, float(head.intercept_[0]))
-        fitted = ensemble(members, combine=blend, price_factors=price_factors)
-        worth = _worth(fitted, validation, prices, weights)
-        if worth > highest:
-            best, highest = fitted, worth
-    if progress is not None:
-        progress(ROUNDS, ROUNDS)
-    return best
+    blend: Blend
+    price_factors: tuple[float, ...]
+    """times the token price, one a member"""
+    members: tuple[str, ...]
+    """SHA-256 of each policy (``policy_digest``), in order"""
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, where known"""
+
+    def of(self, policies: Sequence[Policy]) -> SteeredPolicy:
+        """The ensemble of its members; ``UserError`` for other policies or another order.
+
+        One policy stands for all members where the blend is of one policy at several prices.
+        """
+        members = list(policies) * (len(self.members) if len(policies) == 1 else 1)
+        if tuple(map(policy_digest, members)) != self.members:
+            raise UserError(
+                f"the blend was fitted to {len(self.members)} other members: give the policies of"
+                " rlbudget blend, in the same order"
+            )
+        return ensemble(members, combine=self.blend, price_factors=self.price_factors)
 
 
-def _worth(
-    policy: SteeredPolicy, table: TraceTable, prices: Sequence[float], weights: Floats
-) -> float:
-    """Mean utility over the prices, each weighted by what there is to gain."""
-    seen = observe(table, policy.features)
-    means = [
-        float(utility(replay(policy, table, price, seen).outcome, price).mean()) for price in prices
-    ]
-    return float(np.dot(weights, means))
+def policy_digest(policy: Policy) -> str:
+    """SHA-256 of what decides in a policy: its observation, its threshold and its weights."""
+    served = (policy.features, policy.price_range, policy.threshold)
+    found = hashlib.sha256(json.dumps(served).encode())
+    for name, tensor in sorted(policy.tensors.items()):
+        found.update(f"{name}{tensor.shape}".encode() + tensor.tobytes())
+    return found.hexdigest()
+
+
+def save_blend(path: Path | str, saved: SavedBlend) -> None:
+    """Write a blend to a JSON file, atomically."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "weights": saved.blend.weights,
+        "price_weight": saved.blend.price_weight,
+        "offset": saved.blend.offset,
+        "price_factors": saved.price_factors,
+        "members": saved.members,
+        "trained": dict(saved.trained),
+    }
+    write_text(Path(path), json.dumps(content, indent=1) + "\n")
+
+
+def load_blend(path: Path | str) -> SavedBlend:
+    """Read what ``save_blend`` wrote; ``UserError`` for anything else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if (content["format"], content["version"]) != (FORMAT, VERSION):
+            raise ValueError("it is another kind of file, or of another version of rlbudget")
+        weights = tuple(map(float, content["weights"]))
+        saved = SavedBlend(
+            Blend(weights, float(content["price_weight"]), float(content["offset"])),
+            tuple(map(float, content["price_factors"])),
+            tuple(map(str, content["members"])),
+            dict(content["trained"]),
+        )
+        if not len(weights) == len(saved.price_factors) == len(saved.members):
+            raise ValueError("it has not one weight and one factor a member")
+    except FileNotFoundError:
+        raise UserError(f"there is no blend {path}") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is not a blend: {said}") from error
+    return saved

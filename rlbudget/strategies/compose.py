@@ -9,7 +9,7 @@ serves and what ``rlbudget evaluate`` measures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.replay import Replay
 from rlbudget.policy.replay import replay as replay_policy
-from rlbudget.strategies.blend_file import SavedBlend, load_blend
+from rlbudget.strategies.blend import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
 from rlbudget.strategies.hybrid import HybridRules, RequestFacts
 from rlbudget.strategies.impact import ImpactModel, guarded, load_impact
@@ -31,7 +31,6 @@ from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 MAX_RISK = 0.01
-_COMBINE: Mapping[str, Combine] = {"mean": "mean", "vote": "vote"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,10 @@ class Strategy:
 
     def over(
         self, policies: Mapping[str, Policy], traces: Callable[[], Iterable[Trace]]
-    ) -> list[OnTraces]:
+    ) -> list[Composed]:
         """A method for each stage, to be measured; rules are told what ``traces`` asked."""
         requests = requests_of(traces()) if self.rules else {}
-        return [OnTraces(one, requests) for one in stages(policies, self)]
+        return [replace(one, requests=requests) for one in stages(policies, self)]
 
 
 class Served:
@@ -127,6 +126,8 @@ class Composed:
     """what decides where no rule does"""
     guard: ImpactModel | None = None
     rules: HybridRules | None = None
+    requests: Mapping[str, RequestFacts] = field(default_factory=dict)
+    """those of recorded traces, by trace id; rules need them in a replay"""
 
     def serve(self, request: RequestFacts) -> Served:
         """What serves a request: the rules that match it are those that act."""
@@ -148,38 +149,12 @@ class Composed:
         token_price: float,
         requests: Mapping[str, RequestFacts] | None = None,
     ) -> Replay:
-        """Act on recorded traces as live.
-
-        ``requests`` are those of the traces, by id; they are needed by rules.
-        """
+        """Act on recorded traces as live; ``requests`` are its own if left out."""
         if self.rules is None:
             return replay_policy(self.policy, table, token_price)
-        known = requests or {}
+        known = self.requests if requests is None else requests
         asked = [known[trace_id] for trace_id in table.trace_ids.tolist()]
         return self.rules.replay(table, asked, token_price)
-
-
-@dataclass(frozen=True, slots=True)
-class OnTraces:
-    """A composition with the requests of recorded traces: a method of an evaluation."""
-
-    composed: Composed
-    requests: Mapping[str, RequestFacts]
-    """by trace id"""
-
-    @property
-    def name(self) -> str:
-        """That of the composition."""
-        return self.composed.name
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """That of the composition."""
-        return self.composed.price_range
-
-    def replay(self, table: TraceTable, token_price: float) -> Replay:
-        """What it does on recorded traces."""
-        return self.composed.replay(table, token_price, self.requests)
 
 
 def requests_of(traces: Iterable[Trace]) -> dict[str, RequestFacts]:
@@ -256,9 +231,12 @@ def read_strategy(
     """
     if not 0 <= max_risk <= 1:
         raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
-    how: Combine | SavedBlend | None = None
-    if combine is not None:
-        how = _COMBINE.get(combine) or load_blend(combine)
+    how: Combine | SavedBlend | None
+    match combine:
+        case None | "mean" | "vote":
+            how = combine
+        case _:
+            how = load_blend(combine)
     impact = None if guard is None else load_impact(guard)
     return Strategy(how, tuple(price_factors), impact, max_risk, rules)
 

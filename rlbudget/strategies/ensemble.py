@@ -1,7 +1,7 @@
 """Several policies as one: by the mean of their chances to stop, by vote, or by a meta-model.
 
 The members may be trained with different seeds, or be one policy at different prices. The
-meta-model (``Blend``) weighs their chances; ``rlbudget.strategies.blend`` fits it to traces.
+meta-model (``Blend``) weighs their chances; ``rlbudget.strategies.fit_blend`` fits it to traces.
 """
 
 from __future__ import annotations

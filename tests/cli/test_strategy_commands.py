@@ -21,7 +21,7 @@ from rlbudget.cli.main import main, parse
 from rlbudget.policy.cascade import load_cascade
 from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of
-from rlbudget.strategies.blend_file import load_blend
+from rlbudget.strategies.blend import load_blend
 from rlbudget.strategies.compose import Strategy, compose
 from rlbudget.strategies.impact import load_impact
 from rlbudget.traces.store import TraceWriter, digest, load_table

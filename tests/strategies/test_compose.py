@@ -23,7 +23,7 @@ from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
 from rlbudget.policy.stop_policy import Full
-from rlbudget.strategies.blend_file import SavedBlend, load_blend, policy_digest, save_blend
+from rlbudget.strategies.blend import SavedBlend, load_blend, policy_digest, save_blend
 from rlbudget.strategies.compose import Composed, Strategy, compose, requests_of, stages
 from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.hybrid import RequestFacts

@@ -9,8 +9,8 @@ from rlbudget.errors import UserError
 from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.outcomes import NATURAL_END, RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.blend import fit_blend
 from rlbudget.strategies.ensemble import Blend, Combine, ensemble
+from rlbudget.strategies.fit_blend import fit_blend
 from rlbudget.strategies.steered import SteeredPolicy
 from rlbudget.traces.table import TraceTable
 
