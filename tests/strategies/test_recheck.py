@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlbudget.strategies.correction.arithmetic import LONGEST, value_of
-from rlbudget.strategies.correction.recheck import thinking_checks
+from rlbudget.strategies.correction.recheck import LONGEST, thinking_checks, value_of
 
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
