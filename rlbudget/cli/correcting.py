@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from rlbudget.cli.arguments import File, N, OptionalPrice, Share, ThePolicy, TheTraces
 from rlbudget.console import note, tell
 from rlbudget.policy.folder import load_policy
-from rlbudget.strategies.correction.correct import Aim
-from rlbudget.strategies.correction.file import save_correction
+from rlbudget.strategies.correction.correct import Aim, save_correction
 from rlbudget.strategies.correction.fit import fit_correction
 
 

@@ -42,7 +42,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import compose
-from rlbudget.strategies.correction.file import load_correction
+from rlbudget.strategies.correction.correct import load_correction
 from rlbudget.strategies.feedback.log import DecisionLog
 from rlbudget.strategies.feedback.registry import Serving, load_servings
 from rlbudget.strategies.hybrid import RequestFacts

@@ -55,9 +55,8 @@ class ImpactModel:
         x = np.clip((rows - self.mean) / self.std, -CLIP, CLIP)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.tanh(x @ weight + bias)
-        logit = (x @ self.weights[-1] + self.biases[-1])[:, 0]
-        chance: Floats = 1 / (1 + np.exp(-logit))
-        return chance
+        logit: Floats = (x @ self.weights[-1] + self.biases[-1])[:, 0]
+        return 1 / (1 + np.exp(-logit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class Guard:
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """As the policy's; no chance to stop where the risk is too high."""
-        stop, look = self.policy.chances(observations, token_price)
-        return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), look
+        stop, probe = self.policy.chances(observations, token_price)
+        return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), probe
 
 
 def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:
@@ -188,12 +187,7 @@ def fit_chance(
 
 def save_impact(path: Path | str, model: ImpactModel) -> None:
     """Write a model to a file (.safetensors), atomically."""
-    named = {
-        "format": FORMAT,
-        "features": json.dumps(model.features),
-        "trained": json.dumps(dict(model.trained)),
-    }
-    write_bytes(Path(path), save(impact_tensors(model), metadata=named))
+    write_impact(path, model, format=FORMAT, trained=json.dumps(dict(model.trained)))
 
 
 def load_impact(path: Path | str) -> ImpactModel:
@@ -201,16 +195,17 @@ def load_impact(path: Path | str) -> ImpactModel:
     return read_impact(path, FORMAT, "an impact model")[0]
 
 
-def impact_tensors(model: ImpactModel) -> dict[str, Floats]:
-    """The numbers of a model by name, as its file holds them."""
+def write_impact(path: Path | str, model: ImpactModel, **named: str) -> None:
+    """Write a network and texts about it, ``format`` among them, for ``read_impact``."""
     tensors = {"mean": model.mean, "std": model.std}
     for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
         tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
-    return tensors
+    named |= {"features": json.dumps(model.features)}
+    write_bytes(Path(path), save(tensors, metadata=named))
 
 
 def read_impact(path: Path | str, kind: str, what: str) -> tuple[ImpactModel, dict[str, str]]:
-    """The model in a file of the format ``kind`` and the file's metadata.
+    """The network in a file of the format ``kind``, and the texts about it.
 
     ``what`` names such a file in the ``UserError`` for anything else.
     """

@@ -34,7 +34,7 @@ WHEN: tuple[When, ...] = ("before", "after_small", "after_both")
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedPair:
     """``n`` questions, each decoded by both members at a token price of the large one."""
 
     pair: Pair
@@ -63,14 +63,14 @@ def decode_both(
     *,
     small: StopPolicy | None = None,
     large: StopPolicy | None = None,
-) -> list[Decoded]:
+) -> list[DecodedPair]:
     """Replay both members under their policies, full decodes without, at each of these prices.
 
     ``token_prices`` are per token of the large member; the small one is served at ``ratio`` of it.
     """
     seen = (_free(pair.small), _free(pair.large))
     return [
-        Decoded(
+        DecodedPair(
             pair,
             price,
             served(small, pair.small, price * pair.ratio),
@@ -95,18 +95,23 @@ def paid_too(chosen: Outcome, other: Outcome) -> Outcome:
     )
 
 
-def chosen(decoded: Decoded, takes_large: Bools, when: When = "before") -> Outcome:
-    """What it gives to take the large member's answer where (n,) says so, the small one's else."""
-    small, large = decoded.options(when)
+def either(where: Bools, one: Outcome, other: Outcome) -> Outcome:
+    """One outcome for the traces where (n,) says so, the other for the rest."""
     return Outcome(
         *(
-            np.where(takes_large, getattr(large, part), getattr(small, part))
+            np.where(where, getattr(one, part), getattr(other, part))
             for part in ("exact_match", "thinking", "probe", "answer")
         )
     )
 
 
-def oracle_takes_large(decoded: Decoded) -> Bools:
+def chosen(decoded: DecodedPair, takes_large: Bools, when: When = "before") -> Outcome:
+    """What it gives to take the large member's answer where (n,) says so, the small one's else."""
+    small, large = decoded.options(when)
+    return either(takes_large, large, small)
+
+
+def oracle_takes_large(decoded: DecodedPair) -> Bools:
     """(n,) the better member of each question in hindsight; chosen before, nothing beats it."""
     return decoded.gain("before") > 0
 
@@ -129,7 +134,7 @@ class ByTask:
         )
 
 
-def better_by_task(decoded: Sequence[Decoded]) -> ByTask:
+def better_by_task(decoded: Sequence[DecodedPair]) -> ByTask:
     """Choose on these questions, all at one price, the member of higher mean utility."""
     gain = np.concatenate([part.gain("before") for part in decoded])
     tasks = np.concatenate([part.pair.tasks for part in decoded])

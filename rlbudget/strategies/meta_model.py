@@ -24,7 +24,7 @@ from rlbudget.errors import UserError, missing_extra
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import Replay
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
-from rlbudget.strategies.members import Decoded, When
+from rlbudget.strategies.members import DecodedPair, When
 from rlbudget.traces.pairs import Pair
 
 PRIOR = 10.0
@@ -98,7 +98,7 @@ class MetaModel:
     trees: int = 0
     """how many of the classifier's trees are asked"""
 
-    def takes_large(self, decoded: Decoded) -> Bools:
+    def takes_large(self, decoded: DecodedPair) -> Bools:
         """(n,) whether to take the large member's answer."""
         record = np.array([self.record.of(task) for task in decoded.pair.tasks.tolist()])
         return self._says(_rows(decoded, self.when, record.reshape(-1, 4)))
@@ -120,7 +120,7 @@ class MetaModel:
 
 
 def fit_meta_model(
-    train: Sequence[Decoded], validation: Sequence[Decoded], when: When, *, seed: int = 0
+    train: Sequence[DecodedPair], validation: Sequence[DecodedPair], when: When, *, seed: int = 0
 ) -> MetaModel:
     """Fit on ``train``, one pair at several prices; ``validation`` chooses how many trees.
 
@@ -166,13 +166,13 @@ def fit_meta_model(
     return replace(constant, classifier=booster, trees=1 + int(np.argmax(worth)))
 
 
-def _stacked(parts: Sequence[Decoded], when: When, record: Floats) -> tuple[Floats, Floats]:
+def _stacked(parts: Sequence[DecodedPair], when: When, record: Floats) -> tuple[Floats, Floats]:
     """The rows and the gains of all prices."""
     rows = np.concatenate([_rows(part, when, record) for part in parts])
     return rows, np.concatenate([part.gain(when) for part in parts])
 
 
-def _rows(decoded: Decoded, when: When, record: Floats) -> Floats:
+def _rows(decoded: DecodedPair, when: When, record: Floats) -> Floats:
     """(n, columns) what the meta-model looks at; NaN where something is not known."""
     pair, n = decoded.pair, len(decoded.pair)
     columns = [np.full((n, 1), np.log(decoded.token_price)), record, _context(pair)]
@@ -217,7 +217,7 @@ def _ending(done: Replay, seen: Float32s) -> Floats:
     return out
 
 
-def _agreement(decoded: Decoded) -> Floats:
+def _agreement(decoded: DecodedPair) -> Floats:
     """(n, 1) 1 where both members answer the same, 0 where they do not; NaN without their texts."""
     pair = decoded.pair
     if pair.answers is None:

@@ -20,8 +20,7 @@ from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import MAX_RISK, Composed, Strategy, compose, read_strategy
-from rlbudget.strategies.correction.correct import Correction
-from rlbudget.strategies.correction.file import load_correction
+from rlbudget.strategies.correction.correct import Correction, load_correction
 from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import line_of, lines_of
 

@@ -35,7 +35,7 @@ from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, token_price_of, u
 from rlbudget.policy.replay_cascade import CascadeReplay, replay_cascade
 from rlbudget.strategies.members import (
     WHEN,
-    Decoded,
+    DecodedPair,
     better_by_task,
     chosen,
     decode_both,
@@ -203,7 +203,7 @@ def measure(
         into.keep("oracle chooser", place, chosen(here, oracle_takes_large(here)))
 
 
-def mean_utility(decoded: Decoded, model: Any) -> float:
+def mean_utility(decoded: DecodedPair, model: Any) -> float:
     """Of a meta-model's choices."""
     outcome = chosen(decoded, model.takes_large(decoded), model.when)
     return float(utility(outcome, decoded.token_price).mean())

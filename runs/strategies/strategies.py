@@ -31,7 +31,7 @@ from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import Outcome, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.correction.correct import Aim, Corrected, correct, tune
-from rlbudget.strategies.correction.exits import exit_table
+from rlbudget.strategies.correction.doubt import exit_table
 from rlbudget.strategies.correction.fit import Doubts, fit_doubts
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.strategies.hybrid import Comparison, HybridRule, HybridRules, RequestFacts

@@ -27,11 +27,16 @@ from rlbudget.strategies.correction.correct import (
     Correction,
     correct,
     doubts_of,
+    load_correction,
+    save_correction,
     tune,
 )
-from rlbudget.strategies.correction.doubt import doubts_in_turn, fit_doubt, stop_chances
-from rlbudget.strategies.correction.exits import exit_features
-from rlbudget.strategies.correction.file import load_correction, save_correction
+from rlbudget.strategies.correction.doubt import (
+    doubts_in_turn,
+    exit_features,
+    fit_doubt,
+    stop_chances,
+)
 from rlbudget.strategies.correction.fit import Fitted, joined
 from rlbudget.strategies.correction.refine import OFF as NEVER
 from rlbudget.strategies.correction.refine import Refinement, refine, tune_refinement

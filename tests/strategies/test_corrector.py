@@ -17,7 +17,7 @@ from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.correction.correct import OFF, Correction, correct, doubts_of
-from rlbudget.strategies.correction.exits import exit_features, exit_table
+from rlbudget.strategies.correction.doubt import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
 from rlbudget.tasks import load_task
 from rlbudget.traces.store import load_table, load_traces

@@ -18,7 +18,7 @@ from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.members import (
     WHEN,
-    Decoded,
+    DecodedPair,
     When,
     better_by_task,
     chosen,
@@ -39,7 +39,7 @@ TRAIN, VALIDATION, HELD_OUT = (
 )
 
 
-def value(decoded: Decoded, takes_large: np.ndarray, when: When) -> float:
+def value(decoded: DecodedPair, takes_large: np.ndarray, when: When) -> float:
     return float(utility(chosen(decoded, takes_large, when), decoded.token_price).mean())
 
 

@@ -1,17 +1,20 @@
-"""Correction: an exit that looks wrong is taken back, and the model thinks on.
+"""Correction: an exit that looks wrong is withdrawn, and the model continues thinking.
 
-Once an exit's answer is written, more is known than before it (``exits.py``).
-Where the doubt in the answer is above a threshold, the thinking is resumed where it was left, for
-a small budget or to its natural end, and answers anew; of the answers written so far the least
-doubted is kept, a later one where they are equal, and the answer of a natural end always. Every
-token is charged: the first answer, the thinking after it, the next answers. Threshold, budget and
-rounds are chosen on training questions at a price; where nothing pays, it stays off.
+Once an exit's answer is written, more is known than before it (``written.py``). Where the doubt in
+the answer is above a threshold, the thinking is resumed where it was left, for a small budget or to
+its natural end, and a new answer is written; of the answers so far the least doubted is kept, the
+later one of equals, and that of a natural end always. Every token is charged: the first answer, the
+thinking after it, the next answers. Threshold, budget and rounds are chosen on training questions
+at a price; where nothing pays, it stays off.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,10 +24,11 @@ from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay
-from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.impact import ImpactModel, read_impact, write_impact
 from rlbudget.traces.table import TraceTable
 
 Aim = Literal["utility", "answers"]
+FORMAT = "rlbudget-correction"
 OFF = float("inf")
 LEVELS = 40
 """thresholds tried: quantiles of the doubts at the stops"""
@@ -36,10 +40,10 @@ PLANS: tuple[tuple[int | None, int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """When to take an exit back, and for how long to think on."""
+    """When to withdraw an exit, and for how long to continue thinking."""
 
     doubt: ImpactModel
-    """the chance that a written answer is wrong; see ``rlbudget.strategies.correction.doubt``"""
+    """the chance that a written answer is wrong; see ``doubt.py``"""
     threshold: float
     """doubt above which the thinking is resumed; ``OFF`` for never"""
     budget: int | None
@@ -60,7 +64,7 @@ class Corrected:
     before: Outcome
     outcome: Outcome
     resumed: Ints
-    """(n,) how often the exit of the trace was taken back"""
+    """(n,) how often an exit of the trace was withdrawn"""
     full: Outcome
     """the full decodes"""
 
@@ -72,8 +76,7 @@ class Corrected:
     @property
     def lost(self) -> Bools:
         """(n,) answers lost by early exits: right in the full decode, wrong at the first exit."""
-        lost: Bools = self.full.exact_match > self.before.exact_match
-        return lost
+        return self.full.exact_match > self.before.exact_match
 
     @property
     def recovered(self) -> Bools:
@@ -84,8 +87,7 @@ class Corrected:
     @property
     def broken(self) -> Bools:
         """(n,) right before, wrong after."""
-        broken: Bools = self.outcome.exact_match < self.before.exact_match
-        return broken
+        return self.outcome.exact_match < self.before.exact_match
 
     @property
     def share_recovered(self) -> float:
@@ -108,7 +110,7 @@ class Corrected:
 
 
 def correct(correction: Correction, done: Replay, doubts: Floats | None = None) -> Corrected:
-    """Take back the doubted exits of a replay on an ``exit_table``.
+    """Withdraw the doubted exits of a replay on an ``exit_table``.
 
     ``doubts`` (m,) spares computing those of every checkpoint.
     """
@@ -197,3 +199,28 @@ def _next(table: TraceTable, row: int, end: int, budget: int | None) -> int | No
     least = table.thinking_tokens[row] + budget
     place = row + 1 + int(np.searchsorted(table.thinking_tokens[row + 1 : end], least))
     return place if place < end else None
+
+
+def save_correction(path: Path | str, correction: Correction) -> None:
+    """Write a correction to a file (.safetensors), atomically: its doubt model, and the plan."""
+    plan = {
+        "threshold": None if correction.off else correction.threshold,
+        "budget": correction.budget,
+        "rounds": correction.rounds,
+    }
+    write_impact(path, correction.doubt, format=FORMAT, plan=json.dumps(plan))
+
+
+def load_correction(path: Path | str) -> Correction:
+    """Read what ``save_correction`` wrote; ``UserError`` for anything else."""
+    doubt, named = read_impact(path, FORMAT, "a correction")
+    try:
+        plan = json.loads(named["plan"])
+        threshold, budget, rounds = plan["threshold"], plan["budget"], int(plan["rounds"])
+        threshold = OFF if threshold is None else float(threshold)
+        budget = None if budget is None else int(budget)
+        if math.isnan(threshold) or rounds < 1 or (budget or 1) < 1:
+            raise ValueError("its plan makes no sense")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a correction: {error}") from error
+    return Correction(doubt, threshold, budget, rounds)

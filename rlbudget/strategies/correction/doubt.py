@@ -1,23 +1,29 @@
 """Doubt: the chance that an answer which an exit has just written is wrong.
 
-A network as that of ``rlbudget.strategies.impact``, on what is known once the answer is written
-(``exits.py``). It is fitted where the policy stops: checkpoints are drawn with
-the chance that the policy stops there, for everything else is another distribution.
+A network like that of ``rlbudget.strategies.impact``, on what is known once the answer is written
+(``written.py``). It is fitted where the policy stops: checkpoints are drawn with the chance that
+the policy stops there, since other exits are of another distribution.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.policy.observation import observe
+from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.strategies.correction.recheck import THINKING_CHECKS, thinking_checks
+from rlbudget.strategies.correction.written import CONFIDENCE, WRITTEN_SIGNALS
 from rlbudget.strategies.impact import ImpactModel, fit_chance
+from rlbudget.traces.store import iter_traces, load_table
 from rlbudget.traces.table import TraceTable, split_fold
 
 PRICES = 6
@@ -25,6 +31,36 @@ PRICES = 6
 EVERYWHERE = 0.2
 """share of the checkpoints that is drawn evenly: a resumed decode exits later than the policy"""
 FOLDS = 3
+
+
+def exit_table(folder: Path | str) -> TraceTable:
+    """The table of a folder of traces, ``WRITTEN_SIGNALS`` and the question's numbers included.
+
+    What the traces cannot give is left out: ``exit_confidence`` without trial answers, the checks
+    of the thinking where its text was not stored (``record --store-text``).
+    """
+    table = load_table(folder, context=True)
+    columns: dict[str, list[float]] = {name: [] for name in THINKING_CHECKS}
+    has_text = True
+    for trace in iter_traces(folder):
+        thinking, cuts = trace.meta.get("thinking", ""), trace.meta.get("cuts", [])
+        has_text &= len(cuts) == len(trace.checkpoints) and "thinking" in trace.meta
+        for cut, checkpoint in zip(cuts, trace.checkpoints, strict=True) if has_text else ():
+            for name, value in thinking_checks(thinking[:cut], checkpoint.exit.answer).items():
+                columns[name].append(value)
+    signals = dict(table.signals)
+    if has_text:
+        signals |= {name: np.array(column, np.float64) for name, column in columns.items()}
+    if table.has_probes:
+        signals[CONFIDENCE] = table.probe_confidence
+    return dataclasses.replace(table, signals=signals)
+
+
+def exit_features(table: TraceTable) -> tuple[str, ...]:
+    """The observation of a written exit: the free signals of the decode and ``WRITTEN_SIGNALS``."""
+    free = set(table.signals) - {*WRITTEN_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
+    written = [name for name in WRITTEN_SIGNALS if name in table.signals]
+    return (*feature_names(free, "free"), *written)
 
 
 def stop_chances(policy: StopPolicy, table: TraceTable) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlbudget.arrays import Floats, Strs
-from rlbudget.errors import UserError
+from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import utility
@@ -24,8 +23,12 @@ from rlbudget.strategies.correction.correct import (
     doubts_of,
     tune,
 )
-from rlbudget.strategies.correction.doubt import doubts_in_turn, fit_doubt
-from rlbudget.strategies.correction.exits import exit_features, exit_table
+from rlbudget.strategies.correction.doubt import (
+    doubts_in_turn,
+    exit_features,
+    exit_table,
+    fit_doubt,
+)
 from rlbudget.strategies.impact import ImpactModel
 from rlbudget.traces.store import digest
 from rlbudget.traces.table import Split, TraceTable, split_questions
@@ -137,14 +140,10 @@ def own_split(policy: Policy, traces: Path | str) -> Split:
 
     Raises ``UserError`` for a policy trained on them that does not say how they were split.
     """
-    trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
-    split_seed = trained.get("split_seed")
-    if split_seed is None and trained.get("digest") == digest(traces):
-        raise UserError(
-            "the policy was trained on these traces but does not say how they were split, so no"
-            " question is known to be unseen; fit the correction on other traces"
-        )
-    return split_questions(exit_table(traces), seed=int(split_seed or 0))
+    fitted = fitted_to(policy)
+    before = int(fitted.get("split_seed") or 0)  # other traces may hold the same questions
+    seed, _ = split_seed_of({"of the correction": fitted}, digest(traces), before)
+    return split_questions(exit_table(traces), seed=seed)
 
 
 def joined(first: TraceTable, second: TraceTable) -> TraceTable:

@@ -3,7 +3,7 @@
 Replayed from a pair of recordings (``traces.pairs``): the same questions, both models' traces.
 What the first model wrote stays paid, at ``ratio`` of a token of the second; token prices are those
 of the second model. The other way to a second opinion, the same model for longer, is
-``rlbudget.strategies.correction.correct``.
+``correct.py``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
+from rlbudget.policy.handover import in_large_tokens
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.correction.correct import LEVELS, OFF, Corrected, doubts_of
-from rlbudget.strategies.correction.fit import fit_doubts, own_split
+from rlbudget.strategies.correction.fit import fit_doubts, joined, own_split
+from rlbudget.strategies.members import either, paid_too
 from rlbudget.traces.pairs import pair_tables
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import Split
@@ -45,18 +47,13 @@ def refine(refinement: Refinement, done: Replay, second: Outcome, doubts: Floats
     table, ratio = done.table, refinement.ratio
     if len(second) != len(table):
         raise ValueError(f"{len(second)} outcomes of the second model, {len(table)} of the first")
-    before = _priced(done.outcome, ratio)
+    before = in_large_tokens(done.outcome, ratio)
     stopped = np.flatnonzero(done.stops != NATURAL_END)
-    handed = np.zeros(len(table))
+    handed = np.zeros(len(table), dtype=np.int64)
     handed[stopped] = doubts[table.offsets[stopped] + done.stops[stopped]] > refinement.threshold
-    after = Outcome(
-        np.where(handed, second.exact_match, before.exact_match),
-        before.thinking + handed * second.thinking,
-        before.probe + handed * second.probe,
-        before.answer + handed * second.answer,
-    )
-    full = _priced(outcome(table, full_stops(table)), ratio)
-    return Corrected(before, after, handed.astype(np.int64), full)
+    after = either(handed == 1, paid_too(second, before), before)
+    full = in_large_tokens(outcome(table, full_stops(table)), ratio)
+    return Corrected(before, after, handed, full)
 
 
 def tune_refinement(
@@ -98,22 +95,11 @@ def fit_refinement(
     ]
     train, validation, held_out = pairs
     doubts = fit_doubts(Split(train.small, validation.small, held_out.small), policy)
-    answered = [outcome(pair.large, full_stops(pair.large)) for pair in pairs]
-    known = Outcome(
-        *(
-            np.concatenate([getattr(part, name) for part in answered[:2]])
-            for name in ("exact_match", "thinking", "probe", "answer")
-        )
-    )
+    known = joined(train.large, validation.large)
     own_price = ratio * token_price
     done = replay(policy, doubts.tuning, own_price)
-    refinement = tune_refinement(done, known, doubts.of_tuning, token_price, ratio=ratio)
+    second_done = outcome(known, full_stops(known))
+    refinement = tune_refinement(done, second_done, doubts.of_tuning, token_price, ratio=ratio)
     done = replay(policy, held_out.small, own_price)
-    return refinement, refine(refinement, done, answered[2], doubts_of(doubts.model, done.table))
-
-
-def _priced(result: Outcome, ratio: float) -> Outcome:
-    return Outcome(
-        result.exact_match.astype(np.float64),
-        *(ratio * part for part in (result.thinking, result.probe, result.answer)),
-    )
+    answered = outcome(held_out.large, full_stops(held_out.large))
+    return refinement, refine(refinement, done, answered, doubts_of(doubts.model, done.table))
