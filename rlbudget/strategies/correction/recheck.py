@@ -19,6 +19,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 
 from rlbudget.tasks.numbers import plain_number
@@ -48,6 +49,7 @@ def thinking_checks(thinking: str, answer: str) -> dict[str, float]:
     return dict(zip(THINKING_CHECKS, map(float, values), strict=True))
 
 
+@lru_cache(maxsize=4096)  # every checkpoint reads the thinking from its start
 def value_of(text: str) -> Fraction | None:
     """What an expression of numbers, ``+ - * /`` and parentheses comes to, exactly.
 
@@ -66,8 +68,8 @@ def value_of(text: str) -> Fraction | None:
         numbers += [Fraction(match[1])] if match[1] else []
         place = match.end()
     depths = accumulate((token == "(") - (token == ")") for token in tokens)
-    if max(depths, default=0) > _DEEPEST:
-        return None
+    if max(depths, default=_DEEPEST + 1) > _DEEPEST:
+        return None  # too deep, or empty
     try:
         return _worked_out(ast.parse(" ".join(tokens), mode="eval").body, numbers)
     except (SyntaxError, ValueError, ZeroDivisionError):
