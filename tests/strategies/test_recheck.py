@@ -78,7 +78,7 @@ def test_no_text_breaks_a_check(text: str, answer: str) -> None:
 
 
 def test_long_runs_of_signs_take_no_time() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     for text in ("1" * 20_000, "1+" * 10_000, "=" * 20_000, "(" * 20_000, "1=" * 10_000):
         thinking_checks(text, "1")
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
