@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,7 +21,7 @@ from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import MAX_RISK, Composed, Strategy, compose, read_strategy
 from rlbudget.strategies.correction.correct import Correction, load_correction
 from rlbudget.strategies.feedback.registry import load_servings
-from rlbudget.strategies.toml_lines import line_of, lines_of
+from rlbudget.strategies.toml_lines import line_of, lines_of, parse_toml
 
 SERVE_ONLY = ("price", "experiment", "queue", "upstream")
 """sections that the gateway alone reads"""
@@ -150,16 +149,6 @@ def load_plan(path: Path | str) -> Plan:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the plan {path}: {error}") from None
     return _Reader(file, parse_toml(file, text), text).plan()
-
-
-def parse_toml(path: Path | str, text: str) -> dict[str, Any]:
-    """What a TOML text says; ``UserError``, ``FILE:LINE: what is wrong``, where it is none."""
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(found.group(1)) if found else len(text.splitlines())
-        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
 
 
 class _Reader:

@@ -12,6 +12,11 @@ import re
 import tomllib
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import UserError
 
 KeyPath = tuple[str | int, ...]
 
@@ -26,6 +31,42 @@ _STRING = re.compile(
     re.DOTALL,
 )
 _SCALAR = re.compile(r"[^,\]}#\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TomlFile:
+    """A TOML file that was read, and where each of its keys stands."""
+
+    path: Path | str
+    content: Mapping[str, Any]
+    lines: Mapping[KeyPath, int]
+
+    def line(self, *path: str | int) -> int:
+        """The line of a path, or of the nearest thing around it that has one."""
+        return line_of(self.lines, *path)
+
+    def wrong(self, said: str, *path: str | int) -> UserError:
+        """The error for a mistake in a line: ``FILE:LINE: what is wrong``."""
+        return UserError(f"{self.path}:{self.line(*path)}: {said}")
+
+
+def read_toml(path: Path | str, what: str) -> TomlFile:
+    """Read a TOML file; ``what`` names it in the ``UserError`` where it cannot be read."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {what} {path}: {error}") from None
+    return TomlFile(path, parse_toml(path, text), lines_of(text))
+
+
+def parse_toml(path: Path | str, text: str) -> dict[str, Any]:
+    """What a TOML text says; ``UserError``, ``FILE:LINE: what is wrong``, where it is none."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found.group(1)) if found else len(text.splitlines())
+        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:
