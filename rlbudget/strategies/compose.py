@@ -24,7 +24,7 @@ from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.strategies.blend import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
 from rlbudget.strategies.hybrid import HybridRules, RequestFacts
-from rlbudget.strategies.impact import ImpactModel, guarded, load_impact
+from rlbudget.strategies.impact import ImpactModel, check_risk, guarded, load_impact
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.steered import AnyPolicy
 from rlbudget.traces.table import TraceTable
@@ -229,8 +229,7 @@ def read_strategy(
 
     Raises ``UserError`` for a range and for files that are something else.
     """
-    if not 0 <= max_risk <= 1:
-        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
+    check_risk(max_risk)
     how: Combine | SavedBlend | None
     match combine:
         case None | "mean" | "vote":

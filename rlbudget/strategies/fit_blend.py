@@ -108,9 +108,8 @@ def fit_blend(
 
 @dataclass(frozen=True, slots=True)
 class FittedBlend:
-    """A blend and what it earns on held-out questions."""
+    """What a blend earns on held-out questions."""
 
-    saved: SavedBlend
     questions: int
     """held out"""
     prices: tuple[float, ...]
@@ -152,8 +151,7 @@ def fit_blend_file(
     assert isinstance(steering.combine, Blend)
     digests = tuple(map(policy_digest, members))
     trained = {"digest": known, "split_seed": seed}
-    saved = SavedBlend(steering.combine, steering.price_factors, digests, trained)
-    save_blend(out, saved)
+    save_blend(out, SavedBlend(steering.combine, steering.price_factors, digests, trained))
 
     ways: dict[str, StopPolicy] = {
         name: ensemble([member], price_factors=factors and [factors[place]])
@@ -176,7 +174,6 @@ def fit_blend_file(
     ]
     ahead = (each["blend"] - each["mean"]).mean(axis=0)
     return FittedBlend(
-        saved=saved,
         questions=len(np.unique(held_out.question_ids)),
         prices=tuple(prices),
         utilities={name: tuple(map(float, u.mean(axis=1))) for name, u in each.items()},

@@ -13,7 +13,7 @@ from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
-from rlbudget.policy.cascade import Cascade, make_cascade, save_cascade
+from rlbudget.policy.cascade import make_cascade, save_cascade
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.handover import in_large_tokens, served
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
@@ -40,16 +40,12 @@ class CascadeAtPrice:
     """the cascade's utility minus that one's"""
     escalated: float
     """share of the questions that the large model was asked"""
-    exact_match: float
-    tokens: float
-    """of the large model"""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedCascade:
-    """A cascade and what it earns on held-out questions."""
+    """What a cascade earns on held-out questions."""
 
-    cascade: Cascade
     questions: int
     """held out"""
     prices: tuple[CascadeAtPrice, ...]
@@ -104,11 +100,33 @@ def fit_cascade(
         },
     )
     save_cascade(out, cascade)
-    return FittedCascade(
-        cascade,
-        len(np.unique(split.held_out.question_ids)),
-        measure_cascade(cascade, split, policy),
-        tuple(notes),
+    prices = tuple(_at_price(relative, cascade, split, policy) for relative in RELATIVE_PRICES)
+    return FittedCascade(len(np.unique(split.held_out.question_ids)), prices, tuple(notes))
+
+
+def _at_price(
+    relative_price: float, cascade: Cascade, split: PairSplit, large: Policy | None
+) -> CascadeAtPrice:
+    """Against the small model in full, and the large one in full and under its policy."""
+    pair, price = split.held_out, token_price_of(relative_price, split.train.large)
+    asked = served(large, pair.large, price).outcome
+    alone = {
+        "small": in_large_tokens(served(None, pair.small, price).outcome, pair.ratio),
+        "large": served(None, pair.large, price).outcome,
+    }
+    if large is not None:
+        alone["large+policy"] = asked
+    done = replay_cascade(cascade, pair, nearest_price(price, cascade.price_range), asked)
+    each = {name: utility(outcome, price) for name, outcome in alone.items()}
+    own = utility(done.outcome, price)
+    best = max(each, key=lambda name: float(each[name].mean()))
+    most = most_utility(price, done.outcome, asked, *alone.values())
+    return CascadeAtPrice(
+        relative_price=relative_price,
+        utilities={name: float(u.mean()) for name, u in (each | {"cascade": own}).items()},
+        best=best,
+        ahead=paired(own - each[best], pair.question_ids, most=most),
+        escalated=float(done.escalated.mean()),
     )
 
 
@@ -124,38 +142,3 @@ def _unseen(split: PairSplit, large: Path, split_seed: int) -> PairSplit:
 
 def _settings(folder: Path) -> dict[str, Any]:
     return recorded_of(next(iter_traces(folder)))
-
-
-def measure_cascade(
-    cascade: Cascade, split: PairSplit, large: Policy | None
-) -> tuple[CascadeAtPrice, ...]:
-    """Against the small model in full, and the large one in full and under its policy."""
-    pair = split.held_out
-    found = []
-    for relative in RELATIVE_PRICES:
-        price = token_price_of(relative, split.train.large)
-        asked = served(large, pair.large, price).outcome
-        alone = {
-            "small": in_large_tokens(served(None, pair.small, price).outcome, pair.ratio),
-            "large": served(None, pair.large, price).outcome,
-        }
-        if large is not None:
-            alone["large+policy"] = asked
-        done = replay_cascade(cascade, pair, nearest_price(price, cascade.price_range), asked)
-        each = {name: utility(outcome, price) for name, outcome in alone.items()}
-        own = utility(done.outcome, price)
-        best = max(each, key=lambda name: float(each[name].mean()))
-        most = most_utility(price, done.outcome, asked, *alone.values())
-        utilities = {name: float(values.mean()) for name, values in each.items()}
-        found.append(
-            CascadeAtPrice(
-                relative_price=relative,
-                utilities=utilities | {"cascade": float(own.mean())},
-                best=best,
-                ahead=paired(own - each[best], pair.question_ids, most=most),
-                escalated=float(done.escalated.mean()),
-                exact_match=float(done.outcome.exact_match.mean()),
-                tokens=float(done.outcome.tokens.mean()),
-            )
-        )
-    return tuple(found)

@@ -13,7 +13,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.reliability import Allowed, Reliability, draw_reliability, reliability
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import paired
-from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.folder import load_policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import (
     NATURAL_END,
@@ -26,14 +26,14 @@ from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.impact import (
-    ImpactModel,
+    check_risk,
     fit_impact,
     guarded,
     lost_by_stopping,
     save_impact,
 )
 from rlbudget.traces.store import digest, load_table
-from rlbudget.traces.table import Split, TraceTable, split_questions
+from rlbudget.traces.table import TraceTable, split_questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,14 @@ class AtPrice:
     """A policy without and under its guard at one relative price."""
 
     relative_price: float
-    token_price: float
     without: Stops
     guarded: Stops
 
 
 @dataclass(frozen=True, slots=True)
 class FittedGuard:
-    """An impact model and how good it is on held-out questions."""
+    """How good a guard is on held-out questions."""
 
-    impact: ImpactModel
     allowed: Allowed
     questions: tuple[int, int, int]
     """fitted on, calibrated on, held out"""
@@ -74,7 +72,7 @@ class FittedGuard:
     base_brier: float
     """Brier score of always saying the held-out base rate"""
     prices: tuple[AtPrice, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 def fit_guard(
@@ -96,8 +94,7 @@ def fit_guard(
     """
     if out.suffix != ".safetensors":
         raise UserError(f"the impact model is a .safetensors file, not {out.name}")
-    if not 0 <= max_risk <= 1:
-        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
+    check_risk(max_risk)
     policy = load_policy(policy_folder)
     if policy.preset == "look":
         raise UserError("the guard is for policies of the free and probe presets")
@@ -108,16 +105,6 @@ def fit_guard(
         split.train, split.validation, policy.features, seed=seed, progress=progress
     )
     impact = replace(fitted, trained={"digest": known, "split_seed": split_seed})
-    result = replace(measure_guard(policy, impact, split, max_risk=max_risk), notes=tuple(notes))
-    save_impact(out, impact)
-    draw_reliability(result.reliability, out.with_suffix(".svg"), guard=result.allowed)
-    return result
-
-
-def measure_guard(
-    policy: Policy, impact: ImpactModel, split: Split, *, max_risk: float
-) -> FittedGuard:
-    """Held-out reliability, and what the policy's stops lose without and under the guard."""
     held_out = split.held_out
     seen, lost = observe(held_out, policy.features), lost_by_stopping(held_out)
     risk, base = impact.risk(seen), float(lost.mean())
@@ -125,22 +112,24 @@ def measure_guard(
     guard = guarded(policy, impact, max_risk=max_risk)
     prices = []
     for relative in RELATIVE_PRICES:
-        price = token_price_of(relative, split.train)
-        told = nearest_price(price, policy.price_range)
+        told = nearest_price(token_price_of(relative, split.train), policy.price_range)
         both = (_stops(each, held_out, told, seen) for each in (policy, guard))
-        prices.append(AtPrice(relative, price, *both))
-    parts = (split.train, split.validation, held_out)
-    fitted, calibrated, unseen = (len(np.unique(part.question_ids)) for part in parts)
-    return FittedGuard(
-        impact=impact,
-        allowed=Allowed(
-            max_risk, float(passes.mean()), float(lost[passes].mean() if passes.any() else 0)
-        ),
-        questions=(fitted, calibrated, unseen),
+        prices.append(AtPrice(relative, *both))
+    n_fitted, n_calibrated, n_held_out = (
+        len(np.unique(part.question_ids)) for part in (split.train, split.validation, held_out)
+    )
+    lost_there = float(lost[passes].mean()) if passes.any() else 0.0
+    result = FittedGuard(
+        allowed=Allowed(max_risk, float(passes.mean()), lost_there),
+        questions=(n_fitted, n_calibrated, n_held_out),
         reliability=reliability(risk, lost),
         base_brier=base * (1 - base),
         prices=tuple(prices),
+        notes=tuple(notes),
     )
+    save_impact(out, impact)
+    draw_reliability(result.reliability, out.with_suffix(".svg"), guard=result.allowed)
+    return result
 
 
 def _stops(policy: StopPolicy, table: TraceTable, token_price: float, seen: Float32s) -> Stops:

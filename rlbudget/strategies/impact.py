@@ -78,12 +78,17 @@ def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> Steer
 
     Raises ``UserError`` for another range and for a model of another observation.
     """
-    if not 0 <= max_risk <= 1:
-        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
+    check_risk(max_risk)
     if impact.features != policy.features:
         raise UserError("the impact model reads another observation than the policy: fit it on the"
                         " policy's features")  # fmt: skip
     return steered(policy, Guard(policy, impact, max_risk))
+
+
+def check_risk(max_risk: float) -> None:
+    """``UserError`` unless it lies in [0, 1]."""
+    if not 0 <= max_risk <= 1:
+        raise UserError(f"max_risk must lie in [0, 1], not {max_risk:g}")
 
 
 def lost_by_stopping(table: TraceTable) -> Bools:
