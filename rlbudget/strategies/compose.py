@@ -1,8 +1,8 @@
 """Strategies over policies, put together in one order: ensemble, then guard, then rules.
 
-The ensemble says what the policies want together; the guard takes back stops that are too risky;
-the rules have the last word, in both directions: a rule that stops, stops. Policies that a rule
-names by themselves stand under the same guard. What is composed here is what ``rlbudget decode``
+The ensemble makes the policies one; the guard refuses stops that are too risky; the rules decide
+last, in both directions: where a rule stops, no guard is asked. A policy that a rule names stands
+under the same guard. What is composed here is what ``rlbudget decode``
 serves and what ``rlbudget evaluate`` measures.
 """
 
@@ -163,7 +163,7 @@ def requests_of(traces: Iterable[Trace]) -> dict[str, RequestFacts]:
 
 
 def compose(policies: Mapping[str, Policy], strategy: Strategy) -> Composed:
-    """Put a strategy over policies, which rules may call by these names.
+    """Put a strategy over policies, which rules may name.
 
     Without an ensemble the first policy decides. Raises ``UserError`` for no policy, for parts
     that do not fit together and for policies that nothing uses.

@@ -22,7 +22,7 @@ Combine = Literal["mean", "vote"]
 HALF = 0.5
 """it stops where the chance, or the share of the votes, is above it"""
 SUREST = 12.0
-"""log-odds beyond which a member's chance counts no more"""
+"""a member's log-odds are clipped to +- this"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
-from rlbudget.policy.cascade import make_cascade, save_cascade
+from rlbudget.policy.cascade import Cascade, make_cascade, save_cascade
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.handover import in_large_tokens, served
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility

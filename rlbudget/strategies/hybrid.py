@@ -24,6 +24,7 @@ import numpy.typing as npt
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
+from rlbudget.policy.outcomes import Probing
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
@@ -94,7 +95,7 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class LiveRules:
-    """The rules of one request that look at a checkpoint, all compared at once."""
+    """The rules of one request that depend on the checkpoint, compared all at once."""
 
     places: Ints
     """(comparisons,) in the observation"""
@@ -107,14 +108,14 @@ class LiveRules:
     starts: Ints
     """(rules,) first comparison of each"""
     stops: Bools
-    """(rules,) whether it stops; else it goes on"""
+    """(rules,) whether it stops; else it continues"""
 
-    def look(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:
-        """(..., n_features) -> whether some rule goes on here, whether some rule stops: (...)."""
-        x = seen[..., self.places] * self.signs
+    def fired(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:
+        """(n, n_features) -> whether some rule continues here, whether some rule stops: (n,) each."""
+        x = seen[:, self.places] * self.signs
         holds = np.where(self.strict, x > self.values, x >= self.values)
-        fired = np.logical_and.reduceat(holds, self.starts, axis=-1)
-        return (fired & ~self.stops).any(axis=-1), (fired & self.stops).any(axis=-1)
+        fired = np.logical_and.reduceat(holds, self.starts, axis=1)
+        return (fired & ~self.stops).any(axis=1), (fired & self.stops).any(axis=1)
 
 
 def _compile(rules: Sequence[HybridRule], features: Sequence[str]) -> LiveRules | None:
@@ -150,23 +151,23 @@ class Ruling:
     """place of ``thinking_tokens`` in the observation"""
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to look first: (n,) each.
+        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each.
 
-        The policy is asked only where the rules leave it the word, at the nearest price it knows.
+        The policy is asked only where no rule decides, at the nearest price it knows.
         """
         seen = np.asarray(observations)
         tokens = seen[:, self.tokens_at]
         kept = np.full(len(seen), self.full) | (tokens < self.least)
         stopped = tokens >= self.most
         if self.live is not None:
-            kept_here, stopped_here = self.live.look(seen)
+            kept_here, stopped_here = self.live.fired(seen)
             kept, stopped = kept | kept_here, stopped | stopped_here
-        chance, look = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
+        chance, probe = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
         asked = ~(kept | stopped)
         if asked.any():
             price = nearest_price(token_price * self.price_factor, self.policy.price_range)
-            chance[asked], look[asked] = self.policy.chances(seen[asked], price)
-        return chance, look
+            chance[asked], probe[asked] = self.policy.chances(seen[asked], price)
+        return chance, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ class HybridRules:
             groups.setdefault(key, []).append(trace)
         stops: Ints = np.zeros(len(table), dtype=np.int64)
         chance = np.full(len(table.thinking_tokens), np.nan)
-        charged = "none"
+        charged: Probing = "none"
         for key, members in groups.items():
             ruling = self.ruling([self.rules[i] for i in key])
             ruled = steered(ruling.policy, ruling)
@@ -242,4 +243,4 @@ class HybridRules:
             stops[index] = done.stops
             chance[table.rows_of(index)[0]] = done.chance
             charged = "until_stop" if ruled.preset == "probe" else charged
-        return Replay(table, stops, "until_stop" if charged == "until_stop" else "none", chance)
+        return Replay(table, stops, charged, chance)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 CLIP = 5.0
+HIDDEN = (32, 32)
 FORMAT = "rlbudget-impact"
 
 
@@ -103,9 +104,7 @@ def fit_impact(
     validation: TraceTable,
     features: Sequence[str],
     *,
-    hidden: Sequence[int] = (32, 32),
     epochs: int = 60,
-    weight_decay: float = 1e-2,
     seed: int = 0,
     progress: Advance | None = None,
 ) -> ImpactModel:
@@ -128,9 +127,8 @@ def fit_impact(
         features,
         (observe(train, features), y),
         (observe(validation, features), y_validation),
-        hidden=hidden,
         epochs=epochs,
-        weight_decay=weight_decay,
+        weight_decay=1e-2,
         seed=seed,
         progress=progress,
     )
@@ -141,7 +139,6 @@ def fit_chance(
     train: tuple[Float32s, Bools],
     validation: tuple[Float32s, Bools],
     *,
-    hidden: Sequence[int],
     epochs: int,
     weight_decay: float,
     seed: int,
@@ -163,7 +160,7 @@ def fit_chance(
         np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
     )
     network = neural_network.MLPClassifier(
-        tuple(hidden),
+        HIDDEN,
         activation="tanh",
         alpha=weight_decay,
         batch_size=min(512, len(x)),

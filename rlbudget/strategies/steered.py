@@ -1,4 +1,4 @@
-"""A policy under a strategy: what every strategy that changes the rule has in common."""
+"""A policy under a strategy: an ensemble, a guard or rules in the place of a policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Steering(Protocol):
     """What a strategy says instead of the policy."""
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to look first, (n,) each."""
+        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SteeredPolicy:
         return self.base.recorded
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to look first: (n,) each."""
+        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
         return self.steering.chances(observations, token_price)
 
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:

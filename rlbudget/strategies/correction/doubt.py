@@ -27,9 +27,9 @@ from rlbudget.traces.store import iter_traces, load_table
 from rlbudget.traces.table import TraceTable, split_fold
 
 PRICES = 6
-"""prices over the policy's range at which its stops are looked at"""
+"""prices over the policy's range at which its stops are replayed"""
 EVERYWHERE = 0.2
-"""share of the checkpoints that is drawn evenly: a resumed decode exits later than the policy"""
+"""share of the checkpoints drawn uniformly: a resumed decode exits later than the policy does"""
 FOLDS = 3
 
 
@@ -99,9 +99,7 @@ def fit_doubt(
             raise UserError(f"in the {what} traces all exits are right, or all are wrong: there is"
                             " nothing to learn")  # fmt: skip
         parts.append((observe(table, features)[rows], wrong))
-    return fit_chance(
-        features, parts[0], parts[1], hidden=(32, 32), epochs=30, weight_decay=1.0, seed=seed
-    )
+    return fit_chance(features, *parts, epochs=30, weight_decay=1.0, seed=seed)
 
 
 def doubts_in_turn(
@@ -128,7 +126,7 @@ def doubts_in_turn(
 
 
 def _drawn(chances: Floats, generator: np.random.Generator) -> Ints:
-    """As many rows as there are, drawn by chance, some of them evenly."""
+    """As many rows as there are, drawn with these weights, a share of them uniformly."""
     n = len(chances)
     even = np.full(n, 1 / max(n, 1))
     total = chances.sum()

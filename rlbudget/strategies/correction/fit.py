@@ -76,7 +76,7 @@ class Fitted:
             ]
         on = "to the natural end" if plan.budget is None else f"for {plan.budget} tokens"
         times = f", {plan.rounds} times at most" if plan.rounds > 1 else ""
-        what = f"An exit with a doubt above {plan.threshold:.3f} is thought on {on}{times}."
+        what = f"An exit with a doubt above {plan.threshold:.3f} is withdrawn, the thinking continued {on}{times}."
         gained = self.utility_gained
         worth = {"better": "worth it", "worse": "not worth it"}.get(
             gained.verdict, "too few questions to tell whether it is worth it"
@@ -86,7 +86,7 @@ class Fitted:
             what,
             f"On {len(np.unique(self.questions))} held-out questions: {done.recovered.sum()} of"
             f" {done.lost.sum()} lost answers recovered, {done.broken.sum()} right answers broken,"
-            f" {(done.resumed > 0).sum()} exits taken back.",
+            f" {(done.resumed > 0).sum()} exits withdrawn.",
             f"Extra tokens: {done.extra_tokens.sum():.0f}, {done.share_of_saved:.1%} of those that"
             f" the stops save; {done.gained_per_100_tokens:+.2f} answers gained per 100 of them.",
             f"Exact match {done.before.exact_match.mean():.4f} ->"

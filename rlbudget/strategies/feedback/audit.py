@@ -23,7 +23,7 @@ from rlbudget.errors import UserError
 
 _GRID = 401
 _MOST_BET = 0.5
-"""of what would lose everything: a share of the largest bet"""
+"""largest bet, as a share of the one that could lose everything"""
 
 
 def audited(request_id: str, share: float, *, key: str = "") -> bool:
@@ -116,7 +116,7 @@ class ConfidenceSequence:
             under = np.minimum(bet, _MOST_BET / (1 - self._means))
         self._over += np.log1p(over * (x - self._means))
         self._under += np.log1p(-under * (x - self._means))
-        # Half of the money on each side: the sum of both is a fair game for the true mean.
+        # Half of the fortune on each side: their sum is a martingale at the true mean.
         together = np.logaddexp(self._over, self._under) - math.log(2)
         possible = self._possible & (together < math.log(1 / self._alpha))
         if possible.any():  # else the values have no one mean: the last interval stays
@@ -129,8 +129,8 @@ class ConfidenceSequence:
 class PageHinkley:
     """Says when the mean of a stream has risen; O(1) a value.
 
-    ``tolerance`` is a rise that is let pass, ``threshold`` the accumulated rise above it that is
-    an alarm, ``least`` the number of values before the first alarm.
+    ``tolerance`` is a rise that is ignored, ``threshold`` the accumulated rise above it that is an
+    alarm, ``least`` the number of values before the first alarm.
     """
 
     def __init__(self, *, tolerance: float = 0.01, threshold: float = 5.0, least: int = 30) -> None:

@@ -6,7 +6,7 @@ A folder::
     served              the number of the one that is served
     history.jsonl       what was added, promoted, refused and rolled back, when and why
 
-Whoever serves reads ``served_policy`` again at will; going back is ``rollback``.
+A server may ask for ``served_policy`` again at any time; ``rollback`` undoes a promotion.
 """
 
 from __future__ import annotations
@@ -121,10 +121,7 @@ class Registry:
 
     def promote(self, version: int, why: str = "") -> None:
         """Serve a version from now on."""
-        self.policy(version)  # a damaged one is never served
-        with self._locked():
-            write_text(self.folder / _SERVED, f"{version}\n")
-            self._note("promoted", version, why)
+        self._serve("promoted", version, why)
 
     def refuse(self, version: int, why: str) -> None:
         """Note that a version was not promoted."""
@@ -145,11 +142,14 @@ class Registry:
         if len(promoted) < 2:
             raise UserError(f"{self.folder}: nothing was served before the present version")
         version = promoted[-2]
-        self.policy(version)
+        self._serve("rolled back", version, f"from {promoted[-1]}")
+        return version
+
+    def _serve(self, action: Action, version: int, why: str) -> None:
+        self.policy(version)  # a damaged one is never served
         with self._locked():
             write_text(self.folder / _SERVED, f"{version}\n")
-            self._note("rolled back", version, f"from {promoted[-1]}")
-        return version
+            self._note(action, version, why)
 
     def _note(self, action: Action, version: int, why: str) -> None:
         event = Event(datetime.now(UTC).isoformat(timespec="seconds"), action, version, why)

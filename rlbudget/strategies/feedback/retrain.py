@@ -1,4 +1,4 @@
-"""The feedback loop: new traces, a policy that goes on from the served one, and a fair contest.
+"""Retraining: new traces, a policy trained further from the served one, and a fair contest.
 
 The new policy starts from the served one's weights and is trained on the training questions of
 the new traces. Both are then replayed on the held-out questions of these traces, which neither
@@ -128,11 +128,11 @@ def retrain(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Retrained:
-    """Train on from the served policy, hold a contest on fresh questions, promote or refuse.
+    """Train the served policy further, hold a contest on fresh questions, promote or refuse.
 
     The new policy is kept in the registry either way. Raises ``UserError``, before it trains,
     where no policy is served, for traces it was trained on already and for traces that leave the
-    contest fewer than ``FEWEST_QUESTIONS``; and as training does.
+    contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
     """
     _check_margin(margin)
     served = registry.served_policy()
