@@ -111,7 +111,7 @@ class LiveRules:
     """(rules,) whether it stops; else it continues"""
 
     def fired(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:
-        """(n, n_features) -> whether some rule continues here, whether some rule stops: (n,) each."""
+        """(n, n_features) -> whether some rule continues, whether some rule stops: (n,) each."""
         x = seen[:, self.places] * self.signs
         holds = np.where(self.strict, x > self.values, x >= self.values)
         fired = np.logical_and.reduceat(holds, self.starts, axis=1)

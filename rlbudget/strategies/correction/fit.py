@@ -76,7 +76,10 @@ class Fitted:
             ]
         on = "to the natural end" if plan.budget is None else f"for {plan.budget} tokens"
         times = f", {plan.rounds} times at most" if plan.rounds > 1 else ""
-        what = f"An exit with a doubt above {plan.threshold:.3f} is withdrawn, the thinking continued {on}{times}."
+        what = (
+            f"An exit with a doubt above {plan.threshold:.3f} is withdrawn and the thinking"
+            f" continued {on}{times}."
+        )
         gained = self.utility_gained
         worth = {"better": "worth it", "worse": "not worth it"}.get(
             gained.verdict, "too few questions to tell whether it is worth it"
