@@ -13,7 +13,7 @@ from rlbudget.console import note, tell
 from rlbudget.errors import UserError
 from rlbudget.tasks.files import Columns, load_answers
 from rlbudget.tasks.peer import math_verify_says
-from rlbudget.tasks.scorers import find_scorer
+from rlbudget.tasks.scorers import Asked, find_scorer
 from rlbudget.traces.rescore import Changes, rescored
 from rlbudget.traces.store import TraceWriter, is_store, iter_traces
 
@@ -88,7 +88,7 @@ class Score:
         differing = []
         for one in answers:
             given = scorer.score(
-                one.answer, *one.targets, options=one.options, question=one.question
+                one.answer, *one.targets, options=one.options.texts, question=one.question
             )
             right += given
             if self.no_peer:
@@ -98,9 +98,7 @@ class Score:
             peer_right += peer or 0
             if peer != given:
                 target = one.targets[0]
-                found = scorer.answer_of(
-                    one.answer, target, options=one.options, question=one.question
-                )
+                found = scorer.find(one.answer, target, Asked(one.options.texts, one.question))
                 differing.append((one.place, target, found, given, peer))
         share = right / len(answers)
         tell(f"{len(answers)} answers, scorer {name}: {right} right, exact match {share:.1%}")

@@ -76,8 +76,9 @@ def _rows(path: Path, schema: pa.Schema, batches: Any) -> Iterator[tuple[str, Ro
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            for name in row.keys() & labels.keys():
-                row[name] = _label(row[name], labels[name])
+            for name, names in labels.items():
+                known = isinstance(row[name], int) and 0 <= row[name] < len(names)
+                row[name] = names[row[name]] if known else None
             for name, value in row.items():
                 if name in short and value is not None:
                     row[name] = float(str(np.float32(value)))
@@ -94,11 +95,6 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
         return {name: f["names"] for name, f in features if f.get("_type") == "ClassLabel"}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-
-
-def _label(value: Any, names: list[str]) -> Any:
-    known = isinstance(value, int) and 0 <= value < len(names)
-    return names[value] if known else None
 
 
 @contextlib.contextmanager

@@ -203,9 +203,7 @@ def _half_lines(text: str, members: Sequence[Form]) -> Form:
 
 
 def _several(members: Sequence[Form]) -> Form:
-    flat: list[Form] = []
-    for member in members:
-        flat += member.members if isinstance(member, Several) else [member]
+    flat = [one for m in members for one in (m.members if isinstance(m, Several) else (m,))]
     return flat[0] if len(flat) == 1 else Several(tuple(flat))
 
 

@@ -116,7 +116,7 @@ def _boxed(text: str) -> str | None:
         if len(boxes) > 20:
             break
     if boxes:
-        contents = [_inner(text[inside:end]) for _, inside, end in boxes]
+        contents = [text[inside:end].strip()[:_LONGEST_ANSWER] for _, inside, end in boxes]
         one = all(read(content) == read(contents[-1]) for content in contents)
         return contents[-1] if one else ", ".join(contents)
     bare = list(_BARE_BOX.finditer(text, max(0, len(text) - _LONGEST_ANSWER)))
@@ -133,10 +133,6 @@ def _opened(text: str) -> Iterator[tuple[int, int]]:
             return
         if match := _BOX.match(text, end):
             yield match.span()
-
-
-def _inner(content: str) -> str:
-    return content.strip()[:_LONGEST_ANSWER]
 
 
 _TAGGED = re.compile(
@@ -212,12 +208,10 @@ def _said(text: str, kind: Kind) -> str | None:
             return None
         if not content or _EMPTY.match(content):
             continue
-        if kind == "mathematics":
-            found = _expression_of_clause(content)
-            if found is None:
-                continue
+        if kind != "mathematics":
+            return _REASONS.sub("", content)
+        if (found := _expression_of_clause(content)) is not None:
             return found
-        return _REASONS.sub("", content)
     return None
 
 
@@ -239,18 +233,15 @@ def _last_places(text: str, kind: Kind) -> Iterator[int]:
     if len(lower) != len(text):
         # a letter whose small form is two
         lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    nouns = _NOUNS + _OPTIONS if kind == "choice" else _NOUNS
     end = len(text)
     for _ in range(_MOST_PLACES):
-        found = max((lower.rfind(noun, 0, end), len(noun)) for noun in _nouns(kind))
+        found = max((lower.rfind(noun, 0, end), len(noun)) for noun in nouns)
         if found[0] < 0:
             return
         if said := _SAYS.match(text, sum(found)):
             yield said.end()
         end = found[0]
-
-
-def _nouns(kind: Kind) -> tuple[str, ...]:
-    return _NOUNS + _OPTIONS if kind == "choice" else _NOUNS
 
 
 def _clause(rest: str) -> str:

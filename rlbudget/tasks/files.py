@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.options import Asked, Options, Same, options_of, resolved, way_of
+from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved, way_of
 from rlbudget.tasks.rows import BadRowError, Number, Row, rows_of
 from rlbudget.tasks.scorers import NOTHING, find_scorer
 from rlbudget.tasks.task import Question, Task
 
-T = TypeVar("T")
 OnBad = Callable[[str], None]
 
 _SHOWN_NAMES = 10
@@ -107,22 +106,9 @@ def task_of(name: str, questions: Sequence[Question], scorer: str) -> Task:
     return Task(name=name, questions=tuple(questions), score=score, scorer=scorer)
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a model wrote, and what it is scored against."""
-
-    place: str
-    answer: str
-    targets: tuple[str, ...]
-    """each of them is right"""
-    options: tuple[str, ...]
-    question: str
-    """"" where the table has none"""
-
-
 def load_answers(
     path: Path, *, answer: str = "answer", columns: Columns | None = None, scorer: str | None = None
-) -> tuple[list[Answered], str]:
+) -> tuple[list[TableRow], str]:
     """A table of answers and the name of its scorer; targets and options as ``load_file`` reads
     them. A target may be a list of texts, each right; an empty cell is an empty answer.
 
@@ -131,37 +117,35 @@ def load_answers(
     """
     columns = columns or Columns()
     layout = _with(replace(OWN, several=True), columns)
-    bad = _Bad(skip=False, tell=None)
+    bad = _Bad()
 
-    def written(place: str, row: Row) -> tuple[str, Asked]:
+    def written(place: str, row: Row) -> TableRow:
         empty = _value(row, answer, absent=NOTHING) is None
         text = "" if empty else _text(row, (answer,))
         _check_unicode(text)
         known = any(_value(row, name) is not None for name in layout.question)
         question = _text(row, layout.question) if known else ""
-        return text, Asked(place, None, question, *_answer_key(row, layout, columns))
+        return TableRow(place, None, question, *_answer_key(row, layout, columns), answer=text)
 
     rows, named = _read(path, bad, written)
     if not rows:
         raise UserError(f"{path} holds no answer")
     scorer = scorer or named or layout.scorer
     same = _same_by(scorer)
-    way = way_of([given for _, given in rows], same)
-    answers = []
-    for text, given in rows:
-        with bad.told(given.place):
-            one = resolved(given, way, same)
-        answers.append(Answered(one.place, text, one.targets, one.options.texts, one.question))
-    return answers, scorer
+    way = way_of(rows, same)
+    for place, row in enumerate(rows):
+        with bad.told(row.place):
+            rows[place] = resolved(row, way, same)
+    return rows, scorer
 
 
+@dataclass
 class _Bad:
     """What happens to bad rows: the first ends the reading, or each is told and left out."""
 
-    def __init__(self, skip: bool, tell: OnBad | None) -> None:
-        self._skip = skip
-        self._tell = tell
-        self.first: str | None = None
+    skip: bool = False
+    tell: OnBad | None = None
+    first: str | None = None
 
     @contextmanager
     def told(self, place: str) -> Iterator[None]:
@@ -170,16 +154,18 @@ class _Bad:
             yield
         except BadRowError as problem:
             message = f"{place}: {problem}"
-            if not self._skip:
+            if not self.skip:
                 raise UserError(message) from None
             self.first = self.first or message
-            if self._tell is not None:
-                self._tell(message)
+            if self.tell is not None:
+                self.tell(message)
 
 
-def _read(path: Path, bad: _Bad, made: Callable[[str, Row], T]) -> tuple[list[T], str | None]:
+def _read(
+    path: Path, bad: _Bad, made: Callable[[str, Row], TableRow]
+) -> tuple[list[TableRow], str | None]:
     """What ``made`` gives for the place and the row of each good row, and the scorer they name."""
-    found: list[T] = []
+    found: list[TableRow] = []
     named: str | None = None
     for place, row in rows_of(path):
         with bad.told(place):
@@ -202,8 +188,8 @@ def _same_by(scorer: str) -> Same:
     return lambda one, other: compared.same(one, other, NOTHING)
 
 
-def _questions(asked: Sequence[Asked], name: str, same: Same, bad: _Bad) -> Iterator[Question]:
-    known: dict[str, Asked] = {}
+def _questions(asked: Sequence[TableRow], name: str, same: Same, bad: _Bad) -> Iterator[Question]:
+    known: dict[str, TableRow] = {}
     place_of_id: dict[str, str] = {}
     way = way_of(asked, same)
     for given in asked:
@@ -222,14 +208,14 @@ def _questions(asked: Sequence[Asked], name: str, same: Same, bad: _Bad) -> Iter
             yield Question(identity, row.question, targets[0], meta, row.options.texts)
 
 
-def _check_repeated(row: Asked, earlier: Asked) -> None:
+def _check_repeated(row: TableRow, earlier: TableRow) -> None:
     if row.targets != earlier.targets:
         raise BadRowError(f"the question of line {_line(earlier)} with another target")
     if row.options != earlier.options:
         raise BadRowError(f"the question of line {_line(earlier)} with other options")
 
 
-def _line(row: Asked) -> str:
+def _line(row: TableRow) -> str:
     return row.place.rpartition(":")[2]
 
 
@@ -238,7 +224,7 @@ def short_hash(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
-def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> Asked:
+def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> TableRow:
     """What a row asks, its options not yet looked at beside the target."""
     question = _text(row, layout.question)
     if layout.context is not None and row.get(layout.context) not in (None, ""):
@@ -247,7 +233,7 @@ def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> Asked:
         raise BadRowError("the question is empty")
     targets, options = _answer_key(row, layout, columns)
     _check_unicode(question)
-    return Asked(place, _identity(row, columns.identity), question, targets, options)
+    return TableRow(place, _identity(row, columns.identity), question, targets, options)
 
 
 def _answer_key(row: Row, layout: Layout, columns: Columns) -> tuple[tuple[str, ...], Options]:

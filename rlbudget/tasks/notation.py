@@ -72,52 +72,47 @@ _STYLED = re.compile(
     r"|boldsymbol|bm|operatorname\*?|emph|underline|color\{[a-z]+\}|textcolor\{[a-z]+\}|boxed|fbox"
     r"|ensuremath|bold|vec|hat|overrightarrow|underbrace)\s*\{([^{}]*)\}"
 )
+_COMMANDS = {
+    name: spelled
+    for spelled, names in {
+        r"\frac": "dfrac tfrac cfrac",
+        r"\le ": "leq leqslant",
+        r"\ge ": "geq geqslant",
+        r"\ne ": "neq",
+        r"\approx ": "approx simeq doteq cong",
+        "=": "Rightarrow implies rightarrow longrightarrow Longrightarrow",
+        " or ": "lor vee",
+        " and ": "land wedge",
+        r"\cup ": "cup bigcup",
+        r"\emptyset ": "varnothing",
+        "...": "cdots ldots dots",
+        "d": "differentialD",
+        "<": "lt", ">": "gt", "(": "lparen langle", ")": "rparen rangle",
+        "[": "lbrack", "]": "rbrack", r"\{": "lbrace", r"\}": "rbrace",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+_COMMAND = re.compile(rf"\\({'|'.join(_COMMANDS)})(?![a-zA-Z])")
 _SAME = (
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le "),
-    (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge "),
-    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
-    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
-    (re.compile(r"!=|\\neq(?![a-zA-Z])"), r"\\ne "),
-    (re.compile(r"\\(?:approx|simeq|doteq|cong)(?![a-zA-Z])"), r"\\approx "),
-    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:lparen|langle)(?![a-zA-Z])"), "("),
-    (re.compile(r"\\(?:rparen|rangle)(?![a-zA-Z])"), ")"),
+    (re.compile(r"!="), r"\\ne "),
     (re.compile(r"^\s*(?:=>|-+>)"), "="),
-    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
-    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])"), " degrees "),
-    (re.compile(r"\\(?:cdots|ldots|dots)(?![a-zA-Z])"), "..."),
-    (
-        re.compile(
-            r"\\(?:Rightarrow|implies|rightarrow|longrightarrow|Longrightarrow)(?![a-zA-Z])"
-        ),
-        "=",
-    ),
-    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
-    (re.compile(r"\\(?:land|wedge)(?![a-zA-Z])"), " and "),
-    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\+/-|(?<![a-z])plus or minus(?![a-z])"), r"\\pm "),
     (re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1 \2"),
     (re.compile(r"\\binom\s*([0-9])\s*([0-9])"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{\s*([0-9a-z]+)\s*\\choose\s*([0-9a-z]+)\s*\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])"), r"\\cup "),
     (re.compile(r"\+\s*\\infty"), r"\\infty"),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\\$"), "$"),
-    (re.compile(r"\\&"), "&"),
-    (re.compile(r"\\#"), "#"),
-    (re.compile(r"\\(?:cup|bigcup)(?![a-zA-Z])"), r"\\cup "),
+    (re.compile(r"\\([%$&#])"), r"\1"),
     (re.compile(r"(?<![\\a-zA-Z])(?:[Ii]nfinity|inf|oo)(?![a-zA-Z])"), r"\\infty "),
     (re.compile(r"\b(?:negative|minus)\s+\\infty"), r"-\\infty"),
     (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
     (re.compile(r"\*\*([^*]+)\*\*"), r" \1 "),
     (re.compile(r"(?<=[0-9a-zA-Z)}])\*\*(?=\s*[-({0-9a-z])"), "^"),
-    (re.compile(r"\\(?:differentialD|mathrm\{d\})"), "d"),
+    (re.compile(r"\\mathrm\{d\}"), "d"),
 )
 _SHORT_FRACTION = re.compile(
     r"\\frac\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>[0-9a-zA-Z]|\\[a-zA-Z]+))"
@@ -141,6 +136,7 @@ def tidy(expression: str) -> str:
         if "\\begin" in text:
             text = _environments(text)
         text = _GONE.sub("", text)
+        text = _COMMAND.sub(lambda m: _COMMANDS[m[1]], text)
         for pattern, spelled in _SAME:
             text = pattern.sub(spelled, text)
         for _ in range(4):

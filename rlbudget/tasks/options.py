@@ -63,21 +63,25 @@ def options_of(given: Any) -> Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a row asks."""
+class TableRow:
+    """What a row of a table asks, and in a table of answers what a model wrote."""
 
     place: str
+    """``FILE:LINE``"""
     identity: str | None
     question: str
+    """"" where a table of answers has none"""
     targets: tuple[str, ...]
+    """each of them is right"""
     options: Options
+    answer: str = ""
 
 
-Way = Callable[[Asked, Same], int | None]
+Way = Callable[[TableRow, Same], int | None]
 """The number of the option that a row's target names, None for none."""
 
 
-def _by_text(row: Asked, same: Same) -> int | None:
+def _by_text(row: TableRow, same: Same) -> int | None:
     exact = [i for i, option in enumerate(row.options.texts) if option in row.targets]
     found = exact or [
         i
@@ -87,13 +91,13 @@ def _by_text(row: Asked, same: Same) -> int | None:
     return found[0] if found else None
 
 
-def _by_label(row: Asked, same: Same) -> int | None:
+def _by_label(row: TableRow, same: Same) -> int | None:
     target = row.targets[0].strip().strip("().").upper()
     labels = [label.upper() for label in row.options.labels]
     return labels.index(target) if labels.count(target) == 1 else None
 
 
-def _by_index(row: Asked, same: Same) -> int | None:
+def _by_index(row: TableRow, same: Same) -> int | None:
     target = row.targets[0].strip()
     if not (target.isascii() and target.isdigit() and len(target) < 3):
         return None
@@ -107,13 +111,13 @@ _AS: dict[Way, str] = {
 }
 
 
-def way_of(rows: Sequence[Asked], same: Same) -> Way:
+def way_of(rows: Sequence[TableRow], same: Same) -> Way:
     """How most of the rows with options name theirs: by text, then label, then index."""
     chosen = [row for row in rows if row.options.texts]
     return max(_AS, key=lambda way: sum(way(row, same) is not None for row in chosen))
 
 
-def resolved(row: Asked, way: Way, same: Same) -> Asked:
+def resolved(row: TableRow, way: Way, same: Same) -> TableRow:
     """The row with the text of the option as its target.
 
     Where that was named by label or index, the question is followed by the options, a letter

@@ -117,15 +117,11 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row | BadRowErr
                 continue
             if names is None:
                 names = [cell.strip() for cell in cells]
-                _check_head(names, f"{path}:{number}")
+                twice = next((name for name in names if name and names.count(name) > 1), None)
+                if twice is not None:
+                    raise UserError(f"{path}:{number}: the column {twice!r} is there twice")
             else:
                 yield f"{path}:{number}", _csv_row(names, cells)
-
-
-def _check_head(names: list[str], place: str) -> None:
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{place}: the column {twice!r} is there twice")
 
 
 def _csv_row(names: list[str], cells: list[str]) -> Row | BadRowError:

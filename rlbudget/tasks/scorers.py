@@ -24,8 +24,7 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,17 +74,6 @@ class Scorer:
         """1 if the answer in ``text`` is the target, or one of several, else 0."""
         asked = Asked(tuple(options), question) if options or question else NOTHING
         return int(any(self.same(self.find(text, t, asked), t, asked) for t in targets))
-
-    def answer_of(
-        self,
-        text: str,
-        target: str | None = None,
-        *,
-        options: Sequence[str] = (),
-        question: str = "",
-    ) -> str:
-        """The answer that ``score`` compares with a target, "" where there is none."""
-        return self.find(text, target, Asked(tuple(options), question))
 
 
 def find_scorer(name: str) -> Scorer:
@@ -236,14 +224,10 @@ def _find_text(text: str, target: str | None, asked: Asked) -> str:
 
 
 def _same_words(answer: str, target: str, asked: Asked) -> bool:
-    left, right = _number_in_text(answer), _number_in_text(target)
+    left, right = plain_number(answer), plain_number(target)
     if left is not None and right is not None:
         return left == right and _same_money(answer, target)
     return same_text(answer, target)
-
-
-def _number_in_text(text: str) -> object:
-    return plain_number(text) if len(text) <= 100 else None
 
 
 def _key_text(answer: str) -> Hashable:
@@ -385,11 +369,14 @@ def last_match(pattern: str, text: str) -> str:
 
 def _python(path: str) -> Scorer:
     module, dot, name = path.rpartition(".")
+    before = list(sys.path)
+    sys.path.append(os.getcwd())  # a module may lie where the command runs
     try:
-        with _current_folder_last():
-            function = getattr(importlib.import_module(module), name) if dot else None
+        function = getattr(importlib.import_module(module), name) if dot else None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"scorer python:{path}: {error}") from None
+    finally:
+        sys.path[:] = before
     if not callable(function):
         raise UserError(f"scorer python:{path}: name a function, as PACKAGE.FUNCTION")
 
@@ -403,17 +390,6 @@ def _python(path: str) -> Scorer:
             ) from error
 
     return Scorer(f"python:{path}", lambda t, _, a: after_thinking(t).strip(), same, _key_text)
-
-
-@contextmanager
-def _current_folder_last() -> Iterator[None]:
-    """A module may lie in the folder where the command runs."""
-    before = list(sys.path)
-    sys.path.append(os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _same_money(answer: str, target: str) -> bool:

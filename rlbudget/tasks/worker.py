@@ -7,6 +7,7 @@ can be interrupted from within. ``Worker`` is the calling side, ``serve`` what i
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -62,12 +63,9 @@ class Worker:
             return
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue  # what was left to send has nowhere to go
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with contextlib.suppress(OSError):  # what was left to send has nowhere to go
+                pipe.close()
 
     def _start(self) -> None:
         if importlib.util.find_spec(self._needs) is None:

@@ -124,12 +124,8 @@ def import_jsonl(
                 if progress and n % 100 == 0:
                     progress(position, max(size, position))
         if not n:
-            found = (
-                f"none of its {bad} lines is a trace; the first: {problems[0]}"
-                if bad
-                else ("it holds no trace")
-            )
-            raise UserError(f"{file}: {found}")
+            found = f"none of its {bad} lines is a trace; the first: {problems[0]}" if bad else ""
+            raise UserError(f"{file}: {found or 'it holds no trace'}")
         os.replace(staging, out)
     finally:
         with contextlib.suppress(OSError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from typing import TypeVar
 
 from rlbudget.errors import UserError
 from rlbudget.tasks.files import task_of
 from rlbudget.tasks.load import verify
 from rlbudget.tasks.task import Question
-from rlbudget.traces.trace import Trace, scorer_of
+from rlbudget.traces.trace import Exit, Final, Trace, scorer_of
 
 
 @dataclass
@@ -21,12 +22,6 @@ class Changes:
     to_right: int = 0
     to_wrong: int = 0
 
-    def add(self, before: int, after: int) -> None:
-        """Count one answer."""
-        self.answers += 1
-        self.to_right += before < after
-        self.to_wrong += before > after
-
 
 def rescored(traces: Iterable[Trace], changes: Changes, scorer: str | None) -> Iterator[Trace]:
     """The traces with every answer scored anew, what moved counted in ``changes``.
@@ -36,29 +31,24 @@ def rescored(traces: Iterable[Trace], changes: Changes, scorer: str | None) -> I
     """
     for trace in traces:
         name = scorer or _own(trace)
-        score = _judge(trace, name)
-        known: dict[str, int] = {}
-
-        def match(answer: str, before: int, known: dict[str, int] = known,
-                  score: Callable[[str], int] = score) -> int:  # fmt: skip
-            if answer not in known:
-                known[answer] = score(answer)
-            changes.add(before, known[answer])
-            return known[answer]
-
+        anew = partial(_anew, score=cache(_judge(trace, name)), changes=changes)
         yield replace(
             trace,
-            final=replace(
-                trace.final, exact_match=match(trace.final.answer, trace.final.exact_match)
-            ),
-            checkpoints=tuple(
-                replace(
-                    c, exit=replace(c.exit, exact_match=match(c.exit.answer, c.exit.exact_match))
-                )
-                for c in trace.checkpoints
-            ),
+            final=anew(trace.final),
+            checkpoints=tuple(replace(c, exit=anew(c.exit)) for c in trace.checkpoints),
             meta={**trace.meta, "scorer": name},
         )
+
+
+Given = TypeVar("Given", Exit, Final)
+
+
+def _anew(given: Given, *, score: Callable[[str], int], changes: Changes) -> Given:
+    match = score(given.answer)
+    changes.answers += 1
+    changes.to_right += given.exact_match < match
+    changes.to_wrong += given.exact_match > match
+    return replace(given, exact_match=match)
 
 
 def _own(trace: Trace) -> str:

@@ -103,8 +103,7 @@ def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -
     checkpoints = []
     before: Hashable = None
     ballots = [vote_key(sample.answer, sampled.scorer) for sample in samples]
-    for number, sample in enumerate(samples, start=1):
-        vote = ballots[number - 1]
+    for number, (sample, vote) in enumerate(zip(samples, ballots, strict=True), start=1):
         votes[vote] = votes.get(vote, 0) + 1
         tokens += sample.tokens
         streak = streak + 1 if vote == before else 1

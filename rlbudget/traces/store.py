@@ -16,7 +16,6 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -29,13 +28,7 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra("cli", "pyarrow") from missing
 
-from rlbudget.traces.columns import (
-    FORMAT_KEY,
-    FORMAT_VERSION,
-    part_of,
-    table_of_part,
-    traces_of,
-)
+from rlbudget.traces.columns import FORMAT_KEY, FORMAT_VERSION, part_of, table_of_part, traces_of
 from rlbudget.traces.table import TraceTable, joined
 from rlbudget.traces.trace import LARGEST_SIGNAL, Trace, problem_of, signal_problem, trace_to_dict
 
@@ -137,12 +130,7 @@ class TraceWriter:
     def __enter__(self) -> TraceWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _unlock(self) -> None:

@@ -116,10 +116,8 @@ def problem_of(trace: Trace) -> str | None:
     final = trace.final
     if problem := (
         _meta_problem(trace.meta)
-        or _text_problem("final.answer", final.answer)
-        or _match_problem("final.exact_match", final.exact_match)
         or _count_problem("final.thinking_tokens", final.thinking_tokens)
-        or _count_problem("final.answer_tokens", final.answer_tokens)
+        or _answer_problem("final", final)
     ):
         return problem
     before = -1
@@ -131,7 +129,7 @@ def problem_of(trace: Trace) -> str | None:
 
 
 def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
-    tokens, given, probe = point.thinking_tokens, point.exit, point.probe
+    tokens, probe = point.thinking_tokens, point.probe
     if not before < tokens <= end:
         return _place_problem(tokens, before, end)
     if problem := names_problem(tuple(point.signals)):
@@ -141,14 +139,8 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
         for name, value in point.signals.items():
             if problem := signal_problem(name, value):
                 return problem
-    if problem := (
-        _text_problem("exit.answer", given.answer)
-        or _match_problem("exit.exact_match", given.exact_match)
-        or _count_problem("exit.answer_tokens", given.answer_tokens)
-    ):
+    if (problem := _answer_problem("exit", point.exit)) or probe is None:
         return problem
-    if probe is None:
-        return None
     if not 0 <= probe.confidence <= 1:
         return f"probe.confidence must lie in [0, 1], got {probe.confidence}"
     return _text_problem("probe.answer", probe.answer) or _count_problem(
@@ -194,8 +186,12 @@ def _count_problem(name: str, value: int) -> str | None:
     return f"{name} must be a number of tokens from 0, got {value}"
 
 
-def _match_problem(name: str, value: int) -> str | None:
-    return None if value in (0, 1) else f"{name} must be 0 or 1, got {value}"
+def _answer_problem(name: str, given: Exit | Final) -> str | None:
+    if given.exact_match not in (0, 1):
+        return f"{name}.exact_match must be 0 or 1, got {given.exact_match}"
+    return _text_problem(f"{name}.answer", given.answer) or _count_problem(
+        f"{name}.answer_tokens", given.answer_tokens
+    )
 
 
 def _text_problem(name: str, text: str) -> str | None:
