@@ -30,9 +30,9 @@ Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
 
 _WIDEST = 10_000
-"""columns that no table needs"""
+"""columns; wider than any table"""
 _WIDE = 200
-"""columns where nobody looks at a terminal: a table in a pipe is not cut short"""
+"""columns where the output is no terminal, so that a table in a pipe is not cut"""
 
 
 def _console(*, stderr: bool) -> Console:
@@ -46,8 +46,8 @@ err = _console(stderr=True)
 
 
 def visible(text: str) -> str:
-    """A text with its control characters spelled as escapes, line breaks and tabs left alone:
-    what a model wrote must not steer the terminal."""  # fmt: skip
+    """A text with its control characters escaped, except line breaks and tabs: what a model wrote
+    must not control the terminal."""  # fmt: skip
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -89,7 +89,7 @@ def progress(title: str) -> Iterator[Advance]:
 
 
 class Told:
-    """Says the first few of what was left out, each on a line of stderr, and counts them all."""
+    """Reports the first few skipped items, each on a line of stderr, and counts them all."""
 
     SHOWN = 10
 

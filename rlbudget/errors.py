@@ -1,4 +1,4 @@
-"""The one exception that means "the caller can mend this"."""
+"""The exception for mistakes that the caller can correct."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _EXTRAS = {
 
 
 def missing_package(error: ModuleNotFoundError) -> UserError | None:
-    """The error that names the extra of a package that is not there; None where no extra has it."""
+    """The error that names the extra of a missing package; None where no extra has it."""
     package = (error.name or "").partition(".")[0]
     return missing_extra(_EXTRAS[package], package) if package in _EXTRAS else None
 
 
 def missing_extra(extra: str, package: str) -> UserError:
-    """The error for an import that an extra would have brought."""
+    """The error for a package that an extra installs."""
     return UserError(f'{package} is not installed; run: pip install "rlbudget[{extra}]"')

@@ -76,9 +76,10 @@ def _rows(path: Path, schema: pa.Schema, batches: Any) -> Iterator[tuple[str, Ro
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            for name, names in labels.items():
-                known = isinstance(row[name], int) and 0 <= row[name] < len(names)
-                row[name] = names[row[name]] if known else None
+            for name in row.keys() & labels.keys():
+                value, names = row[name], labels[name]
+                known = isinstance(value, int) and 0 <= value < len(names)
+                row[name] = names[value] if known else None
             for name, value in row.items():
                 if name in short and value is not None:
                     row[name] = float(str(np.float32(value)))

@@ -1,8 +1,7 @@
 """Equality of expressions by values, run in the process of ``rlbudget.tasks.mathematics``.
 
 The LaTeX is read by ``latex2sympy2_extended`` (the parser of math-verify). Both expressions are
-worked out to 40 digits at the same few points; no simplification is tried, which may take for
-ever.
+evaluated to 40 digits at the same few points; nothing is simplified, since that may not terminate.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def equal(one: str, other: str) -> bool:
             return _equal_values(left[0], right[0]) or _rounded(one, left[0], right[0])
         return _proportional(left[0] - left[1], right[0] - right[1])
     except Exception:
-        # The parser and sympy raise anything at all on strange text; it is then not equal.
+        # On malformed text the parser and sympy raise all kinds of errors; it is then not equal.
         return False
 
 

@@ -1,14 +1,14 @@
-"""Where the answer stands in what a model wrote.
+"""Answer extraction: where the answer is in what a model wrote.
 
-The answer is looked for in this order, in all of the text after the last end of thinking:
+The text after the last end of thinking is searched in this order:
 
-1. the last balanced ``\\boxed{}`` (an unterminated one counts for nothing, a later one withdraws
-   an earlier one; boxes joined by nothing but a comma or a conjunction are one answer);
+1. the last balanced ``\\boxed{}`` (an unterminated one is ignored; boxes joined by only a comma or
+   a conjunction are one answer);
 2. the last ``#### N``;
 3. what follows the last "answer is" or "answer:", up to the end of its sentence;
-4. the end: the last expression of the last line that has one, or the last line itself, by kind.
+4. the last expression of the last line that has one, or the last line itself, by kind.
 
-Every step is linear in the length of the text.
+Every step takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ _CONTROL = re.compile(
     r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
 _LONGEST_ANSWER = 4000
-"""characters; no answer is longer, but the whole text may be an answer to compare as it is"""
+"""characters of an extracted answer; scorers that compare the whole text have no limit"""
 
 
 def after_thinking(text: str) -> str:
-    """What stands after the last end of thinking; nothing where thinking was begun and not
-    ended."""  # fmt: skip
+    """The text after the last end of thinking; "" where thinking was begun and not ended."""
     if "<" not in text and "[" not in text and "\u25c1" not in text:
         return text
     ends = [(text.rfind(tag), len(tag)) for tag in _ENDS]
@@ -54,7 +53,7 @@ def after_thinking(text: str) -> str:
 
 
 def answer_in(text: str, kind: Kind = "mathematics") -> str:
-    """The answer that stands in ``text``, as it is written there; "" where there is none."""
+    """The answer in ``text`` as it is written there, "" where there is none."""
     rest = after_thinking(text)
     rest = (_CONTROL.sub(" ", rest) if "<" in rest else rest).strip()
     if not rest:
@@ -71,7 +70,7 @@ def answer_in(text: str, kind: Kind = "mathematics") -> str:
 
 
 def _without_words(boxed: str) -> str:
-    """``\\text{The answer is } 18`` is 18; words alone stay."""
+    """``\\text{The answer is } 18`` becomes 18; words without a number stay."""
     if is_solid(boxed) or not any(map(str.isdigit, boxed)):
         return boxed
     flat = tidy(boxed)
@@ -93,7 +92,7 @@ _JOINT = re.compile(
 def _boxed(text: str) -> str | None:
     if "\\boxed" not in text and "\\fbox" not in text:
         return None
-    # Escaped braces and line breaks of LaTeX open and close nothing.
+    # Escaped braces and LaTeX line breaks do not count as braces.
     plain = text.replace("\\\\", "  ").replace("\\{", "  ").replace("\\}", "  ")
     plain = _SURROGATES.sub(lambda m: " " * len(m[0]), plain)
     characters = np.frombuffer(plain.encode("utf-32-le"), dtype=np.uint32)
@@ -143,7 +142,7 @@ _TAGGED = re.compile(
 
 
 def _tagged(text: str) -> str | None:
-    """What stands in the last tag that is named for an answer."""
+    """The content of the last tag named for an answer."""
     matches = list(_TAGGED.finditer(text, max(0, len(text) - _LONGEST_ANSWER)))
     if not matches:
         return None

@@ -1,4 +1,4 @@
-"""Questions from a table: GSM8K, MATH, SQuAD, and your own, in any kind of file of ``rows``."""
+"""Questions and answers from tables: GSM8K, MATH, SQuAD and your own, in any format of ``rows``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN_NAMES = 10
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names of a table's columns where they are others than the layout's.
+    """Names of a table's columns that override those of its layout.
 
-    A name with dots reaches into objects: ``answers.text``. An empty name of the options' column
-    says that there are none, whatever the table has.
+    A name with dots reaches into objects: ``answers.text``. An empty ``options`` ignores the column
+    that the table has.
     """
 
     question: str | None = None
@@ -36,15 +36,15 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a kind of table has its question and target, and what scores its answers."""
+    """The columns of a kind of table, and the scorer of its answers."""
 
     question: tuple[str, ...]
-    """columns, the first that is there"""
+    """columns; the first one present is read"""
     target: tuple[str, ...]
     scorer: str
     """by its name"""
     context: str | None = None
-    """a column that goes before the question, where it is there"""
+    """a column put before the question where it is present"""
     marked: bool = False
     """the target follows the last ``####``"""
     several: bool = False
@@ -76,11 +76,11 @@ def load_file(
 ) -> Task:
     """``n`` questions of a table, or all, in an order that depends on ``seed`` and their ids only.
 
-    A larger ``n`` adds questions and keeps those of a smaller one. A question that occurs
-    twice with one target counts once. ``scorer`` is that of the whole table; else its rows may
-    name one, and else it is the layout's. Raises ``UserError`` as ``FILE:LINE: what is wrong`` for
-    a bad row, which with ``skip_bad`` is left out and told to ``on_bad``; and for a table without
-    a good row or with fewer than ``n``.
+    A larger ``n`` contains the questions of a smaller one. A question that occurs twice with the
+    same target counts once. The scorer is ``scorer``, else the one that the rows name, else the
+    layout's. Raises ``UserError`` as ``FILE:LINE: what is wrong`` for a bad row, which with
+    ``skip_bad`` is skipped and reported to ``on_bad``, and for a table without a good row or with
+    fewer than ``n``.
     """
     bad = _Bad(skip_bad, on_bad)
     layout, columns = _with(layout, columns or Columns()), columns or Columns()
@@ -141,7 +141,7 @@ def load_answers(
 
 @dataclass
 class _Bad:
-    """What happens to bad rows: the first ends the reading, or each is told and left out."""
+    """Handles bad rows: the first one raises, or each is reported and skipped."""
 
     skip: bool = False
     tell: OnBad | None = None
@@ -149,7 +149,7 @@ class _Bad:
 
     @contextmanager
     def told(self, place: str) -> Iterator[None]:
-        """Around the work on one row."""
+        """Wraps the work on one row."""
         try:
             yield
         except BadRowError as problem:
@@ -225,7 +225,7 @@ def short_hash(question: str) -> str:
 
 
 def _asked(place: str, row: Row, layout: Layout, columns: Columns) -> TableRow:
-    """What a row asks, its options not yet looked at beside the target."""
+    """A row as it is read, its target not yet matched with its options."""
     question = _text(row, layout.question)
     if layout.context is not None and row.get(layout.context) not in (None, ""):
         question = f"{_text(row, (layout.context,))}\n\n{question}"

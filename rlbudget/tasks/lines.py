@@ -1,7 +1,7 @@
 """The lines of a UTF-8 text file of JSON objects, one a line.
 
-Lines end at ``\\n`` or ``\\r\\n`` and nowhere else, so a U+2028 inside a text is no end; a byte
-order mark is taken off and blank lines are passed over. What is no such file at all is named once.
+Lines end at ``\\n`` or ``\\r\\n`` only, so a U+2028 inside a text ends none. A byte order mark and
+blank lines are skipped. A compressed or foreign file is refused by what it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a task's name to its questions."""
+"""Tasks by name: drawn from generators, or read from files."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def load_task(
     ====================  =================================================================
 
     A FILE is JSONL, CSV or Parquet by the ending of its name, or a folder that ``datasets`` saved;
-    ``columns`` names other columns. Rows of any table may have ``options``: the answers there are
-    to choose from, such as ``["yes", "no"]``. Families with few possible answers bring them along.
-    ``scorer`` overrides how answers are scored. Without ``n`` all questions of a FILE are taken.
-    Bad rows of a FILE are left out and told to ``on_bad`` with ``skip_bad``.
+    ``columns`` names other columns. Rows of any table may have ``options``, the choices of a
+    multiple-choice question, such as ``["yes", "no"]``; families with a fixed set of answers have
+    them, too. ``scorer`` overrides how answers are scored. Without ``n`` all questions of a FILE
+    are taken. With ``skip_bad``, bad rows of a FILE are skipped and reported to ``on_bad``.
 
     Raises ``UserError`` for an unknown task or scorer, ``n < 1``, more questions than there are, a
     bad row (``FILE:LINE: what is wrong``), or a missing extra.

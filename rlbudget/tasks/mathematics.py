@@ -1,7 +1,7 @@
-"""Whether two expressions are equal, worked out by sympy in a process of its own.
+"""Whether two expressions are equal by sympy, in a process of its own.
 
-An expression is looked at before it is handed over, and the process is killed when it takes too
-long. What it works out is in ``rlbudget.tasks.equality``.
+Expressions that could be slow are refused beforehand, and the process is killed after a time limit.
+The comparison itself is in ``rlbudget.tasks.equality``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _asked(one: str, other: str) -> bool:
 
 
 def is_tame(text: str) -> bool:
-    """Whether working an expression out is sure to be quick."""
+    """Whether evaluating an expression is certain to be quick."""
     if len(text) > _LONGEST or _ENDLESS.search(text) or _LONG_NUMBER.search(text):
         return False
     powers = list(_POWER.finditer(text))

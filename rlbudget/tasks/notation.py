@@ -1,8 +1,8 @@
-"""How mathematics is written: many spellings become one.
+"""Mathematical notation: different spellings of an expression become one.
 
-``tidy`` takes characters and LaTeX that mean the same to one form of them, so that everything
-after it knows one minus, one fraction, one degree. ``compact`` is that form without the spaces
-that mean nothing: equal compact texts are equal expressions.
+``tidy`` maps characters and LaTeX commands of one meaning to one spelling, so that later steps see
+one minus, one fraction, one degree. ``compact`` also removes meaningless spaces: equal compact
+texts are equal expressions.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ _DECORATION = re.compile(
 
 
 def plain_characters(text: str) -> str:
-    """One minus, ASCII digits and symbols spelled as LaTeX; nothing is dropped but what is
-    invisible. ``½`` is ``1/2``, ``x²`` is ``x^{2}``, ``√2`` is ``\\sqrt{2}``."""  # fmt: skip
+    """One minus, ASCII digits and symbols spelled as LaTeX; only invisible characters and
+    decorations are removed.
+
+    ``½`` is ``1/2``, ``x²`` is ``x^{2}``, ``√2`` is ``\\sqrt{2}``.
+    """
     if text.isascii():
         return text
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)

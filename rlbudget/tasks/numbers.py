@@ -10,7 +10,7 @@ from rlbudget.tasks.notation import THIN, plain_characters
 
 CURRENCIES = "$€£¥₹₩₽₺₫฿₪₦"
 LONGEST_NUMBER = 100
-"""characters; whatever is longer is no number that anybody answers"""
+"""characters; longer texts are not read as numbers"""
 _LARGEST_EXPONENT = 400
 
 _WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+"

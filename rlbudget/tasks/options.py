@@ -1,7 +1,7 @@
-"""Answer options of a table of questions, and which of them the target names.
+"""Multiple-choice options in a table, and which of them the target names.
 
 A target names an option by its text, by its letter (A is the first) or label, or by its index
-(0 is the first). All rows of a table name it in one way: the one that fits most of them.
+(0 is the first). All rows of a table are read in one of these ways: the one that fits most rows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Options:
 
     texts: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    """what they are called; letters where the row says nothing else"""
+    """letters where the row has none of its own"""
 
 
 def options_of(given: Any) -> Options:
     """Options from a list of texts, ``{"A": text, …}``, or ``{"text": [...], "label": [...]}``.
 
-    Text that is one of these as JSON is taken as well, for tables that know nothing but text.
+    A text that holds one of these as JSON is read as well, for CSV files.
     Raises ``BadRowError``.
     """
     if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
@@ -120,8 +120,8 @@ def way_of(rows: Sequence[TableRow], same: Same) -> Way:
 def resolved(row: TableRow, way: Way, same: Same) -> TableRow:
     """The row with the text of the option as its target.
 
-    Where that was named by label or index, the question is followed by the options, a letter
-    each, unless it holds them all already. Raises ``BadRowError``.
+    Where the target is a label or an index, the options are appended to the question, a letter
+    each, unless it lists them already. Raises ``BadRowError``.
     """
     texts = row.options.texts
     if not texts:

@@ -1,7 +1,7 @@
-"""math-verify by itself, as a second opinion: what ``rlbudget score`` is compared with.
+"""math-verify as a second opinion beside ``rlbudget score``.
 
-It runs in a process of its own, because its time-out needs the main thread and some of its work
-cannot be interrupted.
+It runs in a process of its own: its time-out needs the main thread, and some of its work cannot be
+interrupted.
 """
 
 from __future__ import annotations

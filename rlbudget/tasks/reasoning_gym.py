@@ -1,13 +1,12 @@
 """Questions and verifiers of the ``reasoning-gym`` package.
 
 The embedded model knows the families of ``EMBEDDED_FAMILIES``, the SmolLM2 reasoner those of
-``SMOLLM2_FAMILIES``. Their questions are parted in two by a hash of the question's text: one in
-eight is *reserved*. The models are trained on the others only, so a reserved question is unseen
-by construction, whatever seed drew it.
+``SMOLLM2_FAMILIES``. A hash of its text *reserves* one question in eight. The models are trained on
+the others only, so a reserved question is unseen, whatever seed drew it.
 
-Scoring is the package's own: right means ``score_answer(answer) >= 1.0`` (partial credit
-exists and counts as wrong). Verifiers that evaluate text are refused: nine evaluate the model's
-answer, three more evaluate or execute parts of the stored entry, which may come from a file.
+Scoring is the package's own: right means ``score_answer(answer) >= 1.0`` (partial credit is wrong).
+Verifiers that evaluate text as code are refused: nine evaluate the model's answer, three evaluate
+or execute parts of the stored entry, which may come from a file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rows of a table of questions: JSONL, CSV, Parquet, or a folder that ``datasets`` saved.
 
-A number keeps the form in which it is written: ``73.0`` stays ``73.0``, ``1e3`` stays ``1e3``, and
-whole numbers are exact. What is no number of finite size (NaN, Infinity, 1e400) is refused. A place
-is ``FILE:LINE`` of a text file and ``FILE:ROW``, from 1, of the others.
+A number is kept as the text it was written as (``73.0``, ``1e3``), so whole numbers are exact. NaN,
+infinities and numbers beyond a float (1e400) are refused. A place is ``FILE:LINE`` in a text file
+and ``FILE:ROW``, from 1, in the others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Number(str):
 
 
 def is_table(spec: str) -> bool:
-    """Whether a text names a file or folder of questions, there or not."""
+    """Whether a text names a table of questions, by its ending or because the path exists."""
     return spec != "" and (spec.lower().endswith(KINDS) or Path(spec).exists())
 
 
@@ -100,7 +100,7 @@ _NOT_FINITE = ("nan", "inf", "+inf", "-inf")
 def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row | BadRowError]]:
     csv.field_size_limit(_LONGEST_CELL)  # a question may be longer than the module's 128 KiB
     with open_text(path) as source:
-        # Bytes that are no UTF-8 become halves of surrogate pairs: the row that has them is named.
+        # Invalid UTF-8 becomes surrogates, so that the row that holds it can be named.
         texts = (line.decode("utf-8", "surrogateescape") for line in source)
         reader = csv.reader(texts, delimiter=delimiter, strict=True)
         names: list[str] | None = None

@@ -1,10 +1,10 @@
-"""Scorers by name: first the answer is found in a text, then it is compared with the target.
+"""Scorers by name: the answer is extracted from a text, then compared with the target.
 
 ================  ==========================================================================
 auto              by the target: choice among options or for a lone capital letter, math for
                   numbers and formulas, else text
-exact             the whole text, white space at its ends aside
-text              words: case, articles, spacing and the punctuation of sentences set aside
+exact             the whole text, stripped
+text              words, ignoring case, articles, spacing and sentence punctuation
 number            one number: currency, thousands, percent, scientific notation, units
 math              numbers, formulas, lists, sets, tuples, intervals, matrices, other bases
 choice            which option is named, by its letter or its text
@@ -13,8 +13,8 @@ regex:PATTERN     the last match of the pattern (its first group) in the answer,
 python:P.F        the function F(answer text, target) of package P: a bool, or 1 for right
 ================  ==========================================================================
 
-All but ``exact``, ``regex`` and ``python`` look for the answer as ``rlbudget.tasks.extraction``
-says. ``score`` takes any text and, but for a function of your own, never raises.
+All but ``exact``, ``regex`` and ``python`` extract the answer by ``rlbudget.tasks.extraction``.
+``score`` takes any text and never raises, except from a function of your own.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Scorer:
 
     name: str
     find: Callable[[str, str | None, Asked], str]
-    """(text, target or None, asked) -> the answer as it is written there, "" for none"""
+    """(text, target or None, asked) -> the extracted answer, "" for none"""
     same: Callable[[str, str, Asked], bool]
-    """(answer, target, asked) -> whether an answer that was found is the target"""
+    """(extracted answer, target, asked) -> whether it is the target"""
     key: Callable[[str], Hashable]
-    """an answer that was found -> what equal answers share, as far as that is quick to tell"""
+    """extracted answer -> a key that equal answers share, as far as that is quick to compute"""
 
     def score(
         self, text: str, *targets: str, options: Sequence[str] = (), question: str = ""
@@ -77,8 +77,8 @@ class Scorer:
 
 
 def find_scorer(name: str) -> Scorer:
-    """The scorer of a name. Raises ``UserError`` for an unknown one, a pattern that is none, and
-    a function that is not there."""  # fmt: skip
+    """The scorer of a name. Raises ``UserError`` for an unknown name, an invalid pattern, and a
+    function that cannot be imported."""  # fmt: skip
     if name in _PLAIN:
         return _PLAIN[name]
     kind, colon, rest = name.partition(":")
@@ -98,8 +98,8 @@ def scorer_of_task(task: str) -> str:
 
 
 def extracted(text: str, scorer: str = "auto") -> str:
-    """The answer in what a model wrote, "" where there is none, as the scorer of that name finds
-    it; a task's own verifier counts as ``auto``."""  # fmt: skip
+    """The answer in what a model wrote, "" where there is none, as the named scorer extracts it;
+    a task's own verifier counts as ``auto``."""  # fmt: skip
     return _known(scorer).find(text, None, NOTHING)
 
 
@@ -110,10 +110,10 @@ def _known(scorer: str) -> Scorer:
 
 
 def vote_key(text: str, scorer: str = "auto") -> Hashable:
-    """What answers that are one answer to a scorer share: votes and streaks count by it.
+    """A key that equal answers share under a scorer; votes and streaks are counted by it.
 
-    ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` are one vote. Formulas are one only
-    where they are written alike: no algebra is done.
+    ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` share a key. No algebra is done:
+    formulas share one only where they are written alike.
     """
     if scorer == "auto" and text.isascii() and text.isdigit():
         return plain_number(text)
@@ -123,7 +123,7 @@ def vote_key(text: str, scorer: str = "auto") -> Hashable:
 
 
 _REMEMBERED = 200
-"""characters of an answer that is worth remembering"""
+"""characters; longer answers are not cached"""
 
 
 @lru_cache(maxsize=16384)
@@ -179,7 +179,7 @@ def _same_mathematics_or_words(answer: str, target: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _target(target: str) -> Form:
-    """The form of a target; one that is a whole solution is read like an answer."""
+    """The form of a target; from a whole solution the answer is extracted first."""
     form = read(target)
     if isinstance(form, Words) and ("\\boxed" in target or "####" in target):
         return read(answer_in(target))
@@ -197,7 +197,7 @@ _DENIAL = re.compile(r"\b(?:not|n't|never|neither|nor|cannot)\b|n't\b", re.IGNOR
 
 
 def _says(answer: str, wanted: Words) -> bool:
-    """Whether a sentence gives these words: after its verb, or as its subject."""
+    """Whether a sentence says these words after its verb or as its subject."""
     if len(answer) > 400:
         return False
     begin = _REASON.sub("", answer)
@@ -338,7 +338,7 @@ def _same_auto(answer: str, target: str, asked: Asked) -> bool:
     return _PLAIN[_kind_of(target, asked)].same(answer, target, asked)
 
 
-# of one's own
+# user-defined
 
 
 def _regex(pattern: str) -> Scorer:
@@ -360,7 +360,7 @@ _MATCHER = Worker("rlbudget.tasks.scorers:last_match", "", "")
 def last_match(pattern: str, text: str) -> str:
     """The last match of a pattern, or its first group where it has one; "" where there is none.
 
-    A pattern such as ``(a+)+$`` may take for ever: run in the process of a ``Worker``.
+    Runs in the process of a ``Worker``: a pattern such as ``(a+)+$`` may backtrack without end.
     """
     for last in deque(re.finditer(pattern, text), maxlen=1):
         return last[1] or "" if last.re.groups else last[0]
@@ -393,15 +393,15 @@ def _python(path: str) -> Scorer:
 
 
 def _same_money(answer: str, target: str) -> bool:
-    """Whether two numbers do not name two currencies."""
+    """Whether the answer and the target do not name different currencies."""
     if answer.isascii() and target.isascii():
-        return True  # there is but one sign in ASCII
+        return True  # ASCII has only one currency sign
     signs = [_currencies(text) for text in (answer, target)]
     return not all(signs) or signs[0] == signs[1]
 
 
 def _currencies(text: str) -> set[str]:
-    """The signs in a text; a pair of plain ``$`` begins and ends a formula."""
+    """The currency signs in a text; a pair of plain ``$`` delimits a formula."""
     plain = text.count("$") - text.count(r"\$")
     formula = plain % 2 == 0 and plain == text.count("$")
     return {sign for sign in CURRENCIES if sign in text and not (sign == "$" and formula)}

@@ -15,10 +15,9 @@ class Question:
     question: str
     target: str
     meta: dict[str, Any] = field(default_factory=dict)
-    """plain JSON; what the scorer needs beside the target"""
+    """plain JSON that the scorer needs besides the target"""
     options: tuple[str, ...] = ()
-    """the answers there are to choose from, the target among them; empty where any text may be
-    an answer"""
+    """of a multiple-choice question, the target among them; else empty"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,6 @@ class Task:
     name: str
     questions: tuple[Question, ...]
     score: Callable[[Question, str], int]
-    """``score(question, text)`` -> 0 or 1, the answer being looked for in the text"""
+    """``score(question, text)`` -> 0 or 1; the answer is extracted from the text first"""
     scorer: str = "auto"
-    """its name; traces say it, votes count by it, served answers are found by it"""
+    """its name, recorded in traces; votes and served answers are read by the same scorer"""

@@ -1,9 +1,8 @@
-"""Answers as text: what carries no meaning is set aside, what carries some is kept.
+"""Answers as text, compared after a normalisation that keeps every mark with a meaning.
 
 The normalisation of SQuAD (Rajpurkar et al., 2016) deletes all punctuation, so that ``1/2`` is
-``12`` and ``C++`` is ``C#``. Here case, articles, spacing, quotation marks, emphasis and the
-punctuation of sentences go; signs of mathematics, marks inside numbers and marks that belong to
-a name stay.
+``12`` and ``C++`` is ``C#``. Here case, articles, spacing, quotation marks, emphasis and sentence
+punctuation are removed; mathematical signs and marks inside numbers and names are kept.
 """
 
 from __future__ import annotations
@@ -36,9 +35,10 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 @lru_cache(maxsize=4096)
 def normalise_text(text: str, *, articles: bool = True) -> str:
-    """Casefolded NFKC without what carries no meaning; ``articles=False`` leaves those out.
+    """Casefolded NFKC without meaningless marks; ``articles=False`` removes articles as well.
 
-    Stops of abbreviations go (``U.S.A.`` is ``USA``), brackets become spaces, dashes are one.
+    Full stops of abbreviations are removed (``U.S.A.`` is ``USA``), brackets become spaces, all
+    dashes are one character.
     """
     if "\\" in text:
         text = _COMMAND.sub(r"\1", text).replace("\\%", "%")
@@ -46,7 +46,7 @@ def normalise_text(text: str, *, articles: bool = True) -> str:
             text = text.replace("$", " ")
     if text.count("$") == 2 and text.strip()[:1] == "$" == text.strip()[-1:]:
         text = text.strip()[1:-1]
-    # A superscript means something else than the digit that NFKC makes of it.
+    # NFKC would turn a superscript into a plain digit.
     marked = _VULGAR.sub(lambda m: " " + m[0], _RAISED.sub(lambda m: "^" + m[0], text))
     folded = unicodedata.normalize("NFKC", marked.translate(_SPELLED)).translate(_SPELLED)
     folded = _EMPHASIS.sub(lambda m: m[2] or m[3], folded.replace("\u2044", "/").casefold())
@@ -59,12 +59,12 @@ def normalise_text(text: str, *, articles: bool = True) -> str:
 
 
 _ASIDE = 400
-"""characters that may be set aside of an answer"""
+"""characters of an answer that the normalisation may remove"""
 
 
 def same_text(answer: str, target: str) -> bool:
-    """Whether two texts are equal once normalised; less is set aside where nothing of the target
-    would be left (it is ``A``, or ``()``)."""  # fmt: skip
+    """Whether two texts are equal once normalised; a target of which nothing would be left (``A``,
+    ``()``) is normalised less."""  # fmt: skip
     if len(answer) > 4 * len(target) + _ASIDE:
         return False
     for articles in (False, True):

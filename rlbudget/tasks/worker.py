@@ -1,7 +1,7 @@
-"""Calls that may never return, made in a process of their own that is killed when it is late.
+"""Calls that may never return, made in a process that is killed when it takes too long.
 
-Strange text can keep a computer algebra system or a regular expression busy for ever, and neither
-can be interrupted from within. ``Worker`` is the calling side, ``serve`` what its process runs.
+Some texts keep a computer algebra system or a regular expression busy without end, and neither can
+be interrupted from inside. ``Worker`` is the calling side, ``serve`` runs in its process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Worker:
         process.kill()
         process.wait()
         for pipe in filter(None, (process.stdin, process.stdout)):
-            with contextlib.suppress(OSError):  # what was left to send has nowhere to go
+            with contextlib.suppress(OSError):  # unsent input cannot be flushed
                 pipe.close()
 
     def _start(self) -> None:
@@ -101,13 +101,13 @@ class Worker:
 
 
 def _listen(process: subprocess.Popen[str], replies: queue.SimpleQueue[str]) -> None:
-    """Pass the lines of a process on; an empty one tells that it ended."""
+    """Queue the lines of a process; an empty one says that it ended."""
     assert process.stdout is not None
     try:
         for line in process.stdout:
             replies.put(line.rstrip("\n"))
     except ValueError:
-        pass  # closed under our hands, by close()
+        pass  # close() closed the pipe
     replies.put("")
 
 

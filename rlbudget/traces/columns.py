@@ -175,7 +175,7 @@ def _numbers(column: Any, dtype: type) -> npt.NDArray[Any]:
 
 
 def _hedged(answers: pa.Array) -> Bools:
-    """Whether each answer holds a word of doubt; every different answer is looked at once."""
+    """(m,) whether each answer holds a word of doubt; each distinct answer is checked once."""
     coded = answers.dictionary_encode()
     found = np.array([hedged(text) for text in coded.dictionary.to_pylist()] + [False])
     indices = coded.indices.fill_null(len(found) - 1).to_numpy(zero_copy_only=False)
@@ -186,7 +186,7 @@ def _hedged(answers: pa.Array) -> Bools:
 def _answer_codes(part: pa.Table) -> Ints:
     """Trial answers as codes counted per trace from 0 in order of first use, -1 for none.
 
-    Answers that are one to the trace's scorer have one code.
+    Answers that are equal under the trace's scorer have one code.
     """
     named = "scorer" in part.column_names
     scorers = part.column("scorer").to_pylist() if named else ["auto"] * part.num_rows

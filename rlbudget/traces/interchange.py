@@ -1,4 +1,4 @@
-"""The JSONL interchange: traces of anybody's model, one a line, checked to the last field.
+"""The JSONL interchange: traces of any model, one a line, every field checked.
 
 A line may instead hold a question with ``samples`` (see ``traces.samples``); all lines of a
 file are of one kind. Fields and types are those of ``rlbudget.traces.schema``.
@@ -74,7 +74,7 @@ def read_jsonl(
     Where ``exact_match`` is absent it is scored from answer and target, by the ``scorer`` of that
     name or else the one that the line's ``meta.scorer`` or its task names. A bad line, or a
     ``trace_id`` that came before, raises ``UserError`` as ``FILE:LINE: what is wrong``; with
-    ``skip_bad`` it is left out and told to ``on_bad``.
+    ``skip_bad`` it is skipped and reported to ``on_bad``.
     """
     for trace, _ in _read(Path(path), skip_bad, scorer, on_bad):
         yield _as_trace(trace)
@@ -137,7 +137,7 @@ def import_jsonl(
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Traces hold no cycles, so looking for cycles among them is work for nothing."""
+    """Pause the garbage collector: traces hold no reference cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -199,10 +199,10 @@ def _traces(line: Line, kind: Kind, scorer: str | None) -> tuple[list[Trace], st
 
 
 def _completed(line: TraceLine, scorer: str | None) -> Trace:
-    """The line itself with what it left out, so that it has all attributes of a trace.
+    """The line with its missing fields filled in, so that it has all attributes of a ``Trace``.
 
-    A file's traces go into columns as they were parsed: copying each into a ``Trace`` would take
-    as long as the parsing. Raises ``BadLineError`` for a line that breaks a law of traces.
+    An import writes columns from these objects: copying each into a ``Trace`` would take as long as
+    the parsing. Raises ``BadLineError`` for a line that breaks a law of traces.
     """
     line.meta = line.meta or {}
     absent = Absent(line.target, line.question, line.task, line.meta, scorer)
@@ -225,7 +225,7 @@ def _completed(line: TraceLine, scorer: str | None) -> Trace:
 
 
 def _as_trace(completed: Trace) -> Trace:
-    """A trace of our own making from one that may be a line."""
+    """A ``Trace`` from a line with all attributes of one."""
     return msgspec.convert(completed, Trace, from_attributes=True)
 
 

@@ -167,9 +167,8 @@ def split_pair(pair: Pair, *, seed: int = 0) -> PairSplit:
 def with_natural_end(table: TraceTable) -> TraceTable:
     """Each trace with its natural end as one checkpoint more, the last.
 
-    A stop there is the model's own answer. What is known there is that it is the end, the signal
-    ``natural_end``, 1 there and 0 before; every other signal is missing and there is no trial
-    answer.
+    A stop there gives the model's own answer. The signal ``natural_end`` is 1 there and 0 before;
+    every other signal is missing there, and so is the trial answer.
     """
     n, m = len(table), len(table.thinking_tokens)
     offsets = table.offsets + np.arange(n + 1)
@@ -197,7 +196,7 @@ def with_natural_end(table: TraceTable) -> TraceTable:
 
 
 def _places(table: TraceTable) -> dict[tuple[str, int], int]:
-    """(question, how many of its traces came before) -> the place of the trace."""
+    """(question, number of its earlier traces) -> index of the trace."""
     seen: dict[str, int] = {}
     places = {}
     for place, question in enumerate(table.question_ids.tolist()):

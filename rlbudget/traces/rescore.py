@@ -16,7 +16,7 @@ from rlbudget.traces.trace import Exit, Final, Trace, scorer_of
 
 @dataclass
 class Changes:
-    """What a rescoring moved, counted in answers."""
+    """How many answers a rescoring changed."""
 
     answers: int = 0
     to_right: int = 0
@@ -24,10 +24,10 @@ class Changes:
 
 
 def rescored(traces: Iterable[Trace], changes: Changes, scorer: str | None) -> Iterator[Trace]:
-    """The traces with every answer scored anew, what moved counted in ``changes``.
+    """The traces with every answer scored anew, changes counted in ``changes``.
 
-    Without a ``scorer`` each trace's own is taken. Raises ``UserError`` for a trace whose task has
-    a verifier that it does not bring along, and where it is told another scorer than a name.
+    Without a ``scorer`` each trace's own is taken. Raises ``UserError`` for an unknown scorer and a
+    trace that was scored by a verifier whose data it does not hold.
     """
     for trace in traces:
         name = scorer or _own(trace)

@@ -1,12 +1,12 @@
-"""Sampling as a decode one level up: each step draws one more sample, the answer is the majority.
+"""Repeated sampling as a decode: each step draws one more sample, the answer is the majority.
 
 A question with N samples becomes traces like any other: a checkpoint after each sample but the
 last, whose thinking tokens are those of the samples so far, whose exit is the majority answer,
 and whose signals are counts of votes. The natural end is all N samples. So recording, training,
 freezing, evaluation and folds work on samples as on thoughts.
 
-The order of independent samples means nothing, so each question gives several traces, one for
-each of ``ORDERS`` seeded orders; they share the question's id and are split and drawn together.
+The order of independent samples is arbitrary, so each question gives several traces, one for each
+of ``ORDERS`` seeded orders; they share the question's id and are split and drawn together.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Sampled:
     model: str
     samples: tuple[Sample, ...]
     scorer: str = "auto"
-    """whose votes are counted: answers that are one to it share a vote"""
+    """answers that are equal under it share a vote"""
     meta: dict[str, Any] = field(default_factory=dict)
     """plain JSON; the traces hold it"""
 
@@ -72,7 +72,7 @@ class Sampled:
 def beta_lead(first: int, second: int) -> float:
     """P(X > 1/2) for X ~ Beta(first + 1, second + 1), by the binomial sum.
 
-    What Adaptive-Consistency looks at (Aggarwal et al., 2023, arXiv 2305.11860).
+    The stopping statistic of Adaptive-Consistency (Aggarwal et al., 2023, arXiv 2305.11860).
     """
     n = first + second + 1
     ways: int = sum(math.comb(n, k) for k in range(first + 1))

@@ -120,7 +120,7 @@ class TraceWriter:
         self._next += 1
 
     def close(self) -> None:
-        """Write what is held and let the folder go; closing twice is harmless."""
+        """Write what is held and unlock the folder; closing twice is allowed."""
         try:
             if self._lock is not None:
                 self.flush()
@@ -301,8 +301,8 @@ def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
 
 def _bytes_of(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    # Signals hardly ever repeat, so a dictionary of them is slower to write and makes more bytes;
-    # statistics nobody asks for, and they are the bytes that no checksum covers.
+    # Signals hardly ever repeat, so a dictionary of them would be slower and larger. Nobody reads
+    # statistics, and no checksum covers them.
     pq.write_table(
         part, sink, compression="zstd", use_dictionary=False, write_statistics=False,
         write_page_checksum=True,
@@ -312,7 +312,7 @@ def _bytes_of(part: pa.Table) -> bytes:
 
 
 def _lock(folder: Path) -> int:
-    """Hold the folder until the descriptor is closed; a killed process lets go by itself."""
+    """Lock the folder until the descriptor is closed, or the process is killed."""
     try:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:

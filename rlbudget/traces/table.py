@@ -169,7 +169,7 @@ def split_fold(
 
 
 def fold_of(question_id: str, folds: int, *, seed: int = 0) -> int:
-    """The fold of a question: a hash, so it stays where it is whatever other questions come."""
+    """The fold of a question, by a hash: it does not depend on the other questions."""
     return int.from_bytes(_hash(question_id, seed)[-8:], "big") % folds
 
 

@@ -134,7 +134,7 @@ def _checkpoint_problem(point: Checkpoint, before: int, end: int) -> str | None:
         return _place_problem(tokens, before, end)
     if problem := names_problem(tuple(point.signals)):
         return problem
-    # A small sum has small terms; one that is not, or NaN, is looked into.
+    # The sum of magnitudes bounds each one; only where it is too large or NaN is each checked.
     if not sum(map(abs, point.signals.values())) <= LARGEST_SIGNAL:
         for name, value in point.signals.items():
             if problem := signal_problem(name, value):
@@ -153,7 +153,7 @@ def _place_problem(tokens: int, before: int, end: int) -> str | None:
         return problem
     if tokens <= before:
         return f"thinking_tokens must increase: {tokens} comes after {before}"
-    # Equal is right: the end-of-thinking token may be the very next one, unknown at the stop.
+    # Equality is allowed: the next token may be the end of thinking, unknown at the stop.
     return f"thinking_tokens is {tokens}, past the natural end at {end} (final.thinking_tokens)"
 
 
@@ -171,7 +171,7 @@ def signal_problem(name: str, value: float) -> str | None:
 
 @lru_cache(maxsize=1024)
 def names_problem(names: tuple[str, ...]) -> str | None:
-    """Of the names of a checkpoint's signals; the same few sets come again and again."""
+    """What is wrong with the names of a checkpoint's signals, or None; few sets ever occur."""
     for name in names:
         if not name or "." in name or name in RESERVED_SIGNALS:
             return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
