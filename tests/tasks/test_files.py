@@ -355,6 +355,15 @@ def test_a_scorer_is_named_by_the_file_or_by_the_caller(tmp_path: Path) -> None:
         assert said in str(raised.value)
 
 
+def test_a_row_with_a_wrong_scorer_is_skipped_whole(tmp_path: Path) -> None:
+    names = ("exact", "text", "maths")
+    rows = [{"question": f"q{i}", "target": "t", "scorer": n} for i, n in enumerate(names)]
+    told: list[str] = []
+    task = load_task(str(as_jsonl(tmp_path, rows)), skip_bad=True, on_bad=told.append)
+    assert ([q.question for q in task.questions], task.scorer) == (["q0"], "exact")
+    assert len(told) == 2
+
+
 def test_all_questions_of_a_file_are_taken_without_n_and_a_generator_wants_n(
     tmp_path: Path,
 ) -> None:

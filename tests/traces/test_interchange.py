@@ -218,6 +218,9 @@ def test_a_scorer_that_is_none_is_named_and_code_is_not_run_for_a_data_file(
     path = file_of(tmp_path, json.dumps({**UNSCORED, "meta": {"scorer": "python:os.system"}}))
     with pytest.raises(UserError, match="would run code that a data file names"):
         next(read_jsonl(path))
+    named = file_of(tmp_path, json.dumps({**UNSCORED, "meta": {"scorer": "python:operator.eq"}}))
+    (trusted,) = read_jsonl(named, scorer="python:operator.eq")
+    assert trusted.meta["scorer"] == "python:operator.eq"
     with pytest.raises(UserError, match="no scorer 'maths'"):
         import_jsonl(path, tmp_path / "out", scorer="maths")
 
