@@ -2,7 +2,7 @@
 
 A *loop* of period p stands when the last tokens are the same p tokens over and over: at least
 ``REPEATS`` times, and at least ``tokens_needed(p)`` tokens in all. It is found from token ids
-alone, at about a microsecond a token, whatever the model. A thinking that says the same in other
+alone, at some 0.3 microseconds a token, whatever the model. A thinking that says the same in other
 words is not in a loop here.
 
 How: the longest match of what was last written with what stood up to ``LONGEST`` tokens before.
