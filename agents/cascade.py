@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
 from rlbudget.agents.actor import actor_chances, actor_of, one_thread
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact_cascade import ROWS, constant_and_oracle
-from rlbudget.agents.monitor import Progress
+from rlbudget.agents.monitor import Progress, Watch
 from rlbudget.agents.ppo import check_split, make_ppo
 from rlbudget.agents.validation import Score, score_of
 from rlbudget.arrays import Float32s, Floats
 from rlbudget.envs.cascade import cascade_columns
 from rlbudget.envs.replay_core import ReplayColumns
-from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
+from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy import outcomes
 from rlbudget.policy.cascade import Cascade, cascade_features, choose, make_cascade, of_three
@@ -109,8 +108,7 @@ class CascadeValidation:
     def __init__(
         self, trained_on: ReplayColumns, train: Pair, validation: Pair, large: StopPolicy | None
     ) -> None:
-        assert trained_on.normaliser is not None
-        self.normaliser: Normaliser = trained_on.normaliser
+        self.normaliser = trained_on.scaling
         self.columns = cascade_columns(
             validation, features=trained_on.features, normaliser=self.normaliser
         )
@@ -133,11 +131,11 @@ class CascadeValidation:
             columns.inputs[:, -1] = self.normaliser.price(price)
             actions = choose(chances(columns.inputs), self._at_end)
             found.append(act(columns.table, columns.ratio, actions, large).outcome)
-        return score_of(outcomes.RELATIVE_PRICES, self._prices, found, self._bounds)
+        return score_of(self._prices, found, self._bounds)
 
 
-class _Keeper(BaseCallback):
-    """Looks at the actor between two updates and keeps the best."""
+class _Keeper(Watch):
+    """Keeps the best actor."""
 
     best: Score
     actor: dict[str, torch.Tensor]
@@ -145,28 +143,13 @@ class _Keeper(BaseCallback):
     def __init__(
         self, judge: CascadeValidation, every: int, total: int, progress: Progress | None
     ) -> None:
-        super().__init__()
-        self._judge, self._every, self._total, self._progress = judge, every, total, progress
-        self._updates = 0
+        super().__init__(every, total, progress)
+        self._judge = judge
 
-    def _on_rollout_start(self) -> None:
-        if self._updates % self._every == 0:
-            self._look()
-        self._updates += 1
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if self._progress is not None:
-            self._progress(min(self.num_timesteps, self._total), self._total)
-
-    def _on_training_end(self) -> None:
-        self._look()
-
-    def _look(self) -> None:
+    def look(self, *, last: bool) -> None:
+        """Measure the actor; of equals the later is kept, as it has trained longer at the prices
+        that are not validated."""  # fmt: skip
         actor = actor_of(self.model)  # type: ignore[arg-type]
         score = self._judge.measure(lambda inputs: of_three(*actor_chances(actor, inputs)))
-        # Of equals the later: it has trained longer at the prices that nobody looks at here.
-        if self._updates == 0 or score.selection >= self.best.selection:
+        if self.updates == 0 or score.selection >= self.best.selection:
             self.best, self.actor = score, actor

@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from rlbudget.agents.dual import Constraint
 from rlbudget.errors import UserError
+from rlbudget.files import json_ready
 from rlbudget.policy.observation import PRESETS, Preset
 from rlbudget.policy.prices import check_price_range
 from rlbudget.traces.table import TraceTable
 
 RELATIVE_PRICE_RANGE = (0.01, 1.0)
 CONSTRAINED_PRICE_RANGE = (0.001, 64.0)
-"""Where the price is looked for that meets a constraint: a model that stopping early makes better
-keeps a floor far beyond the prices that one would pay."""
+"""Where the price that meets a constraint is looked for: where stopping early makes a model better,
+that is far above any price one would pay."""
 MOST_STEPS = 500_000
 QUESTIONS_FOR_MOST = 1200
 
@@ -44,8 +45,8 @@ class PPOConfig:
     """widths of the actor's tanh layers; the critic's too where advantages are sampled. Exact ones
     need no critic, and it is linear"""
     total_timesteps: int | None = None
-    """checkpoints (sampled: environment steps) in all; by default 500,000, and on fewer than 1,200
-    training questions less, as the root of their number: 100,000 on 48, where more only overfit"""
+    """checkpoints (sampled: environment steps) in all; by default 500,000, below 1,200 training
+    questions in proportion to the root of their number (100,000 on 48), as more would overfit"""
     seed: int = 0
     """of everything that is drawn; the same seed gives the same policy"""
     n_envs: int = 1024
@@ -71,12 +72,12 @@ class PPOConfig:
     initial_stop_probability: float = 0.05
     """of a fresh policy: a reluctant one reaches the late checkpoints"""
     exploration: float = 0.1
-    """with exact advantages: least probability with which either action is looked into"""
+    """with exact advantages: least probability of either action, see ``rlbudget.agents.exact``"""
     input_noise: float = 0.0
     """with exact advantages: standard deviation of noise on the features, in theirs; in the look
     preset on the policy that it starts from alone"""
     evaluate_every: int = 4
-    """updates between two looks at the validation questions"""
+    """updates between two validations"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, one clear line each."""
@@ -90,17 +91,14 @@ class PPOConfig:
             raise UserError(f"hidden is {self.hidden}: it needs at least one width of at least 1")
         if self.features is not None and not self.features:
             raise UserError("features is empty: name at least one, or leave it out for all")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"learning_rate is {self.learning_rate:g}: it must be above 0")
-        if not 0 < self.initial_stop_probability < 1:
-            raise UserError(
-                f"initial_stop_probability is {self.initial_stop_probability:g}: it must be"
-                " between 0 and 1"
-            )
-        if not 0 <= self.exploration < 0.5:
-            raise UserError(f"exploration is {self.exploration:g}: it must be in 0 to 0.5")
-        if not 0 <= self.input_noise < math.inf:
-            raise UserError(f"input_noise is {self.input_noise:g}: it must be at least 0")
+        for name, fits, wanted in (
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("initial_stop_probability", 0 < self.initial_stop_probability < 1, "between 0 and 1"),
+            ("exploration", 0 <= self.exploration < 0.5, "in 0 to 0.5"),
+            ("input_noise", 0 <= self.input_noise < math.inf, "at least 0"),
+        ):
+            if not fits:
+                raise UserError(f"{name} is {getattr(self, name):g}: it must be {wanted}")
         if self.preset not in PRESETS:
             raise UserError(f"preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
         if self.preset == "look" and self.features is not None:
@@ -135,5 +133,5 @@ class PPOConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = asdict(self).items()
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+        values: dict[str, Any] = json_ready(asdict(self))
+        return values

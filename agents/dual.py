@@ -1,9 +1,9 @@
 """A constraint in place of a price: a floor under exact match, or a budget of tokens.
 
-The price is the constraint's dual variable (Lagrange multiplier). While the agent trains it is
-moved after every look at the validation questions: up while there is exact match to spare (or too
-many tokens are spent), down while there is not. Training draws prices around it, from a wide
-range at first to a narrow one at the end, so that the net becomes best where it will be served.
+The price is the constraint's dual variable (Lagrange multiplier). After every validation it moves
+up while there is exact match to spare (or too many tokens are spent), else down. Training draws
+prices around it, from a wide range at first to a narrow one, so that the network becomes best
+where it will be served.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlbudget.errors import UserError
+from rlbudget.policy.prices import nearest_price
 
 RATE = 0.5
 """largest move of the price's logarithm at one look"""
@@ -66,7 +67,7 @@ class Constraint:
         step = RATE * min(max(self.slack(found), -1.0), 1.0)
         # Slack in exact match allows a higher price; slack in tokens allows a lower one.
         log_price = math.log(price) + (step if self.em_floor is not None else -step)
-        return min(max(math.exp(log_price), bounds[0]), bounds[1])
+        return nearest_price(math.exp(log_price), bounds)
 
     def solved(self, at: At, bounds: tuple[float, float]) -> tuple[float, Measured]:
         """The price that just meets the constraint, and what is found there.
@@ -83,7 +84,7 @@ class Constraint:
                 low = middle
             else:
                 high = middle
-        price = min(max(math.exp(low if floor else high), bounds[0]), bounds[1])
+        price = nearest_price(math.exp(low if floor else high), bounds)
         return price, at(price)
 
     def better(self, one: Measured, other: Measured) -> bool:

@@ -11,14 +11,12 @@ decode. The policy gradient of the mean utility is then
     sum over t of   reach(t) * (U(t) - V(t + 1)) * ds(t),      reach(t) = prod of 1 - s before t
 
 so PPO is given every checkpoint of a batch of traces. A checkpoint takes one row, that of its
-*less likely* action a, with the advantage ``reach * probability(a) * (Q(a) - Q(other))``: summed
-over both actions the surrogate has the same value up to a constant and so the same gradient, at
-half the cost, and the clip binds on the ratio that moves most.
+*less likely* action a, with the advantage ``reach * probability(a) * (Q(a) - Q(other))``: the
+gradient of rows for both actions at half the cost, clipped on the ratio that moves most.
 
-Weighted like that, a checkpoint whose decision is nearly certain has no gradient left: a net that
-went too far for one kind of trace and took another along never turns back. So ``reach`` and
-``probability`` are those of an explorer, who takes either action at least with probability
-``exploration``; the values, and so what is best, stay those of the policy itself.
+Where the policy is nearly certain this gradient vanishes, and a mistake would stay for good. So
+``reach`` and ``probability`` are those of an explorer that takes either action with at least the
+probability ``exploration``; the values stay those of the policy.
 """
 
 from __future__ import annotations
@@ -116,8 +114,6 @@ class TraceSource:
         exploration: float = 0.0,
         noise: float = 0.0,
     ) -> None:
-        if columns.normaliser is None:
-            raise ValueError("exact advantages need the network's inputs: give a normaliser")
         self.columns = columns
         self.token_price = token_price
         self.weight = weight
@@ -175,8 +171,7 @@ class TraceSource:
         flat, offsets = table.rows_of(traces)
         prices = np.repeat(price, table.lengths[traces])
         inputs = columns.inputs.take(flat, axis=0)
-        assert columns.normaliser is not None
-        inputs[:, -1] = columns.normaliser.price(prices)
+        inputs[:, -1] = columns.scaling.price(prices)
         return Batch(
             inputs=inputs,
             exits=table.exit_exact_match[flat] - prices * columns.exit_tokens[flat],

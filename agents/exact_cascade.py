@@ -5,11 +5,10 @@ three actions at a checkpoint,
 
     V(t) = p_stop(t) U(t) + p_escalate(t) H(t) + p_continue(t) V(t + 1)
 
-backwards from the natural end. To leave is one action with the chance and the mean return of its
-two ways, so ``rlbudget.agents.exact.values_of`` solves it. Of the three actions of a checkpoint
-the two that are *less likely* take a row each, with the advantage
-``reach * probability(a) * (Q(a) - Q(likeliest))``: the chances sum to one, so the surrogate has the
-gradient of all three.
+backwards from the natural end. STOP and ESCALATE together are one action with their summed chance
+and mean return, so ``rlbudget.agents.exact.values_of`` solves it. The two *less likely* actions of
+a checkpoint take a row each, with the advantage ``reach * probability(a) * (Q(a) -
+Q(likeliest))``: the chances sum to one, so these rows have the gradient of all three.
 """
 
 from __future__ import annotations

@@ -1,26 +1,23 @@
-"""Advantages for a policy that may look: what a trial answer is worth, one look ahead.
+"""Advantages for a policy that may ask for trial answers: what one is worth, one step ahead.
 
-The policy starts from one that never looks and learns what looks add. It decides in two steps:
-first whether to look, q, 1 where p(PROBE) is above a half, then whether to stop, s, 1 where
-p(STOP) / (1 - p(PROBE)) is. These are the decisions it is served with: with the chances in their
-place a look would earn what is only a surer decision, and looks were taken for nothing.
+The policy starts from one that never asks. At a checkpoint it decides first whether to ask, q, 1
+where p(PROBE) is above a half, then whether to stop, s, 1 where p(STOP) / (1 - p(PROBE)) is. These
+are the decisions that it is served with; with the chances in their place a trial answer would be
+paid for a surer decision alone.
 
-What a decode remembers depends on where it looked, so not every history can be tried. A batch
-holds decodes that look by chance and never stop. But the record knows the trial answer at *every*
-checkpoint, so at each one both nodes are known, before a look and after it. With U the utility of
-a stop, c the price of the look's tokens and G the value of the next checkpoint, tokens spent on
-looks before left out:
+What a decode remembers depends on where it asked, so not every history can be tried. A batch holds
+decodes that ask by chance and never stop; but the record holds the trial answer of *every*
+checkpoint, so both nodes of each are known, before the answer and after it. With U the utility of
+a stop, c the price of the trial answer's tokens and G the value of the next checkpoint, earlier
+trial answers left out:
 
     V_after  = s_after U + (1 - s_after) G - c
     V_blind  = s_before U + (1 - s_before) G
     V        = q V_after + (1 - q) V_blind
 
-A look is worth V_after - V_blind: what it does *here*, to stop now or not. That it is remembered
-and may save a look further on is left out of this difference (not of G, which follows the decode
-as it went): estimated by comparing decodes of one trace it was too noisy to learn from.
-
-The rows of the buffer: PROBE before the look, with its worth; STOP and CONTINUE after it, with
-opposite advantages, as in ``rlbudget.agents.exact``.
+A trial answer is worth V_after - V_blind, what it changes *here*; that it is remembered and may
+spare a later one is too noisy to learn from, and counts in G alone. The rows of the buffer: PROBE
+before the answer, with its worth; STOP and CONTINUE after it, with opposite advantages.
 """
 
 from __future__ import annotations
@@ -78,8 +75,7 @@ def walk(
     Returns the nodes before and after a look at each of their k checkpoints, whether they looked
     (k,), and the checkpoint's row in the table (k,).
     """
-    columns, table, normaliser = source.columns, source.columns.table, source.columns.normaliser
-    assert normaliser is not None
+    columns, table, normaliser = source.columns, source.columns.table, source.columns.scaling
     memory, told = LookMemory(len(traces)), normaliser.price(price)
     lengths, (flat, offsets) = table.lengths[traces], table.rows_of(traces)
     nodes = [_empty(len(flat), columns.inputs.shape[1]) for _ in range(2)]

@@ -62,8 +62,7 @@ def maximise(
     """Adam on the exact mean utility of the training traces; the best of validation is kept."""
     config = PPOConfig(preset=preset, token_price=token_price, seed=seed)
     columns = training_columns(train, config)
-    assert columns.normaliser is not None
-    judge = Validation(train, validation, columns.features, columns.normaliser)
+    judge = Validation(train, validation, columns.features, columns.scaling)
     best: Score | None = None
     with one_thread():
         model = make_ppo(columns, config)
@@ -94,4 +93,4 @@ def maximise(
             schedule.step()
     assert best is not None
     charged: outcomes.Probing = "until_stop" if preset == "probe" else "none"
-    return ExactGradientResult(best, kept, columns.features, columns.normaliser, charged)
+    return ExactGradientResult(best, kept, columns.features, columns.scaling, charged)

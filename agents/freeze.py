@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
+from rlbudget.files import json_ready
 from rlbudget.policy import network
 from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.observation import OBSERVATION_VERSION
@@ -50,7 +50,7 @@ def policy_of_run(run_dir: str | Path) -> Policy:
             preset=run["preset"],
             price_range=tuple(run["price_range"]),
             clip=run["clip"],
-            trained=_plain({k: v for k, v in run.items() if k not in _OWN}),
+            trained=json_ready({k: v for k, v in run.items() if k not in _OWN}),
         )
     except KeyError as error:
         raise UserError(f"{run_dir / RUN} lacks {error}; train again") from None
@@ -87,12 +87,3 @@ def _not_a_run(run_dir: Path, name: str) -> str:
         f"{run_dir} holds no {name}: it is not the folder of a training run, or the run ended"
         " before its first evaluation; train again or let it finish with --resume"
     )
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a metric that does not exist is null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,6 +22,7 @@ from rlbudget.agents.dual import Constraint, Measured, focus
 from rlbudget.agents.exact import TraceSource
 from rlbudget.agents.snapshot import Source, save_best, save_latest
 from rlbudget.agents.validation import Score, Validation
+from rlbudget.policy.prices import middle_price
 
 Progress = Callable[[int, int], None]
 """called with environment steps done and in all"""
@@ -30,10 +31,39 @@ FIGURES = 4
 """frontier figures in a run, beside the one at the end"""
 
 
-class Monitor(BaseCallback):
-    """Measures the policy between two updates, every ``evaluate_every`` of them and at the end.
+class Watch(BaseCallback):
+    """Calls ``look`` between two updates, every ``every`` of them and at the end of a training."""
 
-    Logged each time, from the validation questions, a decode stopping where p(stop) > 0.5:
+    def __init__(self, every: int, total: int, progress: Progress | None) -> None:
+        super().__init__()
+        self.every, self.total_timesteps, self.progress = every, total, progress
+        self.updates = 0
+        """updates begun"""
+
+    def look(self, *, last: bool) -> None:
+        """Measure the policy."""
+        raise NotImplementedError
+
+    def _on_rollout_start(self) -> None:
+        if self.updates % self.every == 0:
+            self.look(last=False)
+        self.updates += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.progress is not None:
+            self.progress(min(self.num_timesteps, self.total_timesteps), self.total_timesteps)
+
+    def _on_training_end(self) -> None:
+        self.look(last=True)
+
+
+class Monitor(Watch):
+    """Logs and keeps what the policy is worth on the validation questions.
+
+    Logged at each look, a decode stopping where p(stop) > 0.5:
 
     * ``eval/exact_match``, ``eval/tokens``, ``eval/utility``, ``eval/oracle_gap_closed``: means
       over the relative prices, and the same with ``@PRICE`` at the end for each of them;
@@ -54,17 +84,15 @@ class Monitor(BaseCallback):
         progress: Progress | None,
         state: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         assert config.total_timesteps is not None
+        super().__init__(config.evaluate_every, config.total_timesteps, progress)
         self.run_dir = run_dir
         self.source = source
         self.validation = validation
         self.run = run
-        self.every = config.evaluate_every
         self.constraint = config.constraint
-        self.total_timesteps = config.total_timesteps
-        self.progress = progress
         self.state: dict[str, Any] = state or {"update": 0, "best": None, "run": None}
+        self.updates = self.state["update"]
         measured = self.total_timesteps // (self.every * config.n_envs * config.n_steps)
         self._draw_every = max(1, measured // FIGURES)
 
@@ -85,26 +113,19 @@ class Monitor(BaseCallback):
         self.logger.record("hparams", HParam(config, metrics))
 
     def _on_rollout_start(self) -> None:
-        if self.state["update"] % self.every == 0:
-            self._measure(draw=self.state["update"] // self.every % self._draw_every == 0)
-            save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
-        self.state["update"] += 1
+        super()._on_rollout_start()
         if self.constraint is not None:
             done = self.num_timesteps / self.total_timesteps
             assert isinstance(self.source, TraceSource)
             price = self.state["dual_price"]
             self.source.token_price = focus(price, self._bounds, min(done, 1.0))
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if self.progress is not None:
-            self.progress(min(self.num_timesteps, self.total_timesteps), self.total_timesteps)
-
-    def _on_training_end(self) -> None:
-        self._measure(draw=True)
-        self.logger.dump(step=self.num_timesteps)
+    def look(self, *, last: bool) -> None:
+        """Measure, log, keep the best and save what a resumed run needs."""
+        self.state["update"] = self.updates
+        self._measure(draw=last or self.updates // self.every % self._draw_every == 0)
+        if last:
+            self.logger.dump(step=self.num_timesteps)
         save_latest(self.run_dir, self.model, self.source, self.state)  # type: ignore[arg-type]
 
     def _measure(self, *, draw: bool) -> None:
@@ -138,7 +159,7 @@ class Monitor(BaseCallback):
 
         at = partial(self.validation.at, partial(actor_chances, actor))
         bounds = self._bounds
-        dual = self.state.setdefault("dual_price", (bounds[0] * bounds[1]) ** 0.5)
+        dual = self.state.setdefault("dual_price", middle_price(bounds))
         self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)
         price, found = constraint.solved(at, bounds)
         kept = self.state["run"] and self.state["run"]["operating"]
@@ -158,8 +179,7 @@ class Monitor(BaseCallback):
             "timesteps": int(self.num_timesteps),
             "validation": score.as_dict(),
         }
-        normaliser = self.validation.columns.normaliser
-        assert normaliser is not None
+        normaliser = self.validation.columns.scaling
         save_best(self.run_dir, actor, normaliser.mean, normaliser.std, self.state["run"])
 
     def _log(self, score: Score) -> None:

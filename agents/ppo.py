@@ -1,13 +1,12 @@
 """PPO on recorded traces: the way to obtain a stopping policy.
 
-stable-baselines3's PPO, but for where its rows come from. ``ExactPPO`` reads every checkpoint of a
-batch of training traces from the record, with the advantage that the record implies
-(``rlbudget.agents.exact``), and steps no environment; the network, the clipped surrogate and the
-optimiser are SB3's own. ``advantages="sampled"`` is SB3's PPO on the environments, unchanged.
+``ExactPPO`` is stable-baselines3's PPO (network, clipped surrogate, optimiser) that reads every
+checkpoint of a batch of training traces from the record, with the advantage that the record
+implies (``rlbudget.agents.exact``), and steps no environment. ``advantages="sampled"`` is SB3's
+PPO on the environments, unchanged.
 
-``train`` makes a run folder: ``best.safetensors`` and ``run.json`` (what ``rlbudget freeze``
-reads), ``latest.safetensors`` (what ``resume`` reads) and TensorBoard events. Beside it stand the
-monitor (what is logged and kept), the validation (what a policy is worth) and the snapshot.
+``train`` makes a run folder: ``best.safetensors`` and ``run.json`` (read by ``rlbudget freeze``),
+``latest.safetensors`` (read by ``resume``) and TensorBoard events.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, Rows, TraceSource, stop_rows
 from rlbudget.agents.exact_cascade import cascade_rows, cascade_weight
 from rlbudget.agents.exact_looks import adopt, look_rows
+from rlbudget.agents.freeze import BEST
 from rlbudget.agents.monitor import Monitor, Progress
 from rlbudget.agents.snapshot import (
-    BEST,
     LATEST,
     Source,
     check_same,
@@ -63,7 +62,7 @@ __all__ = ["ExactPPO", "PPOConfig", "TrainResult", "make_ppo", "train", "trainin
 
 
 class _Policy(ActorCriticPolicy):
-    """SB3's, with what an update asks of it written out: its distributions cost a tenth of all."""
+    """SB3's, without its distribution objects, which cost a tenth of an update."""
 
     def evaluate_actions(
         self, obs: Any, actions: torch.Tensor
@@ -79,10 +78,9 @@ class _Policy(ActorCriticPolicy):
 class ExactPPO(PPO):
     """SB3's PPO whose rollout is read from the record instead of sampled.
 
-    ``rows`` draws up at least as many rows as an update takes from a batch of ``source``. The
-    environment gives the spaces and the number of rows, and is never stepped. A timestep is a row;
-    ``rollout/ep_rew_mean`` and ``rollout/ep_len_mean`` are the policy's expected return and number
-    of decisions on the traces drawn, not those of sampled episodes.
+    ``rows`` makes at least as many rows as an update takes from a batch of ``source``; a timestep
+    is a row. The environment only gives the spaces and the number of rows.
+    ``rollout/ep_rew_mean`` and ``rollout/ep_len_mean`` are expectations on the traces drawn.
     """
 
     def __init__(
@@ -141,7 +139,7 @@ class ExactPPO(PPO):
 
 def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     """PPO on these columns, its policy reluctant to stop, its generators seeded."""
-    prices = _normaliser(columns).token_price
+    prices = columns.scaling.token_price
     env = ReplaySB3VecEnv(columns, config.n_envs, token_price=prices, seed=config.seed)
     rate = config.learning_rate * (_LOOK_RATE if columns.looks else 1)
     exact = config.advantages == "exact"
@@ -182,7 +180,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
 
 def _record(columns: ReplayColumns, config: PPOConfig) -> dict[str, Any]:
     """What ``ExactPPO`` reads, for episodes of this kind."""
-    prices = _normaliser(columns).token_price
+    prices = columns.scaling.token_price
     if columns.handover is not None:
         weight, rows = cascade_weight(columns, prices), cascade_rows
     else:
@@ -231,10 +229,9 @@ def train(
     """Train a policy and keep the best of validation in ``run_dir``.
 
     The two tables must share no question. ``progress`` is called with the steps done and in all.
-    With ``resume`` a run that was interrupted goes on and ends as it would have ended; where
-    there is nothing to resume it starts. ``digest`` and ``split_seed`` say in ``run.json`` which
-    traces these are and how they were split, ``recorded`` how they were made. ``start`` is a
-    policy to go on from: its observation, normaliser and prices are kept. Raises
+    ``resume`` continues an interrupted run, bit for bit, or starts one. ``digest``, ``split_seed``
+    and ``recorded`` say in ``run.json`` which traces these are, how they were split and made.
+    ``start`` is a policy to continue from; its observation, normaliser and prices are kept. Raises
     ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
     """
     _check(train, validation, config)
@@ -257,13 +254,13 @@ def train(
     run = describe(train, columns, config, digest, split_seed, recorded)
     if snapshot is not None:
         check_same(run_dir, run, snapshot[1]["progress"]["run"])
-    judge = Validation(train, validation, columns.features, _normaliser(columns))
+    judge = Validation(train, validation, columns.features, columns.scaling)
     with one_thread():
         model = make_ppo(columns, config)
         if blind is not None:
             adopt(model, blind)
         if start is not None:
-            _go_on_from(model, start)
+            _continue_from(model, start)
         model.set_logger(configure(str(run_dir), ["tensorboard"]))
         source, state = _source(model), None
         if snapshot is not None:
@@ -316,8 +313,7 @@ def _blind_start(
     run_dir: Path,
     progress: Progress | None,
 ) -> dict[str, torch.Tensor]:
-    """The actor that one that may look starts from: the best of its own run in ``run_dir/free``,
-    which never looks."""  # fmt: skip
+    """The actor that the look preset starts from: the best of a run of the free preset."""
     folder, blind = run_dir / "free", replace(config, preset="free")
     train(train_on, validation, blind, folder, resume=True, progress=progress)
     return load_file(folder / BEST)
@@ -341,7 +337,7 @@ def _columns_of(start: Policy, train: TraceTable) -> ReplayColumns:
     return replay_columns(train, features=start.features, normaliser=normaliser)
 
 
-def _go_on_from(model: PPO, start: Policy) -> None:
+def _continue_from(model: PPO, start: Policy) -> None:
     own = model.policy.state_dict()
     for name, tensor in start.tensors.items():
         if name in own:
@@ -349,8 +345,3 @@ def _go_on_from(model: PPO, start: Policy) -> None:
                 raise UserError("the policy to go on from has a network of another size")
             own[name] = torch.from_numpy(tensor.copy())
     model.policy.load_state_dict(own)
-
-
-def _normaliser(columns: ReplayColumns) -> Normaliser:
-    assert columns.normaliser is not None
-    return columns.normaliser

@@ -1,10 +1,8 @@
-"""What a run leaves on disk, and how it goes on: safetensors and JSON, nothing pickled.
+"""What a run leaves on disk: safetensors and JSON, each written atomically, nothing pickled.
 
-``best.safetensors`` with ``run.json``: the best policy by validation, what freezing reads.
-``latest.safetensors``: everything a resumed run needs to end bit for bit where an uninterrupted
-one would have ended: weights, Adam's moments, every random generator, where the source of the
-rows stands (traces still to be drawn, or open episodes). Each file is written beside its place
-and renamed into it.
+``best.safetensors`` and ``run.json``: the best policy by validation, which is what freezing reads.
+``latest.safetensors``: all that a resumed run needs to end bit for bit as an uninterrupted one:
+weights, Adam's moments, random generators, traces still to be drawn or open episodes.
 """
 
 from __future__ import annotations
@@ -25,16 +23,15 @@ from safetensors.torch import save
 from stable_baselines3 import PPO
 
 from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.freeze import BEST, RUN
 from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
-from rlbudget.files import write_bytes
+from rlbudget.files import save_bytes
 from rlbudget.policy.observation import OBSERVATION_VERSION
 from rlbudget.traces.table import TraceTable
 
 LATEST = "latest.safetensors"
-BEST = "best.safetensors"
-RUN = "run.json"
 
 
 class Source(Protocol):
@@ -58,8 +55,7 @@ def describe(
     recorded: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """``run.json`` before there is a policy: how it is made."""
-    normaliser = columns.normaliser
-    assert normaliser is not None
+    normaliser = columns.scaling
     return {
         "version": 1,
         "preset": config.preset,
@@ -105,22 +101,14 @@ def check_same(run_dir: Path, run: dict[str, Any], before: dict[str, Any]) -> No
         )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content or none of it."""
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def save_best(
     folder: Path, actor: dict[str, torch.Tensor], mean: Any, std: Any, run: dict[str, Any]
 ) -> None:
     """``best.safetensors`` and ``run.json``."""
     tensors = {name: value.contiguous() for name, value in actor.items()}
     tensors |= {"obs_mean": torch.from_numpy(mean), "obs_std": torch.from_numpy(std)}
-    write_atomically(folder / BEST, save(tensors))
-    write_atomically(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
+    save_bytes(folder / BEST, save(tensors))
+    save_bytes(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
 
 
 def save_latest(folder: Path, model: PPO, source: Source, progress: dict[str, Any]) -> None:
@@ -144,7 +132,7 @@ def save_latest(folder: Path, model: PPO, source: Source, progress: dict[str, An
         "source_rng": source.rng.bit_generator.state,
         "progress": progress,
     }
-    write_atomically(folder / LATEST, save(tensors, metadata={"rest": json.dumps(rest)}))
+    save_bytes(folder / LATEST, save(tensors, metadata={"rest": json.dumps(rest)}))
 
 
 def _unwritten(model: PPO) -> dict[str, float]:

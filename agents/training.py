@@ -59,8 +59,20 @@ def train_on(
     table = load_table(traces, context=context or tasks or start is not None)
     split = split_questions(table, seed=split_seed)
     first = next(iter_traces(traces))
-    config = PPOConfig(preset=preset, token_price=token_price, advantages=advantages, seed=seed,
-                       em_floor=em_floor, token_budget=token_budget)  # fmt: skip
+    features = None
+    if start is None and (context or tasks or signals == "top"):
+        kept = table.signals if signals == "all" else _top(table.signals)
+        features = feature_names(kept, preset, context=context, tasks=tasks)
+    config = PPOConfig(
+        preset=preset,
+        token_price=token_price,
+        features=features,
+        advantages=advantages,
+        total_timesteps=total_timesteps,
+        em_floor=em_floor,
+        token_budget=token_budget,
+        seed=seed,
+    )
     if start is not None:
         config = replace(
             config,
@@ -69,11 +81,6 @@ def train_on(
             token_price=start.price_range,
             learning_rate=config.learning_rate * _GOING_ON,
         )
-    elif context or tasks or signals == "top":
-        kept = table.signals if signals == "all" else _top(table.signals)
-        config = replace(config, features=feature_names(kept, preset, context=context, tasks=tasks))
-    if total_timesteps is not None:
-        config = replace(config, total_timesteps=total_timesteps)
     return train(
         split.train,
         split.validation,

@@ -13,6 +13,7 @@ from rlbudget.agents.dual import Measured
 from rlbudget.arrays import Floats
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
+from rlbudget.files import json_ready
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import observe
 from rlbudget.policy.replay import Chances, Replay, replay_looking
@@ -49,15 +50,7 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; NaN becomes None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            if isinstance(value, list | tuple):
-                return [plain(item) for item in value]
-            return None if isinstance(value, float) and np.isnan(value) else value
-
-        result: dict[str, Any] = plain(asdict(self))
+        result: dict[str, Any] = json_ready(asdict(self))
         return result
 
 
@@ -70,8 +63,6 @@ class Validation:
         validation: TraceTable,
         features: tuple[str, ...],
         normaliser: Normaliser,
-        *,
-        relative_prices: tuple[float, ...] = outcomes.RELATIVE_PRICES,
     ) -> None:
         self.columns: ReplayColumns = replay_columns(
             validation, features=features, normaliser=normaliser
@@ -80,8 +71,7 @@ class Validation:
             "until_stop" if self.columns.probe_tokens.any() else "none"
         )
         self._raw = observe(validation, features) if self.columns.looks else None
-        self.relative_prices = relative_prices
-        self.token_prices = tuple(outcomes.token_price_of(r, train) for r in relative_prices)
+        self.token_prices = [outcomes.token_price_of(r, train) for r in outcomes.RELATIVE_PRICES]
         # Both sets together say more exactly what the full decodes give.
         both = [(part.final_exact_match, part.full_tokens) for part in (train, validation)]
         exact_match, tokens = (np.concatenate(column) for column in zip(*both, strict=True))
@@ -89,8 +79,7 @@ class Validation:
         self._bounds = [bounds(train, validation, price) for price in self.token_prices]
 
     def _replay(self, chances: Chances, price: float) -> Replay:
-        table, inputs, normaliser = self.columns.table, self.columns.inputs, self.columns.normaliser
-        assert normaliser is not None
+        table, inputs, normaliser = self.columns.table, self.columns.inputs, self.columns.scaling
         if self._raw is not None:
             return replay_looking(table, self._raw, lambda x: chances(normaliser.inputs(x, price)))
         inputs[:, -1] = normaliser.price(price)
@@ -113,7 +102,7 @@ class Validation:
     def measure(self, chances: Chances) -> Score:
         """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""
         found = [self._replay(chances, price).outcome for price in self.token_prices]
-        return score_of(self.relative_prices, self.token_prices, found, self._bounds)
+        return score_of(self.token_prices, found, self._bounds)
 
 
 def bounds(train: TraceTable, table: TraceTable, price: float) -> tuple[float, float]:
@@ -127,16 +116,17 @@ def bounds(train: TraceTable, table: TraceTable, price: float) -> tuple[float, f
 
 
 def score_of(
-    relative_prices: Sequence[float],
     token_prices: Sequence[float],
     found: Sequence[outcomes.Outcome],
     limits: Sequence[tuple[float, float]],
 ) -> Score:
-    """Of what a policy gave at each price; ``limits`` are the mean utilities of the best constant
-    way and of the oracle there."""  # fmt: skip
+    """Of what a policy gave at each of ``outcomes.RELATIVE_PRICES``, which are ``token_prices``.
+
+    ``limits`` are the mean utilities of the best constant way and of the oracle there.
+    """
     results, chosen = [], []
     for relative, price, one, (fixed, oracle) in zip(
-        relative_prices, token_prices, found, limits, strict=True
+        outcomes.RELATIVE_PRICES, token_prices, found, limits, strict=True
     ):
         utility = float(outcomes.utility(one, price).mean())
         gap = outcomes.oracle_gap_closed(utility, fixed, oracle)

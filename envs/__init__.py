@@ -22,26 +22,18 @@ STOP = 1
 PROBE = 2
 ESCALATE = 2
 
-if "rlbudget/Replay-v0" not in gymnasium.registry:
-    gymnasium.register(
-        "rlbudget/Replay-v0",
-        entry_point="rlbudget.envs.replay:ReplayEnv",
-        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
-    )
-    gymnasium.register(
-        "rlbudget/ReplayProbe-v0",
-        entry_point="rlbudget.envs.replay:ReplayProbeEnv",
-        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
-        kwargs={"preset": "look"},
-    )
-    gymnasium.register(
-        "rlbudget/Sampling-v0",
-        entry_point="rlbudget.envs.replay:SamplingEnv",
-        vector_entry_point="rlbudget.envs.replay_vector:ReplayVectorEnv",
-    )
-    gymnasium.register(
-        "rlbudget/Cascade-v0",
-        entry_point="rlbudget.envs.cascade:CascadeEnv",
-        vector_entry_point="rlbudget.envs.cascade:cascade_vector",
-    )
-    gymnasium.register("rlbudget/Decoding-v0", entry_point="rlbudget.envs.decoding:DecodingEnv")
+_VECTOR = "rlbudget.envs.replay_vector:ReplayVectorEnv"
+_ENVS: dict[str, tuple[str, str | None, dict[str, str]]] = {
+    "Replay": ("replay:ReplayEnv", _VECTOR, {}),
+    "ReplayProbe": ("replay:ReplayProbeEnv", _VECTOR, {"preset": "look"}),
+    "Sampling": ("replay:SamplingEnv", _VECTOR, {}),
+    "Cascade": ("cascade:CascadeEnv", "rlbudget.envs.cascade:cascade_vector", {}),
+    "Decoding": ("decoding:DecodingEnv", None, {}),
+}
+
+for _name, (_entry, _vector, _kwargs) in _ENVS.items():
+    if f"rlbudget/{_name}-v0" not in gymnasium.registry:
+        gymnasium.register(
+            f"rlbudget/{_name}-v0", f"rlbudget.envs.{_entry}", vector_entry_point=_vector,
+            kwargs=_kwargs,
+        )  # fmt: skip

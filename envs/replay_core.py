@@ -24,6 +24,8 @@ from rlbudget.policy.prices import check_price_range
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayColumns:
@@ -59,6 +61,13 @@ class ReplayColumns:
         """Whether an episode may ask for trial answers."""
         return looks(self.features)
 
+    @property
+    def scaling(self) -> Normaliser:
+        """The normaliser of ``inputs``; ``ValueError`` where they are raw features."""
+        if self.normaliser is None:
+            raise ValueError("training needs the network's inputs: give a normaliser")
+        return self.normaliser
+
 
 def replay_columns(
     traces: TraceTable | ReplayColumns | str | Path,
@@ -78,7 +87,7 @@ def replay_columns(
     """
     if isinstance(traces, ReplayColumns):
         return traces
-    table = traces if isinstance(traces, TraceTable) else _load(traces)
+    table = traces if isinstance(traces, TraceTable) else load_table(Path(traces), context=True)
     names = features_of(table, preset) if features is None else tuple(features)
     lengths = table.lengths
     episodes = np.flatnonzero(lengths)
@@ -120,10 +129,6 @@ def replay_columns(
         exit_tokens=table.thinking_tokens + charged + table.exit_answer_tokens,
         full_tokens=table.full_tokens + whole,
     )
-
-
-def _load(folder: str | Path) -> TraceTable:
-    return load_table(Path(folder), context=True)
 
 
 class ReplayCore:
@@ -187,14 +192,8 @@ class ReplayCore:
         for name in self._kept:
             getattr(self, name)[:] = state[name]
 
-    def observations(self) -> Float32s:
-        """(n, F + 1) float32, a new array."""
-        out = self.columns.inputs.take(self.row, axis=0)
-        out[:, -1] = self._price_input
-        return out
-
-    def observations_of(self, envs: Ints) -> Float32s:
-        """Those of some episodes: (k, F + 1) float32, a new array."""
+    def observations(self, envs: Ints | slice = _ALL) -> Float32s:
+        """Those of all or some episodes: (k, F + 1) float32, a new array."""
         out = self.columns.inputs.take(self.row[envs], axis=0)
         out[:, -1] = self._price_input[envs]
         return out

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
-from rlbudget.envs.replay_core import ReplayColumns, ReplayCore
+from rlbudget.envs.replay_core import _ALL, ReplayColumns, ReplayCore
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 
 
@@ -46,13 +46,10 @@ class LookCore(ReplayCore):
         looks = {k.removeprefix("looks."): v for k, v in state.items() if k.startswith("looks.")}
         self.memory = LookMemory.of(looks)
 
-    def observations(self) -> Float32s:
-        """(n, F + 1) float32, a new array."""
-        return self.observations_of(np.arange(self.n))
-
-    def observations_of(self, envs: Ints) -> Float32s:
-        """Those of some episodes: (k, F + 1) float32, a new array."""
-        out = super().observations_of(envs)
+    def observations(self, envs: Ints | slice = _ALL) -> Float32s:
+        """Those of all or some episodes: (k, F + 1) float32, a new array."""
+        out = super().observations(envs)
+        envs = np.arange(self.n)[envs]
         remembered = self.memory.features(envs, self.columns.table.thinking_tokens[self.row[envs]])
         if self.columns.normaliser is not None:
             last = slice(-len(LOOK_SIGNALS), None)

@@ -33,25 +33,20 @@ class ReplaySB3VecEnv(VecEnv):
         token_price: tuple[float, float],
         seed: int = 0,
     ) -> None:
-        self._core = core_of(columns, num_envs, token_price)
+        self.core: ReplayCore = core_of(columns, num_envs, token_price)
         self.rng = np.random.default_rng(seed)
         self.render_mode: str | None = None
-        actions = spaces.Discrete(self._core.n_actions)
+        actions = spaces.Discrete(self.core.n_actions)
         super().__init__(num_envs, observation_space(columns), actions)
         self._actions: npt.NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
 
-    @property
-    def core(self) -> ReplayCore:
-        """The episodes."""
-        return self._core
-
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of the open episodes, which ``resume`` needs beside ``rng``."""
-        return self._core.state()
+        return self.core.state()
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on with the episodes of ``state``."""
-        self._core.resume(state)
+        self.core.resume(state)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Start the one generator anew."""
@@ -60,8 +55,8 @@ class ReplaySB3VecEnv(VecEnv):
 
     def reset(self) -> Float32s:
         """Start all episodes: (num_envs, n_features + 1) float32."""
-        self._core.begin(np.arange(self.num_envs), self.rng)
-        return self._core.observations()
+        self.core.begin(np.arange(self.num_envs), self.rng)
+        return self.core.observations()
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Keep the actions for ``step_wait``."""
@@ -69,32 +64,25 @@ class ReplaySB3VecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Float32s, Floats, Bools, list[dict[str, Any]]]:
         """Take one decision in every replay."""
-        rewards, done = self._core.step(self._actions)
+        rewards, done = self.core.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ends = np.flatnonzero(done)
         if len(ends):
             self._write_endings(infos, ends, rewards)
-            self._core.begin(ends, self.rng)
-        return self._core.observations(), rewards, done, infos
+            self.core.begin(ends, self.rng)
+        return self.core.observations(), rewards, done, infos
 
     def _write_endings(self, infos: list[dict[str, Any]], ends: Ints, rewards: Floats) -> None:
-        core = self._core
-        ledger = {name: col.tolist() for name, col in core.endings(ends, self._actions).items()}
-        lengths = core.steps(ends)
-        rows = zip(
-            ends.tolist(),
-            core.observations_of(ends),
-            rewards[ends].tolist(),
-            lengths.tolist(),
-            zip(*ledger.values(), strict=True),
-            strict=True,
-        )
-        names = tuple(ledger)
-        for env, last, reward, length, values in rows:
-            info = dict(zip(names, values, strict=True))
-            info["terminal_observation"] = last
-            info["episode"] = {"r": reward, "l": length}
-            infos[env] = info
+        ledger = self.core.endings(ends, self._actions)
+        values = zip(*(column.tolist() for column in ledger.values()), strict=True)
+        last, lengths = self.core.observations(ends), self.core.steps(ends).tolist()
+        returns = rewards[ends].tolist()
+        for k, (env, row) in enumerate(zip(ends.tolist(), values, strict=True)):
+            infos[env] = {
+                **dict(zip(ledger, row, strict=True)),
+                "terminal_observation": last[k],
+                "episode": {"r": returns[k], "l": lengths[k]},
+            }
 
     def close(self) -> None:
         """Nothing is open."""

@@ -92,7 +92,7 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
 
     def _endings(self, ends: Ints, actions: npt.NDArray[Any], done: Bools) -> dict[str, Any]:
         final_obs = np.full(self.num_envs, None, dtype=object)
-        final_obs[ends] = list(self._core.observations_of(ends))
+        final_obs[ends] = list(self._core.observations(ends))
         final_info: dict[str, Any] = {}
         for name, column in self._core.endings(ends, actions).items():
             whole = np.zeros(self.num_envs, dtype=column.dtype)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from rlbudget.errors import UserError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -40,3 +44,20 @@ def _flush_folder(folder: Path) -> None:
 def write_text(path: Path, content: str) -> None:
     """``write_bytes`` for UTF-8 text."""
     write_bytes(path, content.encode())
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """``write_bytes`` where the caller can mend what goes wrong: ``UserError`` for ``OSError``."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def json_ready(value: Any) -> Any:
+    """Dicts and lists with tuples as lists and, as JSON has no NaN, what is not finite as None."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

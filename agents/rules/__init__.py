@@ -36,50 +36,15 @@ questions.
 
 from __future__ import annotations
 
-from rlbudget.agents.rules.probing import (
-    CONFIDENCE,
-    CONVERGENCE,
-    DEER,
-    DYNASOR,
-    EAT,
-    HALT,
-    STREAK,
-)
+from rlbudget.agents.rules import probing, sampling, unprobed
 from rlbudget.agents.rules.rule import PROBE, Kind, Parameters, Rule
-from rlbudget.agents.rules.sampling import AC_BETA, AC_DIRICHLET, ESC, FIXED_N
-from rlbudget.agents.rules.unprobed import (
-    CERTAIN,
-    DEEPCONF,
-    ENTROPY,
-    FIXED,
-    FULL,
-    P_END,
-    RANDOM,
-    THINKBRAKE,
-)
 from rlbudget.traces.table import TraceTable
 
 __all__ = ["PROBE", "RULES", "SAMPLING_RULES", "Kind", "Parameters", "Rule", "rules_for"]
 
-RULES = (
-    FULL,
-    FIXED,
-    RANDOM,
-    P_END,
-    CERTAIN,
-    ENTROPY,
-    THINKBRAKE,
-    DEEPCONF,
-    CONFIDENCE,
-    DEER,
-    STREAK,
-    CONVERGENCE,
-    DYNASOR,
-    EAT,
-    HALT,
-)
+RULES = (*unprobed.RULES, *probing.RULES)
 
-SAMPLING_RULES = (FULL, FIXED, RANDOM, FIXED_N, AC_BETA, AC_DIRICHLET, ESC)
+SAMPLING_RULES = (unprobed.FULL, unprobed.FIXED, unprobed.RANDOM, *sampling.RULES)
 
 
 def rules_for(table: TraceTable) -> tuple[Rule, ...]:

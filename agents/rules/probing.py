@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rlbudget.agents.rules.rule import (
@@ -12,7 +14,6 @@ from rlbudget.agents.rules.rule import (
     every_probe,
     lacking,
     run_length,
-    scan,
     step_of_row,
     threshold_rule,
 )
@@ -102,16 +103,13 @@ def _dynasor_stops(table: TraceTable, parameters: Parameters) -> Ints:
     streak = np.zeros(len(table), dtype=np.int64)
     held = np.full(len(table), -1, dtype=np.int64)
     says = np.zeros(len(answer), dtype=bool)
-
-    def step(traces: Ints, rows: Ints) -> None:
+    for traces, rows in table.lockstep():
         looked = probed[rows]
         traces, rows = traces[looked], rows[looked]
         again = (answer[rows] == held[traces]) & ~hedged[rows]
         streak[traces] = np.where(again, streak[traces] + 1, ~hedged[rows])
         held[traces] = answer[rows]
         says[rows] = streak[traces] >= parameters["window"]
-
-    scan(table, step)
     return first_stop(table, says)
 
 
@@ -124,13 +122,7 @@ DYNASOR = Rule(
     stops=_dynasor_stops,
     probes_charged=lambda table, parameters: _probed(table, parameters["every"]),
 )
-CONVERGENCE = Rule(
-    name="convergence",
-    needs=(PROBE,),
-    grid=lambda table: [{"window": 2.0}],
-    stops=lambda table, parameters: first_stop(table, streaks(table) >= parameters["window"]),
-    probes_charged=every_probe,
-)
+CONVERGENCE = replace(STREAK, name="convergence", grid=lambda table: [{"window": 2.0}])
 """Two trial answers in a row are equal (arXiv 2506.02536)."""
 
 
@@ -145,8 +137,7 @@ def _settling(table: TraceTable) -> Floats:
     mean, variance = np.zeros(len(table)), np.zeros(len(table))
     seen = np.zeros(len(table), dtype=np.int64)
     out = np.full(len(entropy), np.nan)
-
-    def step(traces: Ints, rows: Ints) -> None:
+    for traces, rows in table.lockstep():
         x = entropy[rows]
         known = ~np.isnan(x)
         traces, rows, x = traces[known], rows[known], x[known]
@@ -157,8 +148,6 @@ def _settling(table: TraceTable) -> Floats:
         late = seen[traces] >= np.ceil(4 / _ALPHA)
         out[rows[late]] = variance[traces[late]]
         seen[traces] += 1
-
-    scan(table, step)
     return out
 
 
@@ -198,3 +187,5 @@ HALT = Rule(
 """A look is charged like a trial answer, one token for the distribution after the cue and one for
 every token read after it: those of all options, which are processed though not generated. Traces
 that lack the signal ``option_tokens`` are charged one token a look."""
+
+RULES = (CONFIDENCE, DEER, STREAK, CONVERGENCE, DYNASOR, EAT, HALT)

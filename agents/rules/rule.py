@@ -94,15 +94,6 @@ def thresholds(table: TraceTable, score: Floats, n: int = 25) -> list[float]:
     return [float(value) for value in np.unique(both)]
 
 
-def scan(table: TraceTable, step: Callable[[Ints, Ints], None]) -> None:
-    """Walk all traces at once: ``step(traces, rows)`` for their first checkpoints, their second
-    ones, and so on; ``rows`` are places in the per-checkpoint columns."""  # fmt: skip
-    lengths = table.lengths
-    for k in range(int(lengths.max(initial=0))):
-        traces = np.flatnonzero(lengths > k)
-        step(traces, table.offsets[traces] + k)
-
-
 def step_of_row(table: TraceTable) -> Ints:
     """(m,) the number of checkpoints before this one in its trace."""
     return np.arange(len(table.thinking_tokens)) - table.offsets[:-1][table.trace_of_row]

@@ -97,3 +97,5 @@ ESC = Rule(
     ),
 )
 """All samples of a window agree; windows follow each other (arXiv 2401.10480, published at 5)."""
+
+RULES = (FIXED_N, AC_BETA, AC_DIRICHLET, ESC)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlbudget.agents.rules.rule import Parameters, Rule, scan, threshold_rule
-from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.agents.rules.rule import Parameters, Rule, threshold_rule
+from rlbudget.arrays import Floats
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import budget_grid, first_stop, fixed_stops, full_stops
 from rlbudget.traces.table import TraceTable
@@ -40,17 +40,15 @@ CERTAIN = threshold_rule(
 )
 
 
-def _thinkbrake_stops(table: TraceTable, parameters: Parameters) -> Ints:
-    return first_stop(table, table.signals["end_gap_min"] <= parameters["tau"])
-
-
 THINKBRAKE = Rule(
     name="thinkbrake",
     needs=("end_gap_min",),
     grid=lambda table: [
         {"tau": t} for t in (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
     ],
-    stops=_thinkbrake_stops,
+    stops=lambda table, parameters: first_stop(
+        table, table.signals["end_gap_min"] <= parameters["tau"]
+    ),
 )
 """At a sentence end the end of the thinking was as likely as anything, but for ``tau`` nats."""
 
@@ -60,12 +58,9 @@ def _surplus(table: TraceTable, drift: float) -> Floats:
     entropy = np.nan_to_num(table.signals["entropy_mean"], nan=np.inf)
     out = np.zeros(len(entropy))
     held = np.zeros(len(table))
-
-    def step(traces: Ints, rows: Ints) -> None:
+    for traces, rows in table.lockstep():
         held[traces] = np.maximum(0.0, held[traces] + drift - entropy[rows])
         out[rows] = held[traces]
-
-    scan(table, step)
     return out
 
 
@@ -139,13 +134,13 @@ DEEPCONF = Rule(
     grid=_deepconf_grid,
     stops=lambda table, parameters: first_stop(
         table,
-        _beyond(group_confidence(table, parameters["window"]), parameters),
+        parameters["side"]
+        * (group_confidence(table, parameters["window"]) - parameters["threshold"])
+        > 0,
     ),
 )
 """Group confidence leaves a percentile of the lowest ones of the training traces: below it
 (``side`` -1, as published) or above it (1)."""
 
 
-def _beyond(confidence: Floats, parameters: Parameters) -> Bools:
-    distance = parameters["side"] * (confidence - parameters["threshold"])
-    return np.asarray(distance > 0)
+RULES = (FULL, FIXED, RANDOM, P_END, CERTAIN, ENTROPY, THINKBRAKE, DEEPCONF)

@@ -38,6 +38,7 @@ from rlbudget.evaluate.verdicts import (
     most_utility,
     paired_by,
 )
+from rlbudget.files import json_ready
 from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     Outcome,
@@ -268,7 +269,7 @@ def as_json(assessment: Assessment) -> dict[str, Any]:
         ],
         "frontier": [_frontier(measured) for measured in methods if measured.name != "full"],
     }
-    plain: dict[str, Any] = _plain(content)
+    plain: dict[str, Any] = json_ready(content)
     return plain
 
 
@@ -415,12 +416,3 @@ def _tokens(result: Outcome) -> dict[str, float]:
 
 def _need(need: str) -> str:
     return "a trial answer at every checkpoint" if need == PROBE else f"the signal {need}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: tuples as lists, what is not finite as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,7 +23,8 @@ from safetensors.numpy import save
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.files import write_bytes
+from rlbudget.files import save_bytes
+from rlbudget.policy.folder import network_config
 from rlbudget.policy.network import FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, Observer, feature_names
 from rlbudget.policy.prices import check_price
@@ -58,10 +59,14 @@ class CascadeDecision(NamedTuple):
 class Cascade:
     """A frozen network with three actions for every token price in its range."""
 
-    __slots__ = ("_frozen", "ratio")
+    __slots__ = ("_frozen", "features", "price_range", "ratio")
 
     def __init__(self, frozen_policy: FrozenPolicy, ratio: float) -> None:
         self._frozen = frozen_policy
+        self.features: tuple[str, ...] = frozen_policy.features
+        """the names of the observation's numbers, in order; the last is ``natural_end``"""
+        self.price_range: tuple[float, float] = frozen_policy.price_range
+        """lowest and highest token price it was trained on, per token of the large model"""
         self.ratio = ratio
         """what a token of the small model costs, in tokens of the large one"""
 
@@ -89,16 +94,6 @@ class Cascade:
         return choose(self.chances(observations, token_price), observations[:, -1] > 0)
 
     @property
-    def features(self) -> tuple[str, ...]:
-        """The names of the observation's numbers, in order; the last is ``natural_end``."""
-        return self._frozen.features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it was trained on, per token of the large model."""
-        return self._frozen.price_range
-
-    @property
     def config(self) -> dict[str, Any]:
         """What the file says beside the weights."""
         return dict(self._frozen.config)
@@ -111,10 +106,11 @@ class Cascade:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cascade):
             return NotImplemented
-        return self.config == other.config and _weights(self) == _weights(other)
+        same = self._frozen.weights == other._frozen.weights
+        return same and self.config == other.config
 
     def __hash__(self) -> int:
-        return hash(_weights(self))
+        return hash(self._frozen.weights)
 
 
 class CascadeRequest:
@@ -189,16 +185,8 @@ def make_cascade(
 
     ``trained`` is what it came from, JSON-ready. Raises ``UserError`` if the parts do not fit.
     """
-    hidden = [len(tensors[f"mlp_extractor.policy_net.{k}.bias"]) for k in range(0, 99, 2)
-              if f"mlp_extractor.policy_net.{k}.bias" in tensors]  # fmt: skip
     config = {
-        "observation_version": OBSERVATION_VERSION,
-        "features": list(features),
-        "clip": float(clip),
-        "activation": "tanh",
-        "layers": [len(features) + 1, *hidden, 3],
-        "price_range": [float(price) for price in price_range],
-        "threshold": 0.5,
+        **network_config(tensors, features, price_range, clip),
         "ratio": float(ratio),
         "trained": dict(trained or {}),
     }
@@ -211,10 +199,7 @@ def make_cascade(
 def save_cascade(path: Path | str, cascade: Cascade) -> None:
     """Write a cascade to a file (.safetensors), atomically."""
     named = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(cascade.config)}
-    try:
-        write_bytes(Path(path), save(dict(cascade.tensors), metadata=named))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    save_bytes(Path(path), save(dict(cascade.tensors), metadata=named))
 
 
 def load_cascade(path: Path | str) -> Cascade:
@@ -242,7 +227,3 @@ def _cascade_of(config: Mapping[str, Any], tensors: Mapping[str, Float32s]) -> C
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio {ratio:g} is not in (0, 1]")
     return Cascade(FrozenPolicy(config, tensors), ratio)
-
-
-def _weights(cascade: Cascade) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, tensor.tobytes()) for name, tensor in sorted(cascade.tensors.items()))

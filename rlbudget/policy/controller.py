@@ -119,20 +119,18 @@ class Controller:
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
         self.thinking_tokens += 1
-        at_checkpoint = self.thinking_tokens % self._stride == 0 and not inside_character
-        if self.failed is None:
-            try:
-                self._take(token_signals, token_markers)
-                if at_checkpoint:
-                    signals = {name: float(v[0]) for name, v in self._window.read().items()}
-                    answer = probe() if probe is not None and self.needs_probe else None
-                    decision = self._decide(signals, self.thinking_tokens, answer)
-                    if decision.probe and probe is not None:
-                        decision = self._look(probe())
-                    return decision
-            except Exception as error:  # whatever it is, the decode must go on
-                self._fail(error)
-        return CONTINUE if at_checkpoint else None
+        if self.thinking_tokens % self._stride or inside_character:
+            self._safely(lambda: self._take(token_signals, token_markers))
+            return None
+
+        def decide() -> Decision:
+            self._take(token_signals, token_markers)
+            signals = {name: float(v[0]) for name, v in self._window.read().items()}
+            answer = probe() if probe is not None and self.needs_probe else None
+            decision = self._decide(signals, self.thinking_tokens, answer)
+            return self._look(probe()) if decision.probe and probe is not None else decision
+
+        return self._safely(decide)
 
     def at_checkpoint(
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None = None
@@ -144,18 +142,17 @@ class Controller:
         Where the decision asks for a ``probe``, call ``looked`` with one, or go on without.
         """
         self.thinking_tokens = thinking_tokens
-        if self.failed is None:
-            try:
-                return self._decide(signals, thinking_tokens, probe)
-            except Exception as error:  # whatever it is, the decode must go on
-                self._fail(error)
-        return CONTINUE
+        return self._safely(lambda: self._decide(signals, thinking_tokens, probe))
 
     def looked(self, probe: Probe) -> Decision:
         """Decide again at the same checkpoint, knowing the trial answer that was asked for."""
+        return self._safely(lambda: self._look(probe))
+
+    def _safely(self, act: Callable[[], Decision | None]) -> Decision:
+        """What ``act`` decides; to go on after a fault, and where it decides nothing."""
         if self.failed is None:
             try:
-                return self._look(probe)
+                return act() or CONTINUE
             except Exception as error:  # whatever it is, the decode must go on
                 self._fail(error)
         return CONTINUE

@@ -41,10 +41,16 @@ class Policy:
     Safe to call from several threads. Two policies are equal if their folders would be.
     """
 
-    __slots__ = ("_frozen",)
+    __slots__ = ("_frozen", "features", "price_range", "threshold")
 
     def __init__(self, frozen_policy: FrozenPolicy) -> None:
         self._frozen = frozen_policy
+        self.features: tuple[str, ...] = frozen_policy.features
+        """the names of the observation's numbers, in order"""
+        self.price_range: tuple[float, float] = frozen_policy.price_range
+        """lowest and highest token price it was trained on"""
+        self.threshold: float = frozen_policy.threshold
+        """it stops where the chance to stop is above this"""
 
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
         """Decide at one checkpoint.
@@ -61,7 +67,7 @@ class Policy:
         ``token_price`` is one number or has shape (n,). The numbers are those of single calls,
         bit for bit. Raises ``ValueError`` as a single call does.
         """
-        return self._frozen.stop_probabilities(observations, token_price)
+        return self._frozen.chances(observations, token_price)[0]
 
     def chances(
         self, observations: npt.ArrayLike, token_price: npt.ArrayLike
@@ -77,21 +83,6 @@ class Policy:
         """``free``; ``probe`` if it looks at a trial answer at every checkpoint; ``look`` if it
         asks for one where it finds it worth its tokens."""  # fmt: skip
         return next((p for p in PRESETS if p == self._frozen.config.get("preset")), "free")
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The names of the observation's numbers, in order."""
-        return self._frozen.features
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it was trained on."""
-        return self._frozen.price_range
-
-    @property
-    def threshold(self) -> float:
-        """It stops where the chance to stop is above this."""
-        return self._frozen.threshold
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -124,7 +115,7 @@ class Policy:
     def digest(self) -> str:
         """sha256 (hex) of what it is: equal policies have equal ones."""
         whole = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name, weights in _weights(self):
+        for name, weights in self._frozen.weights:
             whole.update(name.encode() + weights)
         return whole.hexdigest()
 
@@ -133,29 +124,14 @@ class Policy:
         """The normaliser and the weights."""
         return self._frozen.tensors
 
-    def check(self, features: Sequence[str]) -> None:
-        """``UserError`` unless observations of these features are what it was trained on."""
-        given, wanted = tuple(features), self.features
-        if given == wanted:
-            return
-        missing = [name for name in wanted if name not in set(given)]
-        extra = [name for name in given if name not in set(wanted)]
-        said = [f"{what} {', '.join(names)}" for what, names in
-                (("missing:", missing), ("unknown to it:", extra)) if names]  # fmt: skip
-        if not said:
-            k = next((k for k, (a, b) in enumerate(zip(given, wanted, strict=False)) if a != b), 0)
-            said = [f"another order or number from feature {k} on ({given[k]}, not {wanted[k]})"]
-        raise UserError(
-            f"these observations are not what the policy was trained on: {'; '.join(said)}"
-        )
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Policy):
             return NotImplemented
-        return self.config == other.config and _weights(self) == _weights(other)
+        same = self._frozen.weights == other._frozen.weights
+        return same and self.config == other.config
 
     def __hash__(self) -> int:
-        return hash(_weights(self))
+        return hash(self._frozen.weights)
 
     def __repr__(self) -> str:
         low, high = self.price_range
@@ -182,28 +158,41 @@ def make_policy(
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
-    layers = _layer_sizes(tensors, len(features))
     config = {
         "format": network.FORMAT,
         "version": network.VERSION,
         "preset": preset,
-        "observation_version": OBSERVATION_VERSION,
-        "features": list(features),
-        "clip": float(clip),
-        "activation": "tanh",
-        "layers": layers,
-        "price_range": [float(price) for price in price_range],
-        "threshold": float(threshold),
+        **network_config(tensors, features, price_range, clip, threshold),
         "trained": dict(trained or {}),
         "calibration": None if calibration is None else dict(calibration),
     }
     try:
         policy = Policy(FrozenPolicy(config, dict(tensors)))
-        if not (layers[-1] == 3) == looks(features) == (preset == "look"):
+        if not (config["layers"][-1] == 3) == looks(features) == (preset == "look"):
             raise ValueError("the look preset, features of looks and three logits go together")
         return policy
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def network_config(
+    tensors: Mapping[str, Float32s],
+    features: Sequence[str],
+    price_range: tuple[float, float],
+    clip: float,
+    threshold: float = DEFAULT_THRESHOLD,
+) -> dict[str, Any]:
+    """What a config says of a network and of what it sees; a layer without a bias counts as 0."""
+    sizes = [len(tensors.get(f"{name}.bias", ())) for name in network.layer_names(tensors)]
+    return {
+        "observation_version": OBSERVATION_VERSION,
+        "features": list(features),
+        "clip": float(clip),
+        "activation": "tanh",
+        "layers": [len(features) + 1, *sizes],
+        "price_range": [float(price) for price in price_range],
+        "threshold": float(threshold),
+    }
 
 
 def load_policy(folder: str | Path) -> Policy:
@@ -312,17 +301,3 @@ def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _layer_sizes(tensors: Mapping[str, Float32s], n_features: int) -> list[int]:
-    hidden = sorted(
-        (int(name.split(".")[2]), len(tensor))
-        for name, tensor in tensors.items()
-        if name.startswith("mlp_extractor.policy_net.") and name.endswith(".weight")
-    )
-    logits = tensors.get("action_net.bias", ())
-    return [n_features + 1, *(outputs for _, outputs in hidden), 3 if len(logits) == 3 else 2]
-
-
-def _weights(policy: Policy) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, tensor.tobytes()) for name, tensor in sorted(policy.tensors.items()))

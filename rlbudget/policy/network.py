@@ -98,6 +98,11 @@ class FrozenPolicy:
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenPolicy, (self.config, self.tensors)
 
+    @property
+    def weights(self) -> tuple[tuple[str, bytes], ...]:
+        """Its tensors as (name, bytes), sorted: equal for equal networks."""
+        return tuple((name, tensor.tobytes()) for name, tensor in sorted(self.tensors.items()))
+
     def decide(self, observation: npt.ArrayLike, token_price: float) -> Decision:
         """One decision: stop if the chance to stop is above the threshold.
 
@@ -133,20 +138,14 @@ class FrozenPolicy:
         probability, look = _of_three(odds, float(end.dot(self._look)))
         return Decision(probability > self.threshold, probability, look > 0.5)
 
-    def stop_probabilities(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
-        """The chance to stop for each of n observations: float64, shape (n,).
-
-        ``observations`` has shape (n, n_features), float32; ``token_price`` is one number or
-        has shape (n,). Raises ``ValueError`` as ``decide`` does, naming the row.
-        """
-        return self.chances(observations, token_price)[0]
-
     def chances(
         self, observations: npt.ArrayLike, token_price: npt.ArrayLike
     ) -> tuple[Floats, Floats]:
-        """The chance to stop without a look, and that to look at a trial answer: (n,) each.
+        """The chances to stop and to ask for a trial answer first: float64, (n,) each.
 
-        As ``stop_probabilities``; the second is 0 for a policy that does not ask.
+        ``observations`` has shape (n, n_features), float32; ``token_price`` is one number or
+        has shape (n,). The chance to stop is that of a decode which does not ask; the one to ask
+        is 0 for a policy of two logits. Raises ``ValueError`` as ``decide`` does, naming the row.
         """
         rows = np.asarray(observations)
         rows = self._accept(rows, (len(rows) if rows.ndim else 0, *self._shape))
@@ -237,11 +236,15 @@ def _of_three(stop: float, look: float) -> tuple[float, float]:
     return 0.5 + 0.5 * math.tanh(0.5 * stop), 0.5 + 0.5 * math.tanh(0.5 * (look - rest))
 
 
+def layer_names(tensors: Mapping[str, Float32s]) -> list[str]:
+    """The layers of a network under SB3's names, in order; the last gives the logits."""
+    names = (f"mlp_extractor.policy_net.{2 * i}" for i in range(len(tensors)))
+    return [*(name for name in names if f"{name}.weight" in tensors), "action_net"]
+
+
 def _layers(tensors: Mapping[str, Float32s], n_features: int) -> list[Float32s]:
     """Mean, std, then each layer as (outputs, inputs + 1), its bias in the last column."""
-    net = "mlp_extractor.policy_net"
-    names = [f"{net}.{2 * i}" for i in range(len(tensors)) if f"{net}.{2 * i}.weight" in tensors]
-    names.append("action_net")
+    names = layer_names(tensors)
     expected = {"obs_mean", "obs_std"} | {f"{n}.{p}" for n in names for p in ("weight", "bias")}
     if set(tensors) != expected:
         odd = ", ".join(sorted(set(tensors) ^ expected))
@@ -377,5 +380,5 @@ def decide(observation: npt.ArrayLike, token_price: float) -> Decision:
 
 
 def stop_probabilities(observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
-    """Many chances to stop: see ``FrozenPolicy.stop_probabilities``."""
-    return here().stop_probabilities(observations, token_price)
+    """Many chances to stop, (n,): the first of ``FrozenPolicy.chances``."""
+    return here().chances(observations, token_price)[0]

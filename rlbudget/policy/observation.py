@@ -107,15 +107,12 @@ def feature_names(
     return tuple(names)
 
 
-def features_of(table: TraceTable, preset: Preset, *, context: bool = False) -> tuple[str, ...]:
-    """The features of a preset for a table; ``UserError`` if it holds no trial answers.
-
-    With ``context`` the table must have been loaded with it.
-    """
+def features_of(table: TraceTable, preset: Preset) -> tuple[str, ...]:
+    """The features of a preset for a table; ``UserError`` if it lacks the trial answers."""
     if preset != "free" and not table.has_probes:
         raise UserError(f"the {preset} preset needs a trial answer at every checkpoint: record with"
                         " probes or use the free preset")  # fmt: skip
-    return feature_names(table.signals, preset, context=context)
+    return feature_names(table.signals, preset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,24 +131,6 @@ Transform = Callable[[Floats, Floats, _Now], tuple[Floats, Floats]]
 """signals (r, k), memory of each (r, k), now -> what is shown, what is remembered"""
 
 
-def _log(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
-    return np.log1p(x), memory
-
-
-def _sum(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
-    total = memory + x
-    return total, total
-
-
-def _mean(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
-    total = memory + x
-    return total / now.seen, total
-
-
-def _delta(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
-    return np.where(now.again, x - memory, 0.0), x
-
-
 def _age(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
     last = np.where(x > 0, now.tokens, memory)
     return np.log1p(now.tokens - last), last
@@ -167,10 +146,10 @@ def _blend(combine: Callable[[Floats, Floats], Floats]) -> Transform:
 
 TRANSFORMS: Mapping[str, Transform] = {
     "": lambda x, memory, now: (x, memory),
-    "log": _log,
-    "sum": _sum,
-    "mean": _mean,
-    "delta": _delta,
+    "log": lambda x, memory, now: (np.log1p(x), memory),
+    "sum": lambda x, memory, now: (memory + x, memory + x),
+    "mean": lambda x, memory, now: ((memory + x) / now.seen, memory + x),
+    "delta": lambda x, memory, now: (np.where(now.again, x - memory, 0.0), x),
     "age": _age,
     "max": _blend(np.maximum),
     "min": _blend(np.minimum),
@@ -199,7 +178,7 @@ class Observer:
         self.features = tuple(features)
         self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
         self.may_look = looks(self.features)
-        self._memory = LookMemory(n) if self.may_look else None
+        self._probed, self._memory = LookMemory(n), LookMemory(n)
         own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
         if self.may_look:
             self._last = np.zeros((n, len(self.features)), dtype=np.float32)
@@ -225,9 +204,6 @@ class Observer:
             )
             for name, columns in by_name.items()
         ]
-        self._answer = np.full(n, -1, dtype=np.int64)
-        self._streak = np.zeros(n)
-        self._votes = np.zeros((n, 4))
 
     def update(
         self,
@@ -248,8 +224,12 @@ class Observer:
         if self.uses_probe:
             if probe_answer is None or probe_confidence is None:
                 raise ValueError("these features need a trial answer at every checkpoint")
-            values |= self._probe(rows, np.asarray(probe_answer, dtype=np.int64))
-            values["probe_confidence"] = np.asarray(probe_confidence, dtype=np.float64)
+            self._probed.look(rows, probe_answer, probe_confidence, tokens)
+            shared = (probe_confidence, *self._probed.agreement(rows))
+            values |= {
+                name: np.asarray(column, dtype=np.float64)
+                for name, column in zip(PROBE_SIGNALS, shared, strict=True)
+            }
         values["thinking_tokens"] = tokens
         self._seen[rows] += 1
         new = np.full((len(rows), len(self._signals)), np.nan)
@@ -264,7 +244,7 @@ class Observer:
             shown, kept = group.transform(held[:, group.signals], group.memory[rows], now)
             out[:, group.columns] = shown
             group.memory[rows] = kept
-        if self._memory is not None:
+        if self.may_look:
             self._memory.here[rows] = False
             out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
             self._last[rows], self._tokens[rows] = out, tokens
@@ -275,27 +255,12 @@ class Observer:
 
         Returns their observations anew, as ``update`` does.
         """
-        if self._memory is None:
+        if not self.may_look:
             raise ValueError("these features remember no looks")
         out, tokens = self._last[rows], self._tokens[rows]
         self._memory.look(rows, answer, confidence, tokens)
         out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
         return out
-
-    def _probe(self, rows: Ints, answers: Ints) -> dict[str, Floats]:
-        if answers.max(initial=0) >= self._votes.shape[1]:
-            wider = np.zeros((len(self._votes), 2 * int(answers.max()) + 2))
-            wider[:, : self._votes.shape[1]] = self._votes
-            self._votes = wider
-        self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
-        self._answer[rows] = answers
-        self._votes[rows, answers] += 1
-        votes = self._votes[rows]
-        return {
-            "probe_streak": self._streak[rows],
-            "probe_distinct": (votes > 0).sum(axis=1).astype(np.float64),
-            "probe_share": self._votes[rows, answers] / votes.sum(axis=1),
-        }
 
 
 def looks(features: Sequence[str]) -> bool:
@@ -324,12 +289,9 @@ def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = N
     if (observer.uses_probe or observer.may_look) and not table.has_probes:
         raise UserError("the observation needs a trial answer at every checkpoint; these traces"
                         " hold none: record with probes or use a free policy")  # fmt: skip
-    lengths = table.lengths
     used = {f.partition(".")[0] for f in features} & set(table.signals)
     out = np.empty((len(table.thinking_tokens), len(features)), dtype=np.float32)
-    for step in range(int(lengths.max(initial=0))):
-        rows = np.flatnonzero(lengths > step)
-        flat = table.offsets[rows] + step
+    for rows, flat in table.lockstep():
         out[flat] = observer.update(
             rows,
             table.thinking_tokens[flat],

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.arrays import Bools, Ints
 from rlbudget.policy.cascade import CONTINUE, ESCALATE, Cascade
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Outcome, first_stop, utility
+from rlbudget.policy.outcomes import Outcome, first_stop
 from rlbudget.traces.pairs import Pair, with_natural_end
 from rlbudget.traces.table import TraceTable
 
@@ -46,33 +46,10 @@ def act(nodes: TraceTable, ratio: float, actions: Ints, large: Outcome) -> Casca
     ends = np.where(ends < 0, nodes.lengths - 1, ends)
     rows = nodes.offsets[:-1] + ends
     escalated: Bools = actions[rows] == ESCALATE
-    return CascadeReplay(ends, escalated, _outcome(nodes, rows, ratio, escalated, large))
-
-
-def _outcome(
-    nodes: TraceTable, rows: Ints, ratio: float, escalated: Bools, large: Outcome
-) -> Outcome:
-    small_answer = ratio * nodes.exit_answer_tokens[rows]
-    return Outcome(
+    outcome = Outcome(
         np.where(escalated, large.exact_match, nodes.exit_exact_match[rows]),
         ratio * nodes.thinking_tokens[rows] + escalated * large.thinking,
         escalated * large.probe,
-        np.where(escalated, large.answer, small_answer),
+        np.where(escalated, large.answer, ratio * nodes.exit_answer_tokens[rows]),
     )
-
-
-def cascade_oracle(nodes: TraceTable, ratio: float, token_price: float, large: Outcome) -> Floats:
-    """(n,) the highest utility of any place and way to leave the small model, in hindsight.
-
-    Asking the large model pays best at the first checkpoint, but not before it.
-    """
-    tokens = nodes.thinking_tokens + nodes.exit_answer_tokens
-    exits = nodes.exit_exact_match - token_price * ratio * tokens
-    best = np.maximum.reduceat(exits, nodes.offsets[:-1])
-    return np.maximum(best, utility(escalate_at_once(nodes, ratio, large), token_price))
-
-
-def escalate_at_once(nodes: TraceTable, ratio: float, large: Outcome) -> Outcome:
-    """Ask the large model at the first checkpoint of every question."""
-    everywhere = np.ones(len(nodes), dtype=bool)
-    return _outcome(nodes, nodes.offsets[:-1], ratio, everywhere, large)
+    return CascadeReplay(ends, escalated, outcome)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.arrays import Float32s, Ints
+from rlbudget.arrays import Float32s, Floats, Ints
 
 LOOK_SIGNALS = (
     "look_here",
@@ -100,19 +100,25 @@ class LookMemory:
         self._votes[rows, answers] += 1
         self._at[rows] = np.asarray(tokens, dtype=np.float64)
 
+    def agreement(self, rows: Ints) -> tuple[Floats, Floats, Floats]:
+        """(k,) each: equal answers in a row, different answers so far, share of the last one."""
+        votes = self._votes[rows]
+        own = self._votes[rows, np.maximum(self._answer[rows], 0)]
+        distinct = (votes > 0).sum(axis=1).astype(np.float64)
+        return self._streak[rows], distinct, own / np.maximum(self.count[rows], 1)
+
     def features(self, rows: Ints, tokens: npt.ArrayLike) -> Float32s:
         """The features of ``LOOK_SIGNALS`` at ``tokens`` thinking tokens: float32,
         (len(rows), 8)."""  # fmt: skip
-        votes = self._votes[rows]
-        own = self._votes[rows, np.maximum(self._answer[rows], 0)]
+        streak, distinct, share = self.agreement(rows)
         out = np.empty((len(rows), len(LOOK_SIGNALS)), dtype=np.float32)
         out[:, 0] = self.here[rows]
         out[:, 1] = np.log1p(self.count[rows])
         out[:, 2] = self._confidence[rows]
         out[:, 3] = self._best[rows]
-        out[:, 4] = np.log1p(self._streak[rows])
-        out[:, 5] = np.log1p((votes > 0).sum(axis=1))
-        out[:, 6] = own / np.maximum(self.count[rows], 1)
+        out[:, 4] = np.log1p(streak)
+        out[:, 5] = np.log1p(distinct)
+        out[:, 6] = share
         since = np.log1p(np.asarray(tokens, dtype=np.float64) - self._at[rows])
         out[:, 7] = np.where(self.count[rows] > 0, since, 0)
         return out

@@ -81,13 +81,14 @@ def task_signals(task: str) -> dict[str, float]:
 
 def task_columns(tasks: Iterable[str]) -> dict[str, Floats]:
     """``task_signals`` of many tasks: name -> (n,)."""
-    rows = [tuple(task_signals(task).values()) for task in tasks]
-    grid = np.array(rows, dtype=np.float64).reshape(-1, len(TASK_SIGNALS))
-    return {name: grid[:, column] for column, name in enumerate(TASK_SIGNALS)}
+    return _columns(TASK_SIGNALS, map(task_signals, tasks))
 
 
 def context_columns(questions: Iterable[str]) -> dict[str, Floats]:
     """``context_signals`` of many questions: name -> (n,)."""
-    rows = [tuple(context_signals(question).values()) for question in questions]
-    grid = np.array(rows, dtype=np.float64).reshape(-1, len(CONTEXT_SIGNALS))
-    return {name: grid[:, column] for column, name in enumerate(CONTEXT_SIGNALS)}
+    return _columns(CONTEXT_SIGNALS, map(context_signals, questions))
+
+
+def _columns(names: tuple[str, ...], each: Iterable[dict[str, float]]) -> dict[str, Floats]:
+    rows = [tuple(signals.values()) for signals in each]
+    return dict(zip(names, np.array(rows, dtype=np.float64).reshape(-1, len(names)).T, strict=True))

@@ -133,22 +133,19 @@ class Window:
         With ``rows`` of shape (n,) only those begin a fresh one.
         """
         mean = self._sum / np.maximum(self._count, 1)[:, None]
-        signals = {
-            "logprob_mean": mean[:, 0],
-            "logprob_min": self._min[:, 0].copy(),
-            "entropy_mean": mean[:, 1],
-            "entropy_max": self._max[:, 1].copy(),
-            "entropy_last": self._last[:, 1].copy(),
-            "margin_mean": mean[:, 2],
-            "margin_min": self._min[:, 2].copy(),
-            "p_end_mean": mean[:, 3],
-            "p_end_max": self._max[:, 3].copy(),
-            "p_end_last": self._last[:, 3].copy(),
-            "hedges": self._markers[:, 0].copy(),
-            "conclusions": self._markers[:, 1].copy(),
-            "topk_mean": mean[:, 4],
-            "end_gap_min": self._end_gap.copy(),
+        sums = {"mean": mean, "min": self._min, "max": self._max, "last": self._last}
+        others = {
+            "hedges": self._markers[:, 0],
+            "conclusions": self._markers[:, 1],
+            "end_gap_min": self._end_gap,
         }
+        signals = {}
+        for name in SIGNALS:
+            signal, _, how = name.rpartition("_")
+            column = others.get(name)
+            signals[name] = (
+                sums[how][:, TOKEN_SIGNALS.index(signal)] if column is None else column
+            ).copy()
         read = slice(None) if rows is None else rows
         self._count[read] = 0
         self._sum[read] = 0

@@ -7,7 +7,7 @@ are the rows ``offsets[i] : offsets[i + 1]`` of every per-checkpoint column.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,13 @@ class TraceTable:
     def full_tokens(self) -> Ints:
         """(n,) thinking and answer tokens of the full decode."""
         return self.final_thinking_tokens + self.final_answer_tokens
+
+    def lockstep(self) -> Iterator[tuple[Ints, Ints]]:
+        """The traces with a first checkpoint and its rows, then those with a second, and so on."""
+        lengths = self.lengths
+        for step in range(int(lengths.max(initial=0))):
+            traces = np.flatnonzero(lengths > step)
+            yield traces, self.offsets[traces] + step
 
     def rows_of(self, traces: Ints) -> tuple[Ints, Ints]:
         """Where the checkpoints of these n traces are, one trace after the other, (k,), and the

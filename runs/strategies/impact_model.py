@@ -20,7 +20,7 @@ from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.evaluate.reliability import Reliability, reliability
 from rlbudget.evaluate.verdicts import paired
-from rlbudget.policy.observation import features_of, observe
+from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.outcomes import NATURAL_END, RELATIVE_PRICES, outcome, token_price_of
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.impact import fit_impact, guarded, lost_by_stopping
@@ -60,7 +60,7 @@ def measured(
     table = load_table(traces, context=True)
     split = split_questions(table, seed=0)
     held_out = split.held_out
-    features = features_of(table, "free", context=True)
+    features = feature_names(table.signals, "free", context=True)
     lost, seen = lost_by_stopping(held_out), observe(held_out, features)
     full = outcome(held_out, np.full(len(held_out), NATURAL_END))
     reliabilities, losses, kept, highest = [], [], [], []

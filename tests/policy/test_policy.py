@@ -216,16 +216,6 @@ def test_a_batch_refuses_another_number_of_prices() -> None:
         POLICY.stop_probabilities(np.stack([GOOD, GOOD]), np.full(3, 1e-3))
 
 
-def test_a_feature_mismatch_names_the_features_that_differ() -> None:
-    POLICY.check(FREE)
-    with pytest.raises(UserError, match=r"missing: hedges\.sum; unknown to it: temperature"):
-        POLICY.check([*(f for f in FREE if f != "hedges.sum"), "temperature"])
-    with pytest.raises(UserError, match="another order or number from feature 0 on"):
-        POLICY.check([FREE[1], FREE[0], *FREE[2:]])
-    with pytest.raises(UserError, match="another order or number"):
-        POLICY.check([*FREE, FREE[0]])
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8)
     | st.floats(allow_nan=False, allow_infinity=False),
