@@ -103,7 +103,7 @@ def _check(train: Pair, validation: Pair, config: PPOConfig) -> None:
 
 
 class CascadeValidation:
-    """The validation questions, with everything that does not depend on the cascade worked out."""
+    """The validation questions, with all that does not depend on the cascade computed once."""
 
     def __init__(
         self, trained_on: ReplayColumns, train: Pair, validation: Pair, large: StopPolicy | None

@@ -125,7 +125,7 @@ class TraceSource:
         self._queue: Ints = np.zeros(0, dtype=np.int64)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs, beside ``rng``, to go on with these draws."""
+        """Copies of what ``resume`` needs, beside ``rng``, to continue these draws."""
         return {"queue": self._queue.copy(), "scale": np.array([self.scale])}
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -204,7 +204,7 @@ class Rows:
 
 
 def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
-    """Rows for a policy that goes on or stops; see the module."""
+    """Rows for a policy with the actions CONTINUE and STOP; see the module."""
     batch = source.draw(size)
     logits = evaluate(batch.inputs)
     log_odds = logits[:, 1] - logits[:, 0]

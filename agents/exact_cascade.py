@@ -39,7 +39,7 @@ _OTHERS = np.array([1, 2])
 
 
 def cascade_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
-    """Rows for a policy that goes on, stops or asks the large model."""
+    """Rows for a policy with the actions CONTINUE, STOP and ESCALATE."""
     batch, columns = source.draw(-(-size // ROWS)), source.columns
     logits = evaluate(batch.inputs)
     log_chances = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)

@@ -78,7 +78,10 @@ def walk(
     columns, table, normaliser = source.columns, source.columns.table, source.columns.scaling
     memory, told = LookMemory(len(traces)), normaliser.price(price)
     lengths, (flat, offsets) = table.lengths[traces], table.rows_of(traces)
-    nodes = [_empty(len(flat), columns.inputs.shape[1]) for _ in range(2)]
+    shape = len(flat), columns.inputs.shape[1]
+    before, after = (
+        Nodes(np.empty(shape, dtype=np.float32), np.empty((len(flat), 3))) for _ in range(2)
+    )
     looked = np.zeros(len(flat), dtype=bool)
 
     def visit(at: Ints, known: Float32s, into: Nodes) -> None:
@@ -89,7 +92,6 @@ def walk(
         into.inputs[at] = seen
         into.log_chances[at] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
-    before, after = nodes
     for step in range(int(lengths.max(initial=0))):
         paths = np.flatnonzero(lengths > step)
         at = offsets[paths] + step
@@ -107,10 +109,6 @@ def walk(
         looked[at] = looks
         memory.look(paths[looks], answer[looks], confidence[looks], tokens[looks])
     return before, after, looked, flat
-
-
-def _empty(k: int, width: int) -> Nodes:
-    return Nodes(np.empty((k, width), dtype=np.float32), np.empty((k, 3)))
 
 
 def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:

@@ -92,5 +92,5 @@ def maximise(
             optimiser.step()
             schedule.step()
     assert best is not None
-    charged: outcomes.Probing = "until_stop" if preset == "probe" else "none"
+    charged = outcomes.charged_by(preset)
     return ExactGradientResult(best, kept, columns.features, columns.scaling, charged)

@@ -62,7 +62,7 @@ def fit_q(
     Needs scikit-learn (``UserError`` without it).
     """
     features = features_of(train, preset)
-    charged: Probing = "until_stop" if preset == "probe" else "none"
+    charged = outcomes.charged_by(preset)
     columns, judged = (replay_columns(table, features=features) for table in (train, validation))
     seen = columns.inputs[:, :-1]
     right = _regressor(seed).fit(seen, train.exit_exact_match)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlbudget.agents.rules.rule import PROBE, Rule, every_probe, lacking, threshold_rule
+from rlbudget.agents.rules.rule import PROBE, Rule, lacking, threshold_rule
 from rlbudget.arrays import Floats
 from rlbudget.errors import missing_extra
 from rlbudget.policy.observation import observe
@@ -50,4 +50,4 @@ def logistic_rule(train: TraceTable) -> Rule:
         chance: Floats = head.predict_proba(observe(table, FEATURES))[:, 1]
         return chance
 
-    return threshold_rule("logistic", NEEDS, score, probes_charged=every_probe)
+    return threshold_rule("logistic", NEEDS, score, probes_charged="until_stop")

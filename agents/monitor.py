@@ -118,7 +118,8 @@ class Monitor(Watch):
             done = self.num_timesteps / self.total_timesteps
             assert isinstance(self.source, TraceSource)
             price = self.state["dual_price"]
-            self.source.token_price = focus(price, self._bounds, min(done, 1.0))
+            bounds = self.validation.columns.scaling.token_price
+            self.source.token_price = focus(price, bounds, min(done, 1.0))
 
     def look(self, *, last: bool) -> None:
         """Measure, log, keep the best and save what a resumed run needs."""
@@ -147,18 +148,13 @@ class Monitor(Watch):
         if draw:
             self.logger.record("eval/frontier", LoggedFigure(frontier_figure(score), close=True))
 
-    @property
-    def _bounds(self) -> tuple[float, float]:
-        low, high = self.run["price_range"]
-        return float(low), float(high)
-
     def _measure_constraint(
         self, constraint: Constraint, actor: dict[str, torch.Tensor], score: Score
     ) -> None:
         """Move the dual price; keep the policy that meets the constraint at the least cost."""
 
         at = partial(self.validation.at, partial(actor_chances, actor))
-        bounds = self._bounds
+        bounds = self.validation.columns.scaling.token_price
         dual = self.state.setdefault("dual_price", middle_price(bounds))
         self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)
         price, found = constraint.solved(at, bounds)

@@ -154,7 +154,7 @@ def read_latest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             rest = json.loads((file.metadata() or {})["rest"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): train anew in another folder") from error
+        raise UserError(f"{path} is damaged ({error}): train again in another folder") from error
     return tensors, rest
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 RECORDED = ("stride", "probe_tokens", "max_tokens", "temperature", "profile", "scorer")
-"""What a live decode has to do as the recording did, if the policy is to see what it knows."""
+"""Settings in which a live decode must agree with the recording."""
 
 _GOING_ON = 0.3
-"""learning rate of a policy that is trained on, in that of a fresh one"""
+"""learning rate of a policy that is continued, as a share of that of a fresh one"""
 
 
 def train_on(
@@ -48,11 +48,10 @@ def train_on(
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
-    ``context`` adds the question's own numbers to the observation, ``tasks`` adds the task. The
-    held-out questions are not looked at. ``signals`` restricts the observation to those of
-    ``signals.tokens.TOP_SIGNALS``, for servers that give no logits. ``start`` is a policy to go
-    on from, whose observation and prices are kept. Raises ``UserError`` for traces that cannot be
-    trained on and for a run folder that holds another run.
+    ``context`` adds the question's numbers to the observation, ``tasks`` its task; ``signals``
+    ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits.
+    ``start`` is a policy to continue from, whose observation and prices are kept. Raises
+    ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
     from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
 

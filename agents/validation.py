@@ -20,8 +20,8 @@ from rlbudget.policy.replay import Chances, Replay, replay_looking
 from rlbudget.traces.table import TraceTable
 
 SMALLEST_GAP = 0.01
-"""A gap between the oracle and the best constant budget below this counts as this, so that a
-set without a gap still has a score."""
+"""Least gap between the oracle and the best constant budget in ``selection``, so that a set without
+a gap still has a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Score:
 
 
 class Validation:
-    """The validation traces, with everything that does not depend on the policy worked out."""
+    """The validation traces, with all that does not depend on the policy computed once."""
 
     def __init__(
         self,
@@ -87,11 +87,8 @@ class Validation:
         return Replay(table, outcomes.first_stop(table, stop > 0.5), self._probing, stop)
 
     def at(self, chances: Chances, price: float) -> Measured:
-        """What a policy gives at a price on questions like all of these.
-
-        That of the validation questions, corrected by how their full decodes differ from those of
-        all questions, as far as the one follows the other (a control variate).
-        """
+        """What a policy gives at a price on such questions: its mean on the validation questions,
+        with the full decodes of all questions as a control variate."""  # fmt: skip
         result = self._replay(chances, price).outcome
         table = self.columns.table
         return Measured(
@@ -154,9 +151,8 @@ def _controlled(values: Floats, control: npt.ArrayLike, expected: float) -> floa
 def gap_weight(train: TraceTable, token_price: tuple[float, float]) -> Callable[[Floats], Floats]:
     """Weights of prices in the objective: 1 / (U_oracle - U_fixed) on the training questions.
 
-    A low price leaves little to gain, so its advantages are tiny beside those of a high one;
-    this weighs every price by what there is to gain, which makes the objective the mean oracle
-    gap closed. Interpolated over log price.
+    A low price leaves little to gain; weighing every price by what there is to gain makes the
+    objective the mean oracle gap closed. Interpolated over log price.
     """
     grid = np.geomspace(*token_price, 9)
     return weight_of(grid, [bounds(train, train, price) for price in grid])

@@ -182,13 +182,17 @@ class ReplayCore:
         self.price[envs] = price
         normaliser = columns.normaliser
         self._price_input[envs] = np.log10(price) if normaliser is None else normaliser.price(price)
+        self._forget(envs)
+
+    def _forget(self, envs: Ints) -> None:
+        """Clear what these episodes remember."""
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs to go on with the open episodes."""
+        """Copies of what ``resume`` needs to continue the open episodes."""
         return {name: getattr(self, name).copy() for name in self._kept}
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on with the episodes of ``state``."""
+        """Continue the episodes of ``state``."""
         for name in self._kept:
             getattr(self, name)[:] = state[name]
 

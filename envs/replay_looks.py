@@ -1,4 +1,4 @@
-"""Episodes that may look: the replay's core with memory of trial answers that were paid for."""
+"""The replay's core with a third action, PROBE, and a memory of the trial answers paid for."""
 
 from __future__ import annotations
 
@@ -24,24 +24,16 @@ class LookCore(ReplayCore):
         self.memory = LookMemory(n)
         self._charged = np.zeros(n, dtype=np.int64)
 
-    def begin(
-        self,
-        envs: Ints,
-        rng: np.random.Generator,
-        trace: npt.ArrayLike | None = None,
-        token_price: npt.ArrayLike | None = None,
-    ) -> None:
-        """Start new episodes in ``envs``, drawing what is not given."""
-        super().begin(envs, rng, trace, token_price)
+    def _forget(self, envs: Ints) -> None:
         self.memory.forget(envs)
         self._charged[envs] = 0
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of what ``resume`` needs to go on with the open episodes."""
+        """Copies of what ``resume`` needs to continue the open episodes."""
         return super().state() | {f"looks.{k}": v for k, v in self.memory.state().items()}
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on with the episodes of ``state``."""
+        """Continue the episodes of ``state``."""
         super().resume(state)
         looks = {k.removeprefix("looks."): v for k, v in state.items() if k.startswith("looks.")}
         self.memory = LookMemory.of(looks)

@@ -49,7 +49,7 @@ class ReplaySB3VecEnv(VecEnv):
         self.core.resume(state)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Start the one generator anew."""
+        """Seed the one generator again."""
         self.rng = np.random.default_rng(seed)
         return [seed] * self.num_envs
 

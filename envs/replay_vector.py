@@ -60,9 +60,8 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32s, dict[str, Any]]:
         """Start all episodes. ``options`` may fix ``trace`` and ``token_price``, one number for
-        all or (num_envs,). A list of seeds seeds the one generator there is; where one of them is
-        None, it is drawn anew, and where all are, nothing is seeded. ``ValueError`` for a list of
-        another length."""  # fmt: skip
+        all or (num_envs,). A list of seeds is made one seed: a fresh one where some are None, none
+        where all are. ``ValueError`` for a list of another length."""  # fmt: skip
         super().reset(seed=seed if seed is None or isinstance(seed, int) else self._one_seed(seed))
         begin_from_options(self._core, self._all, self.np_random, options)
         return self._core.observations(), {}

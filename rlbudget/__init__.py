@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.errors import UserError, missing_package
-from rlbudget.policy.folder import Decision, Policy, load_policy
+from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.network import Decision
 from rlbudget.traces.trace import Trace
 
 if TYPE_CHECKING:

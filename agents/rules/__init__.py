@@ -1,7 +1,7 @@
 """Stop rules: the catalogue of methods that need no training, each a value with functions.
 
 =========== ==================================================== ==================
-rule        stops at the first checkpoint where                  looks at
+rule        stops at the first checkpoint where                  needs
 =========== ==================================================== ==================
 full        never                                                nothing
 fixed       ``budget`` thinking tokens are reached               nothing
@@ -29,7 +29,7 @@ ac-dirichlet the same over the five first answers                votes
 esc          a whole window of samples agrees                    ``vote_streak``
 ============ =================================================== ==================
 
-A rule that looks at probes pays for every one up to its stop, and for no other. To add a rule,
+A rule that sees trial answers pays for every one up to its stop, and for no other. To add a rule,
 write a ``Rule`` and put it in ``RULES``: the evaluation chooses its parameters on the training
 questions.
 """

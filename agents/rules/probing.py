@@ -11,7 +11,6 @@ from rlbudget.agents.rules.rule import (
     Parameters,
     Rule,
     counted,
-    every_probe,
     lacking,
     run_length,
     step_of_row,
@@ -22,7 +21,7 @@ from rlbudget.policy.outcomes import first_stop
 from rlbudget.traces.table import TraceTable
 
 CONFIDENCE = threshold_rule(
-    "confidence", (PROBE,), lambda table: table.probe_confidence, probes_charged=every_probe
+    "confidence", (PROBE,), lambda table: table.probe_confidence, probes_charged="until_stop"
 )
 
 
@@ -39,7 +38,7 @@ STREAK = Rule(
     needs=(PROBE,),
     grid=lambda table: [{"window": float(w)} for w in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)],
     stops=lambda table, parameters: first_stop(table, streaks(table) >= parameters["window"]),
-    probes_charged=every_probe,
+    probes_charged="until_stop",
 )
 
 
@@ -92,7 +91,7 @@ where the signal ``probe_tail`` is missing, as in traces of another recorder."""
 
 
 def _probed(table: TraceTable, every: float) -> Bools:
-    """(m,) checkpoints at which a rule probes that only looks at every so manieth."""
+    """(m,) whether a rule that probes at every ``every``-th checkpoint probes here."""
     probed: Bools = (step_of_row(table) + 1) % int(every) == 0
     return probed
 

@@ -14,19 +14,10 @@ from rlbudget.traces.table import TraceTable
 
 Kind = Literal["rule", "learned", "bound"]
 Parameters = Mapping[str, float]
-Charge = Callable[[TraceTable, Parameters], Probing]
+Charge = Literal["none", "until_stop"] | Callable[[TraceTable, Parameters], Probing]
+"""whose trial answers a rule pays, see ``rlbudget.policy.outcomes``"""
 
 PROBE = "probe"
-
-
-def no_probe(table: TraceTable, parameters: Parameters) -> Probing:
-    """The rule looks at no trial answer."""
-    return "none"
-
-
-def every_probe(table: TraceTable, parameters: Parameters) -> Probing:
-    """The rule makes a trial answer at every checkpoint."""
-    return "until_stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +32,13 @@ class Rule:
     stops: Callable[[TraceTable, Parameters], Choice]
     """the choice under these parameters, see ``rlbudget.policy.outcomes``; it looks at the
     history of each trace only"""
-    probes_charged: Charge = no_probe
+    probes_charged: Charge = "none"
     kind: Kind = "rule"
 
     def outcome(self, table: TraceTable, parameters: Parameters) -> Outcome:
         """What the rule earns on these traces."""
-        charged = self.probes_charged(table, parameters)
+        charge = self.probes_charged
+        charged = charge if isinstance(charge, str) else charge(table, parameters)
         return outcome(table, self.stops(table, parameters), probes_charged=charged)
 
     def lacking(self, table: TraceTable) -> tuple[str, ...]:
@@ -70,7 +62,7 @@ def threshold_rule(
     needs: tuple[str, ...],
     score: Callable[[TraceTable], Floats],
     *,
-    probes_charged: Charge = no_probe,
+    probes_charged: Charge = "none",
 ) -> Rule:
     """Stop where a score (m,), NaN where it is missing, is at least ``threshold``."""
 

@@ -56,7 +56,7 @@ def _dirichlet(table: TraceTable) -> Floats:
 
 
 def _lead(table: TraceTable, answers: int, of: Callable[[tuple[int, ...]], float]) -> Floats:
-    """(m,) of the votes of the first ``answers``; equal votes are worked out once."""
+    """(m,) of the votes of the first ``answers``; equal votes are computed once."""
     columns = [table.signals[f"votes_{k}"] for k in range(1, answers + 1)]
     votes = np.stack(columns, axis=1).astype(np.int64)
     base = int(votes.max(initial=0)) + 1

@@ -43,12 +43,12 @@ _ROW = np.zeros(1, dtype=np.int64)
 class Controller:
     """Decides for one request; not to be shared between requests or threads.
 
-    ``token_price`` is reward lost per token. ``stride`` is the number of tokens between
-    checkpoints that ``push`` counts; without it only ``at_checkpoint`` may be called. ``question``
-    is needed by a policy that looks at it (``signals.questions``); ``task`` is the request's, for a
-    policy that is told tasks. ``on_failure`` is told of a fault, which is logged if it is left out.
-    Raises ``UserError`` for a price the policy does not know, a question that is missing and a
-    stride below 1, and, with a stride, for a policy whose signals ``push`` cannot make.
+    ``token_price`` is reward lost per token. ``stride`` is the number of tokens between the
+    checkpoints of ``push``; without it only ``at_checkpoint`` may be called. ``question`` is needed
+    by a policy with features of it (``signals.questions``), ``task`` by one with those of tasks.
+    ``on_failure`` is told of a fault, which is logged if it is left out. Raises ``UserError`` for
+    a price out of range, a missing question, a stride below 1 and, with a stride, for a policy
+    whose signals ``push`` cannot make.
     """
 
     def __init__(
@@ -95,8 +95,7 @@ class Controller:
 
     @property
     def needs_probe(self) -> bool:
-        """Whether the next checkpoint needs a trial answer whatever the policy says; never after
-        a fault."""  # fmt: skip
+        """Whether every checkpoint needs a trial answer; False after a fault."""
         return self._observer.uses_probe and self.failed is None
 
     def push(
@@ -139,7 +138,7 @@ class Controller:
 
         ``signals`` are those of ``signals.SIGNALS`` or of the traces the policy was trained on;
         one that is left out keeps its last value. ``thinking_tokens`` counts from the start.
-        Where the decision asks for a ``probe``, call ``looked`` with one, or go on without.
+        Where the decision asks for a ``probe``, call ``looked`` with one, or decode on without.
         """
         self.thinking_tokens = thinking_tokens
         return self._safely(lambda: self._decide(signals, thinking_tokens, probe))

@@ -21,16 +21,6 @@ from rlbudget.policy.network import Decision, FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 from rlbudget.policy.prices import middle_price
 
-__all__ = [
-    "Decision",
-    "Policy",
-    "load_policies",
-    "load_policy",
-    "make_policy",
-    "policy_folders",
-    "save_policy",
-]
-
 CARD = "README.md"
 DEFAULT_THRESHOLD = 0.5
 

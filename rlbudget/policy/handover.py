@@ -15,7 +15,7 @@ from rlbudget.policy.stop_policy import Full, StopPolicy
 from rlbudget.traces.table import TraceTable
 
 GRID = 17
-"""prices in a handover: over two decades each is a third above the one before"""
+"""prices in a handover; over two decades, steps of a third"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ class Decision(NamedTuple):
     stop: bool
     stop_probability: float
     probe: bool = False
-    """whether it would rather have a trial answer here first and be asked again with that; where
-    none can be made, or one was made here already, the other two fields hold"""
+    """whether it asks for a trial answer first, to decide again knowing it; where none can be
+    made, or one was made here already, the other two fields hold"""
 
 
 class FrozenPolicy:

@@ -58,14 +58,11 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "entropy_mean": ("", "ema", "delta", "mean"),
     "entropy_max": ("", "ema", "max"),
     "entropy_last": ("",),
-    "margin_mean": ("", "ema"),
     "margin_min": ("", "ema", "min"),
-    "p_end_mean": ("", "ema"),
     "p_end_max": ("", "ema", "max", "sum"),
     "p_end_last": ("",),
     "hedges": ("", "sum", "age"),
     "conclusions": ("", "sum", "age"),
-    "topk_mean": ("", "ema"),
     "end_gap_min": ("", "min"),
     "probe_confidence": ("", "ema", "max"),
     "probe_streak": ("", "log"),
@@ -78,6 +75,7 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS), ("",)),
 }
 _OTHER = ("", "ema")
+"""transforms of a signal that is not listed"""
 
 
 def feature_names(

@@ -29,6 +29,11 @@ OPERATING_POINTS = 49
 """of everything that is told a price"""
 
 
+def charged_by(preset: str) -> Literal["none", "until_stop"]:
+    """Whose trial answers a policy of a preset pays that asks for none itself."""
+    return "until_stop" if preset == "probe" else "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What each of ``n`` traces gave and cost: float64 arrays of shape (n,)."""

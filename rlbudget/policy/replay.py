@@ -1,4 +1,4 @@
-"""A policy on recorded traces, as it would act live: where it stops and what it looks at."""
+"""A policy on recorded traces, as it would act live: where it stops and which probes it pays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import NATURAL_END, Outcome, Probing, first_stop, outcome
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, Probing, charged_by, first_stop, outcome
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.traces.table import TraceTable
@@ -50,8 +50,8 @@ def replay(
     if policy.preset == "look":
         return replay_looking(table, observations, chances, threshold=policy.threshold)
     chance = chances(observations)[0] if len(observations) else np.zeros(0)
-    charged: Probing = "until_stop" if policy.preset == "probe" else "none"
-    return Replay(table, first_stop(table, chance > policy.threshold), charged, chance)
+    stops = first_stop(table, chance > policy.threshold)
+    return Replay(table, stops, charged_by(policy.preset), chance)
 
 
 def replay_looking(

@@ -1,7 +1,7 @@
 """What a decode remembers of the trial answers it asked for.
 
-In the ``look`` preset a policy decides at each checkpoint whether to pay for a trial answer. What
-it has seen so far is part of its observation, as features that stand last:
+In the ``look`` preset a policy decides at each checkpoint whether to pay for a trial answer (a
+look). What it has seen so far are the last features of its observation:
 
 ===============  ============================================================
 look_here        1 if it has looked at this checkpoint
@@ -44,7 +44,7 @@ class LookMemory:
 
     def __init__(self, n: int) -> None:
         self.here = np.zeros(n, dtype=bool)
-        """(n,) whether the decode has looked at its present checkpoint"""
+        """(n,) whether a trial answer was made at the present checkpoint"""
         self.count = np.zeros(n)
         """(n,) looks so far"""
         self._confidence = np.zeros(n)
@@ -55,7 +55,7 @@ class LookMemory:
         self._votes = np.zeros((n, 4))
 
     def forget(self, rows: Ints) -> None:
-        """These decodes begin anew."""
+        """Clear the memory of these decodes."""
         for column in (self.count, self._confidence, self._best, self._streak, self._at):
             column[rows] = 0
         self.here[rows] = False

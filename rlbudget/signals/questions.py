@@ -1,8 +1,6 @@
-"""Context: numbers of the question, known before the first thinking token.
+"""Numbers of the question, known before the first thinking token and constant from then on.
 
-They say how hard a question may be without any model: how long it is, how many numbers and
-clauses it holds. In an observation they are signals that stay as they are from checkpoint to
-checkpoint.
+They hint without any model at how hard it is: its length, how many numbers and clauses it holds.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ calculation; 1 + minus signs and words of taking away; and the share of the word
 than seven letters."""
 
 TASK_SIGNALS = tuple(f"task_{place}" for place in range(6))
-"""The request's task, for a policy that is told it: -1 or 1 each, six bits of a hash of its name,
-so that tasks nobody has seen can be told apart as well; 0 where no task is named. Of recorded
-traces it is the ``family`` of their ``meta``, or else their ``task``."""
+"""The request's task, for a policy that is told it: six bits of a hash of its name, -1 or 1 each,
+which tell unseen tasks apart as well; 0 without a task. For recorded traces the name is the
+``family`` of their ``meta``, else their ``task``."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -48,7 +46,7 @@ _LARGEST = 1e12
 
 
 def context_signals(question: str) -> dict[str, float]:
-    """The ``CONTEXT_SIGNALS`` of a question; all finite, whatever it holds."""
+    """The ``CONTEXT_SIGNALS`` of a question; always finite."""
     numbers = _NUMBER.findall(question)
     words = _WORD.findall(question)
     largest = max((min(float(number[:18]), _LARGEST) for number in numbers), default=0.0)

@@ -51,15 +51,7 @@ SIGNALS = (
 """Per checkpoint, over the tokens since the checkpoint before it. ``end_gap_min`` counts only the
 places right after the end of a sentence, where ending the thinking is an option."""
 
-TOP_SIGNALS = (
-    "logprob_mean",
-    "logprob_min",
-    "margin_mean",
-    "margin_min",
-    "hedges",
-    "conclusions",
-    "topk_mean",
-)
+TOP_SIGNALS = tuple(name for name in SIGNALS if not re.match("entropy|p_end|end_gap", name))
 """Those of ``SIGNALS`` that follow exactly from the text and the ``TOP_K`` likeliest tokens: all a
 server gives that streams log-probabilities and no logits."""
 

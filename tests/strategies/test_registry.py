@@ -10,7 +10,7 @@ from synthetic import make_table, puzzle
 from rlbudget.agents.actor import actor_of
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.freeze import policy_of_run
-from rlbudget.agents.ppo import _columns_of, _go_on_from, make_ppo
+from rlbudget.agents.ppo import _columns_of, _continue_from, make_ppo
 from rlbudget.agents.training import train_on
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
@@ -161,11 +161,11 @@ def test_a_training_that_starts_from_a_policy_begins_with_its_weights(tmp_path: 
     config = PPOConfig(features=served.features, token_price=served.price_range)
     columns = _columns_of(served, table)
     model = make_ppo(columns, config)
-    _go_on_from(model, served)
+    _continue_from(model, served)
     actor = actor_of(model)
     for name, tensor in served.tensors.items():
         if name in actor:
             np.testing.assert_array_equal(actor[name].numpy(), tensor)
     small = make_ppo(columns, PPOConfig(hidden=(8,), features=served.features))
     with pytest.raises(UserError, match="another size"):
-        _go_on_from(small, served)
+        _continue_from(small, served)
