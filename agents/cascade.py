@@ -30,7 +30,7 @@ from rlbudget.traces.pairs import Pair, with_natural_end
 
 @dataclass(frozen=True, slots=True)
 class TrainedCascade:
-    """What a training left."""
+    """The result of a training."""
 
     cascade: Cascade
     score: Score

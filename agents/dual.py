@@ -39,7 +39,7 @@ At = Callable[[float], Measured]
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Exactly one of the two."""
+    """A floor or a budget, exactly one of the two."""
 
     em_floor: float | None = None
     """least exact match, in [0, 1]"""
@@ -72,8 +72,8 @@ class Constraint:
     def solved(self, at: At, bounds: tuple[float, float]) -> tuple[float, Measured]:
         """The price that just meets the constraint, and what is found there.
 
-        Halves the logarithm; exact match and tokens fall with the price, but for noise. Where no
-        price meets it, the end of ``bounds`` that comes nearest.
+        Bisects the logarithm: exact match and tokens fall with the price, but for noise. Where no
+        price meets it, the nearer end of ``bounds``.
         """
         low, high = (math.log(bound) for bound in bounds)
         floor = self.em_floor is not None

@@ -70,7 +70,7 @@ class Nodes:
 def walk(
     source: TraceSource, evaluate: Evaluate, traces: Ints, price: Floats
 ) -> tuple[Nodes, Nodes, Bools, Ints]:
-    """Decodes of these traces, (n,) each under its price.
+    """Decode these traces, each under its price, (n,); ask for trial answers by chance.
 
     Returns the nodes before and after a look at each of their k checkpoints, whether they looked
     (k,), and the checkpoint's row in the table (k,).
@@ -112,7 +112,7 @@ def walk(
 
 
 def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
-    """Rows for a policy that may look."""
+    """Rows for a policy with the actions CONTINUE, STOP and PROBE; see the module."""
     columns, table, exploration = source.columns, source.columns.table, source.exploration
     traces, price = source.draw_traces(-(-size // 3))
     before, after, looked, rows = walk(source, evaluate, traces, price)
@@ -154,10 +154,10 @@ def look_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
 
 
 def adopt(model: PPO, actor: dict[str, torch.Tensor]) -> None:
-    """Start from an actor that knows no looks, and learn what they add and nothing else.
+    """Start from an actor of the free preset and learn only what trial answers add to it.
 
-    Trained are the weights of what is remembered of looks, 0 before the first, and the logit of
-    PROBE: a decode that does not look is stopped as the old actor would.
+    Trained are the weights of the features of ``signals.looks``, which are 0 before the first trial
+    answer, and the logit of PROBE: without trial answers it stops as the old actor does.
     """
     first = "mlp_extractor.policy_net.0.weight"
     own, n = model.policy.state_dict(), actor[first].shape[1] - 1

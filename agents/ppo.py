@@ -179,7 +179,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
 
 
 def _record(columns: ReplayColumns, config: PPOConfig) -> dict[str, Any]:
-    """What ``ExactPPO`` reads, for episodes of this kind."""
+    """The arguments of ``ExactPPO`` beside those of PPO."""
     prices = columns.scaling.token_price
     if columns.handover is not None:
         weight, rows = cascade_weight(columns, prices), cascade_rows
@@ -206,7 +206,7 @@ def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training left."""
+    """The result of a training."""
 
     run_dir: Path
     metrics: dict[str, Any]
@@ -320,7 +320,7 @@ def _blind_start(
 
 
 def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Progress of a part: ``before`` steps were done before it, of ``total``."""
+    """Progress of one of several runs that are shown as one, of ``total`` steps."""
     if progress is None:
         return None
     return lambda done, _: progress(before + done, total)

@@ -39,7 +39,7 @@ class PriceResult:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one policy at one time."""
+    """The validation of one policy."""
 
     prices: tuple[PriceResult, ...]
     mean_utility: float
@@ -140,7 +140,7 @@ def score_of(
 
 
 def _controlled(values: Floats, control: npt.ArrayLike, expected: float) -> float:
-    """The mean of ``values`` (n,), given that the mean of ``control`` (n,) should be another."""
+    """The mean of ``values`` (n,) corrected by a control variate (n,) of this expectation."""
     own = np.asarray(control, dtype=np.float64)
     spread = own - own.mean()
     variance = float(spread @ spread)

@@ -1,7 +1,6 @@
 """The normaliser: raw observation and token price to what the network sees.
 
-Its formula is repeated once, without numpy's float32 being optional, in the frozen policy
-(``rlbudget.policy.network``); a test holds the two together.
+The frozen policy (``rlbudget.policy.network``) has the same formula; a test compares the two.
 """
 
 from __future__ import annotations

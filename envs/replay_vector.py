@@ -67,7 +67,7 @@ class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
         return self._core.observations(), {}
 
     def _one_seed(self, seeds: Sequence[int | None]) -> int | None:
-        """One for all of them; None where nobody gives one."""
+        """One seed made of all; None where all are None."""
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         if all(seed is None for seed in seeds):

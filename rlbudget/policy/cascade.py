@@ -90,7 +90,7 @@ class Cascade:
         return of_three(*self._frozen.chances(observations, token_price))
 
     def actions(self, observations: Float32s, token_price: npt.ArrayLike) -> Ints:
-        """(n, n_features) -> what single calls say, (n,)."""
+        """(n, n_features) -> the actions of single calls, (n,)."""
         return choose(self.chances(observations, token_price), observations[:, -1] > 0)
 
     @property
@@ -116,8 +116,8 @@ class Cascade:
 class CascadeRequest:
     """One question on its way through a cascade; not to be shared between threads.
 
-    ``question`` is needed by a cascade that looks at it. Raises ``UserError`` without it then and
-    for a price the cascade does not know.
+    ``question`` is needed by a cascade with features of it. Raises ``UserError`` where it is
+    missing and for a price out of the cascade's range.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class Policy:
     def chances(
         self, observations: npt.ArrayLike, token_price: npt.ArrayLike
     ) -> tuple[Floats, Floats]:
-        """The chance to stop without one, and that to ask for a trial answer: (n,) each.
+        """The chance to stop without a trial answer and the one to ask for it first: (n,) each.
 
         As ``stop_probabilities``; the second is 0 unless the preset is ``look``.
         """
@@ -172,7 +172,7 @@ def network_config(
     clip: float,
     threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
-    """What a config says of a network and of what it sees; a layer without a bias counts as 0."""
+    """The part of a config on the network and its inputs; a layer without a bias has 0 outputs."""
     sizes = [len(tensors.get(f"{name}.bias", ())) for name in network.layer_names(tensors)]
     return {
         "observation_version": OBSERVATION_VERSION,
@@ -221,7 +221,7 @@ def policy_folders(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def load_policies(folders: Sequence[str | Path]) -> dict[str, Policy]:
-    """Several policies by name, in their order; ``UserError`` as the two parts of it."""
+    """Several policies by name, in order; ``UserError`` as ``policy_folders``, ``load_policy``."""
     return {name: load_policy(folder) for name, folder in policy_folders(folders).items()}
 
 

@@ -42,8 +42,8 @@ class Handover:
 def served(policy: StopPolicy | None, table: TraceTable, token_price: float) -> Replay:
     """Replay a model under its policy, or its full decodes where there is none.
 
-    ``token_price`` is per token of this model; beyond the prices that the policy knows it is
-    served at the nearest one it does.
+    ``token_price`` is per token of this model; outside the policy's range it is served at the
+    nearest price inside.
     """
     policy = policy or Full()
     return replay(policy, table, nearest_price(token_price, policy.price_range))

@@ -251,7 +251,7 @@ class Observer:
     def look(self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike) -> Float32s:
         """Take the trial answers that the decodes ``rows`` asked for at their present checkpoint.
 
-        Returns their observations anew, as ``update`` does.
+        Returns their observations after it, as ``update`` does.
         """
         if not self.may_look:
             raise ValueError("these features remember no looks")
@@ -272,9 +272,9 @@ def looks(features: Sequence[str]) -> bool:
 def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = None) -> Float32s:
     """The observation at every checkpoint of a table: float32, shape (m, n_features).
 
-    ``looked`` (m,) says at which checkpoints a decode has looked, nowhere if left out; it
-    matters to features of the ``look`` preset only. Raises ``UserError`` for features the
-    traces cannot give.
+    ``looked`` (m,) says at which checkpoints a decode has asked for a trial answer, by default
+    nowhere; only the ``look`` preset needs it. Raises ``UserError`` for features that the traces
+    cannot give.
     """
     known = {*table.signals, *PROBE_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
     missing = sorted({f.partition(".")[0] for f in features} - known)

@@ -28,8 +28,8 @@ class Replay:
     charged: Probing
     """whose trial answers it pays"""
     chance: Floats
-    """(m,) its last chance to stop at each checkpoint; NaN where it never came to one, which only
-    a policy that asks for trial answers leaves"""
+    """(m,) its last chance to stop at each checkpoint; a policy that asks for trial answers has
+    NaN at those that it did not reach"""
 
     @property
     def outcome(self) -> Outcome:
@@ -61,9 +61,9 @@ def replay_looking(
     *,
     threshold: float = 0.5,
 ) -> Replay:
-    """Replay a policy that asks for trial answers, once at most at each checkpoint.
+    """Replay a policy that asks for trial answers, at most one at each checkpoint.
 
-    ``observations`` (m, F) are those of decodes that never look.
+    ``observations`` (m, F) are those of decodes that never ask.
     """
     memory, columns = LookMemory(len(table)), slice(-len(LOOK_SIGNALS), None)
     stops = np.full(len(table), NATURAL_END, dtype=np.int64)

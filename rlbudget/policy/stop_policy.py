@@ -43,7 +43,7 @@ class StopPolicy(Protocol):
 
 
 def decide(policy: StopPolicy, observation: Any, token_price: float) -> Decision:
-    """The decision at one checkpoint, (n_features,), as a batch of one has it."""
+    """The decision at one checkpoint, (n_features,), from ``chances`` of a batch of one."""
     stop, probe = (
         float(chance[0]) for chance in policy.chances(np.asarray(observation)[None], token_price)
     )
