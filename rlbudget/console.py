@@ -29,6 +29,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
 
+
+def quiet(done: int, total: int) -> None:
+    """An ``Advance`` that shows nothing."""
+
+
 _WIDEST = 10_000
 """columns; wider than any table"""
 _WIDE = 200

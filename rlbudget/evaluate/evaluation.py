@@ -9,31 +9,32 @@ them, drawn once for all methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from rlbudget.agents.rules import PROBE, Rule, rules_for
 from rlbudget.arrays import Floats, Strs
-from rlbudget.console import Advance
+from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import Resampling, holm, resample
 from rlbudget.evaluate.measure import (
+    Composition,
     Learned,
-    MeasuredMethod,
+    Method,
     Point,
+    measure_composition,
     measure_learned,
     measure_oracle,
     measure_policy,
-    measure_replays,
     measure_rule,
 )
 from rlbudget.evaluate.verdicts import (
     LEVEL,
     Paired,
-    Verdict,
     mean_interval,
     most_utility,
     paired_by,
@@ -46,7 +47,6 @@ from rlbudget.policy.outcomes import (
     token_price_of,
     utility,
 )
-from rlbudget.policy.replay import Replay
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.table import TraceTable
 
@@ -64,31 +64,20 @@ class Assessment:
     """in training and validation; the mean over the folds where there are several"""
     token_prices: tuple[Floats, ...]
     """of ``RELATIVE_PRICES``, on the training traces of each held-out trace's fold: (n,) each"""
-    methods: Mapping[str, MeasuredMethod]
+    methods: Mapping[str, Method]
     not_applicable: Mapping[str, tuple[str, ...]]
     """rule -> the needs that the traces do not meet"""
     resampling: Resampling
     seed: int
     policies: tuple[str, ...] = ()
     """the methods that are policies, which the others are compared with"""
-    folds: int = 1
     parts: tuple[Assessment, ...] = ()
-    """the folds by themselves"""
-
-
-class Composition(Protocol):
-    """Policies under strategies: a method that is measured beside the bare policies."""
+    """the folds by themselves, where there are several"""
 
     @property
-    def name(self) -> str:
-        """Of the method."""
-
-    @property
-    def price_range(self) -> tuple[float, float]:
-        """Lowest and highest token price it serves."""
-
-    def replay(self, table: TraceTable, token_price: float) -> Replay:
-        """What it does on recorded traces."""
+    def full(self) -> Outcome:
+        """The full decodes of the held-out traces."""
+        return self.methods["full"].chosen[0].held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +103,7 @@ def assess(
     validation: TraceTable | None = None,
     seed: int = 0,
     draws: int = 2000,
-    progress: Advance | None = None,
+    progress: Advance = quiet,
 ) -> Assessment:
     """Measure rules, policies, learners, compositions and the oracle.
 
@@ -135,35 +124,27 @@ def assess(
             f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
         )
     prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
-    methods: dict[str, MeasuredMethod] = {}
     not_applicable: dict[str, tuple[str, ...]] = {}
-    total = len(rules) + len(policies) + len(compositions) + len(learned) + 1
-
-    def advance() -> None:
-        if progress:
-            progress(len(methods) + len(not_applicable), total)
-
-    advance()
+    to_measure: list[Callable[[], Method]] = []
     for rule in rules:
-        lacking = {*rule.lacking(train), *rule.lacking(held_out)}
-        if lacking:
+        if lacking := {*rule.lacking(train), *rule.lacking(held_out)}:
             not_applicable[rule.name] = tuple(sorted(lacking))
         else:
-            methods[rule.name] = measure_rule(rule, train, held_out, prices)
-        advance()
+            to_measure.append(partial(measure_rule, rule, train, held_out, prices))
+    tables = unfitted, held_out
     for name, policy in policies.items():
-        methods[name] = measure_policy(name, policy, unfitted, held_out, prices)
-        advance()
+        to_measure.append(partial(measure_policy, name, policy, *tables, prices))
     for given in compositions:
-        methods[given.name] = measure_replays(
-            given.name, given.replay, given.price_range, unfitted, held_out, prices
-        )
-        advance()
+        to_measure.append(partial(measure_composition, given, *tables, prices))
     for name, learner in learned.items():
-        methods[name] = measure_learned(name, learner, unfitted, held_out, prices)
-        advance()
-    methods["oracle"] = measure_oracle(train, held_out, prices)
-    advance()
+        to_measure.append(partial(measure_learned, name, learner, *tables, prices))
+    to_measure.append(partial(measure_oracle, train, held_out, prices))
+    methods: dict[str, Method] = {}
+    for measure in to_measure:
+        progress(len(methods), len(to_measure))
+        method = measure()
+        methods[method.name] = method
+    progress(len(methods), len(to_measure))
     resampling = resample(held_out.question_ids, draws=draws, seed=seed)
     return Assessment(
         question_ids=held_out.question_ids,
@@ -229,53 +210,32 @@ def compared(assessment: Assessment, first: Sequence[str], second: Sequence[str]
     return paired_by(assessment.resampling, difference, most=measure.most)
 
 
-def evaluate_split(
-    train: TraceTable,
-    held_out: TraceTable,
-    policies: Mapping[str, StopPolicy],
-    *,
-    rules: Sequence[Rule] | None = None,
-    learners: Mapping[str, Learned] | None = None,
-    validation: TraceTable | None = None,
-    seed: int = 0,
-    draws: int = 2000,
-    progress: Advance | None = None,
-) -> dict[str, Any]:
-    """The object of ``evaluation.json`` (version 1): JSON-ready, NaN as null."""
-    assessment = assess(
-        train, held_out, policies, rules=rules, learners=learners, validation=validation,
-        seed=seed, draws=draws, progress=progress,
-    )  # fmt: skip
-    return as_json(assessment)
-
-
 def as_json(assessment: Assessment) -> dict[str, Any]:
     """The object of ``evaluation.json``."""
-    full = assessment.methods["full"].chosen[0].held_out
-    methods = assessment.methods.values()
+    full, methods = assessment.full, assessment.methods.values()
     content = {
         "version": VERSION,
         "held_out_questions": len(np.unique(assessment.question_ids)),
         "held_out_traces": len(assessment.question_ids),
         "train_questions": assessment.train_questions,
-        "folds": assessment.folds,
+        "folds": len(assessment.parts) or 1,
         "seed": assessment.seed,
         "full": {"exact_match": float(full.exact_match.mean()), "tokens": _tokens(full)},
-        "results": [row for measured in methods for row in _results(assessment, measured)],
+        "results": [row for method in methods for row in _results(assessment, method)],
         "summary": _summaries(assessment),
         "not_applicable": [
             {"method": name, "needs": [_need(need) for need in needs]}
             for name, needs in assessment.not_applicable.items()
         ],
-        "frontier": [_frontier(measured) for measured in methods if measured.name != "full"],
+        "frontier": [_frontier(method) for method in methods if method.name != "full"],
     }
     plain: dict[str, Any] = json_ready(content)
     return plain
 
 
-def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str, Any]]:
-    full = assessment.methods["full"].chosen[0].held_out
-    points = measured.chosen
+def _results(assessment: Assessment, method: Method) -> list[dict[str, Any]]:
+    full = assessment.full
+    points = method.chosen
     utility_of = utilities(assessment, points)
     mean_utility = utility_of.mean(axis=0)
     fixed = utilities(assessment, assessment.methods["fixed"].chosen).mean(axis=0)
@@ -283,12 +243,12 @@ def _results(assessment: Assessment, measured: MeasuredMethod) -> list[dict[str,
     dearest = max(float(point.held_out.tokens.max()) for point in points)
     return [
         {
-            "method": measured.name,
-            "kind": measured.kind,
+            "method": method.name,
+            "kind": method.kind,
             "relative_price": relative,
             "token_price": float(assessment.token_prices[k].mean()),
             "exact_match": float(point.held_out.exact_match.mean()),
-            "exact_match_delta_ci95": _delta_interval(assessment, measured.name, point),
+            "exact_match_delta_ci95": _delta_interval(assessment, method.name, point),
             "tokens": _tokens(point.held_out),
             "token_fraction": float(point.held_out.tokens.mean() / full.tokens.mean()),
             "utility": float(mean_utility[k]),
@@ -311,8 +271,7 @@ def _delta_interval(assessment: Assessment, name: str, point: Point) -> tuple[fl
     """Of the exact match minus that of the full decode; 0 by definition for the full decode."""
     if name == "full":
         return 0.0, 0.0
-    full = assessment.methods["full"].chosen[0].held_out
-    delta = point.held_out.exact_match - full.exact_match
+    delta = point.held_out.exact_match - assessment.full.exact_match
     return mean_interval(assessment.resampling, delta, low=-1.0, high=1.0)
 
 
@@ -323,9 +282,9 @@ def _summaries(assessment: Assessment) -> list[dict[str, Any]]:
         for reference in ("full", *assessment.policies)
     }
     return [
-        _summary(assessment, measured, measure)
+        _summary(assessment, method, measure)
         | {"versus": {r: verdicts[name] for r, verdicts in versus.items() if name in verdicts}}
-        for name, measured in assessment.methods.items()
+        for name, method in assessment.methods.items()
     ]
 
 
@@ -350,24 +309,20 @@ def _verdicts(
             "margin": one.difference,
             "margin_ci95": one.interval,
             "p_holm": p,
-            "verdict": _verdict(one, p),
+            "verdict": one.verdict if p <= LEVEL else "cannot tell",
         }
         for (name, one), p in zip(found.items(), adjusted, strict=True)
     }
 
 
-def _verdict(found: Paired, p_holm: float) -> Verdict:
-    return found.verdict if p_holm <= LEVEL else "cannot tell"
-
-
-def _summary(assessment: Assessment, measured: MeasuredMethod, measure: Measure) -> dict[str, Any]:
-    full = assessment.methods["full"].chosen[0].held_out
-    spots = {f"{loss:g}": measured.saving_most(loss) for loss in EM_LOSSES}
+def _summary(assessment: Assessment, method: Method, measure: Measure) -> dict[str, Any]:
+    full = assessment.full
+    spots = {f"{loss:g}": method.saving_most(loss) for loss in EM_LOSSES}
     return {
-        "method": measured.name,
-        "kind": measured.kind,
-        "mean_oracle_gap_closed": gap_closed(assessment, utilities(assessment, measured.chosen)),
-        "mean_oracle_gap_closed_ci95": _gap_interval(assessment, measured.name, measure),
+        "method": method.name,
+        "kind": method.kind,
+        "mean_oracle_gap_closed": gap_closed(assessment, utilities(assessment, method.chosen)),
+        "mean_oracle_gap_closed_ci95": _gap_interval(assessment, method.name, measure),
         "savings_at_em_loss": {
             loss: float(1 - spot.held_out.tokens.mean() / full.tokens.mean())
             for loss, spot in spots.items()
@@ -389,18 +344,18 @@ def _gap_interval(assessment: Assessment, name: str, measure: Measure) -> tuple[
     return compared(assessment, [name], ["fixed"]).interval
 
 
-def _frontier(measured: MeasuredMethod) -> dict[str, Any]:
+def _frontier(method: Method) -> dict[str, Any]:
     """The operating points that the training traces would have one consider."""
     return {
-        "method": measured.name,
-        "kind": measured.kind,
+        "method": method.name,
+        "kind": method.kind,
         "points": [
             {
                 "exact_match": float(point.held_out.exact_match.mean()),
                 "tokens": float(point.held_out.tokens.mean()),
                 "parameters": dict(point.parameters),
             }
-            for point in measured.frontier()
+            for point in method.frontier()
         ],
     }
 

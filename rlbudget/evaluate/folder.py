@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from rlbudget import console
 from rlbudget.errors import UserError
 from rlbudget.evaluate.cases import Cases, cases_of
-from rlbudget.evaluate.evaluation import Composition, as_json
+from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import assess_folds, assess_split
+from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
 from rlbudget.evaluate.spread import add_spread
@@ -101,8 +102,7 @@ def evaluate_folder(
         split = split_questions(table, seed=split_seed)
         assessment = assess_split(
             split, without(table, split.held_out), loaded, learners=learners, seed=seed,
-            draws=draws, compositions=composed,
-            progress=console.progress,
+            draws=draws, compositions=composed, show=console.progress,
         )  # fmt: skip
         evaluation = as_json(assessment)
         cases = _cases(traces, split.held_out, loaded, evaluation)

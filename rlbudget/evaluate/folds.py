@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,36 +23,16 @@ import numpy as np
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.rules import Kind, rules_for
-from rlbudget.console import Advance
+from rlbudget.agents.rules import rules_for
+from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.evaluate.evaluation import EM_LOSSES, Assessment, Composition, assess
-from rlbudget.evaluate.measure import Point
+from rlbudget.evaluate.evaluation import Assessment, assess
+from rlbudget.evaluate.measure import Composition, pooled
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
-from rlbudget.policy.outcomes import Outcome
 from rlbudget.traces.store import Folders, load_table
 from rlbudget.traces.table import Split, TraceTable, split_fold, without
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled:
-    """A method over all folds, each fold's choices made on its own training questions."""
-
-    name: str
-    kind: Kind
-    chosen: tuple[Point, ...]
-    spots: Mapping[float, Point]
-    """EM loss -> the points that save most in each fold"""
-
-    def saving_most(self, max_em_loss: float) -> Point:
-        """The pooled points that save most in training; for the losses of the evaluation only."""
-        return self.spots[max_em_loss]
-
-    def frontier(self) -> list[Point]:
-        """What it does at each price, cheapest first."""
-        return sorted(self.chosen, key=lambda point: float(point.held_out.tokens.mean()))
 
 
 def assess_folds(
@@ -65,7 +46,7 @@ def assess_folds(
     seed: int = 0,
     draws: int = 2000,
     processes: int | None = None,
-    progress: Advance | None = None,
+    progress: Advance = quiet,
 ) -> Assessment:
     """Assess on every fold, in parallel processes of one thread each, and pool.
 
@@ -81,34 +62,18 @@ def assess_folds(
     table = load_table(traces, context=True)
     for fold in range(folds):
         _recent(split_fold(table, fold, folds, seed=seed).held_out, table, last)
-    jobs = [
-        _Job(traces, fold, folds, last, settings, learners, seed, draws) for fold in range(folds)
-    ]
+    assess_fold = partial(
+        _assess_fold, traces, settings,
+        folds=folds, last=last, learners=learners, seed=seed, draws=draws,
+    )  # fmt: skip
     parts: list[Assessment] = []
     workers = min(folds, processes or os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        if progress is not None:
-            progress(0, folds)
-        for part in pool.map(_assess_fold, jobs):
+        progress(0, folds)
+        for part in pool.map(assess_fold, range(folds)):
             parts.append(part)
-            if progress is not None:
-                progress(len(parts), folds)
+            progress(len(parts), folds)
     return pool_assessments(parts, seed=seed, draws=draws)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a process has to do."""
-
-    traces: Folders
-    fold: int
-    folds: int
-    last: int | None
-    policies: Mapping[str, Policy | dict[str, Any]]
-    """a policy to measure, or the settings to train one with"""
-    learners: bool
-    seed: int
-    draws: int
 
 
 def _recent(held_out: TraceTable, table: TraceTable, last: int | None) -> TraceTable:
@@ -139,14 +104,13 @@ def assess_split(
     seed: int,
     draws: int,
     compositions: Sequence[Composition] = (),
-    progress: Callable[[str], AbstractContextManager[Advance]] | None = None,
+    show: Callable[[str], AbstractContextManager[Advance]] = lambda title: nullcontext(quiet),
 ) -> Assessment:
-    """Assess the rules of the traces' kind, policies, compositions and, if asked for, fitted
-    learners.
+    """Assess rules, policies, compositions and, if asked for, learners fitted here.
 
-    ``train`` are training and validation traces together. ``progress`` opens a bar by its title.
+    The rules are those of the traces' kind. ``train`` are training and validation traces together.
+    ``show`` opens a progress bar by its title.
     """
-    show = progress or _silent
     rules, fitted = list(rules_for(train)), {}
     if learners:
         from rlbudget.evaluate.learners import fit_learners  # needs torch
@@ -163,43 +127,48 @@ def assess_split(
         )  # fmt: skip
 
 
-@contextmanager
-def _silent(title: str) -> Iterator[Advance]:
-    yield lambda done, total: None
-
-
-def _assess_fold(job: _Job) -> Assessment:
-    table = load_table(job.traces, context=True)
-    split = split_fold(table, job.fold, job.folds, seed=job.seed)
+def _assess_fold(
+    traces: Folders,
+    policies: Mapping[str, Policy | dict[str, Any]],
+    fold: int,
+    *,
+    folds: int,
+    last: int | None,
+    learners: bool,
+    seed: int,
+    draws: int,
+) -> Assessment:
+    """``policies`` are policies to measure, or the settings to train one with."""
+    table = load_table(traces, context=True)
+    split = split_fold(table, fold, folds, seed=seed)
     train = without(table, split.held_out)
-    split = replace(split, held_out=_recent(split.held_out, table, job.last))
-    policies = {k: policy for k, policy in job.policies.items() if isinstance(policy, Policy)}
-    if len(policies) < len(job.policies):
-        from rlbudget.agents import ppo  # needs torch and gymnasium
+    split = replace(split, held_out=_recent(split.held_out, table, last))
+    given = {
+        name: policy if isinstance(policy, Policy) else _trained(policy, split)
+        for name, policy in policies.items()
+    }
+    return assess_split(split, train, given, learners=learners, seed=seed, draws=draws)
 
-        known = {field.name for field in fields(ppo.PPOConfig)}
-        for name, stored in job.policies.items():
-            if isinstance(stored, Policy):
-                continue
-            given = {key: value for key, value in stored.items() if key in known}
-            if given.get("token_price") is not None:
-                given["token_price"] = tuple(given["token_price"])
-            with tempfile.TemporaryDirectory() as run:
-                ppo.train(split.train, split.validation, ppo.PPOConfig(**given), Path(run) / "run")
-                policies[name] = policy_of_run(Path(run) / "run")
-    return assess_split(
-        split, train, policies, learners=job.learners, seed=job.seed, draws=job.draws
-    )
+
+def _trained(settings: Mapping[str, Any], split: Split) -> Policy:
+    from rlbudget.agents import ppo  # needs torch and gymnasium
+
+    known = {field.name for field in fields(ppo.PPOConfig)}
+    given = {key: value for key, value in settings.items() if key in known}
+    if given.get("token_price") is not None:
+        given["token_price"] = tuple(given["token_price"])
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        ppo.train(split.train, split.validation, ppo.PPOConfig(**given), run)
+        return policy_of_run(run)
 
 
 def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> Assessment:
     """One assessment of all that the folds held out."""
     question_ids = np.concatenate([part.question_ids for part in parts])
-    lacking: dict[str, tuple[str, ...]] = {}
-    for part in parts:
-        lacking |= part.not_applicable
+    lacking = {name: needs for part in parts for name, needs in part.not_applicable.items()}
     names = [name for name in parts[0].methods if name not in lacking]
-    methods = {name: _pooled([part.methods[name] for part in parts]) for name in names}
+    methods = {name: pooled([part.methods[name] for part in parts]) for name in names}
     return replace(
         parts[0],
         question_ids=question_ids,
@@ -211,32 +180,5 @@ def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> A
         methods=methods,
         not_applicable=lacking,
         resampling=resample(question_ids, draws=draws, seed=seed),
-        folds=len(parts),
         parts=tuple(parts),
     )
-
-
-def _pooled(parts: Sequence[Any]) -> Pooled:
-    return Pooled(
-        name=parts[0].name,
-        kind=parts[0].kind,
-        chosen=tuple(
-            _joined(points) for points in zip(*(part.chosen for part in parts), strict=True)
-        ),
-        spots={loss: _joined([part.saving_most(loss) for part in parts]) for loss in EM_LOSSES},
-    )
-
-
-def _joined(points: Sequence[Point]) -> Point:
-    parameters = [dict(point.parameters) for point in points]
-    same = all(other == parameters[0] for other in parameters)
-    return Point(
-        parameters[0] if same else {"folds": parameters},
-        _together([point.train for point in points]),
-        _together([point.held_out for point in points]),
-    )
-
-
-def _together(outcomes: Sequence[Outcome]) -> Outcome:
-    columns = ("exact_match", "thinking", "probe", "answer")
-    return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rlbudget.agents import exact_pg
 from rlbudget.agents.config import RELATIVE_PRICE_RANGE
 from rlbudget.agents.fitted_q import fit_q
-from rlbudget.console import Advance
+from rlbudget.console import Advance, quiet
 from rlbudget.evaluate.measure import Learned
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.outcomes import RELATIVE_PRICES, doublings, token_price_of
@@ -21,7 +21,7 @@ def fit_learners(
     seed: int = 0,
     steps: int = 1000,
     highest: float = RELATIVE_PRICE_RANGE[1],
-    progress: Advance | None = None,
+    progress: Advance = quiet,
 ) -> dict[str, Learned]:
     """``fitted-q`` and ``exact-pg`` for each preset; with ``-probe`` at the end for that one.
 
@@ -34,13 +34,11 @@ def fit_learners(
     low, high = (token_price_of(one, split.train) for one in (RELATIVE_PRICE_RANGE[0], highest))
     for preset in presets:
         end = "" if preset == "free" else f"-{preset}"
-        if progress is not None:
-            progress(len(fitted), 2 * len(presets))
+        progress(len(fitted), 2 * len(presets))
         fitted[f"fitted-q{end}"] = fit_q(
             split.train, split.validation, prices, preset=preset, seed=seed
         )
-        if progress is not None:
-            progress(len(fitted), 2 * len(presets))
+        progress(len(fitted), 2 * len(presets))
         fitted[f"exact-pg{end}"] = exact_pg.maximise(
             split.train,
             split.validation,
@@ -49,6 +47,5 @@ def fit_learners(
             steps=steps,
             seed=seed,
         )
-    if progress is not None:
-        progress(len(fitted), len(fitted))
+    progress(len(fitted), len(fitted))
     return fitted

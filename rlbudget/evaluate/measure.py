@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ from rlbudget.traces.table import TraceTable
 ORACLE_RELATIVE_PRICES = (0.005, 50.0)
 NEVER: Mapping[str, float] = {"never_stop": True}
 
+Play = Callable[[TraceTable, float], Outcome]
+"""(traces, token price) -> what a method gives and costs there"""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -42,19 +46,23 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A method, all of it chosen on the training traces."""
+class Method:
+    """A method and what was measured of it, all of it chosen on the training traces."""
 
     name: str
     kind: Kind
     chosen: tuple[Point, ...]
     """what it does at each token price asked for"""
     points: tuple[Point, ...]
-    """its operating points, never stopping first"""
+    """its operating points, never stopping first; over folds, those of ``chosen``"""
+    parts: tuple[Method, ...] = ()
+    """the method in each fold, where there are several"""
 
     def saving_most(self, max_em_loss: float) -> Point:
-        """The operating point that saves most on the training traces while it loses at most
-        ``max_em_loss`` of exact match there, against the full decode."""  # fmt: skip
+        """The operating point that saves most on the training traces (of each fold) while it loses
+        at most ``max_em_loss`` of exact match there, against the full decode."""  # fmt: skip
+        if self.parts:
+            return _joined([part.saving_most(max_em_loss) for part in self.parts])
         full = self.points[0].train.exact_match.mean()
         allowed = [
             point
@@ -64,7 +72,10 @@ class Measured:
         return min(allowed, key=lambda point: float(point.train.tokens.mean()))
 
     def frontier(self) -> list[Point]:
-        """The operating points that no other one beats on the training traces, cheapest first."""
+        """The operating points that no other one beats on the training traces, cheapest first;
+        over folds, all of them."""
+        if self.parts:
+            return sorted(self.points, key=lambda point: float(point.held_out.tokens.mean()))
         kept: list[Point] = []
         best = -1.0
         by_cost = sorted(
@@ -78,26 +89,26 @@ class Measured:
         return kept
 
 
-class MeasuredMethod(Protocol):
-    """What the evaluation needs of a method, measured in one piece or in folds."""
+def pooled(parts: Sequence[Method]) -> Method:
+    """One method over several folds, each fold's choices made on its own training questions."""
+    chosen = tuple(_joined(points) for points in zip(*(part.chosen for part in parts), strict=True))
+    return Method(parts[0].name, parts[0].kind, chosen, chosen, tuple(parts))
 
-    @property
-    def name(self) -> str:
-        """The method."""
 
-    @property
-    def kind(self) -> Kind:
-        """rule, learned or bound."""
+def _joined(points: Sequence[Point]) -> Point:
+    """Points of the folds as one; their parameters are listed where they differ."""
+    parameters = [dict(point.parameters) for point in points]
+    same = all(other == parameters[0] for other in parameters)
+    return Point(
+        parameters[0] if same else {"folds": parameters},
+        _together([point.train for point in points]),
+        _together([point.held_out for point in points]),
+    )
 
-    @property
-    def chosen(self) -> tuple[Point, ...]:
-        """What it does at each relative price."""
 
-    def saving_most(self, max_em_loss: float) -> Point:
-        """Its cheapest point by training that loses at most this much there."""
-
-    def frontier(self) -> list[Point]:
-        """The points worth drawing."""
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    columns = (field.name for field in fields(Outcome))
+    return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))
 
 
 def never(train: TraceTable, held_out: TraceTable) -> Point:
@@ -107,7 +118,7 @@ def never(train: TraceTable, held_out: TraceTable) -> Point:
 
 def measure_rule(
     rule: Rule, train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
-) -> Measured:
+) -> Method:
     """At each price the parameters of highest mean utility on the training traces."""
     points = (
         never(train, held_out),
@@ -120,7 +131,44 @@ def measure_rule(
     for price in token_prices:
         means = [utility(point.train, price).mean() for point in points]
         chosen.append(points[int(np.argmax(means))])
-    return Measured(rule.name, rule.kind, tuple(chosen), points)
+    return Method(rule.name, rule.kind, tuple(chosen), points)
+
+
+def measure_told(
+    name: str,
+    play: Play,
+    train: TraceTable,
+    held_out: TraceTable,
+    token_prices: Iterable[float],
+    operating: Iterable[float],
+    *,
+    kind: Kind = "learned",
+) -> Method:
+    """A method that is told the token price; its operating points are at prices ``operating``."""
+
+    @cache
+    def at(price: float) -> Point:
+        return Point({"token_price": price}, play(train, price), play(held_out, price))
+
+    chosen = tuple(map(at, token_prices))
+    return Method(name, kind, chosen, (never(train, held_out), *map(at, operating)))
+
+
+def measure_within(
+    name: str,
+    play: Play,
+    price_range: tuple[float, float],
+    train: TraceTable,
+    held_out: TraceTable,
+    token_prices: Sequence[float],
+) -> Method:
+    """A method that knows a range of prices: a price outside it is told as the nearest inside.
+
+    ``train`` are traces that it was not fitted to, if possible. Its operating points are the
+    ``operating_prices`` of its range.
+    """
+    told = [nearest_price(price, price_range) for price in token_prices]
+    return measure_told(name, play, train, held_out, told, operating_prices(price_range))
 
 
 def measure_policy(
@@ -129,41 +177,40 @@ def measure_policy(
     train: TraceTable,
     held_out: TraceTable,
     token_prices: Sequence[float],
-) -> Measured:
-    """A policy is told the price; a price outside its range it is told as the nearest it knows.
-
-    ``train`` are traces that it was not fitted to, if possible. Its operating points are
-    the ``operating_prices`` of its range.
-    """
+) -> Method:
+    """``measure_within`` of a policy by itself; each table is observed once."""
     seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
 
-    def played(table: TraceTable, price: float) -> Replay:
-        return replay(policy, table, price, seen[id(table)])
+    def play(table: TraceTable, price: float) -> Outcome:
+        return replay(policy, table, price, seen[id(table)]).outcome
 
-    return measure_replays(name, played, policy.price_range, train, held_out, token_prices)
+    return measure_within(name, play, policy.price_range, train, held_out, token_prices)
 
 
-def measure_replays(
-    name: str,
-    played: Callable[[TraceTable, float], Replay],
-    price_range: tuple[float, float],
-    train: TraceTable,
-    held_out: TraceTable,
-    token_prices: Sequence[float],
-) -> Measured:
-    """As ``measure_policy``, for whatever replays traces at a token price in its range."""
+class Composition(Protocol):
+    """Policies under strategies: a method that is measured beside the bare policies."""
 
-    def under(price: float) -> Point:
-        told = nearest_price(price, price_range)
-        outcomes = [played(table, told).outcome for table in (train, held_out)]
-        return Point({"token_price": told}, *outcomes)
+    @property
+    def name(self) -> str:
+        """Of the method."""
 
-    return Measured(
-        name,
-        "learned",
-        tuple(under(price) for price in token_prices),
-        (never(train, held_out), *(under(price) for price in operating_prices(price_range))),
-    )
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """Lowest and highest token price it serves."""
+
+    def replay(self, table: TraceTable, token_price: float) -> Replay:
+        """What it does on recorded traces."""
+
+
+def measure_composition(
+    given: Composition, train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
+) -> Method:
+    """``measure_within`` of policies under strategies."""
+
+    def play(table: TraceTable, price: float) -> Outcome:
+        return given.replay(table, price).outcome
+
+    return measure_within(given.name, play, given.price_range, train, held_out, token_prices)
 
 
 class Learned(Protocol):
@@ -187,36 +234,24 @@ def measure_learned(
     train: TraceTable,
     held_out: TraceTable,
     token_prices: Sequence[float],
-) -> Measured:
+) -> Method:
     """A learner at each token price, and at those of its operating points."""
 
-    def under(price: float) -> Point:
-        def replay(table: TraceTable) -> Outcome:
-            return outcome(table, learned.stops(table, price), probes_charged=learned.charged)
+    def play(table: TraceTable, price: float) -> Outcome:
+        return outcome(table, learned.stops(table, price), probes_charged=learned.charged)
 
-        return Point({"token_price": price}, replay(train), replay(held_out))
-
-    chosen = tuple(under(price) for price in token_prices)
-    others = (under(price) for price in learned.operating_prices if price not in token_prices)
-    return Measured(name, "learned", chosen, (never(train, held_out), *chosen, *others))
+    operating = dict.fromkeys((*token_prices, *learned.operating_prices))
+    return measure_told(name, play, train, held_out, token_prices, operating)
 
 
 def measure_oracle(
     train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
-) -> Measured:
+) -> Method:
     """The bound: the best stop of every trace in hindsight."""
 
-    def under(price: float) -> Point:
-        replayed = [outcome(table, oracle_stops(table, price)) for table in (train, held_out)]
-        return Point({"token_price": price}, *replayed)
+    def play(table: TraceTable, price: float) -> Outcome:
+        return outcome(table, oracle_stops(table, price))
 
     low, high = (token_price_of(relative, train) for relative in ORACLE_RELATIVE_PRICES)
-    return Measured(
-        "oracle",
-        "bound",
-        tuple(under(price) for price in token_prices),
-        (
-            never(train, held_out),
-            *(under(price) for price in operating_prices((low, high))),
-        ),
-    )
+    operating = operating_prices((low, high))
+    return measure_told("oracle", play, train, held_out, token_prices, operating, kind="bound")

@@ -20,7 +20,7 @@ from rlbudget.agents.rules.probing import HALT
 from rlbudget.decoding.record import RecordStats, record, row_seed
 from rlbudget.decoding.record_samples import record_samples
 from rlbudget.errors import UserError
-from rlbudget.evaluate.evaluation import evaluate_split
+from rlbudget.evaluate.evaluation import as_json, assess
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.observation import features_of
@@ -199,7 +199,7 @@ def test_halt_applies_where_options_were_recorded_and_no_policy_sees_them(
         assert stop < 0 or name not in free
     assert not {f.partition(".")[0] for f in features_of(table, "probe")} & set(EXIT_SIGNALS)
     split = split_questions(table)
-    found = evaluate_split(split.train, split.held_out, {}, draws=20)
+    found = as_json(assess(split.train, split.held_out, {}, draws=20))
     assert "halt" in {row["method"] for row in found["summary"]}
     assert "halt" not in {entry["method"] for entry in found["not_applicable"]}
     run(model, tmp_path, n=8)

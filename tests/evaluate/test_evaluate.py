@@ -20,15 +20,15 @@ from rlbudget.agents.rules import RULES
 from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
 from rlbudget.errors import UserError
-from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.bootstrap import Draws, holm, interval, p_value, resample
 from rlbudget.evaluate.evaluation import (
+    as_json,
     assess,
     compared,
-    evaluate_split,
     gap_closed,
     utilities,
 )
+from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.measure import measure_rule, never
 from rlbudget.evaluate.present import table_text
 from rlbudget.policy.outcomes import (
@@ -60,7 +60,7 @@ def sets() -> tuple[TraceTable, TraceTable]:
 
 @pytest.fixture(scope="module")
 def evaluation(sets: tuple[TraceTable, TraceTable]) -> dict[str, Any]:
-    return evaluate_split(*sets, {"mine": random_policy()}, draws=DRAWS)
+    return as_json(assess(*sets, {"mine": random_policy()}, draws=DRAWS))
 
 
 def test_the_file_is_the_contract(evaluation: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ def test_streaks_are_counted_within_a_trace() -> None:
 def test_rules_without_what_they_need_say_so() -> None:
     train = renamed(make_table(60, seed=1, probes=False), "a")
     held_out = renamed(make_table(60, seed=2, probes=False), "b")
-    evaluation = evaluate_split(train, held_out, {}, draws=DRAWS)
+    evaluation = as_json(assess(train, held_out, {}, draws=DRAWS))
     lacking = {entry["method"] for entry in evaluation["not_applicable"]}
     assert lacking == {*PROBING, "eat", "halt"}
     assert not lacking & {row["method"] for row in evaluation["summary"]}
@@ -255,7 +255,7 @@ def test_a_comparison_of_methods_is_that_of_their_gaps(
 def test_without_a_gap_the_verdict_is_on_utility_and_says_so(right: int) -> None:
     traces = [_one_checkpoint(k, right) for k in range(60)]
     train, held_out = table_of(traces[:30]), table_of(traces[30:])
-    found = evaluate_split(train, held_out, {"mine": random_policy()}, draws=DRAWS)
+    found = as_json(assess(train, held_out, {"mine": random_policy()}, draws=DRAWS))
     for row in found["summary"]:
         assert row["mean_oracle_gap_closed"] is None
         assert row["mean_oracle_gap_closed_ci95"] == [None, None]
@@ -278,7 +278,7 @@ def _one_checkpoint(number: int, right: int) -> Trace:
 def test_two_questions_give_no_verdict(sets: tuple[TraceTable, TraceTable]) -> None:
     train, held_out = sets
     few = held_out.take(np.arange(2))
-    found = evaluate_split(train, few, {"mine": random_policy()}, draws=DRAWS)
+    found = as_json(assess(train, few, {"mine": random_policy()}, draws=DRAWS))
     for row in found["summary"]:
         for versus in row["versus"].values():
             assert versus["verdict"] == "cannot tell"

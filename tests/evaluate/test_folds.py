@@ -17,8 +17,8 @@ from trace_makers import make_trace
 from rlbudget.agents.freeze import freeze
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate import evaluate_folder
 from rlbudget.evaluate.evaluation import as_json, assess, gap_closed, utilities
+from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
 from rlbudget.policy.folder import load_policy, save_policy
 from rlbudget.traces.columns import table_of

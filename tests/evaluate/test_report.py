@@ -17,7 +17,7 @@ from synthetic import make_table
 from trace_makers import make_trace
 
 from rlbudget.evaluate.cases import MOST_CASES, Cases, cases_of
-from rlbudget.evaluate.evaluation import evaluate_split
+from rlbudget.evaluate.evaluation import as_json, assess
 from rlbudget.evaluate.report import write_report
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
@@ -57,7 +57,7 @@ def cases() -> Cases:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
     train, held_out = renamed(make_table(150, seed=1), "a"), renamed(make_table(80, seed=2), "b")
-    evaluation = evaluate_split(train, held_out, {"mine": random_policy(seed=3)}, draws=50)
+    evaluation = as_json(assess(train, held_out, {"mine": random_policy(seed=3)}, draws=50))
     file = tmp_path_factory.mktemp("report") / "report.html"
     write_report(file, {**evaluation, "notes": [STRANGE]}, {"mine": cases}, 0.1)
     return file

@@ -25,7 +25,7 @@ from rlbudget.agents.rules.sampling import AC_BETA, ESC, dirichlet_lead
 from rlbudget.agents.training import train_on
 from rlbudget.decoding.record_samples import record_samples
 from rlbudget.errors import UserError
-from rlbudget.evaluate import evaluate_folder
+from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.models import load_model
 from rlbudget.policy.observation import features_of, observe
 from rlbudget.traces.columns import table_of
