@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.risk import Mode, certify, losses_of
+from rlbudget.evaluate.unseen import fitted_to
 from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 from rlbudget.policy.network import CODE
 from rlbudget.policy.observation import observe
@@ -32,7 +32,7 @@ def calibrate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Policy:
-    """Write the policy with its certificate to ``out`` and return it; ``policy.py`` goes along.
+    """Write the policy with its certificate to ``out``, and ``policy.py`` where it has one.
 
     With probability ``confidence`` over the calibration questions, the certified token price
     loses at most ``max_em_loss`` of exact match on questions of the same kind. Calibration
@@ -65,7 +65,7 @@ def calibrate(
 def calibration_traces(policy: Policy, traces: Path) -> TraceTable:
     """The traces of questions that the policy has not seen."""
     table = load_table(traces, context=True)
-    trained: Mapping[str, Any] = policy.config["trained"].get("traces") or {}
+    trained = fitted_to(policy)
     if trained.get("digest") != digest(traces):
         return table
     if trained.get("split_seed") is None:
@@ -104,7 +104,12 @@ def certificate_of(
         )
     at = found.certified
     return {
-        **found.as_dict(),
+        "mode": mode,
+        "max_em_loss": max_em_loss,
+        "confidence": confidence,
+        "questions": found.questions,
+        "tested": len(found.p_values),
+        "p_value": found.p_values[at],
         "token_price": prices[at],
         "em_loss": float(losses[at].mean()),
         "savings": 1 - tokens[at] / float(full.tokens.mean()),

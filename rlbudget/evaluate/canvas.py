@@ -1,4 +1,4 @@
-"""What the figures are drawn with: matplotlib, none of whose global settings is touched."""
+"""What the figures have in common: colours, axes, files. No global setting of matplotlib changes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,45 @@ from typing import Any
 
 from rlbudget.errors import missing_extra
 
-try:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
-except ImportError as missing:
-    raise missing_extra("train", "matplotlib") from missing
-
+INK, QUIET, RULE_LINE, BLUE, RED = "#24292f", "#6e7781", "#d8dee4", "#0969da", "#a40e26"
 _STYLE: dict[Any, Any] = {"font.size": 10.5, "svg.hashsalt": "rlbudget"}
 _SETTINGS: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
-HALO = withStroke(linewidth=3, foreground="white")
-"""what keeps a name readable on a line"""
 
 
 def drawn(
     draw: Callable[[Any], None], *formats: str, size: tuple[float, float]
 ) -> Mapping[str, bytes]:
-    """Format ("png", "svg") -> the file of a figure of ``size`` inches that ``draw`` fills."""
+    """Format ("png", "svg") -> the file of a figure of ``size`` inches that ``draw`` fills.
+
+    Raises ``UserError`` where matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as missing:
+        raise missing_extra("train", "matplotlib") from missing
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
-        return {name: _saved(figure, name) for name in formats}
+        files = {name: io.BytesIO() for name in formats}
+        for name, file in files.items():
+            figure.savefig(file, format=name, **_SETTINGS[name])
+        return {name: file.getvalue() for name, file in files.items()}
 
 
-def _saved(figure: Figure, name: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=name, **_SETTINGS[name])
-    return content.getvalue()
+def set_plain(axes: Any) -> None:
+    """No frame but the line below, no ticks, quiet numbers."""
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=QUIET, length=0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE_LINE)
+
+
+def set_title(axes: Any, title: str) -> None:
+    """Bold, on the left."""
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=14)

@@ -8,23 +8,44 @@ from typing import Any
 
 import numpy as np
 
-from rlbudget.evaluate.contexts import Context, contexts_of
-from rlbudget.policy.outcomes import NATURAL_END, full_stops, outcome
+from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.columns import table_of
+from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace, family_of
 
 MOST_CASES = 40
 BINS = 10
-CONTEXT = 700
-"""Characters of thinking shown on each side of a cut."""
+AROUND = 700
+"""characters of thinking shown on each side of a cut"""
+BY = {
+    "length": "question_characters",
+    "numbers": "question_numbers",
+    "clauses": "question_clauses",
+}
+"""what the questions are divided by -> the signal of ``rlbudget.signals.questions``"""
+THIRDS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionGroup:
+    """A group of decodes under one policy; means over the group, tokens are thinking tokens."""
+
+    by: str
+    """``family``, or what of ``BY``"""
+    group: str
+    traces: int
+    full_tokens: float
+    full_exact_match: float
+    tokens: float
+    exact_match: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """One policy at one token price, JSON-ready."""
+    """What one policy did at one token price, JSON-ready."""
 
     lost: list[dict[str, Any]]
     """decodes whose full answer is right and whose early one is wrong, at most ``MOST_CASES``"""
@@ -37,38 +58,31 @@ class Cases:
     """by tenths of the full thinking: the share of decodes stopped there"""
     natural: float
     """share of decodes that were never stopped"""
-    contexts: list[Context]
+    contexts: list[QuestionGroup]
     """where it stops early and where late"""
 
 
 def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) -> Cases:
     """Replay a policy on traces. Text is shown where the recording kept it."""
     table = table_of(traces, context=True)
-    families = [family_of(trace) for trace in traces]
-    told = nearest_price(token_price, policy.price_range)
-    replayed = replay(policy, table, told)
+    replayed = replay(policy, table, nearest_price(token_price, policy.price_range))
     stops, chance = replayed.stops, replayed.chance
     full, stopped = outcome(table, full_stops(table)), replayed.outcome
     change = stopped.exact_match - full.exact_match
     lost, gained = np.flatnonzero(change < 0), np.flatnonzero(change > 0)
+    reached = ~np.isnan(chance)
+    natural = table.final_exact_match[table.trace_of_row]
     return Cases(
         lost=[_case(traces[i], int(stops[i])) for i in lost[:MOST_CASES]],
         gained=[_case(traces[i], int(stops[i])) for i in gained[:MOST_CASES]],
         n_lost=len(lost),
         n_gained=len(gained),
         calibration=_calibration(
-            *(
-                column[~np.isnan(chance)]
-                for column in (
-                    chance,
-                    table.exit_exact_match,
-                    table.final_exact_match[table.trace_of_row],
-                )
-            )
+            chance[reached], table.exit_exact_match[reached], natural[reached]
         ),
         stops=_places(table.final_thinking_tokens, stopped.thinking, stops),
         natural=float((stops == NATURAL_END).mean()),
-        contexts=contexts_of(stopped, table, families),
+        contexts=groups_of(stopped, table, [family_of(trace) for trace in traces]),
     )
 
 
@@ -85,9 +99,9 @@ def _case(trace: Trace, stop: int) -> dict[str, Any]:
     thinking, cuts = trace.meta.get("thinking"), trace.meta.get("cuts")
     if isinstance(thinking, str) and isinstance(cuts, list) and stop < len(cuts):
         cut = int(cuts[stop])
-        shown["before"] = ("…" if cut > CONTEXT else "") + thinking[max(0, cut - CONTEXT) : cut]
-        shown["after"] = thinking[cut : cut + CONTEXT] + (
-            "…" if len(thinking) > cut + CONTEXT else ""
+        shown["before"] = ("…" if cut > AROUND else "") + thinking[max(0, cut - AROUND) : cut]
+        shown["after"] = thinking[cut : cut + AROUND] + (
+            "…" if len(thinking) > cut + AROUND else ""
         )
     return shown
 
@@ -117,3 +131,38 @@ def _places(full: Any, thinking: Any, stops: Any) -> list[dict[str, float]]:
         {"from": float(a), "to": float(b), "share": float(count / max(len(full), 1))}
         for a, b, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
+
+
+def groups_of(done: Outcome, table: TraceTable, families: Sequence[str]) -> list[QuestionGroup]:
+    """Divide what a policy did on n traces; ``families`` has one name for each.
+
+    The table needs the signals of ``signals.questions`` (``load_table(context=True)``) for the
+    groups by length and complexity; traces without a checkpoint are left out of those.
+    """
+
+    def group(by: str, name: str, chosen: np.ndarray) -> QuestionGroup:
+        return QuestionGroup(
+            by=by,
+            group=name,
+            traces=len(chosen),
+            full_tokens=float(table.final_thinking_tokens[chosen].mean()),
+            full_exact_match=float(table.final_exact_match[chosen].mean()),
+            tokens=float(done.thinking[chosen].mean()),
+            exact_match=float(done.exact_match[chosen].mean()),
+        )
+
+    named = np.asarray(families, dtype=np.str_)
+    found = [group("family", str(name), np.flatnonzero(named == name)) for name in np.unique(named)]
+    some = np.flatnonzero(table.lengths > 0)
+    for by, signal in BY.items():
+        if signal not in table.signals:
+            continue
+        value = table.signals[signal][table.offsets[some]]
+        third = np.searchsorted(np.quantile(value, [1 / 3, 2 / 3]), value, side="left")
+        if len(np.unique(third)) > 1:
+            found += [
+                group(by, name, some[third == place])
+                for place, name in enumerate(THIRDS)
+                if (third == place).any()
+            ]
+    return found

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from rlbudget.arrays import Floats
+from rlbudget.evaluate.canvas import BLUE, INK, RED, RULE_LINE, drawn, set_plain, set_title
 from rlbudget.files import write_bytes
 
-INK, QUIET, RULE_LINE = "#24292f", "#6e7781", "#d8dee4"
-LEARNED = ("#0969da", "#1a7f37", "#8250df", "#0b7285")
-RULES = ("#9a6700", "#bc4c00", "#bf3989", "#a40e26", "#57606a", "#7c5a2b")
-COLOURS = {"fixed": "#57606a", "random": "#afb8c1", "oracle": "#24292f"}
+LEARNED = (BLUE, "#1a7f37", "#8250df", "#0b7285")
+RULES = ("#9a6700", "#bc4c00", "#bf3989", RED, "#57606a", "#7c5a2b")
+COLOURS = {"fixed": "#57606a", "random": "#afb8c1", "oracle": INK}
 
 CLEAR = 4.0
 """Pixels between a name and the next line that are enough."""
@@ -25,16 +25,15 @@ def draw_frontier(evaluation: Mapping[str, Any], folder: Path) -> None:
 
     Needs matplotlib (``UserError`` without it); touches no global setting of it.
     """
-    from rlbudget.evaluate.canvas import HALO, drawn  # needs matplotlib
 
     def draw(figure: Any) -> None:
-        _draw(figure.add_subplot(), evaluation, HALO)
+        _draw(figure.add_subplot(), evaluation)
 
     for name, content in drawn(draw, "png", "svg", size=(8, 4.9)).items():
         write_bytes(folder / f"frontier.{name}", content)
 
 
-def _draw(axes: Any, evaluation: Mapping[str, Any], halo: Any) -> None:
+def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
     full = evaluation["full"]
     lines: dict[str, Floats] = {}
     styles: dict[str, dict[str, Any]] = {}
@@ -60,24 +59,20 @@ def _draw(axes: Any, evaluation: Mapping[str, Any], halo: Any) -> None:
     room = 0.06 * max(float(np.ptp(seen)), 1.0)
     axes.set_ylim(max(seen.min() - room, -1), min(seen.max() + room, 101))
     axes.yaxis.set_major_formatter(lambda value, place: f"{value:.0f}%")
-    axes.set_xlabel("mean tokens a question: thinking, trial answers and answer", color=INK)
-    axes.set_title(
-        f"Exact match on {evaluation['held_out_questions']:,} held-out questions",
-        loc="left", color=INK, fontsize=12, fontweight="bold", pad=14,
-    )  # fmt: skip
+    axes.set_xlabel("mean tokens a question: thinking, trial answers and answer")
+    set_title(axes, f"Exact match on {evaluation['held_out_questions']:,} held-out questions")
     axes.grid(axis="y", color=RULE_LINE, lw=0.6, alpha=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=QUIET, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(RULE_LINE)
+    set_plain(axes)
 
     lines["full decode"], styles["full decode"] = spot[None], {"color": INK, "lw": 2.0}
-    _label(axes, lines, styles, halo)
+    _label(axes, lines, styles)
 
 
-def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any], halo: Any) -> None:
+def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any]) -> None:
     """Write each name beside its line where there is most room, the boldest lines first."""
+    from matplotlib.patheffects import withStroke
+
+    halo = withStroke(linewidth=3, foreground="white")  # keeps a name readable on a line
     figure = axes.figure
     figure.draw_without_rendering()
     dense = {name: _dense(axes.transData.transform(line)) for name, line in lines.items()}

@@ -13,11 +13,10 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.cases import Cases, cases_of
 from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
-from rlbudget.evaluate.folds import assess_folds, assess_split
+from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
 from rlbudget.evaluate.report import write_report
-from rlbudget.evaluate.spread import add_spread
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
 from rlbudget.policy.card import write_card
@@ -107,7 +106,7 @@ def evaluate_folder(
         evaluation = as_json(assessment)
         cases = _cases(traces, split.held_out, loaded, evaluation)
         evaluation["contexts"] = {
-            name: [asdict(context) for context in found.contexts] for name, found in cases.items()
+            name: [asdict(group) for group in found.contexts] for name, found in cases.items()
         }
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes

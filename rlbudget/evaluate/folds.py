@@ -27,12 +27,18 @@ from rlbudget.agents.rules import rules_for
 from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
 from rlbudget.evaluate.bootstrap import resample
-from rlbudget.evaluate.evaluation import Assessment, assess
+from rlbudget.evaluate.evaluation import Assessment, as_json, assess
 from rlbudget.evaluate.measure import Composition, pooled
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.store import Folders, load_table
 from rlbudget.traces.table import Split, TraceTable, split_fold, without
+
+SPREAD = {
+    "results": ("exact_match", "token_fraction", "utility", "oracle_gap_closed"),
+    "summary": ("mean_oracle_gap_closed", "savings_at_em_loss", "held_out_em_loss"),
+}
+"""the numbers of ``evaluation.json`` whose spread over the folds is reported"""
 
 
 def assess_folds(
@@ -182,3 +188,36 @@ def pool_assessments(parts: Sequence[Assessment], *, seed: int, draws: int) -> A
         resampling=resample(question_ids, draws=draws, seed=seed),
         parts=tuple(parts),
     )
+
+
+def add_spread(evaluation: dict[str, Any], folds: Sequence[Assessment]) -> None:
+    """Give each row of ``results`` and ``summary`` its ``over_folds``.
+
+    There stand, by the number's name, its ``mean`` and ``std`` (sample standard deviation, null for
+    one fold) over the folds in which it is known, and ``each`` of them, null where it is not.
+    """
+    # Intervals are not wanted here: one draw of the bootstrap is enough.
+    parts = [
+        as_json(replace(fold, resampling=resample(fold.question_ids, draws=1, seed=fold.seed)))
+        for fold in folds
+    ]
+    for place, names in SPREAD.items():
+        found = [{_key(row): row for row in part[place]} for part in parts]
+        for row in evaluation[place]:
+            same = [rows[_key(row)] for rows in found]
+            row["over_folds"] = {name: _spread([one[name] for one in same]) for name in names}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, float | None]:
+    return row["method"], row.get("relative_price")
+
+
+def _spread(values: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(values[0], dict):
+        return {name: _spread([value[name] for value in values]) for name in values[0]}
+    known = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "each": list(values),
+    }

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
-from rlbudget.evaluate.figure import INK, LEARNED, QUIET, RULE_LINE
+from rlbudget.evaluate.canvas import BLUE, INK, QUIET, RED, RULE_LINE, drawn, set_plain, set_title
 from rlbudget.files import write_bytes
 
-BLUE, RED = LEARNED[0], "#a40e26"
 Z95 = 1.96
 
 
@@ -71,7 +70,6 @@ def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = 
     independent. Below: how many checkpoints a bin holds, on a square-root scale. Needs matplotlib
     (``UserError`` without it); touches no global setting of it.
     """
-    from rlbudget.evaluate.canvas import drawn  # needs matplotlib
 
     def draw(figure: Any) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
@@ -87,10 +85,7 @@ def _curve(axes: Any, found: Reliability, guard: Allowed | None) -> None:
     axes.vlines(found.predicted, low, high, color=BLUE, lw=5, alpha=0.18, zorder=2)
     axes.plot(found.predicted, found.observed, "-o", color=BLUE, lw=2.2, ms=6, mec="white",
               mew=1, zorder=3, clip_on=False)  # fmt: skip
-    axes.set_title(
-        "Is the risk to be taken at its word?",
-        loc="left", color=INK, fontsize=12, fontweight="bold", pad=14,
-    )  # fmt: skip
+    set_title(axes, "Is the risk to be taken at its word?")
     axes.text(
         0.03, 0.985, f"{int(found.count.sum()):,} held-out checkpoints\n"
         f"calibration error {found.ece:.3f}\nBrier score {found.brier:.3f}",
@@ -106,7 +101,7 @@ def _curve(axes: Any, found: Reliability, guard: Allowed | None) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="answers lost")
     axes.yaxis.set_major_formatter(_percent)
     axes.tick_params(labelbottom=False)
-    _plain(axes)
+    set_plain(axes)
     axes.grid(axis="y", color=RULE_LINE, lw=0.6, alpha=0.7)
 
 
@@ -121,21 +116,11 @@ def _counts(axes: Any, found: Reliability) -> None:
     axes.set_xlim(-0.015, 1.0)
     axes.set_ylim(0, 1.2 * tall.max())
     axes.xaxis.set_major_formatter(_percent)
-    _plain(axes)
+    set_plain(axes)
 
 
 def _short(count: int) -> str:
     return f"{count / 1000:.1f}k" if count >= 1000 else str(count)
-
-
-def _plain(axes: Any) -> None:
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=QUIET, length=0)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(RULE_LINE)
 
 
 def _percent(value: float, place: int) -> str:

@@ -14,9 +14,10 @@ the binomial distribution; it counts no gain against the harm, so it is the stri
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -30,29 +31,15 @@ MOST_QUESTIONS = 10**7
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    """What has been certified, and how."""
+class Certified:
+    """The end of a walk over settings."""
 
-    mode: Mode
-    max_em_loss: float
-    confidence: float
     questions: int
     """calibration questions"""
     certified: int | None
     """place of the boldest setting that keeps the bound, None where none does"""
     p_values: tuple[float, ...]
     """of the settings tested, up to the first that was not rejected"""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "mode": self.mode,
-            "max_em_loss": self.max_em_loss,
-            "confidence": self.confidence,
-            "questions": self.questions,
-            "tested": len(self.p_values),
-            "p_value": None if self.certified is None else self.p_values[self.certified],
-        }
 
 
 def certify(
@@ -62,7 +49,7 @@ def certify(
     confidence: float,
     mode: Mode = "loss",
     seed: int = 0,
-) -> Certificate:
+) -> Certified:
     """Walk the settings from the safest to the boldest.
 
     ``losses``: for each setting (questions,), exact match of the full decode minus that under
@@ -87,14 +74,7 @@ def certify(
         if p_values[-1] > 1 - confidence:
             break
     passed = sum(p <= 1 - confidence for p in p_values)
-    return Certificate(
-        mode=mode,
-        max_em_loss=max_em_loss,
-        confidence=confidence,
-        questions=n,
-        certified=passed - 1 if passed else None,
-        p_values=tuple(p_values),
-    )
+    return Certified(n, passed - 1 if passed else None, tuple(p_values))
 
 
 def check_bound(max_em_loss: float, confidence: float) -> None:
@@ -158,11 +138,7 @@ def questions_needed(max_em_loss: float, confidence: float, mode: Mode = "loss")
         high *= 2
         if high > MOST_QUESTIONS:
             return high
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(middle) else (middle, high)
-    return high
+    return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=passes)
 
 
 def losses_of(table: TraceTable, full: Outcome, stopped: Outcome, mode: Mode) -> Floats:

@@ -24,7 +24,7 @@ import numpy as np
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.arrays import Floats
-from rlbudget.evaluate.contexts import contexts_of
+from rlbudget.evaluate.cases import groups_of
 from rlbudget.evaluate.verdicts import extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
@@ -393,7 +393,7 @@ def later_on_harder(case: Case) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     relative = 0.1
     held_out, price = case.split.held_out, case.price(relative)
     done = replayed(case.with_context, held_out, price)
-    contexts = contexts_of(done, held_out, [case.families[str(q)] for q in held_out.question_ids])
+    contexts = groups_of(done, held_out, [case.families[str(q)] for q in held_out.question_ids])
     families = [context for context in contexts if context.by == "family"]
     hard = rank([context.full_tokens for context in families])
     late = rank([context.tokens for context in families])
