@@ -25,13 +25,13 @@ from rlbudget.cli.arguments import (
     ThePolicy,
     TheTraces,
 )
+from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.learning import (
     of_certificate,
     of_evaluation,
     of_freezing,
     of_training,
 )
-from rlbudget.cli.findings.show import report
 from rlbudget.console import note, progress, tell
 from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate

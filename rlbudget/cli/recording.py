@@ -21,8 +21,8 @@ from rlbudget.cli.arguments import (
 )
 from rlbudget.cli.findings.decodes import of_profile
 from rlbudget.cli.findings.examples import FirstAnswers
+from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.recordings import of_recording
-from rlbudget.cli.findings.show import report
 from rlbudget.cli.findings.survey import survey
 from rlbudget.console import Told, note, progress
 from rlbudget.decoding.record import RecordStats, record

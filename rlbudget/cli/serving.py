@@ -31,7 +31,7 @@ from rlbudget.cli.arguments import (
 )
 from rlbudget.cli.cascades import answer_through_cascade
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
-from rlbudget.cli.findings.show import report
+from rlbudget.cli.findings.finding import report
 from rlbudget.console import note, tell
 from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.decoding.logged import Origin, decode_logged

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
-from rlbudget.cli.findings.finding import Finding, fact, odd
+from rlbudget.cli.findings.finding import odd
 from rlbudget.models.profiles import ChosenBy
 from rlbudget.policy.controller import Reason
 
@@ -26,46 +26,37 @@ def ended(reason: Reason, thinking_tokens: int, message: str | None = None) -> s
 
 
 _COMPARED = {
-    "profile": "--profile",
-    "stride": None,
-    "temperature": "--temperature",
+    "model": "its decisions mean nothing there until measured: record this model and evaluate or"
+    " train on that",
+    "profile": "decode with --profile {made}",
+    "stride": "train on traces of this one",
+    "temperature": "decode with --temperature {made}",
+    "scorer": "score the traces by one of them and train again",
 }
-"""setting of a recording -> the option of ``decode`` that sets it"""
+"""setting of a recording -> what to do where a policy was trained at another"""
+_WORDS = {
+    "model": "the policy was trained on traces of {made}, and now serves {now}",
+    "scorer": "the policy was trained on answers scored by {made}, those of this task are scored"
+    " by {now}",
+}
 
 
-def of_serving(trained: Mapping[str, Any], serving: Mapping[str, Any]) -> Iterator[Finding]:
-    """What a policy was trained on beside what it now serves: model, profile, stride, scorer and
-    temperature, as far as both are known."""  # fmt: skip
-    made, now = trained.get("model"), serving.get("model")
-    if made is not None and now is not None and _name(made) != _name(now):
-        yield odd(
-            f"the policy was trained on traces of {made}, and now serves {now}",
-            do="its decisions mean nothing there until measured: record this model and evaluate"
-            " or train on that",
-        )
-    for name, option in _COMPARED.items():
+def of_serving(trained: Mapping[str, Any], serving: Mapping[str, Any]) -> Iterator[str]:
+    """What a policy was trained on beside what it now serves, as far as both are known."""
+    usual = "the policy was trained at {name} {made}, and now serves {name} {now}"
+    for name, do in _COMPARED.items():
         made, now = trained.get(name), serving.get(name)
-        if made is None or now is None or made == now:
+        # A folder and a hub name of one last part are taken for one model.
+        same = (
+            PurePath(str(made)).name == PurePath(str(now)).name if name == "model" else made == now
+        )
+        if made is None or now is None or same:
             continue
-        yield odd(
-            f"the policy was trained at {name} {made}, and now serves {name} {now}",
-            do=f"decode with {option} {made}" if option else "train on traces of this one",
-        )
-    made, now = trained.get("scorer"), serving.get("scorer")
-    if made is not None and now is not None and made != now:
-        yield odd(
-            f"the policy was trained on answers scored by {made}, those of this task are scored"
-            f" by {now}",
-            do="score the traces by one of them and train again",
-        )
+        what = _WORDS.get(name, usual)
+        yield odd(what.format(name=name, made=made, now=now), do=do.format(made=made))
 
 
-def _name(model: object) -> str:
-    """A folder and a hub name of one last part are taken for one model."""
-    return PurePath(str(model)).name
-
-
-def of_profile(model: str, profile: str, chosen_by: ChosenBy | Literal["policy"]) -> list[Finding]:
+def of_profile(model: str, profile: str, chosen_by: ChosenBy | Literal["policy"]) -> Iterator[str]:
     """The profile a model is asked with, and how it was chosen."""
     how = {
         "name": "as named",
@@ -74,13 +65,10 @@ def of_profile(model: str, profile: str, chosen_by: ChosenBy | Literal["policy"]
         "tokenizer": "chosen because its tokenizer knows </think>",
         "default": "chosen because its tokenizer knows no </think>",
     }[chosen_by]
-    found = [fact(f"Model {model}, profile {profile} ({how})")]
+    yield f"Model {model}, profile {profile} ({how})"
     if chosen_by in ("tokenizer", "default"):
-        found.append(
-            odd(
-                f"the profile {profile} was chosen by default",
-                do=f"pass --profile {profile} if it is right; it decides how the model is asked, by"
-                " which text its thinking ends and how an exit is forced",
-            )
+        yield odd(
+            f"the profile {profile} was chosen by default",
+            do=f"pass --profile {profile} if it is right; it decides how the model is asked, by"
+            " which text its thinking ends and how an exit is forced",
         )
-    return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rlbudget.cli.findings.finding import Finding, fact, odd
+from rlbudget.cli.findings.finding import odd
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.trace import Trace, scorer_of
 
@@ -17,37 +17,33 @@ _LONGEST = 60
 class FirstAnswers:
     """Takes traces as they end; shows the first ``EXAMPLES`` once they are there."""
 
-    show: Callable[[Iterable[Finding]], None]
+    show: Callable[[Iterable[str]], None]
     held: list[Trace] = field(default_factory=list)
-    shown: bool = False
 
     def take(self, trace: Trace) -> None:
         """One more."""
-        if not self.shown:
+        if len(self.held) < EXAMPLES:
             self.held.append(trace)
-        if len(self.held) == EXAMPLES:
-            self.flush()
+            if len(self.held) == EXAMPLES:
+                self.show(of_examples(self.held))
 
     def flush(self) -> None:
         """Show what there is, where fewer came."""
-        if self.held and not self.shown:
+        if 0 < len(self.held) < EXAMPLES:
             self.show(of_examples(self.held))
-        self.shown, self.held = self.shown or bool(self.held), []
+            self.held.clear()
 
 
-def of_examples(traces: Sequence[Trace]) -> list[Finding]:
+def of_examples(traces: Sequence[Trace]) -> Iterator[str]:
     """A line each for some traces, and what is odd about them."""
-    scorer = scorer_of(traces[0]) if traces else "auto"
-    found = [fact(f"the first {len(traces)} answers, scored by {scorer}:")]
-    found += [fact("  " + example(trace)) for trace in traces]
-    if traces and not any(trace.final.exact_match for trace in traces):
-        found.append(
-            odd(
-                f"the first {len(traces)} answers are all scored wrong",
-                do="if they are right to your eye, stop here (Ctrl-C) and choose another scorer",
-            )
+    yield f"the first {len(traces)} answers, scored by {scorer_of(traces[0])}:"
+    for trace in traces:
+        yield "  " + example(trace)
+    if not any(trace.final.exact_match for trace in traces):
+        yield odd(
+            f"the first {len(traces)} answers are all scored wrong",
+            do="if they are right to your eye, stop here (Ctrl-C) and choose another scorer",
         )
-    return found
 
 
 def example(trace: Trace) -> str:

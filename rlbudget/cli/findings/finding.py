@@ -1,33 +1,23 @@
-"""A finding: one line for the person who ran a step."""
+"""A finding is one line of text for the person who ran a step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+
+from rlbudget.console import note
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line, plain or odd."""
-
-    text: str
-    odd: bool = False
-    """whether it is a warning: it then says what to do as well"""
-
-    def __str__(self) -> str:
-        """The line as it is shown."""
-        return f"warning: {self.text}" if self.odd else self.text
+def odd(what: str, *, do: str) -> str:
+    """A warning: what is odd, and what to do about it."""
+    return f"warning: {what}: {do}"
 
 
-def fact(text: str) -> Finding:
-    """What was found."""
-    return Finding(text)
+def report(findings: Iterable[str]) -> None:
+    """A line each on stderr."""
+    for finding in findings:
+        note(finding)
 
 
-def odd(what: str, *, do: str) -> Finding:
-    """What is odd, and what to do about it."""
-    return Finding(f"{what}: {do}", odd=True)
-
-
-def some(n: float, one: str, several: str | None = None) -> str:
+def some(n: float, one: str) -> str:
     """A count with its noun: ``1 question``, ``2,600 questions``."""
-    return f"{n:,} {one if n == 1 else several or one + 's'}"
+    return f"{n:,} {one if n == 1 else one + 's'}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from rlbudget.cli.findings.finding import Finding, fact, odd, some
+from rlbudget.cli.findings.finding import odd, some
 
 FEW_TRAINING_QUESTIONS = 200
 FEW_HELD_OUT_QUESTIONS = 500
@@ -17,7 +17,7 @@ LOSS = "0.01"
 """the operating point of ``evaluation.json`` that is shown: tuned to lose at most one point"""
 
 
-def of_training(config: Mapping[str, Any]) -> Iterator[Finding]:
+def of_training(config: Mapping[str, Any]) -> Iterator[str]:
     """A trained policy, by its ``config.json``, on its validation questions."""
     trained = config["trained"]
     traces, validation = trained.get("traces") or {}, trained.get("validation") or {}
@@ -25,9 +25,9 @@ def of_training(config: Mapping[str, Any]) -> Iterator[Finding]:
     full = float(traces.get("mean_full_tokens") or 0)
     prices = [row for row in validation.get("prices") or () if full]
     closed = "no gap to close" if gap is None else f"{gap:.2f} of the oracle's gap closed"
-    yield fact(f"on the validation questions: {closed}, mean over the prices")
+    yield f"on the validation questions: {closed}, mean over the prices"
     if prices:
-        yield fact("; ".join(_at_price(row, full) for row in prices))
+        yield "; ".join(_at_price(row, full) for row in prices)
     questions = traces.get("n_train_questions")
     if gap is None:
         yield odd(
@@ -58,7 +58,7 @@ def _at_price(row: Mapping[str, Any], full: float) -> str:
     )
 
 
-def _about_stops(shares: Sequence[float]) -> Iterator[Finding]:
+def _about_stops(shares: Sequence[float]) -> Iterator[str]:
     """``shares``: tokens at each price over those of the full decodes, prices rising."""
     if min(shares) > 1 - NOTHING_SAVED:
         yield odd(
@@ -74,14 +74,14 @@ def _about_stops(shares: Sequence[float]) -> Iterator[Finding]:
         )
 
 
-def of_freezing(config: Mapping[str, Any]) -> Iterator[Finding]:
+def of_freezing(config: Mapping[str, Any]) -> Iterator[str]:
     """What was frozen, by its ``config.json``."""
     traces = config["trained"].get("traces") or {}
     model = (traces.get("recorded") or {}).get("model")
     low, high = config["price_range"]
     questions = traces.get("n_train_questions")
     made = f", trained on {some(questions, 'question')}" if questions is not None else ""
-    yield fact(
+    yield (
         f"a {config['preset']} policy on {len(config['features'])} features, for token prices"
         f" {low:.3g} to {high:.3g}{made}{f' of {model}' if model else ''}"
     )
@@ -93,21 +93,21 @@ def of_freezing(config: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
+def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation, by what ``evaluation.json`` holds."""
     summaries = {row["method"]: row for row in evaluation["summary"]}
     learned = [row for row in summaries.values() if row["kind"] == "learned"]
     rules = [row for row in summaries.values() if row["kind"] == "rule"]
     for row in learned:
         loss = row["held_out_em_loss"][LOSS]
-        yield fact(
+        yield (
             f"{row['method']}: {_gap(row)} of the oracle's gap closed; where one point may be lost"
             f" it saves {row['savings_at_em_loss'][LOSS]:.1%} and exact match changes by"
             f" {-100 * loss + 0.0:+.1f} points"
         )
     best = max(rules, key=_closed, default=None)
     if best is not None:
-        yield fact(f"the best rule is {best['method']}: {_gap(best)} of the gap closed")
+        yield f"the best rule is {best['method']}: {_gap(best)} of the gap closed"
     for row in learned:
         if best is not None and _closed(row) < _closed(best):
             yield odd(
@@ -123,7 +123,7 @@ def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _about_held_out(evaluation)
 
 
-def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
+def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[str]:
     n, exact_match = evaluation["held_out_questions"], evaluation["full"]["exact_match"]
     if exact_match in (0, 1):
         yield odd(
@@ -140,24 +140,18 @@ def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def of_certificate(certificate: Mapping[str, Any], price_range: Sequence[float]) -> list[Finding]:
+def of_certificate(certificate: Mapping[str, Any], price_range: Sequence[float]) -> Iterator[str]:
     """What is odd about a certificate of ``rlbudget calibrate``."""
-    found = []
     if certificate["savings"] < NOTHING_SAVED:
-        found.append(
-            odd(
-                "at the certified price nothing is saved",
-                do="allow a greater --max-em-loss, or calibrate on more questions",
-            )
+        yield odd(
+            "at the certified price nothing is saved",
+            do="allow a greater --max-em-loss, or calibrate on more questions",
         )
     if certificate["token_price"] >= price_range[1] * (1 - 1e-9):
-        found.append(
-            odd(
-                f"the bound holds up to the policy's highest price, {price_range[1]:.3g}",
-                do="more could be saved: train for higher --token-price",
-            )
+        yield odd(
+            f"the bound holds up to the policy's highest price, {price_range[1]:.3g}",
+            do="more could be saved: train for higher --token-price",
         )
-    return found
 
 
 def _closed(row: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rlbudget.cli.findings.finding import Finding, fact, odd, some
+from rlbudget.cli.findings.finding import odd, some
 from rlbudget.cli.findings.survey import Survey
 
 if TYPE_CHECKING:
@@ -25,25 +25,31 @@ FAMILIES = range(2, 13)
 FEW_OF_A_FAMILY = 5
 
 
-def of_recording(survey: Survey, spent: RecordStats | None = None) -> list[Finding]:
+def of_recording(survey: Survey, spent: RecordStats | None = None) -> Iterator[str]:
     """The facts of a folder of traces, then what is odd. ``spent`` is unknown after an import."""
-    found = [*_facts(survey)]
+    yield from _facts(survey)
     if spent is not None:
-        found.append(_cost(spent))
-    found += _about_answers(survey)
-    found += _about_ends(survey)
+        yield _cost(spent)
+    yield from _about_answers(survey)
+    yield from _about_ends(survey)
     if not survey.samples:
-        found += _about_exits(survey)
-        found += _about_signals(survey)
-    found += _about_settings(survey)
-    found += _about_number(survey)
-    return found
+        yield from _about_exits(survey)
+        yield from _about_signals(survey)
+    yield from _about_settings(survey)
+    n = survey.questions
+    if n < FEW_QUESTIONS:
+        yield odd(
+            f"{some(n, 'question')} {'is' if n == 1 else 'are'} few: {round(0.3 * n)} would be held"
+            " out",
+            do=f"take {ENOUGH_QUESTIONS:,} to hold out 500, which tells apart policies that"
+            " differ by two points",
+        )
 
 
-def _facts(survey: Survey) -> Iterator[Finding]:
+def _facts(survey: Survey) -> Iterator[str]:
     n = survey.traces
     decodes = "orders of samples" if survey.samples else "full decodes"
-    yield fact(
+    yield (
         f"{some(survey.questions, 'question')}, {n:,} {decodes}: exact match"
         f" {survey.exact_match:.1%}, {survey.tokens:,.1f} tokens each"
         f" ({survey.thinking / n:,.1f} thinking, {survey.answering / n:,.1f} answer)"
@@ -53,31 +59,31 @@ def _facts(survey: Survey) -> Iterator[Finding]:
     if survey.told:
         cap = survey.setting("max_tokens")
         of = f" of {cap} tokens" if cap else ""
-        yield fact(f"{survey.capped / survey.told:.1%} were cut at the cap{of}")
+        yield f"{survey.capped / survey.told:.1%} were cut at the cap{of}"
     if survey.checkpoints:
         stride = survey.setting("stride")
         every = f", one every {stride} tokens" if stride else ""
-        yield fact(
+        yield (
             f"{survey.checkpoints / n:,.1f} checkpoints a decode{every}; an exit there is right"
             f" {survey.exits_right / survey.checkpoints:.1%} of the time and its answer takes"
             f" {survey.exit_tokens / survey.checkpoints:,.1f} tokens"
         )
     if len(survey.families) in FAMILIES:
         each = ", ".join(f"{name} {right / n:.1%}" for name, (n, right) in survey.families.items())
-        yield fact(f"exact match by family: {each}")
+        yield f"exact match by family: {each}"
 
 
-def _cost(spent: RecordStats) -> Finding:
+def _cost(spent: RecordStats) -> str:
     if not spent.n:
-        return fact("nothing was left to record")
+        return "nothing was left to record"
     whole = spent.tokens + spent.exit_tokens
-    return fact(
+    return (
         f"spent {spent.tokens:,} tokens on full decodes and {spent.exit_tokens:,} on exit answers"
         f" in {spent.seconds:,.1f} s ({whole / max(spent.seconds, 1e-9):,.0f} a second)"
     )
 
 
-def _about_answers(survey: Survey) -> Iterator[Finding]:
+def _about_answers(survey: Survey) -> Iterator[str]:
     scorer = survey.setting("scorer")
     with_ = f" by the scorer {scorer}" if scorer else ""
     if survey.right == 0:
@@ -105,7 +111,7 @@ def _about_answers(survey: Survey) -> Iterator[Finding]:
             )
 
 
-def _about_ends(survey: Survey) -> Iterator[Finding]:
+def _about_ends(survey: Survey) -> Iterator[str]:
     cap = survey.setting("max_tokens") or str(survey.longest)
     higher = "record with a higher --max-tokens, or with the profile by whose text the model ends"
     if survey.told and survey.capped == survey.told:
@@ -130,7 +136,7 @@ def _about_ends(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _about_exits(survey: Survey) -> Iterator[Finding]:
+def _about_exits(survey: Survey) -> Iterator[str]:
     stride = survey.setting("stride")
     every = f" (one every {stride} tokens)" if stride else ""
     if survey.bare > MOSTLY * survey.traces:
@@ -158,7 +164,7 @@ def _about_exits(survey: Survey) -> Iterator[Finding]:
     yield from _about_exit_answers(survey)
 
 
-def _about_exit_answers(survey: Survey) -> Iterator[Finding]:
+def _about_exit_answers(survey: Survey) -> Iterator[str]:
     mean, thinking = survey.exit_tokens / survey.checkpoints, survey.thinking / survey.traces
     do = (
         "the model reasons on in its answer: choose a --profile whose exit text asks for the"
@@ -178,7 +184,7 @@ def _about_exit_answers(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _about_signals(survey: Survey) -> Iterator[Finding]:
+def _about_signals(survey: Survey) -> Iterator[str]:
     if not survey.checkpoints:
         return
     if not survey.seen:
@@ -211,7 +217,7 @@ def _about_signals(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _about_settings(survey: Survey) -> Iterator[Finding]:
+def _about_settings(survey: Survey) -> Iterator[str]:
     for name, values in survey.settings.items():
         if len(values) > 1 and name != "probe_tokens":
             yield odd(
@@ -219,17 +225,6 @@ def _about_settings(survey: Survey) -> Iterator[Finding]:
                 f" ({_listed([value for value, _ in values.most_common()])})",
                 do="a policy serves one: keep a folder for each",
             )
-
-
-def _about_number(survey: Survey) -> Iterator[Finding]:
-    n = survey.questions
-    if n < FEW_QUESTIONS:
-        yield odd(
-            f"{some(n, 'question')} {'is' if n == 1 else 'are'} few: {round(0.3 * n)} would be held"
-            " out",
-            do=f"take {ENOUGH_QUESTIONS:,} to hold out 500, which tells apart policies that"
-            " differ by two points",
-        )
 
 
 def _listed(names: list[str]) -> str:
