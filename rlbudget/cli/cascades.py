@@ -20,7 +20,7 @@ from rlbudget.strategies.fit_cascade import fit_cascade
 
 
 @dataclass(frozen=True)
-class TrainCascade:
+class Cascade:
     """Train a cascade: a small model that stops, goes on, or hands over to a large one."""
 
     small_traces: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SMALL")]]

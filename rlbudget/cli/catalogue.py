@@ -1,118 +1,134 @@
-"""The subcommands in their groups: where each is, what it does in a line, and an example."""
+"""The subcommands in their groups, and the help of the whole command: plain text of 80 columns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One subcommand. ``name`` is what is typed, of one word or two."""
+    """One subcommand."""
 
     name: str
+    """what is typed, one word or two"""
     module: str
     """in ``rlbudget.cli``; imported when the command is run or its help is asked for"""
-    arguments: str
-    """the dataclass of its arguments in that module, whose ``execute`` runs it"""
     line: str
-    example: str
-    """a command line that parses, without the leading ``rlbudget``"""
+    """what it does"""
+    options: str
+    """of an example that parses"""
+
+    @property
+    def arguments(self) -> str:
+        """The dataclass of its arguments in its module, whose ``execute`` runs it."""
+        return self.name.title().replace(" ", "")
+
+    @property
+    def example(self) -> str:
+        """A command line that parses, without the leading ``rlbudget``."""
+        return f"{self.name} {self.options}"
 
 
-GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
-    (
-        "Make traces",
-        (
-            Entry("quickstart", "quickstart", "Quickstart",
-                  "the whole way on the embedded model, in minutes",
-                  "quickstart --out quickstart"),
-            Entry("record", "recording", "Record",
-                  "full decodes of a model, with the answer of every stop",
-                  "record --model MODEL --task questions.jsonl --out traces"),
-            Entry("import", "recording", "Import",
-                  "traces of any model from a JSONL file",
-                  "import traces.jsonl --out traces"),
-            Entry("score", "scoring", "Score",
-                  "score a file of answers, or recorded traces anew",
-                  "score answers.jsonl --scorer math"),
-        ),
+GROUPS: dict[str, tuple[Entry, ...]] = {
+    "Make traces": (
+        Entry("quickstart", "quickstart", "the whole way on the embedded model, in minutes",
+              "--out quickstart"),
+        Entry("record", "recording", "full decodes of a model, with the answer of every stop",
+              "--model MODEL --task questions.jsonl --out traces"),
+        Entry("import", "recording", "traces of any model from a JSONL file",
+              "traces.jsonl --out traces"),
+        Entry("score", "scoring", "score a file of answers, or recorded traces anew",
+              "answers.jsonl --scorer math"),
     ),
-    (
-        "Learn",
-        (
-            Entry("train", "learning", "Train",
-                  "train a stopping policy with PPO on traces",
-                  "train traces --out run"),
-            Entry("freeze", "learning", "Freeze",
-                  "turn a run's best weights into a policy folder",
-                  "freeze run --out policy"),
-            Entry("evaluate", "learning", "Evaluate",
-                  "compare rules and policies on held-out questions",
-                  "evaluate traces --policy policy --out evaluation"),
-            Entry("calibrate", "learning", "Calibrate",
-                  "certify the price that keeps a bound on lost answers",
-                  "calibrate policy new-traces --out certified"),
-        ),
+    "Learn": (
+        Entry("train", "learning", "train a stopping policy with PPO on traces",
+              "traces --out run"),
+        Entry("freeze", "learning", "turn a run's best weights into a policy folder",
+              "run --out policy"),
+        Entry("evaluate", "learning", "compare rules and policies on held-out questions",
+              "traces --policy policy --out evaluation"),
+        Entry("calibrate", "learning", "certify the price that keeps a bound on lost answers",
+              "policy new-traces --out certified"),
     ),
-    (
-        "Strategies over a policy",
-        (
-            Entry("impact", "steering", "Impact",
-                  "fit the risk that a stop loses the answer (a guard)",
-                  "impact policy traces --out guard.safetensors"),
-            Entry("blend", "steering", "Blend",
-                  "fit how much each policy of an ensemble counts",
-                  "blend policy-a policy-b traces --out blend.json"),
-            Entry("cascade", "cascades", "TrainCascade",
-                  "train a small model to hand over to a large one",
-                  "cascade small large --ratio 0.1 --out cascade.safetensors"),
-            Entry("correct", "correcting", "Correct",
-                  "learn which early exits to take back",
-                  "correct policy traces --out correction.safetensors"),
-            Entry("rules check", "rules", "RulesCheck",
-                  "check a file of hybrid rules",
-                  "rules check rules.toml --policy policy"),
-            Entry("rules explain", "rules", "RulesExplain",
-                  "say what the rules do to a question",
-                  'rules explain rules.toml "What is 2 + 3?" --policy policy'),
-        ),
+    "Strategies over a policy": (
+        Entry("impact", "steering", "fit the risk that a stop loses the answer (a guard)",
+              "policy traces --out guard.safetensors"),
+        Entry("blend", "steering", "fit how much each policy of an ensemble counts",
+              "policy-a policy-b traces --out blend.json"),
+        Entry("cascade", "cascades", "train a small model to hand over to a large one",
+              "small large --ratio 0.1 --out cascade.safetensors"),
+        Entry("correct", "steering", "learn which early exits to take back",
+              "policy traces --out correction.safetensors"),
+        Entry("rules check", "rules", "check a file of hybrid rules",
+              "rules.toml --policy policy"),
+        Entry("rules explain", "rules", "say what the rules do to a question",
+              'rules.toml "What is 2 + 3?" --policy policy'),
     ),
-    (
-        "Serve",
-        (
-            Entry("decode", "serving", "Decode",
-                  "answer one question live under a policy",
-                  'decode --model MODEL --policy policy "What is 2 + 3?"'),
-        ),
+    "Serve": (
+        Entry("decode", "serving", "answer one question live under a policy",
+              '--model MODEL --policy policy "What is 2 + 3?"'),
     ),
-    (
-        "The loop",
-        (
-            Entry("feedback", "loop", "Feedback",
-                  "tell a decision log whether an answer was right",
-                  "feedback log --request-id 5f3a --right"),
-            Entry("stream", "loop", "Stream",
-                  "what each policy of a log saves and loses",
-                  "stream log"),
-            Entry("harvest", "loop", "Harvest",
-                  "turn audited requests of a log into traces",
-                  "harvest log --out new-traces"),
-            Entry("retrain", "loop", "Retrain",
-                  "train on from what is served; promote the better",
-                  "retrain registry new-traces"),
-            Entry("registry add", "loop", "RegistryAdd",
-                  "keep a policy as the next version",
-                  "registry add registry policy"),
-            Entry("registry list", "loop", "RegistryList",
-                  "what is served and what happened",
-                  "registry list registry"),
-            Entry("registry rollback", "loop", "RegistryRollback",
-                  "serve again what was served before",
-                  "registry rollback registry"),
-        ),
+    "The loop": (
+        Entry("feedback", "loop", "tell a decision log whether an answer was right",
+              "log --request-id 5f3a --right"),
+        Entry("stream", "loop", "what each policy of a log saves and loses",
+              "log"),
+        Entry("harvest", "loop", "turn audited requests of a log into traces",
+              "log --out new-traces"),
+        Entry("retrain", "loop", "train on from what is served; promote the better",
+              "registry new-traces"),
+        Entry("registry add", "loop", "keep a policy as the next version",
+              "registry policy"),
+        Entry("registry list", "loop", "what is served and what happened",
+              "registry"),
+        Entry("registry rollback", "loop", "serve again what was served before",
+              "registry"),
     ),
-)  # fmt: skip
+}  # fmt: skip
 """The groups of the help, in the order of the way from a model to production."""
 
-ENTRIES = {entry.name: entry for _, group in GROUPS for entry in group}
+ENTRIES = {entry.name: entry for group in GROUPS.values() for entry in group}
 """name -> subcommand"""
+
+_HEAD = """usage: rlbudget COMMAND [OPTIONS]
+
+Learn when a reasoning model may stop thinking."""
+
+_FOOT = """FOLDER and FILE are paths, N is a whole number, X a number, SHARE one from 0 to
+1. Lengths, strides and budgets are in tokens. PRICE is a token price: the exact
+match that a token costs (2e-4: a right answer is worth 5,000 tokens).
+
+  rlbudget COMMAND --help  the options of a command, with their units
+  rlbudget --version       the version"""
+
+
+def top_help(under: str = "") -> str:
+    """Every subcommand in its group, or those whose name begins with the word ``under``."""
+    parts = [_HEAD]
+    for title, group in GROUPS.items():
+        shown = [_lines(entry) for entry in group if entry.name.startswith(under)]
+        if shown:
+            parts.append("\n".join([f"{title}:", *shown]))
+    return "\n\n".join([*parts, _FOOT])
+
+
+def _lines(entry: Entry) -> str:
+    return f"  {entry.name:<18} {entry.line}\n      rlbudget {entry.example}"
+
+
+def unknown(typed: str) -> str:
+    """What to say of a command that is none, with the nearest one where there is one near."""
+    near = get_close_matches(typed, [*ENTRIES, *groups()], n=1)
+    meant = f"did you mean {near[0]}?" if near else "see rlbudget --help"
+    return f"no command {typed!r}; {meant}"
+
+
+def groups() -> dict[str, list[str]]:
+    """The first word of the commands of two words -> the second words."""
+    found: dict[str, list[str]] = {}
+    for name in ENTRIES:
+        first, _, second = name.partition(" ")
+        if second:
+            found.setdefault(first, []).append(second)
+    return found

@@ -18,9 +18,8 @@ from typing import NoReturn, Protocol
 
 import tyro
 
-from rlbudget.cli.catalogue import ENTRIES, Entry
+from rlbudget.cli.catalogue import ENTRIES, Entry, groups, top_help, unknown
 from rlbudget.cli.layout import plain_help
-from rlbudget.cli.top import groups, top_help, unknown
 from rlbudget.errors import UserError, missing_package
 
 _HELP = ("-h", "--help")

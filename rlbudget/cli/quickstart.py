@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from rlbudget.agents.freeze import freeze
 from rlbudget.agents.training import train_on
 from rlbudget.cli.arguments import Folder, N
-from rlbudget.console import note, out, progress, tell
+from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
@@ -87,7 +85,9 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     chosen = unseen[:: max(1, len(unseen) // SHOWN)][:SHOWN]
     price = DECODE_RELATIVE_PRICE / float(evaluation["full"]["tokens"]["total"])
     decodes = _decode(model, chosen, policy, price)
-    _show(decodes)
+    tell("Held-out questions, decoded live")
+    head = ["question", "target", "full", "policy", "full tokens", "tokens"]
+    show(plain_table(head, [[question[-44:], *rest] for question, *rest in _rows(decodes)]))
     write_text(folder / "decodes.json", json.dumps(decodes, indent=1, ensure_ascii=False))
     write_text(folder / "report.md", _report(evaluation, evaluation_folder, decodes))
     tell(f"\nReport: {folder / 'report.md'}   TensorBoard: tensorboard --logdir {run}")
@@ -123,25 +123,17 @@ def _decode(
     return shown
 
 
-def _show(decodes: list[dict[str, Any]]) -> None:
-    table = Table(
-        title="Held-out questions, decoded live", title_justify="left", box=None, pad_edge=False
-    )
-    table.add_column("question", overflow="ellipsis", no_wrap=True, ratio=1)
-    for name in ("target", "full", "policy"):
-        table.add_column(name, overflow="fold", max_width=8)
-    table.add_column("full tokens", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    for shown in decodes:
-        table.add_row(
-            " ".join(shown["question"].split())[-44:],
-            shown["target"],
-            shown["full"]["answer"],
-            shown["policy"]["answer"],
-            str(shown["full"]["tokens"]),
-            str(shown["policy"]["tokens"]),
-        )
-    out.print(table)
+def _rows(decodes: list[dict[str, Any]]) -> list[list[str]]:
+    """Of the tables: question, target, both answers, tokens of both."""
+    return [
+        [
+            " ".join(one["question"].split()),
+            one["target"],
+            *(one[way]["answer"] for way in ("full", "policy")),
+            *(str(one[way]["tokens"]) for way in ("full", "policy")),
+        ]
+        for one in decodes
+    ]
 
 
 def _report(
@@ -150,10 +142,8 @@ def _report(
     full = evaluation["full"]
     table = (evaluation_folder / "table.txt").read_text()
     rows = "\n".join(
-        f"| {' '.join(shown['question'].split()).replace('|', '/')} | {shown['target']} |"
-        f" {shown['full']['answer']} | {shown['policy']['answer']} |"
-        f" {shown['full']['tokens']} | {shown['policy']['tokens']} |"
-        for shown in decodes
+        f"| {' | '.join([question.replace('|', '/'), *rest])} |"
+        for question, *rest in _rows(decodes)
     )
     return f"""# What stopping early would do
 

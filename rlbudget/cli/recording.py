@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -25,7 +24,7 @@ from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import survey
 from rlbudget.console import Told, note, progress
-from rlbudget.decoding.record import RecordStats, record
+from rlbudget.decoding.record import record
 from rlbudget.decoding.record_samples import record_samples
 from rlbudget.models import load_model
 from rlbudget.tasks import Columns, Task, load_task
@@ -96,30 +95,19 @@ class Record:
                     batch_size=self.batch_size, resume=self.resume, progress=advance,
                     on_left_out=left_out, on_trace=first.take,
                 )  # fmt: skip
-            first.flush()
-            note(f"{stats.n} questions sampled to {self.out}{bad}{left_out}")
-            _report_traces(self.out, stats)
-            return
-        with progress("Recording") as advance:
-            stats = record(
-                model,
-                task,
-                self.out,
-                stride=self.stride,
-                max_tokens=self.max_tokens,
-                temperature=self.temperature,
-                probe_tokens=self.probe_tokens,
-                batch_size=self.batch_size,
-                store_text=self.store_text,
-                seed=self.seed,
-                resume=self.resume,
-                progress=advance,
-                on_left_out=left_out,
-                on_trace=first.take,
-            )
+            what = "questions sampled"
+        else:
+            with progress("Recording") as advance:
+                stats = record(
+                    model, task, self.out, stride=self.stride, max_tokens=self.max_tokens,
+                    temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,
+                    batch_size=self.batch_size, store_text=self.store_text, resume=self.resume,
+                    progress=advance, on_left_out=left_out, on_trace=first.take,
+                )  # fmt: skip
+            what = "traces recorded"
         first.flush()
-        note(f"{stats.n} traces recorded to {self.out}{bad}{left_out}")
-        _report_traces(self.out, stats)
+        note(f"{stats.n} {what} to {self.out}{bad}{left_out}")
+        report(of_recording(survey(self.out), stats))
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:
         """The task to record; rows left out are told to ``on_bad``."""
@@ -166,9 +154,4 @@ class Import:
             bad(problem)
         bad.n = stats.bad
         note(f"{stats.n} traces imported to {self.out}{bad}")
-        _report_traces(self.out)
-
-
-def _report_traces(folder: Path, stats: RecordStats | None = None) -> None:
-    """Say what the folder holds, what it cost and what is odd about it."""
-    report(of_recording(survey(folder), stats))
+        report(of_recording(survey(self.out)))

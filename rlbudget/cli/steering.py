@@ -1,4 +1,4 @@
-"""What is fitted to stand over policies: an impact model, a blend."""
+"""What is fitted to stand over policies: an impact model, a blend, a correction of exits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import File, N, Numbers, Share, ThePolicy, TheTraces
+from rlbudget.cli.arguments import File, N, Numbers, OptionalPrice, Share, ThePolicy, TheTraces
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
-from rlbudget.policy.folder import load_policies
+from rlbudget.policy.folder import load_policies, load_policy
+from rlbudget.strategies.correction.correct import Aim, save_correction
+from rlbudget.strategies.correction.fit import fit_correction
 from rlbudget.strategies.fit_guard import fit_guard
 
 
@@ -109,3 +111,40 @@ class Blend:
         for line in done.notes:
             note(line)
         note(f"Blend written to {self.out}")
+
+
+@dataclass(frozen=True)
+class Correct:
+    """Learn which exits of a policy to take back and think on; measure it on held-out questions."""
+
+    policy: ThePolicy
+    """Policy folder."""
+    traces: TheTraces
+    """Folder of traces; with --store-text their thinking is checked as well."""
+    out: File
+    """File of the correction (.safetensors), for decode --correct."""
+    token_price: OptionalPrice = None
+    """Reward lost per token; by default the certified one, else the middle of the range."""
+    most_extra: Share = 0.1
+    """Extra tokens at most, as a share of those that the policy's stops save."""
+    aim: Aim = "utility"
+    """utility: what earns most; answers: what recovers most and earns at least half as much."""
+    seed: N = 0
+    """Seed of the fitting."""
+
+    def execute(self) -> None:
+        """Run it."""
+        policy = load_policy(self.policy)
+        price = policy.default_price if self.token_price is None else self.token_price
+        fitted = fit_correction(
+            policy,
+            self.traces,
+            token_price=price,
+            most_extra=self.most_extra,
+            aim=self.aim,
+            seed=self.seed,
+        )
+        save_correction(self.out, fitted.correction)
+        for line in fitted.lines():
+            tell(line)
+        note(f"Correction written to {self.out}")

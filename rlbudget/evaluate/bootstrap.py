@@ -59,12 +59,11 @@ class Resampling:
         means = (seen @ sums) / (seen @ self._traces())[:, None]
         return Draws(means[:, 0] if per_trace.ndim == 1 else means, self.questions)
 
-    def bounds(self, values: npt.ArrayLike, *, low: float, high: float) -> tuple[Draws, Draws]:
-        """(n,) values in [``low``, ``high``] -> their mean with an unseen question at ``low``, at
-        ``high``.
+    def bounds(self, values: npt.ArrayLike, *, low: float, high: float) -> tuple[Floats, Floats]:
+        """Means of values (n,) in [``low``, ``high``] with the unseen question at either end.
 
-        The unseen question has as many traces as the one with most. Raises ``ValueError`` for
-        values out of range.
+        (draws,) with it at ``low``, (draws,) with it at ``high``; it has as many traces as the
+        question with most. Raises ``ValueError`` for values out of range.
         """
         per_trace = np.asarray(values, dtype=np.float64)
         slack = 1e-9 * max(1.0, abs(low), abs(high))
@@ -79,7 +78,7 @@ class Resampling:
             np.append(sums, low * most), np.append(sums, high * most), np.append(traces, most)
         ], axis=1)  # fmt: skip
         below, above, count = (self.weights @ columns).T
-        return Draws(below / count, self.questions), Draws(above / count, self.questions)
+        return below / count, above / count
 
     def _sums(self, per_trace: Floats) -> Floats:
         """(q,) sum over the traces of each question."""
@@ -99,46 +98,20 @@ def resample(question_ids: Strs, *, draws: int, seed: int) -> Resampling:
     return Resampling(question.astype(np.int64), weights)
 
 
-def p_value(draws: Draws) -> float:
-    """Two-sided, of the hypothesis that what the draws (of values without bounds) are of is 0.
-
-    Never below 2^(1 - questions), what a sign test could give. 1 where the draws do not differ:
-    without a spread and without bounds nothing is known of the questions not seen.
-    """
-    wide = _widened(draws)
-    if wide is None:
-        return 1.0
-    return two_sided((wide <= 0).sum(), (wide >= 0).sum(), len(wide), draws.questions)
-
-
 def interval(draws: Draws) -> tuple[float, float]:
     """95% interval of what the draws (of values without bounds) are of, as wide as Student's t.
 
-    NaN for fewer than ``FEWEST_QUESTIONS`` and where the draws do not differ.
+    NaN for fewer than ``FEWEST_QUESTIONS`` and where the draws do not differ: without a spread and
+    without bounds nothing is known of the questions not seen.
     """
-    wide = _widened(draws)
-    if wide is None or draws.questions < FEWEST_QUESTIONS:
-        return float("nan"), float("nan")
-    low, high = np.quantile(wide, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def two_sided(below: int, above: int, draws: int, questions: int) -> float:
-    """The p-value of a number that is at most 0 in ``below`` draws, at least 0 in ``above``."""
-    least = 2.0 ** (1 - questions)
-    return float(min(1.0, max(least, 2 * (min(below, above) + 1) / (draws + 1))))
-
-
-def _widened(draws: Draws) -> Floats | None:
-    """The draws that are numbers, stretched about their mean; None where they do not differ."""
-    known = draws.values[~np.isnan(draws.values)]
-    if draws.questions < 2 or not len(known) or np.ptp(known) <= 1e-12 * abs(known).max():
-        return None
-    n, centre = draws.questions, float(known.mean())
+    known, n = draws.values[~np.isnan(draws.values)], draws.questions
+    if n < FEWEST_QUESTIONS or not len(known) or np.ptp(known) <= 1e-12 * abs(known).max():
+        return math.nan, math.nan
     # A draw's variance is (n - 1) / (n + 1) of the squared standard error of a mean.
     stretch = math.sqrt((n + 1) / (n - 1)) * _student(n - 1) / _NORMAL
-    wide: Floats = centre + stretch * (known - centre)
-    return wide
+    centre = float(known.mean())
+    low, high = np.quantile(centre + stretch * (known - centre), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _student(freedom: int) -> float:

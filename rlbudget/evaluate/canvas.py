@@ -1,4 +1,4 @@
-"""What the figures have in common: colours, axes, files. No global setting of matplotlib changes."""
+"""What the figures share: colours, axes, files. No global setting of matplotlib is touched."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _SETTINGS: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "svg": {"metadata":
 
 
 def drawn(
-    draw: Callable[[Any], None], *formats: str, size: tuple[float, float]
+    draw: Callable[[Any, Any], None], *formats: str, size: tuple[float, float]
 ) -> Mapping[str, bytes]:
-    """Format ("png", "svg") -> the file of a figure of ``size`` inches that ``draw`` fills.
+    """Format ("png", "svg") -> the file of a figure of ``size`` inches.
 
+    ``draw`` fills it; it also gets a halo, the path effect that keeps a name readable on a line.
     Raises ``UserError`` where matplotlib is not installed.
     """
     try:
-        import matplotlib
+        from matplotlib import figure, patheffects, rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
     except ImportError as missing:
         raise missing_extra("train", "matplotlib") from missing
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure)
+    with rc_context(_STYLE):
+        drawing = figure.Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(drawing)
+        draw(drawing, patheffects.withStroke(linewidth=3, foreground="white"))
         files = {name: io.BytesIO() for name in formats}
         for name, file in files.items():
-            figure.savefig(file, format=name, **_SETTINGS[name])
+            drawing.savefig(file, format=name, **_SETTINGS[name])
         return {name: file.getvalue() for name, file in files.items()}
 
 

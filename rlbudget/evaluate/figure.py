@@ -26,14 +26,14 @@ def draw_frontier(evaluation: Mapping[str, Any], folder: Path) -> None:
     Needs matplotlib (``UserError`` without it); touches no global setting of it.
     """
 
-    def draw(figure: Any) -> None:
-        _draw(figure.add_subplot(), evaluation)
+    def draw(figure: Any, halo: Any) -> None:
+        _draw(figure.add_subplot(), evaluation, halo)
 
     for name, content in drawn(draw, "png", "svg", size=(8, 4.9)).items():
         write_bytes(folder / f"frontier.{name}", content)
 
 
-def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
+def _draw(axes: Any, evaluation: Mapping[str, Any], halo: Any) -> None:
     full = evaluation["full"]
     lines: dict[str, Floats] = {}
     styles: dict[str, dict[str, Any]] = {}
@@ -65,14 +65,11 @@ def _draw(axes: Any, evaluation: Mapping[str, Any]) -> None:
     set_plain(axes)
 
     lines["full decode"], styles["full decode"] = spot[None], {"color": INK, "lw": 2.0}
-    _label(axes, lines, styles)
+    _label(axes, lines, styles, halo)
 
 
-def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any]) -> None:
+def _label(axes: Any, lines: Mapping[str, Floats], styles: Mapping[str, Any], halo: Any) -> None:
     """Write each name beside its line where there is most room, the boldest lines first."""
-    from matplotlib.patheffects import withStroke
-
-    halo = withStroke(linewidth=3, foreground="white")  # keeps a name readable on a line
     figure = axes.figure
     figure.draw_without_rendering()
     dense = {name: _dense(axes.transData.transform(line)) for name, line in lines.items()}

@@ -71,7 +71,7 @@ def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = 
     (``UserError`` without it); touches no global setting of it.
     """
 
-    def draw(figure: Any) -> None:
+    def draw(figure: Any, _: Any) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
         _curve(above, found, guard)
         _counts(below, found)

@@ -9,12 +9,10 @@ Learned-Miller & Thomas, 2019, https://arxiv.org/abs/1905.06208, who conjecture 
 ``tests/evaluate/test_verdicts.py`` simulates). A challenger that loses 8% of the answers shows no
 loss in 20 questions with a chance of 19%: the interval then still holds a loss of 17%.
 
-One rule for any number of questions: no number is large enough for a plain bootstrap, because what
-counts is how many losses are expected. In ``runs/quality/contests.py`` it promotes a challenger
-worse by 0.026 in 92% of the contests on 2 questions, in 48% on 20, and one at the margin still in
-7% on 500; this rule in none, none and 2%. With hundreds of questions and common differences the
-two intervals are alike: the unseen question moves an end by about ``most`` / questions. Below
-``FEWEST_QUESTIONS`` = 6 nothing is ever told, whatever the values: a sign test of five cannot.
+The rule is one for any number of questions: what counts is how many losses are expected, so no
+number is large enough for a plain bootstrap (``runs/quality/contests.py`` compares the two). With
+hundreds of questions and common differences the intervals are alike: the unseen question moves an
+end by about ``most`` / questions. Fewer than ``FEWEST_QUESTIONS`` = 6 never prove anything.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Strs
-from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample, two_sided
+from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.traces.table import TraceTable
 
@@ -101,22 +99,19 @@ def paired(
 
 def paired_by(resampling: Resampling, difference: npt.ArrayLike, *, most: float) -> Paired:
     """``paired`` with weights that are already drawn."""
-    below, above = (end.values for end in resampling.bounds(difference, low=-most, high=most))
+    below, above = resampling.bounds(difference, low=-most, high=most)
     n = resampling.questions
-    return Paired(
-        float(np.asarray(difference, dtype=np.float64).mean()),
-        _ends(below, above),
-        two_sided(int((below <= 0).sum()), int((above >= 0).sum()), len(below), n),
-        n,
-    )
+    rarer = min(int((below <= 0).sum()), int((above >= 0).sum()))
+    p_value = min(1.0, max(2.0 ** (1 - n), 2 * (rarer + 1) / (len(below) + 1)))
+    mean = float(np.asarray(difference, dtype=np.float64).mean())
+    return Paired(mean, _ends(below, above), p_value, n)
 
 
 def mean_interval(
     resampling: Resampling, values: npt.ArrayLike, *, low: float, high: float
 ) -> tuple[float, float]:
     """95% interval of the mean of values in [``low``, ``high``]; it lies within them."""
-    below, above = resampling.bounds(values, low=low, high=high)
-    return _ends(below.values, above.values)
+    return _ends(*resampling.bounds(values, low=low, high=high))
 
 
 def most_utility(token_price: float | Floats, *outcomes: Outcome) -> float:

@@ -296,7 +296,7 @@ def test_the_help_lists_every_command_in_its_group_with_an_example(
 ) -> None:
     shown = printed(capsys, "--help")
     assert set(COMMANDS) == set(ENTRIES)
-    assert re.findall(r"^([A-Z][a-z ]+):$", shown, re.MULTILINE) == [title for title, _ in GROUPS]
+    assert re.findall(r"^([A-Z][a-z ]+):$", shown, re.MULTILINE) == list(GROUPS)
     for name, entry in ENTRIES.items():
         assert re.search(rf"^  {name} +{re.escape(entry.line)}$", shown, re.MULTILINE)
         assert f"\n      rlbudget {entry.example}\n" in shown

@@ -46,11 +46,10 @@ def of_serving(trained: Mapping[str, Any], serving: Mapping[str, Any]) -> Iterat
     usual = "the policy was trained at {name} {made}, and now serves {name} {now}"
     for name, do in _COMPARED.items():
         made, now = trained.get(name), serving.get(name)
+        if made is None or now is None or made == now:
+            continue
         # A folder and a hub name of one last part are taken for one model.
-        same = (
-            PurePath(str(made)).name == PurePath(str(now)).name if name == "model" else made == now
-        )
-        if made is None or now is None or same:
+        if name == "model" and PurePath(made).name == PurePath(now).name:
             continue
         what = _WORDS.get(name, usual)
         yield odd(what.format(name=name, made=made, now=now), do=do.format(made=made))
