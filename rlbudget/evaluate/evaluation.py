@@ -145,22 +145,21 @@ def assess(
         method = measure()
         methods[method.name] = method
     progress(len(methods), len(to_measure))
-    resampling = resample(held_out.question_ids, draws=draws, seed=seed)
     return Assessment(
         question_ids=held_out.question_ids,
         train_questions=len(np.unique(train.question_ids)),
         token_prices=tuple(np.full(len(held_out), price) for price in prices),
         methods=methods,
         not_applicable=not_applicable,
-        resampling=resampling,
+        resampling=resample(held_out.question_ids, draws=draws, seed=seed),
         seed=seed,
         policies=tuple(policies),
     )
 
 
-def utilities(assessment: Assessment, points: Sequence[Point]) -> Floats:
-    """(n, prices) utility of each held-out trace under one point for each token price."""
-    pairs = zip(points, assessment.token_prices, strict=True)
+def utilities(assessment: Assessment, name: str) -> Floats:
+    """(n, prices) utility of each held-out trace under what a method chose at each token price."""
+    pairs = zip(assessment.methods[name].chosen, assessment.token_prices, strict=True)
     return np.stack([utility(point.held_out, price) for point, price in pairs], axis=1)
 
 
@@ -170,8 +169,7 @@ def measure_of(assessment: Assessment) -> Measure:
     The gap between the oracle and the best constant budget of the training traces is taken as it
     is on the held-out ones; prices without one count nothing.
     """
-    points = {name: assessment.methods[name].chosen for name in ("fixed", "oracle")}
-    fixed, oracle = (utilities(assessment, of).mean(axis=0) for of in points.values())
+    fixed, oracle = (utilities(assessment, name).mean(axis=0) for name in ("fixed", "oracle"))
     gap = oracle - fixed
     some = gap > 1e-12
     weights = np.divide(1.0, gap, out=np.zeros_like(gap), where=some)
@@ -185,13 +183,13 @@ def measure_of(assessment: Assessment) -> Measure:
     )
 
 
-def gap_closed(assessment: Assessment, of: Floats) -> float:
-    """The mean oracle gap closed by utilities ``of`` (n, prices); NaN where no price has a gap."""
+def gap_closed(assessment: Assessment, name: str) -> float:
+    """The mean oracle gap closed by a method; NaN where no price has a gap."""
     measure = measure_of(assessment)
     if measure.name == "utility":
         return math.nan
-    fixed = utilities(assessment, assessment.methods["fixed"].chosen)
-    return float((of - fixed).mean(axis=0) @ measure.weights)
+    over = utilities(assessment, name) - utilities(assessment, "fixed")
+    return float(over.mean(axis=0) @ measure.weights)
 
 
 def compared(assessment: Assessment, first: Sequence[str], second: Sequence[str]) -> Paired:
@@ -201,8 +199,7 @@ def compared(assessment: Assessment, first: Sequence[str], second: Sequence[str]
     """
 
     def of(names: Sequence[str]) -> Floats:
-        each = [utilities(assessment, assessment.methods[name].chosen) for name in names]
-        mean: Floats = np.mean(each, axis=0)
+        mean: Floats = np.mean([utilities(assessment, name) for name in names], axis=0)
         return mean
 
     measure = measure_of(assessment)
@@ -235,12 +232,12 @@ def as_json(assessment: Assessment) -> dict[str, Any]:
 
 def _results(assessment: Assessment, method: Method) -> list[dict[str, Any]]:
     full = assessment.full
-    points = method.chosen
-    utility_of = utilities(assessment, points)
-    mean_utility = utility_of.mean(axis=0)
-    fixed = utilities(assessment, assessment.methods["fixed"].chosen).mean(axis=0)
-    oracle = utilities(assessment, assessment.methods["oracle"].chosen).mean(axis=0)
-    dearest = max(float(point.held_out.tokens.max()) for point in points)
+    own = utilities(assessment, method.name)
+    means = [
+        own.mean(axis=0),
+        *(utilities(assessment, n).mean(axis=0) for n in ("fixed", "oracle")),
+    ]
+    dearest = max(float(point.held_out.tokens.max()) for point in method.chosen)
     return [
         {
             "method": method.name,
@@ -251,20 +248,16 @@ def _results(assessment: Assessment, method: Method) -> list[dict[str, Any]]:
             "exact_match_delta_ci95": _delta_interval(assessment, method.name, point),
             "tokens": _tokens(point.held_out),
             "token_fraction": float(point.held_out.tokens.mean() / full.tokens.mean()),
-            "utility": float(mean_utility[k]),
+            "utility": float(means[0][k]),
             "utility_ci95": mean_interval(
-                assessment.resampling,
-                utility_of[:, k],
-                low=-float(assessment.token_prices[k].max()) * dearest,
-                high=1.0,
+                assessment.resampling, own[:, k],
+                low=-float(assessment.token_prices[k].max()) * dearest, high=1.0,
             ),
-            "oracle_gap_closed": oracle_gap_closed(
-                float(mean_utility[k]), float(fixed[k]), float(oracle[k])
-            ),
+            "oracle_gap_closed": oracle_gap_closed(*(float(mean[k]) for mean in means)),
             "parameters": dict(point.parameters),
         }
-        for k, (relative, point) in enumerate(zip(RELATIVE_PRICES, points, strict=True))
-    ]
+        for k, (relative, point) in enumerate(zip(RELATIVE_PRICES, method.chosen, strict=True))
+    ]  # fmt: skip
 
 
 def _delta_interval(assessment: Assessment, name: str, point: Point) -> tuple[float, float]:
@@ -321,7 +314,7 @@ def _summary(assessment: Assessment, method: Method, measure: Measure) -> dict[s
     return {
         "method": method.name,
         "kind": method.kind,
-        "mean_oracle_gap_closed": gap_closed(assessment, utilities(assessment, method.chosen)),
+        "mean_oracle_gap_closed": gap_closed(assessment, method.name),
         "mean_oracle_gap_closed_ci95": _gap_interval(assessment, method.name, measure),
         "savings_at_em_loss": {
             loss: float(1 - spot.held_out.tokens.mean() / full.tokens.mean())

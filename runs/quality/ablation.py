@@ -20,7 +20,7 @@ import numpy as np
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import RULES
-from rlbudget.evaluate.evaluation import assess, compared, gap_closed, utilities
+from rlbudget.evaluate.evaluation import assess, compared, gap_closed
 from rlbudget.policy.observation import Preset, features_of
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import split_questions, without
@@ -75,12 +75,7 @@ def main() -> None:
             details[preset] = {
                 name: {
                     "features": len(features),
-                    "mean_oracle_gap_closed": [
-                        gap_closed(
-                            assessment, utilities(assessment, assessment.methods[own].chosen)
-                        )
-                        for own in seeds[name]
-                    ],
+                    "mean_oracle_gap_closed": [gap_closed(assessment, own) for own in seeds[name]],
                 }
                 for name, features in groups.items()
             }

@@ -146,7 +146,7 @@ def against(
 def never_below_full(assessment: Assessment, preset: str, own: list[str]) -> dict[str, Any]:
     """At every relative price, utility against never stopping."""
     methods = [assessment.methods[name].chosen for name in ("full", *own)]
-    full, *each = (utilities(assessment, points) for points in methods)
+    full, *each = (utilities(assessment, name) for name in ("full", *own))
     ahead = np.mean(each, axis=0) - full
     found = [
         paired_by(

@@ -26,7 +26,6 @@ from rlbudget.evaluate.evaluation import (
     assess,
     compared,
     gap_closed,
-    utilities,
 )
 from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.measure import measure_rule, never
@@ -235,7 +234,7 @@ def test_a_comparison_of_methods_is_that_of_their_gaps(
     whole = compared(assessment, ["oracle"], ["fixed"])
     assert whole.difference == pytest.approx(1)
     assert whole.verdict == "better"
-    full = gap_closed(assessment, utilities(assessment, assessment.methods["full"].chosen))
+    full = gap_closed(assessment, "full")
     assert compared(assessment, ["full"], ["fixed"]).difference == pytest.approx(full)
 
 

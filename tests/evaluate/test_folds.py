@@ -70,10 +70,8 @@ def test_a_pool_is_the_folds_side_by_side() -> None:
     pooled = pool_assessments(parts, seed=0, draws=50)
     assert sorted(pooled.question_ids) == sorted(table.question_ids)
     for name in ("fixed", "oracle", "mine"):
-        each = [utilities(part, part.methods[name].chosen) for part in parts]
-        np.testing.assert_array_equal(
-            utilities(pooled, pooled.methods[name].chosen), np.concatenate(each)
-        )
+        each = [utilities(part, name) for part in parts]
+        np.testing.assert_array_equal(utilities(pooled, name), np.concatenate(each))
     evaluation = as_json(pooled)
     assert evaluation["folds"] == 3
     assert evaluation["held_out_questions"] == 300
@@ -154,7 +152,7 @@ def test_a_rolling_window_measures_the_latest_traces_of_several_folders(
         recent = np.flatnonzero(np.isin(split.held_out.trace_ids, table.trace_ids[-50:]))
         part = assess(train, split.held_out.take(recent), {"policy": policy}, draws=2,
                       validation=split.validation)  # fmt: skip
-        each.append(gap_closed(part, utilities(part, part.methods["policy"].chosen)))
+        each.append(gap_closed(part, "policy"))
         assert set(part.question_ids) <= {f"q{i}" for i in range(50, 100)}
     row = next(r for r in evaluation["summary"] if r["method"] == "policy")
     spread = row["over_folds"]["mean_oracle_gap_closed"]
