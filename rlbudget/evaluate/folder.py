@@ -15,7 +15,7 @@ from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
-from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, shown, table_text
+from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
 from rlbudget.evaluate.report import write_report
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
@@ -117,7 +117,10 @@ def evaluate_folder(
     if write_cards:
         for name, folder in folders.items():
             write_card(folder, evaluation, method=name)
-    _print(evaluation, out)
+    console.show(shown(evaluation))
+    console.note(
+        f"Written to {out}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
+    )
     return evaluation
 
 
@@ -129,16 +132,5 @@ def _cases(
         return {}
     unseen = set(held_out.trace_ids.tolist())
     shown = [trace for trace in iter_traces(traces) if trace.trace_id in unseen]
-    price = next(
-        float(row["token_price"])
-        for row in evaluation["results"]
-        if row["relative_price"] == SHOWN_RELATIVE_PRICE
-    )
+    price = float(at_shown_price(evaluation)["full"]["token_price"])
     return {name: cases_of(policy, shown, price) for name, policy in policies.items()}
-
-
-def _print(evaluation: dict[str, Any], folder: Path) -> None:
-    console.show(shown(evaluation))
-    console.note(
-        f"Written to {folder}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,75 +14,60 @@ SHOWN_RELATIVE_PRICE = 0.1
 WIDTH = 100
 
 
+def at_shown_price(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Method -> its row of ``results`` at the relative price that is shown."""
+    rows = evaluation["results"]
+    return {r["method"]: r for r in rows if r["relative_price"] == SHOWN_RELATIVE_PRICE}
+
+
 def shown(evaluation: Mapping[str, Any]) -> Group:
     """A title, the table at relative price 0.1, and what its columns mean."""
-    price = next(
-        row["token_price"]
-        for row in evaluation["results"]
-        if row["relative_price"] == SHOWN_RELATIVE_PRICE
-    )
+    rows, reference = at_shown_price(evaluation), _reference(evaluation)
+    worth = 1 / next(iter(rows.values()))["token_price"]
     title = (
         f"{evaluation['held_out_questions']:,} held-out questions, every token counted\n"
-        f"Relative price {SHOWN_RELATIVE_PRICE:g}:"
-        f" a right answer is worth {1 / price:,.0f} tokens\n"
+        f"Relative price {SHOWN_RELATIVE_PRICE:g}: a right answer is worth {worth:,.0f} tokens\n"
     )
-    return Group(Text(title, style="bold"), _table(evaluation), _notes(evaluation))
-
-
-def _table(evaluation: Mapping[str, Any]) -> Table:
-    """One row a method; in bold the one that is no bound and closes most of the mean gap."""
-    rows = {
-        row["method"]: row
-        for row in evaluation["results"]
-        if row["relative_price"] == SHOWN_RELATIVE_PRICE
-    }
     table = Table(header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for name in ("EM", "tokens", "saved", "gap", "mean gap", "saved at ≤1 pt"):
         table.add_column(name, justify="right", no_wrap=True)
+    if reference is not None:
+        table.add_column(f"vs {reference}", no_wrap=True)
     summaries = {row["method"]: row for row in evaluation["summary"]}
     gaps = {
         name: summary["mean_oracle_gap_closed"]
         for name, summary in summaries.items()
         if summary["kind"] != "bound" and summary["mean_oracle_gap_closed"] is not None
     }
-    best = max(gaps, key=gaps.__getitem__) if gaps else None
-    reference = _reference(evaluation)
-    if reference is not None:
-        table.add_column(f"vs {reference}", no_wrap=True)
+    best = max(gaps, key=gaps.__getitem__, default=None)
     for name, row in rows.items():
-        summary = summaries[name]
+        # In bold the method that is no bound and closes most of the mean gap.
         style = "bold" if name == best else "dim" if row["kind"] == "bound" else ""
-        table.add_row(
-            name,
-            f"{row['exact_match']:.1%}",
-            f"{row['tokens']['total']:,.1f}",
-            f"{1 - row['token_fraction']:.1%}",
-            _share(row["oracle_gap_closed"]),
-            _share(summary["mean_oracle_gap_closed"]) + _over_folds(summary),
-            f"{summary['savings_at_em_loss']['0.01']:.1%}"
-            f" ({_points(-summary['held_out_em_loss']['0.01'])})",
-            *([] if reference is None else [_verdict(summary, reference)]),
-            style=style,
-        )
-    return table
+        table.add_row(*_cells(row, summaries[name], reference), style=style)
+    return Group(Text(title, style="bold"), table, _notes(evaluation, reference))
 
 
-def _over_folds(summary: Mapping[str, Any]) -> str:
-    """The spread of the mean gap closed."""
+def _cells(
+    row: Mapping[str, Any], summary: Mapping[str, Any], reference: str | None
+) -> Iterator[str]:
     spread = summary.get("over_folds", {}).get("mean_oracle_gap_closed", {}).get("std")
-    return "" if spread is None else f" ±{spread:.2f}"
+    change = round(-100 * summary["held_out_em_loss"]["0.01"], 1) + 0.0
+    yield row["method"]
+    yield f"{row['exact_match']:.1%}"
+    yield f"{row['tokens']['total']:,.1f}"
+    yield f"{1 - row['token_fraction']:.1%}"
+    yield _share(row["oracle_gap_closed"])
+    yield _share(summary["mean_oracle_gap_closed"]) + ("" if spread is None else f" ±{spread:.2f}")
+    yield f"{summary['savings_at_em_loss']['0.01']:.1%} ({change:+.1f})"
+    if reference is not None:
+        yield summary["versus"].get(reference, {"verdict": ""})["verdict"]
 
 
 def _reference(evaluation: Mapping[str, Any]) -> str | None:
     """The policy that the others are compared with: the first one."""
     compared = {r for row in evaluation["summary"] for r in row["versus"]} - {"full"}
     return next((r["method"] for r in evaluation["summary"] if r["method"] in compared), None)
-
-
-def _verdict(summary: Mapping[str, Any], reference: str) -> str:
-    found = summary["versus"].get(reference)
-    return "" if found is None else str(found["verdict"])
 
 
 def table_text(evaluation: Mapping[str, Any]) -> str:
@@ -98,40 +83,26 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _points(change: float) -> str:
-    return f"{round(100 * change, 1) + 0.0:+.1f}"
-
-
-def _about_verdicts(evaluation: Mapping[str, Any]) -> list[str]:
-    """What the last column compares."""
-    reference = _reference(evaluation)
-    measures = {v["measure"] for row in evaluation["summary"] for v in row["versus"].values()}
-    if measures == {"utility"}:
-        return [
-            "no price has a gap between the oracle and the best constant budget:"
-            + (" nothing to close." if reference is None else ""),
-            *([] if reference is None else [f"vs {reference}: by mean utility over the prices."]),
-        ]
-    return [] if reference is None else [f"vs {reference}: by mean gap; see evaluation.json."]
-
-
-def _notes(evaluation: Mapping[str, Any]) -> Text:
+def _notes(evaluation: Mapping[str, Any], reference: str | None) -> Text:
     lines = [
         "gap: closed, 0 is the best constant budget, 1 the oracle, which knows the",
         "target; mean gap: over six relative prices from 0.02 to 0.5;",
         "saved at ≤1 pt: tuned to lose at most 1 point of EM on training questions,",
         "a policy on those that only validated it; in brackets how EM then changes",
         "on the held-out questions, in points.",
-        *(
-            [f"±: standard deviation over {evaluation['folds']} folds."]
-            if evaluation["folds"] > 1
-            else []
-        ),
-        *_about_verdicts(evaluation),
-        *(
-            f"{entry['method']}: not applicable, needs {' and '.join(entry['needs'])}"
-            for entry in evaluation["not_applicable"]
-        ),
-        *evaluation.get("notes", ()),
     ]
-    return Text("\n" + "\n".join(lines), style="dim")
+    if evaluation["folds"] > 1:
+        lines.append(f"±: standard deviation over {evaluation['folds']} folds.")
+    measures = {v["measure"] for row in evaluation["summary"] for v in row["versus"].values()}
+    by = "by mean gap; see evaluation.json."
+    if measures == {"utility"}:
+        by = "by mean utility over the prices."
+        end = "" if reference else " nothing to close."
+        lines.append(f"no price has a gap between the oracle and the best constant budget:{end}")
+    if reference is not None:
+        lines.append(f"vs {reference}: {by}")
+    lines += [
+        f"{entry['method']}: not applicable, needs {' and '.join(entry['needs'])}"
+        for entry in evaluation["not_applicable"]
+    ]
+    return Text("\n" + "\n".join([*lines, *evaluation.get("notes", ())]), style="dim")
