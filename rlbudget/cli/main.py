@@ -101,19 +101,18 @@ def _say(text: str) -> NoReturn:
 
 def _find(words: Sequence[str]) -> tuple[Entry, Sequence[str]]:
     """The subcommand, of one word or two, and its arguments."""
-    first, *rest = words
-    if first in ENTRIES:
-        return ENTRIES[first], rest
+    for n in (1, 2):
+        if entry := ENTRIES.get(" ".join(words[:n])):
+            return entry, words[n:]
+    first, second = words[0], next(iter(words[1:]), None)
     seconds = groups().get(first)
     if seconds is None:
         raise UserError(unknown(first))
-    if rest and rest[0] in _HELP:
-        _say(top_help(under=f"{first} "))
-    if not rest or rest[0] not in seconds:
-        if rest:
-            raise UserError(unknown(f"{first} {rest[0]}"))
+    if second is None:
         raise UserError(f"{first} takes one of: {', '.join(seconds)}; see rlbudget {first} --help")
-    return ENTRIES[f"{first} {rest[0]}"], rest[1:]
+    if second in _HELP:
+        _say(top_help(under=f"{first} "))
+    raise UserError(unknown(f"{first} {second}"))
 
 
 def _parsed(entry: Entry, arguments: Sequence[str]) -> Command:

@@ -84,7 +84,11 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     unseen = [trace for trace in traces if trace.trace_id in held_out]
     chosen = unseen[:: max(1, len(unseen) // SHOWN)][:SHOWN]
     price = DECODE_RELATIVE_PRICE / float(evaluation["full"]["tokens"]["total"])
-    decodes = _decode(model, chosen, policy, price)
+    decodes = []
+    with progress("Decoding") as advance:
+        for done, trace in enumerate(chosen, start=1):
+            decodes.append(_decoded(model, trace, policy, price))
+            advance(done, len(chosen))
     tell("Held-out questions, decoded live")
     head = ["question", "target", "full", "policy", "full tokens", "tokens"]
     show(plain_table(head, [[question[-44:], *rest] for question, *rest in _rows(decodes)]))
@@ -93,34 +97,23 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
     tell(f"\nReport: {folder / 'report.md'}   TensorBoard: tensorboard --logdir {run}")
 
 
-def _decode(
-    model: Any, traces: list[Trace], policy: Policy, token_price: float
-) -> list[dict[str, Any]]:
-    shown = []
-    with progress("Decoding") as advance:
-        for done, trace in enumerate(traces):
-            advance(done, len(traces))
-            live = decode(
-                model, trace.question, policy, token_price=token_price, seed=trace.meta["row_seed"]
-            )
-            shown.append(
-                {
-                    "question": trace.question,
-                    "target": trace.target,
-                    "full": {
-                        "answer": trace.final.answer,
-                        "tokens": trace.final.thinking_tokens + trace.final.answer_tokens,
-                    },
-                    "policy": {
-                        "answer": live.answer,
-                        "tokens": live.total_tokens,
-                        "stopped_at": live.stopped_at,
-                        "reason": live.reason,
-                    },
-                }
-            )
-        advance(len(traces), len(traces))
-    return shown
+def _decoded(model: Any, trace: Trace, policy: Policy, token_price: float) -> dict[str, Any]:
+    seed = trace.meta["row_seed"]
+    live = decode(model, trace.question, policy, token_price=token_price, seed=seed)
+    return {
+        "question": trace.question,
+        "target": trace.target,
+        "full": {
+            "answer": trace.final.answer,
+            "tokens": trace.final.thinking_tokens + trace.final.answer_tokens,
+        },
+        "policy": {
+            "answer": live.answer,
+            "tokens": live.total_tokens,
+            "stopped_at": live.stopped_at,
+            "reason": live.reason,
+        },
+    }
 
 
 def _rows(decodes: list[dict[str, Any]]) -> list[list[str]]:

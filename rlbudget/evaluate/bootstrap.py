@@ -26,16 +26,6 @@ _NORMAL = 1.959963985
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """What a number computed from the questions is in each draw."""
-
-    values: Floats
-    """(draws,) or (draws, k)"""
-    questions: int
-    """that the draws are of"""
-
-
-@dataclass(frozen=True, slots=True)
 class Resampling:
     """Random weights of ``q`` questions and of one that was not seen."""
 
@@ -50,14 +40,14 @@ class Resampling:
         """How many there are."""
         return int(self.weights.shape[1]) - 1
 
-    def means(self, values: npt.ArrayLike) -> Draws:
+    def means(self, values: npt.ArrayLike) -> Floats:
         """Weighted mean over the traces in each draw: (n,) or (n, k) -> (draws,) or (draws, k)."""
         per_trace = np.asarray(values, dtype=np.float64)
         columns = per_trace.reshape(len(per_trace), -1)
         sums = np.stack([self._sums(columns[:, k]) for k in range(columns.shape[1])], axis=1)
         seen = self.weights[:, :-1]
-        means = (seen @ sums) / (seen @ self._traces())[:, None]
-        return Draws(means[:, 0] if per_trace.ndim == 1 else means, self.questions)
+        means: Floats = (seen @ sums) / (seen @ self._traces())[:, None]
+        return means[:, 0] if per_trace.ndim == 1 else means
 
     def bounds(self, values: npt.ArrayLike, *, low: float, high: float) -> tuple[Floats, Floats]:
         """Means of values (n,) in [``low``, ``high``] with the unseen question at either end.
@@ -98,13 +88,13 @@ def resample(question_ids: Strs, *, draws: int, seed: int) -> Resampling:
     return Resampling(question.astype(np.int64), weights)
 
 
-def interval(draws: Draws) -> tuple[float, float]:
-    """95% interval of what the draws (of values without bounds) are of, as wide as Student's t.
+def interval(draws: Floats, questions: int) -> tuple[float, float]:
+    """95% interval of a number without bounds from its draws (draws,), as wide as Student's t.
 
     NaN for fewer than ``FEWEST_QUESTIONS`` and where the draws do not differ: without a spread and
     without bounds nothing is known of the questions not seen.
     """
-    known, n = draws.values[~np.isnan(draws.values)], draws.questions
+    known, n = draws[~np.isnan(draws)], questions
     if n < FEWEST_QUESTIONS or not len(known) or np.ptp(known) <= 1e-12 * abs(known).max():
         return math.nan, math.nan
     # A draw's variance is (n - 1) / (n + 1) of the squared standard error of a mean.

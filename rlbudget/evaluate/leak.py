@@ -10,7 +10,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.bootstrap import Draws, interval, resample
+from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.policy.observation import observe
 from rlbudget.traces.table import TraceTable
 
@@ -29,6 +29,11 @@ GRID_MARGIN = 0.8
 FOLDS = 3
 MOST_ROWS = 8000
 SUSPICIOUS = 0.2
+"""rank correlation with the residual from which a feature is named"""
+REGRESSOR: Mapping[str, Any] = {
+    "max_iter": 60, "learning_rate": 0.12, "max_leaf_nodes": 15, "min_samples_leaf": 40,
+    "l2_regularization": 1.0, "early_stopping": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,8 @@ def leak_check(
     scikit-learn, takes some seconds. Raises ``UserError`` without it and for fewer than 30
     questions with a checkpoint.
     """
-    if observations is None:
-        observations = observe(table, features)
-    seen = np.asarray(observations, dtype=np.float64)
+    given = observe(table, features) if observations is None else observations
+    seen = np.asarray(given, dtype=np.float64)
     if seen.shape != (len(table.thinking_tokens), len(features)):
         raise ValueError(f"observations have shape {seen.shape}, expected"
                          f" {(len(table.thinking_tokens), len(features))}")  # fmt: skip
@@ -100,12 +104,12 @@ def leak_check(
     residual_observation = target - _predict(both, target, question, seed)
     spread = (target - target.mean()) ** 2
     errors = np.stack([residual_past**2, residual_observation**2, spread], axis=1)
-    drawn = resample(question, draws=1000, seed=seed).means(errors)
-    means = drawn.values
+    resampling = resample(question, draws=1000, seed=seed)
     r2_past, r2_observation = 1 - errors[:, :2].mean(axis=0) / max(spread.mean(), 1e-12)
     gain = float(r2_observation - r2_past)
-    gains = (means[:, 0] - means[:, 1]) / np.maximum(means[:, 2], 1e-12)
-    gain_ci95 = interval(Draws(gains, drawn.questions))
+    drawn = resampling.means(errors)
+    gains = (drawn[:, 0] - drawn[:, 1]) / np.maximum(drawn[:, 2], 1e-12)
+    gain_ci95 = interval(gains, resampling.questions)
     r2_first = _first_checkpoint(table)
     return LeakReport(
         leaks=(gain > MARGIN and gain_ci95[0] > 0) or r2_first >= GRID_MARGIN,
@@ -132,9 +136,11 @@ def _sample(table: TraceTable, seed: int) -> Ints:
 
 
 def _past(table: TraceTable) -> Floats:
-    """(m, k) the token count and every signal's past: its value, the one before, the running
-    mean, largest, smallest, total and moving average, and how long since it was above
-    0."""
+    """(m, k) the past of the token count and of every signal.
+
+    Its value, the one before, the running total, mean, largest, smallest and moving average, and
+    the tokens since it was above 0.
+    """
     trace = table.trace_of_row
     step = np.arange(len(trace)) - table.offsets[:-1][trace]
     columns = [table.thinking_tokens.astype(np.float64), step.astype(np.float64)]
@@ -182,17 +188,8 @@ def _predict(inputs: Floats, target: Floats, question: npt.NDArray[Any], seed: i
         raise missing_extra("train", "scikit-learn") from missing
     predicted = np.empty(len(target))
     for fit, unseen in model_selection.GroupKFold(FOLDS).split(inputs, groups=question):
-        regressor = ensemble.HistGradientBoostingRegressor(
-            max_iter=60,
-            learning_rate=0.12,
-            max_leaf_nodes=15,
-            min_samples_leaf=40,
-            l2_regularization=1.0,
-            early_stopping=False,
-            random_state=seed,
-        )
-        regressor.fit(inputs[fit], target[fit])
-        predicted[unseen] = regressor.predict(inputs[unseen])
+        regressor = ensemble.HistGradientBoostingRegressor(**REGRESSOR, random_state=seed)
+        predicted[unseen] = regressor.fit(inputs[fit], target[fit]).predict(inputs[unseen])
     return predicted
 
 

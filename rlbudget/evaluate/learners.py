@@ -29,23 +29,17 @@ def fit_learners(
     are fitted. The held-out traces of the split are not looked at.
     """
     fitted: dict[str, Learned] = {}
+    tables = split.train, split.validation
     relative = [*RELATIVE_PRICES, *doublings(highest)]
     prices = [token_price_of(one, split.train) for one in relative]
     low, high = (token_price_of(one, split.train) for one in (RELATIVE_PRICE_RANGE[0], highest))
     for preset in presets:
         end = "" if preset == "free" else f"-{preset}"
         progress(len(fitted), 2 * len(presets))
-        fitted[f"fitted-q{end}"] = fit_q(
-            split.train, split.validation, prices, preset=preset, seed=seed
-        )
+        fitted[f"fitted-q{end}"] = fit_q(*tables, prices, preset=preset, seed=seed)
         progress(len(fitted), 2 * len(presets))
         fitted[f"exact-pg{end}"] = exact_pg.maximise(
-            split.train,
-            split.validation,
-            token_price=(low, high),
-            preset=preset,
-            steps=steps,
-            seed=seed,
+            *tables, token_price=(low, high), preset=preset, steps=steps, seed=seed
         )
     progress(len(fitted), len(fitted))
     return fitted

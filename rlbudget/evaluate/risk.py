@@ -58,7 +58,10 @@ def certify(
     a bound or a confidence that makes no sense, and when there are too few questions for any
     setting to pass, saying how many are needed.
     """
-    check_bound(max_em_loss, confidence)
+    if not 0 < max_em_loss < 1:
+        raise UserError(f"max_em_loss is {max_em_loss:g}: it must be between 0 and 1")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence:g}: it must be between 0 and 1")
     n = len(losses[0])
     needed = questions_needed(max_em_loss, confidence, mode)
     if n < needed:
@@ -75,14 +78,6 @@ def certify(
             break
     passed = sum(p <= 1 - confidence for p in p_values)
     return Certified(n, passed - 1 if passed else None, tuple(p_values))
-
-
-def check_bound(max_em_loss: float, confidence: float) -> None:
-    """``UserError`` unless both are numbers strictly between 0 and 1."""
-    if not 0 < max_em_loss < 1:
-        raise UserError(f"max_em_loss is {max_em_loss:g}: it must be between 0 and 1")
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence:g}: it must be between 0 and 1")
 
 
 def p_value(loss: Floats, max_em_loss: float, confidence: float, mode: Mode) -> float:

@@ -33,17 +33,9 @@ class Profile:
     """the text by which the model itself ends its thinking: one special token or plain text"""
     exit_text: str
     """the text that is forced at an exit; the answer follows it"""
-    answer_stop: tuple[str, ...]
-    """texts that end an answer, beside the model's end-of-sequence tokens"""
     probe_cue: str
     """the text before a trial answer; equal to ``exit_text`` where a probe is the beginning of
     the exit's answer"""
-    probe_stop: tuple[str, ...]
-    """texts that end a trial answer"""
-    answer_lead: str
-    """what the model writes between the cue of a trial answer and the answer itself"""
-    strip: str
-    """characters cut from both sides of an answer, beside white space"""
     temperature: float
     """default sampling temperature of the thinking"""
     stride: int
@@ -52,6 +44,14 @@ class Profile:
     """default cap on thinking tokens"""
     max_answer_tokens: int
     """cap on the tokens of an answer after the end of the thinking"""
+    answer_stop: tuple[str, ...] = ()
+    """texts that end an answer, beside the model's end-of-sequence tokens"""
+    probe_stop: tuple[str, ...] = ()
+    """texts that end a trial answer"""
+    answer_lead: str = ""
+    """what the model writes between the cue of a trial answer and the answer itself"""
+    strip: str = ""
+    """characters cut from both sides of an answer, beside white space"""
 
 
 def literal_ids(tokenizer: Any, text: str) -> list[int]:
@@ -123,11 +123,7 @@ PROFILES: dict[str, Profile] = {
             start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="</think>",
-            answer_stop=(),
             probe_cue="</think>",
-            probe_stop=(),
-            answer_lead="",
-            strip="",
             temperature=1.0,
             stride=8,
             max_tokens=400,
@@ -139,11 +135,8 @@ PROFILES: dict[str, Profile] = {
             start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="</think>",
-            answer_stop=(),
             probe_cue="</think>",
-            probe_stop=(),
             answer_lead=" ",
-            strip="",
             temperature=0.7,
             stride=16,
             max_tokens=448,
@@ -155,11 +148,8 @@ PROFILES: dict[str, Profile] = {
             start_of_thinking="<think>",
             end_of_thinking="</think>",
             exit_text="\n</think>\n\n",
-            answer_stop=(),
             probe_cue="\n</think>\n\nThe final answer is \\boxed{",
             probe_stop=("}",),
-            answer_lead="",
-            strip="",
             temperature=0.6,
             stride=64,
             max_tokens=4096,

@@ -179,7 +179,7 @@ def compare(
         own, found = (np.array(scores[name]) for name in ("defaults", "best"))
         over = found - own
         cuts = resample(np.arange(FRESH).astype(str), draws=2000, seed=0)
-        low, high = interval(cuts.means(over))
+        low, high = interval(cuts.means(over), cuts.questions)
         told = verdict_of((-high, -low), questions=FRESH, margin=MARGIN)
         rows.append(
             {

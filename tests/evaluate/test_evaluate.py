@@ -20,7 +20,7 @@ from rlbudget.agents.rules import RULES
 from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Draws, holm, interval, resample
+from rlbudget.evaluate.bootstrap import holm, interval, resample
 from rlbudget.evaluate.evaluation import (
     as_json,
     assess,
@@ -213,14 +213,11 @@ def test_holm_is_the_textbook_correction() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def normal(mean: float, draws: int = 4000, questions: int = 1000) -> Draws:
-    return Draws(np.random.default_rng(0).normal(mean, 1, draws), questions)
-
-
 def test_draws_without_a_spread_prove_nothing() -> None:
-    constant = Draws(np.full(100, 0.3), 1000)
-    assert all(math.isnan(end) for end in interval(constant))
-    assert all(math.isnan(end) for end in interval(normal(1, questions=5)))
+    spread = np.random.default_rng(0).normal(1, 1, 4000)
+    assert all(math.isnan(end) for end in interval(np.full(100, 0.3), 1000))
+    assert all(math.isnan(end) for end in interval(spread, 5))
+    assert not any(math.isnan(end) for end in interval(spread, 6))
 
 
 def test_a_comparison_of_methods_is_that_of_their_gaps(
@@ -283,10 +280,10 @@ def test_the_bootstrap_weighs_whole_questions() -> None:
     ids = np.array(["a", "a", "b", "c"])
     resampling = resample(ids, draws=5000, seed=0)
     values = np.array([1.0, 3.0, 0.0, 8.0])
-    means = resampling.means(values).values
+    means = resampling.means(values)
     a, b, c, unseen = resampling.weights.T
     np.testing.assert_allclose(means, (4 * a + 8 * c) / (2 * a + b + c))
-    stacked = resampling.means(np.stack([values] * 2, axis=1)).values
+    stacked = resampling.means(np.stack([values] * 2, axis=1))
     np.testing.assert_allclose(means, stacked[:, 1])
     below, above = resampling.bounds(values, low=-1, high=9)
     whole = 2 * a + b + c + 2 * unseen
@@ -299,7 +296,7 @@ def test_the_bootstrap_weighs_whole_questions() -> None:
 def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
     values = np.random.default_rng(3).normal(2, 1, 400)
     resampling = resample(np.array([f"q{i}" for i in range(400)]), draws=4000, seed=1)
-    low, high = interval(resampling.means(values))
+    low, high = interval(resampling.means(values), 400)
     error = values.std() / math.sqrt(400)
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.01)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.01)

@@ -129,7 +129,7 @@ def test_many_questions_are_as_good_as_a_normal_interval() -> None:
 def test_means_of_unbounded_values_are_tested_as_by_student(n: int) -> None:
     resampling = resample(ids(n), draws=1000, seed=0)
     rng = np.random.default_rng(n)
-    ends = np.array([interval(resampling.means(rng.standard_normal(n))) for _ in range(2000)])
+    ends = np.array([interval(resampling.means(rng.standard_normal(n)), n) for _ in range(2000)])
     assert 0.03 <= np.mean((ends[:, 0] > 0) | (ends[:, 1] < 0)) <= 0.07
 
 
