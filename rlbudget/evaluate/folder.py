@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 from rlbudget import console
 from rlbudget.errors import UserError
-from rlbudget.evaluate.cases import Cases, cases_of
 from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
-from rlbudget.evaluate.report import write_report
+from rlbudget.evaluate.report import Cases, cases_of, write_report
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
 from rlbudget.files import write_text
 from rlbudget.policy.card import write_card

@@ -24,7 +24,7 @@ import numpy as np
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.arrays import Floats
-from rlbudget.evaluate.cases import groups_of
+from rlbudget.evaluate.report import groups_of
 from rlbudget.evaluate.verdicts import extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe

@@ -16,9 +16,8 @@ from frozen_nets import random_policy
 from synthetic import make_table
 from trace_makers import make_trace
 
-from rlbudget.evaluate.cases import MOST_CASES, Cases, cases_of
 from rlbudget.evaluate.evaluation import as_json, assess
-from rlbudget.evaluate.report import write_report
+from rlbudget.evaluate.report import MOST_CASES, Cases, cases_of, write_report
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
 from rlbudget.traces.columns import table_of
