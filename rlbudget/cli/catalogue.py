@@ -107,14 +107,14 @@ def top_help(under: str = "") -> str:
     """Every subcommand in its group, or those whose name begins with the word ``under``."""
     parts = [_HEAD]
     for title, group in GROUPS.items():
-        shown = [_lines(entry) for entry in group if entry.name.startswith(under)]
+        shown = [
+            f"  {entry.name:<18} {entry.line}\n      rlbudget {entry.example}"
+            for entry in group
+            if entry.name.startswith(under)
+        ]
         if shown:
             parts.append("\n".join([f"{title}:", *shown]))
     return "\n\n".join([*parts, _FOOT])
-
-
-def _lines(entry: Entry) -> str:
-    return f"  {entry.name:<18} {entry.line}\n      rlbudget {entry.example}"
 
 
 def unknown(typed: str) -> str:

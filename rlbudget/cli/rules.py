@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import tyro
 from rlbudget.cli.arguments import Metadata, NameOrNone, TheQuestion, TheRules, metadata_of
 from rlbudget.console import tell
 from rlbudget.policy.folder import load_policies
-from rlbudget.strategies.hybrid import HybridRules, RequestFacts
+from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.rules_file import load_rules
 
 
@@ -27,7 +26,7 @@ class RulesCheck:
 
     def execute(self) -> None:
         """Load the file and count its rules."""
-        rules = _load_rules(self.rules, self.policy)
+        rules = load_rules(self.rules, load_policies(self.policy))
         tell(f"{self.rules}: {len(rules.rules)} rules, no mistake")
 
 
@@ -48,11 +47,7 @@ class RulesExplain:
 
     def execute(self) -> None:
         """Load the file and explain."""
-        rules = _load_rules(self.rules, self.policy)
+        rules = load_rules(self.rules, load_policies(self.policy))
         request = RequestFacts(self.question, self.task, metadata_of(self.metadata))
         for line in rules.explain(request):
             tell(line)
-
-
-def _load_rules(file: Path, policies: Sequence[Path]) -> HybridRules:
-    return load_rules(file, load_policies(policies))

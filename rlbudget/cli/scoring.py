@@ -64,16 +64,15 @@ class Score:
         if self.out is None:
             for _ in traces:
                 pass
+            what, become = "", "would become"
         else:
             with TraceWriter(self.out) as writer:
                 for trace in traces:
                     writer.add(trace)
+            what, become = f" scored anew to {self.out}", "became"
         tell(
-            f"{changes.answers} answers: {changes.to_right} would become right,"
+            f"{changes.answers} answers{what}: {changes.to_right} {become} right,"
             f" {changes.to_wrong} wrong"
-            if self.out is None
-            else f"{changes.answers} answers scored anew to {self.out}: {changes.to_right} became"
-            f" right, {changes.to_wrong} wrong"
         )
 
     def _score(self) -> None:
