@@ -32,13 +32,13 @@ class Entry:
 
 GROUPS: dict[str, tuple[Entry, ...]] = {
     "Make traces": (
-        Entry("quickstart", "quickstart", "the whole way on the embedded model, in minutes",
+        Entry("quickstart", "quickstart", "every step on the embedded model, in minutes",
               "--out quickstart"),
         Entry("record", "recording", "full decodes of a model, with the answer of every stop",
               "--model MODEL --task questions.jsonl --out traces"),
         Entry("import", "recording", "traces of any model from a JSONL file",
               "traces.jsonl --out traces"),
-        Entry("score", "scoring", "score a file of answers, or recorded traces anew",
+        Entry("score", "scoring", "score a file of answers, or recorded traces again",
               "answers.jsonl --scorer math"),
     ),
     "Learn": (
@@ -76,7 +76,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
               "log"),
         Entry("harvest", "loop", "turn audited requests of a log into traces",
               "log --out new-traces"),
-        Entry("retrain", "loop", "train on from what is served; promote the better",
+        Entry("retrain", "loop", "train the served policy further; promote the better",
               "registry new-traces"),
         Entry("registry add", "loop", "keep a policy as the next version",
               "registry policy"),

@@ -50,13 +50,13 @@ class Train:
     preset: Preset = "free"
     """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
     context: Flag = False
-    """Let the policy look at the question as well: its length, numbers and clauses."""
+    """Add the question to the observation: its length, numbers and clauses."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalShare = None
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
     token_budget: OptionalNumber = None
-    """Most tokens a question, all counted: the price for it is looked for in the same way."""
+    """Most tokens a question, all counted: training looks for the price in the same way."""
     signals: Literal["all", "top"] = "all"
     """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers."""
     token_price: PriceRange = None
@@ -70,7 +70,7 @@ class Train:
     split_seed: N = 0
     """Seed of the split into training, validation and held-out questions."""
     resume: Flag = False
-    """Go on from the run folder's latest snapshot."""
+    """Continue from the run folder's latest snapshot."""
 
     def execute(self) -> None:
         """Run it."""
@@ -136,9 +136,9 @@ class Evaluate:
     last: OptionalN = None
     """With folds: measure on so many of the latest traces only."""
     as_they_are: Flag = False
-    """With folds: measure the policies given, for traces they have not seen, and train none."""
+    """With folds: measure the given policies, train none; for traces they have not seen."""
     learners: Flag = False
-    """Fit the learners PPO is held to as well: logistic head, fitted-Q, exact gradient."""
+    """Also fit the learners PPO is compared with: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
     """Put each policy's measured rows into the README.md of its folder."""
     strategies: Strategies = field(default_factory=StrategyArguments)

@@ -111,7 +111,7 @@ def _say_damaged(lines: int) -> None:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Train on from the served policy of a registry; promote the result if it is good enough."""
+    """Train the served policy of a registry further; promote the result if it is good enough."""
 
     registry: TheRegistry
     """Folder of the registry."""

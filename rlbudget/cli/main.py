@@ -56,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _spell_what_streams_cannot() -> None:
-    """A character that the encoding of stdout or stderr lacks is written as its escape.
+    """Characters that the encoding of stdout or stderr lacks are written as escapes.
 
-    An answer of a model may hold any character; a pipe in cp1252 must not cost the answer.
+    A model's answer may hold any character, and a pipe may be in cp1252.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -66,7 +66,7 @@ def _spell_what_streams_cannot() -> None:
 
 
 def _leave_the_pipe() -> NoReturn:
-    """Whoever read stdout, such as ``head``, has read enough: end without a word."""
+    """The reader of stdout, such as ``head``, has closed it: end without a message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
 

@@ -31,7 +31,7 @@ DECODE_RELATIVE_PRICE = 0.1
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Run the whole way on the embedded model: record, train, freeze, evaluate, decode."""
+    """Run every step on the embedded model: record, train, freeze, evaluate, decode."""
 
     out: Folder = Path("out/quickstart")
     """Folder for traces, run, policy, evaluation and report."""

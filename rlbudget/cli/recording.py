@@ -78,7 +78,7 @@ class Record:
     seed: N = 0
     """Seed of the questions and of the sampling."""
     resume: Flag = False
-    """Go on with the traces that are in the folder."""
+    """Continue with the traces that are in the folder."""
 
     def execute(self) -> None:
         """Run it."""

@@ -1,4 +1,4 @@
-"""Scoring by itself: a file of answers, or recorded traces scored anew."""
+"""Scoring by itself: a file of answers, or recorded traces scored again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Score:
-    """Score a file of answers and targets, or recorded traces anew."""
+    """Score a file of answers and targets, or recorded traces again."""
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ANSWERS_OR_TRACES")]]
     """Table of answers and targets (JSONL, CSV, Parquet), or a folder of traces."""

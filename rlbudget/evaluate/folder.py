@@ -58,8 +58,8 @@ def evaluate_folder(
     none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``report.html``, ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and
     returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card
-    of its folder. ``learners`` fits the learners PPO is held to as well: a logistic head,
-    fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
+    of its folder. ``learners`` also fits the learners PPO is compared with: a logistic
+    head, fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
     once and the policies are trained anew in each fold, with the settings of the ones given, or
     measured ``as_they_are``; ``last`` then restricts what is measured to the latest traces.
     ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose``).

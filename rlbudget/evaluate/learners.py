@@ -1,4 +1,4 @@
-"""The learners PPO is held to, fitted on the same traces, observations and prices."""
+"""The learners PPO is compared with, fitted on the same traces, observations and prices."""
 
 from __future__ import annotations
 

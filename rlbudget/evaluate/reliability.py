@@ -1,4 +1,4 @@
-"""The reliability diagram: how often an answer is lost against how often that was said."""
+"""The reliability diagram: how often an answer is lost against its predicted risk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How far risks can be taken at their word."""
+    """How well predicted risks are calibrated."""
 
     predicted: Floats
     """(bins,) mean risk of each bin"""
@@ -64,7 +64,7 @@ def reliability(risk: Floats, lost: npt.ArrayLike, *, bins: int = 15) -> Reliabi
 
 
 def draw_reliability(found: Reliability, path: Path, *, guard: Allowed | None = None) -> None:
-    """Write the diagram as SVG; ``guard`` marks where one draws the line.
+    """Write the diagram as SVG; ``guard`` marks a guard's threshold.
 
     Above: the share lost in each bin with its 95% interval (Wilson), checkpoints taken as
     independent. Below: how many checkpoints a bin holds, on a square-root scale. Needs matplotlib
@@ -85,7 +85,7 @@ def _curve(axes: Any, found: Reliability, guard: Allowed | None) -> None:
     axes.vlines(found.predicted, low, high, color=BLUE, lw=5, alpha=0.18, zorder=2)
     axes.plot(found.predicted, found.observed, "-o", color=BLUE, lw=2.2, ms=6, mec="white",
               mew=1, zorder=3, clip_on=False)  # fmt: skip
-    set_title(axes, "Is the risk to be taken at its word?")
+    set_title(axes, "Is the predicted risk calibrated?")
     axes.text(
         0.03, 0.985, f"{int(found.count.sum()):,} held-out checkpoints\n"
         f"calibration error {found.ece:.3f}\nBrier score {found.brier:.3f}",

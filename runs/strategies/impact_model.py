@@ -1,4 +1,4 @@
-"""The impact model on held-out questions: is its risk to be taken at its word, and as a guard?
+"""The impact model on held-out questions: is its risk calibrated, and how good is it as a guard?
 
     python -m runs.strategies.impact_model [--traces FOLDER] [--n 3600]
 
