@@ -26,6 +26,7 @@ from rlbudget.evaluate.measure import (
     Learned,
     Method,
     Point,
+    Sets,
     measure_composition,
     measure_learned,
     measure_oracle,
@@ -124,21 +125,21 @@ def assess(
             f"a policy is called {min(taken)!r} like a built-in method; rename its folder"
         )
     prices = tuple(token_price_of(relative, train) for relative in RELATIVE_PRICES)
+    on, on_unfitted = Sets(train, held_out, prices), Sets(unfitted, held_out, prices)
     not_applicable: dict[str, tuple[str, ...]] = {}
     to_measure: list[Callable[[], Method]] = []
     for rule in rules:
         if lacking := {*rule.lacking(train), *rule.lacking(held_out)}:
             not_applicable[rule.name] = tuple(sorted(lacking))
         else:
-            to_measure.append(partial(measure_rule, rule, train, held_out, prices))
-    tables = unfitted, held_out
+            to_measure.append(partial(measure_rule, rule, on))
     for name, policy in policies.items():
-        to_measure.append(partial(measure_policy, name, policy, *tables, prices))
+        to_measure.append(partial(measure_policy, name, policy, on_unfitted))
     for given in compositions:
-        to_measure.append(partial(measure_composition, given, *tables, prices))
+        to_measure.append(partial(measure_composition, given, on_unfitted))
     for name, learner in learned.items():
-        to_measure.append(partial(measure_learned, name, learner, *tables, prices))
-    to_measure.append(partial(measure_oracle, train, held_out, prices))
+        to_measure.append(partial(measure_learned, name, learner, on_unfitted))
+    to_measure.append(partial(measure_oracle, on))
     methods: dict[str, Method] = {}
     for measure in to_measure:
         progress(len(methods), len(to_measure))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,13 +36,22 @@ Play = Callable[[TraceTable, float], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
+class Sets:
+    """The two sets of traces that methods are measured on, and the token prices asked for."""
+
+    train: TraceTable
+    """what operating points are chosen on: the training traces; for what was fitted to most of
+    them, the validation traces alone, because on its own it looks too good"""
+    held_out: TraceTable
+    token_prices: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One setting of a method, replayed on both sets of traces."""
 
     parameters: Mapping[str, Any]
     train: Outcome
-    """on the traces that operating points are chosen on: the training traces; for what was fitted
-    to most of them, the validation traces alone, because on its own it looks too good"""
     held_out: Outcome
 
 
@@ -111,80 +121,58 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))
 
 
-def never(train: TraceTable, held_out: TraceTable) -> Point:
+def _point(parameters: Mapping[str, Any], on: Sets, play: Callable[[TraceTable], Outcome]) -> Point:
+    return Point(parameters, play(on.train), play(on.held_out))
+
+
+def never(on: Sets) -> Point:
     """The full decode, as an operating point that every method has."""
-    return Point(NEVER, outcome(train, full_stops(train)), outcome(held_out, full_stops(held_out)))
+    return _point(NEVER, on, lambda table: outcome(table, full_stops(table)))
 
 
-def measure_rule(
-    rule: Rule, train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
-) -> Method:
+def measure_rule(rule: Rule, on: Sets) -> Method:
     """At each price the parameters of highest mean utility on the training traces."""
-    points = (
-        never(train, held_out),
-        *(
-            Point(parameters, rule.outcome(train, parameters), rule.outcome(held_out, parameters))
-            for parameters in rule.grid(train)
-        ),
-    )
+    points = [never(on)]
+    for parameters in rule.grid(on.train):
+        points.append(_point(parameters, on, partial(rule.outcome, parameters=parameters)))
     chosen = []
-    for price in token_prices:
+    for price in on.token_prices:
         means = [utility(point.train, price).mean() for point in points]
         chosen.append(points[int(np.argmax(means))])
-    return Method(rule.name, rule.kind, tuple(chosen), points)
+    return Method(rule.name, rule.kind, tuple(chosen), tuple(points))
 
 
 def measure_told(
     name: str,
     play: Play,
-    train: TraceTable,
-    held_out: TraceTable,
-    token_prices: Iterable[float],
+    on: Sets,
     operating: Iterable[float],
     *,
+    price_range: tuple[float, float] = (0.0, math.inf),
     kind: Kind = "learned",
 ) -> Method:
-    """A method that is told the token price; its operating points are at prices ``operating``."""
+    """A method that is told the token price; its operating points are at prices ``operating``.
+
+    A price outside ``price_range`` is told as the nearest inside.
+    """
 
     @cache
     def at(price: float) -> Point:
-        return Point({"token_price": price}, play(train, price), play(held_out, price))
+        return _point({"token_price": price}, on, lambda table: play(table, price))
 
-    chosen = tuple(map(at, token_prices))
-    return Method(name, kind, chosen, (never(train, held_out), *map(at, operating)))
-
-
-def measure_within(
-    name: str,
-    play: Play,
-    price_range: tuple[float, float],
-    train: TraceTable,
-    held_out: TraceTable,
-    token_prices: Sequence[float],
-) -> Method:
-    """A method that knows a range of prices: a price outside it is told as the nearest inside.
-
-    ``train`` are traces that it was not fitted to, if possible. Its operating points are the
-    ``operating_prices`` of its range.
-    """
-    told = [nearest_price(price, price_range) for price in token_prices]
-    return measure_told(name, play, train, held_out, told, operating_prices(price_range))
+    chosen = tuple(at(nearest_price(price, price_range)) for price in on.token_prices)
+    return Method(name, kind, chosen, (never(on), *map(at, operating)))
 
 
-def measure_policy(
-    name: str,
-    policy: StopPolicy,
-    train: TraceTable,
-    held_out: TraceTable,
-    token_prices: Sequence[float],
-) -> Method:
-    """``measure_within`` of a policy by itself; each table is observed once."""
-    seen = {id(table): observe(table, policy.features) for table in (train, held_out)}
+def measure_policy(name: str, policy: StopPolicy, on: Sets) -> Method:
+    """A policy by itself, at the ``operating_prices`` of its range; a table is observed once."""
+    seen = {id(table): observe(table, policy.features) for table in (on.train, on.held_out)}
 
     def play(table: TraceTable, price: float) -> Outcome:
         return replay(policy, table, price, seen[id(table)]).outcome
 
-    return measure_within(name, play, policy.price_range, train, held_out, token_prices)
+    known = policy.price_range
+    return measure_told(name, play, on, operating_prices(known), price_range=known)
 
 
 class Composition(Protocol):
@@ -202,15 +190,14 @@ class Composition(Protocol):
         """What it does on recorded traces."""
 
 
-def measure_composition(
-    given: Composition, train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
-) -> Method:
-    """``measure_within`` of policies under strategies."""
+def measure_composition(given: Composition, on: Sets) -> Method:
+    """Policies under strategies, as ``measure_policy`` does."""
 
     def play(table: TraceTable, price: float) -> Outcome:
         return given.replay(table, price).outcome
 
-    return measure_within(given.name, play, given.price_range, train, held_out, token_prices)
+    known = given.price_range
+    return measure_told(given.name, play, on, operating_prices(known), price_range=known)
 
 
 class Learned(Protocol):
@@ -228,30 +215,22 @@ class Learned(Protocol):
         """The choice under a token price."""
 
 
-def measure_learned(
-    name: str,
-    learned: Learned,
-    train: TraceTable,
-    held_out: TraceTable,
-    token_prices: Sequence[float],
-) -> Method:
+def measure_learned(name: str, learned: Learned, on: Sets) -> Method:
     """A learner at each token price, and at those of its operating points."""
 
     def play(table: TraceTable, price: float) -> Outcome:
         return outcome(table, learned.stops(table, price), probes_charged=learned.charged)
 
-    operating = dict.fromkeys((*token_prices, *learned.operating_prices))
-    return measure_told(name, play, train, held_out, token_prices, operating)
+    return measure_told(
+        name, play, on, dict.fromkeys((*on.token_prices, *learned.operating_prices))
+    )
 
 
-def measure_oracle(
-    train: TraceTable, held_out: TraceTable, token_prices: Sequence[float]
-) -> Method:
+def measure_oracle(on: Sets) -> Method:
     """The bound: the best stop of every trace in hindsight."""
 
     def play(table: TraceTable, price: float) -> Outcome:
         return outcome(table, oracle_stops(table, price))
 
-    low, high = (token_price_of(relative, train) for relative in ORACLE_RELATIVE_PRICES)
-    operating = operating_prices((low, high))
-    return measure_told("oracle", play, train, held_out, token_prices, operating, kind="bound")
+    low, high = (token_price_of(relative, on.train) for relative in ORACLE_RELATIVE_PRICES)
+    return measure_told("oracle", play, on, operating_prices((low, high)), kind="bound")

@@ -24,7 +24,7 @@ from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.rules import SAMPLING_RULES
 from rlbudget.agents.training import train_on
 from rlbudget.decoding.record_samples import record_samples
-from rlbudget.evaluate.measure import measure_policy, measure_rule
+from rlbudget.evaluate.measure import Sets, measure_policy, measure_rule
 from rlbudget.models import load_model
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import (
@@ -147,10 +147,10 @@ def at(table: TraceTable, stops: Choice) -> dict[str, float]:
 
 def rivals(train: TraceTable, held_out: TraceTable) -> Found:
     """Every rule at its tuned points, and as published."""
-    prices = [token_price_of(r, train) for r in RELATIVE_PRICES]
+    prices = tuple(token_price_of(r, train) for r in RELATIVE_PRICES)
     found: Found = {}
     for rule in (rule for rule in SAMPLING_RULES if rule.name in RIVALS):
-        measured = measure_rule(rule, train, held_out, prices)
+        measured = measure_rule(rule, Sets(train, held_out, prices))
         for how, allowance in ALLOWANCES.items():
             parameters = dict(measured.saving_most(allowance).parameters)
             stops = (
@@ -166,8 +166,8 @@ def rivals(train: TraceTable, held_out: TraceTable) -> Found:
 
 def tuned_policy(policy: Policy, train: TraceTable, held_out: TraceTable) -> Found:
     """A policy at the price of its tuned points."""
-    prices = [token_price_of(r, train) for r in RELATIVE_PRICES]
-    measured = measure_policy("ppo", policy, train, held_out, prices)
+    prices = tuple(token_price_of(r, train) for r in RELATIVE_PRICES)
+    measured = measure_policy("ppo", policy, Sets(train, held_out, prices))
     found: Found = {}
     for how, allowance in ALLOWANCES.items():
         parameters = dict(measured.saving_most(allowance).parameters)

@@ -28,7 +28,7 @@ from rlbudget.evaluate.evaluation import (
     gap_closed,
 )
 from rlbudget.evaluate.folder import evaluate_folder
-from rlbudget.evaluate.measure import measure_rule, never
+from rlbudget.evaluate.measure import Sets, measure_rule, never
 from rlbudget.evaluate.present import table_text
 from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
@@ -124,12 +124,12 @@ def test_parameters_come_from_the_training_questions_alone(
 ) -> None:
     train, held_out = sets
     other = renamed(make_table(150, seed=9), "c")
-    prices = [token_price_of(r, train) for r in RELATIVE_PRICES]
+    prices = tuple(token_price_of(r, train) for r in RELATIVE_PRICES)
     for rule in RULES:
         if rule.lacking(train):
             continue
-        first = measure_rule(rule, train, held_out, prices)
-        second = measure_rule(rule, train, other, prices)
+        first = measure_rule(rule, Sets(train, held_out, prices))
+        second = measure_rule(rule, Sets(train, other, prices))
         chosen = [p.parameters for p in first.chosen]
         assert chosen == [p.parameters for p in second.chosen]
         assert first.saving_most(0.01).parameters == second.saving_most(0.01).parameters
@@ -138,15 +138,16 @@ def test_parameters_come_from_the_training_questions_alone(
 def test_the_fixed_rule_is_the_best_constant_budget(sets: tuple[TraceTable, TraceTable]) -> None:
     train, held_out = sets
     price = token_price_of(0.3, train)
-    measured = measure_rule(FIXED, train, held_out, [price])
+    measured = measure_rule(FIXED, Sets(train, held_out, (price,)))
     budgets = [utility(outcome(train, fixed_stops(train, b)), price).mean()
                for b in budget_grid(train)]  # fmt: skip
     assert utility(measured.chosen[0].train, price).mean() == pytest.approx(max(budgets))
 
 
 def test_savings_keep_the_promise_in_training(sets: tuple[TraceTable, TraceTable]) -> None:
-    measured = measure_rule(CONFIDENCE, *sets, [1e-4])
-    full = never(*sets).train.exact_match.mean()
+    on = Sets(*sets, (1e-4,))
+    measured = measure_rule(CONFIDENCE, on)
+    full = never(on).train.exact_match.mean()
     for loss in (0.0, 0.005, 0.01, 0.05):
         spot = measured.saving_most(loss)
         assert spot.train.exact_match.mean() >= full - loss - 1e-9
@@ -156,7 +157,7 @@ def test_savings_keep_the_promise_in_training(sets: tuple[TraceTable, TraceTable
 
 
 def test_the_frontier_rises(sets: tuple[TraceTable, TraceTable]) -> None:
-    points = measure_rule(CONFIDENCE, *sets, [1e-4]).frontier()
+    points = measure_rule(CONFIDENCE, Sets(*sets, (1e-4,))).frontier()
     tokens = [point.train.tokens.mean() for point in points]
     matches = [point.train.exact_match.mean() for point in points]
     assert tokens == sorted(tokens)
