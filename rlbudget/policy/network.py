@@ -154,6 +154,9 @@ class FrozenPolicy:
         prices = np.asarray(token_price)
         if prices.ndim and prices.shape != (len(rows),):
             raise ValueError(f"token_price: shape {prices.shape}, not () or ({len(rows)},)")
+        if len(rows) == 1 and self._look is None:  # what stands over a policy asks live like this
+            alone = self.decide(rows[0], prices.item()).stop_probability
+            return np.array([alone]), np.zeros(1)
         feature = np.array([self._price_feature(price) for price in np.atleast_1d(prices).tolist()])
         feature = np.broadcast_to(feature, (len(rows),))
         parts = [

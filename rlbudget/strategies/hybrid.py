@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import Probing
@@ -101,37 +101,35 @@ class LiveRules:
     """(comparisons,) in the observation"""
     signs: Floats
     """(comparisons,) 1 where more is wanted, -1 where less is"""
-    values: Floats
-    """(comparisons,) times the sign"""
-    strict: Bools
-    """(comparisons,) whether equal is not enough"""
+    least: Floats
+    """(comparisons,) of the number times the sign, for the comparison to hold"""
     starts: Ints
-    """(rules,) first comparison of each"""
-    stops: Bools
-    """(rules,) whether it stops; else it continues"""
+    """(rules,) first comparison of each; rules that continue come before those that stop"""
+    continuing: int
+    """how many rules continue"""
 
     def fired(self, seen: npt.NDArray[Any]) -> tuple[Any, Any]:
         """(n, n_features) -> whether some rule continues, whether some rule stops: (n,) each."""
-        x = seen[:, self.places] * self.signs
-        holds = np.where(self.strict, x > self.values, x >= self.values)
+        holds = seen[:, self.places] * self.signs >= self.least
         fired = np.logical_and.reduceat(holds, self.starts, axis=1)
-        return (fired & ~self.stops).any(axis=1), (fired & self.stops).any(axis=1)
+        return fired[:, : self.continuing].any(axis=1), fired[:, self.continuing :].any(axis=1)
 
 
 def _compile(rules: Sequence[HybridRule], features: Sequence[str]) -> LiveRules | None:
-    own = [rule for rule in rules if rule.live]
+    own = sorted((rule for rule in rules if rule.live), key=lambda rule: rule.then == "stop")
     if not own:
         return None
     at = {name: place for place, name in enumerate(features)}
     comparisons = [comparison for rule in own for comparison in rule.live]
     signs = np.array([1.0 if c.sign[0] == ">" else -1.0 for c in comparisons])
+    values = np.array([c.value for c in comparisons]) * signs
+    strict = np.array([len(c.sign) == 1 for c in comparisons])
     return LiveRules(
         places=np.array([at[c.feature] for c in comparisons], dtype=np.int64),
         signs=signs,
-        values=np.array([c.value for c in comparisons]) * signs,
-        strict=np.array([len(c.sign) == 1 for c in comparisons]),
+        least=np.where(strict, np.nextafter(values, np.inf), values),
         starts=np.cumsum([0, *(len(rule.live) for rule in own[:-1])], dtype=np.int64),
-        stops=np.array([rule.then == "stop" for rule in own]),
+        continuing=sum(rule.then != "stop" for rule in own),
     )
 
 
@@ -157,15 +155,16 @@ class Ruling:
         """
         seen = np.asarray(observations)
         tokens = seen[:, self.tokens_at]
-        kept = np.full(len(seen), self.full) | (tokens < self.least)
-        stopped = tokens >= self.most
+        kept, stopped = tokens < (UNBOUNDED if self.full else self.least), tokens >= self.most
         if self.live is not None:
             kept_here, stopped_here = self.live.fired(seen)
             kept, stopped = kept | kept_here, stopped | stopped_here
-        chance, probe = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
+        price = nearest_price(token_price * self.price_factor, self.policy.price_range)
         asked = ~(kept | stopped)
+        if asked.all():
+            return self.policy.chances(seen, price)
+        chance, probe = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
         if asked.any():
-            price = nearest_price(token_price * self.price_factor, self.policy.price_range)
             chance[asked], probe[asked] = self.policy.chances(seen[asked], price)
         return chance, probe
 
