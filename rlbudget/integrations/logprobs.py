@@ -2,7 +2,7 @@
 
 A list of the ``TOP_K`` likeliest tokens holds three of the six token signals exactly: the
 log-probability of the sampled token, the margin, and the mean of the list. The other three look
-at all of the vocabulary and can only be estimated.
+at all of the vocabulary and can only be estimated, unless the list holds all of it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,43 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
+from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.integrations.numpy_signals import token_signals
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.looks import LOOK_SIGNALS
-from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, TOP_K, TOP_SIGNALS
 
 FLOOR = -104.0
 """Nats; servers write -9999 or the smallest float where the probability rounds to 0."""
+
+
+def listed_signals(
+    token: int,
+    logprob: float | None,
+    top: Sequence[tuple[int | None, float]],
+    end_ids: Ints,
+    *,
+    size: int,
+    least: int = 2,
+    approximate: bool = False,
+) -> Floats | None:
+    """The signals of a token from what is listed beside it, shape (6,); None where too little is.
+
+    ``least`` is how many tokens the server lists at other times: one that lists fewer (for a
+    token that a draft model wrote, say) says nothing of how likely they are. ``size`` is the size
+    of the vocabulary. The rest is as in ``top_signals``.
+    """
+    if logprob is None or len(top) < max(least, 1):
+        return None
+    if len(top) >= size:
+        logprobs = np.empty(size, dtype=np.float32)
+        listed = np.array([one for one, _ in top], dtype=np.int64)
+        logprobs[listed] = np.maximum([value for _, value in top], FLOOR)
+        return token_signals(logprobs, token, end_ids)
+    ends = frozenset(end_ids.tolist()) if approximate else frozenset()
+    return np.array(top_signals(logprob, top, ends, approximate=approximate))
 
 
 def top_signals(
@@ -33,13 +61,13 @@ def top_signals(
     ``logprob`` of the sampled token and ``top``, (token id, log-probability) of the likeliest
     ones in any order, are in nats at temperature 1; ``end_ids`` are the tokens with which the end
     of the thinking can begin. Without ``approximate`` the three signals that a list cannot give
-    are 0. With it, entropy is the least that the list allows; an end token that is not in the
-    list counts as impossible in ``p_end`` and as likely as the last of the list in ``end_gap``.
-    Raises ``ValueError`` for a list of fewer than two tokens.
+    are 0, and so is the margin of a single token. With it, entropy is the least that the list
+    allows; an end token that is not in the list counts as impossible in ``p_end`` and as likely as
+    the last of the list in ``end_gap``. Raises ``ValueError`` for an empty list.
     """
     best = sorted((max(value, FLOOR) for _, value in top), reverse=True)[:TOP_K]
-    if len(best) < 2:
-        raise ValueError("a margin needs the log-probabilities of at least two tokens")
+    if not best:
+        raise ValueError("no log-probabilities are listed")
     mean = sum(best) / len(best)
     entropy = p_end = end_gap = 0.0
     if approximate:
@@ -47,7 +75,8 @@ def top_signals(
         p_end = sum(math.exp(value) for token, value in top if token in end_ids)
         likely = math.log(p_end) if p_end > 0 else best[-1]
         end_gap = min(best[0] - likely, NO_SENTENCE_END)
-    return max(logprob, FLOOR), entropy, best[0] - best[1], p_end, mean, end_gap
+    margin = best[0] - best[1] if len(best) > 1 else 0.0
+    return max(logprob, FLOOR), entropy, margin, p_end, mean, end_gap
 
 
 def least_entropy(best: Sequence[float]) -> float:
@@ -61,20 +90,23 @@ def least_entropy(best: Sequence[float]) -> float:
     return listed if rest <= 1e-9 else listed - rest * min(best[-1], math.log(rest))
 
 
-def check_features(policy: StopPolicy, *, top: int, approximate: bool) -> None:
-    """``UserError`` naming what a policy needs and ``top`` log-probabilities cannot give."""
-    # What is no signal of a token is for the plan to refuse.
-    given = {
-        "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS,
-    }  # fmt: skip
-    given.update(SIGNALS if approximate else TOP_SIGNALS)
+def lacking(policy: StopPolicy, top: int, *, approximate: bool = False) -> list[str]:
+    """The token signals that a policy needs and ``top`` log-probabilities do not give.
+
+    What is no signal of a token is for the plan to refuse.
+    """
+    given = {*(SIGNALS if approximate else TOP_SIGNALS)}
     if top < TOP_K:
         given -= {"topk_mean"}
     if top < 2:
         given -= {"margin_mean", "margin_min"}
     needed = dict.fromkeys(feature.partition(".")[0] for feature in policy.features)
-    missing = [signal for signal in needed if signal not in given]
-    if missing:
+    return [signal for signal in needed if signal in SIGNALS and signal not in given]
+
+
+def check_features(policy: StopPolicy, *, top: int, approximate: bool) -> None:
+    """``UserError`` naming what a policy needs and ``top`` log-probabilities cannot give."""
+    if missing := lacking(policy, top, approximate=approximate):
         raise UserError(
             f"the policy needs {', '.join(missing)}, which the server's {top} top log-probabilities"
             " do not give: train one with --signals top, ask the server for 20, or accept"

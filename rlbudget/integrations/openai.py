@@ -9,33 +9,32 @@ httpx and a tokenizer, neither torch nor the openai package. ``docs/openai.md`` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from rlbudget.arrays import Floats
 from rlbudget.decoding.decode import Decoded
-from rlbudget.errors import UserError, missing_extra
-from rlbudget.integrations.logprobs import check_features, top_signals
+from rlbudget.errors import UserError
+from rlbudget.integrations.logprobs import check_features, listed_signals
 from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request
-from rlbudget.integrations.tokenizer import read_tokenizer
+from rlbudget.integrations.request import Request, decoded
+from rlbudget.models.completions import (
+    Endpoint,
+    Prompt,
+    Spelling,
+    Stream,
+    Token,
+    spelling_of,
+)
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.reading import ends_answer
+from rlbudget.models.tokenizer import served_tokenizer
+from rlbudget.models.wire import NEUTRAL, ServerError, find_site, httpx, loads
 from rlbudget.policy.controller import Reason
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
-
-try:
-    import httpx
-    import orjson
-
-    from rlbudget.integrations.completions import Endpoint, Prompt, ServerError, Stream, Token
-except ModuleNotFoundError as error:
-    if error.name not in ("httpx", "orjson"):
-        raise
-    raise missing_extra("serve", error.name) from None
 
 __all__ = ["Server", "ServerError", "connect", "decode", "decode_once"]
 
@@ -46,6 +45,11 @@ _IDS: Mapping[str, Any] = {
     "skip_special_tokens": False,
 }
 _TEXT: Mapping[str, Any] = {"skip_special_tokens": False, "add_special_tokens": False}
+_SPARE_FIELDS: Mapping[str, Any] = {
+    **NEUTRAL,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+}
+_EVERYWHERE = frozenset({"top_p", "presence_penalty", "frequency_penalty"})
 _SPARE = 8192
 """Ids beyond the tokenizer's that a padded model may have."""
 
@@ -63,10 +67,11 @@ class Server:
     """whether entropy and the chance of the end are estimated"""
     context: int | None
     """most tokens of prompt and completion, where known"""
+    listed: int
+    """log-probabilities that it lists beside a token"""
     fields: Mapping[str, Any]
     """of every request"""
-    ids_of: Mapping[str, int] = field(repr=False)
-    """token texts, where the server names tokens by them"""
+    spelling: Spelling = field(repr=False)
     endpoint: Endpoint = field(repr=False)
 
 
@@ -78,6 +83,7 @@ async def connect(
     *,
     model: str | None = None,
     key: str | None = None,
+    eos_ids: Iterable[int] = (),
     approximate: bool = False,
     profile: str | None = None,
     token_price: float | None = None,
@@ -93,75 +99,69 @@ async def connect(
 
     ``url`` ends in ``/v1``. ``tokenizer`` is the served model's: one of transformers, or the name
     that loads it (``"embedded"``, a folder, a hub name). ``model`` left out is the first that the
-    server lists; ``key`` is sent as a bearer token and never shown. With ``approximate``, signals
-    that ``top_logprobs`` likeliest tokens cannot give are estimated, and exits may differ from the
-    replay's. ``profile``, ``token_price`` (reward per token), ``stride`` and
-    ``max_thinking_tokens`` left out are the policy's. ``context`` caps prompt and completion
+    server lists; ``key`` is sent as a bearer token and never shown. ``eos_ids`` are ends of
+    sequence beside those that the tokenizer, the model's configuration and the server tell. With
+    ``approximate``, signals that ``top_logprobs`` likeliest tokens cannot give are estimated, and
+    exits may differ from the replay's. ``profile``, ``token_price`` (reward per token), ``stride``
+    and ``max_thinking_tokens`` left out are the policy's. ``context`` caps prompt and completion
     where the server does not say it. A decode survives ``retries`` faults; ``timeout`` is the
-    longest silence in seconds; ``fields`` (``top_p``, ...) go into every request.
+    longest silence in seconds, and the longest that a decode waits in all where the server asks
+    for it (``Retry-After``). Sampling is the model's own in every request; ``fields`` (``top_p``,
+    ...) change that.
 
     Raises ``UserError`` for a policy that needs more than the server gives, a server without
     log-probabilities, one that refuses the request, and settings out of range; ``ServerError``
     for one that cannot be reached.
     """
-    taken = sorted(_OURS & set(fields or {}))
-    if taken:
+    given = dict(fields or {})
+    if taken := sorted(_OURS & set(given)):
         raise UserError(f"fields: {', '.join(taken)} cannot be set, the decode sets it itself")
     if not top_logprobs >= 1 or retries < 0 or not timeout > 0:
         raise UserError(
             "top_logprobs must be at least 1, retries at least 0, timeout above 0, not"
             f" {top_logprobs}, {retries}, {timeout:g}"
         )
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError("the key holds a character that a header cannot: a line break, perhaps")
+    site = find_site(url, key, "http://HOST:PORT/v1")
     check_features(policy, top=top_logprobs, approximate=approximate)
-    spelled = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
     plan = make_plan(
         policy,
         spelled,
         vocabulary_size=len(spelled) + _SPARE,
-        eos_ids=[] if spelled.eos_token_id is None else [int(spelled.eos_token_id)],
+        eos_ids=ends,
         profile=profile,
         token_price=token_price,
         stride=stride,
         max_thinking_tokens=max_thinking_tokens,
         questions=True,
     )
-    try:
-        client = httpx.AsyncClient(
-            base_url=url,
-            headers={"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-            limits=httpx.Limits(max_connections=None),
-        )
-        at = client.base_url
-        name = f"{at.scheme}://{at.host}{f':{at.port}' if at.port else ''}{at.path}".rstrip("/")
-        if at.scheme not in ("http", "https") or not at.host:
-            raise httpx.InvalidURL("")
-    except (httpx.InvalidURL, UnicodeError):
-        raise UserError("the server's address must look like http://HOST:PORT/v1") from None
-    endpoint = Endpoint(client, name, key, retries)
+    client = httpx.AsyncClient(
+        base_url=url,
+        headers=site.headers,
+        timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
+        limits=httpx.Limits(max_connections=None),
+    )
+    endpoint = Endpoint(site, client, retries, timeout)
     async with client:
         found, room = await _find_model(endpoint, model)
-        asked: Mapping[str, Any] = {**(fields or {}), "model": found, "logprobs": top_logprobs}
-        by_ids, asked, first = await _look(endpoint, asked, plan)
+        own = {**given, "model": found, "logprobs": top_logprobs}
+        by_ids, asked, first, by_text = await _look(endpoint, own, plan)
         got = len(first.top)
         if first.logprob is None or not got:
             raise UserError(
-                f"{name} streams no log-probabilities, which every stop policy needs:"
+                f"{site.name} streams no log-probabilities, which every stop policy needs:"
                 " switch them on there, or use another server"
             )
         check_features(policy, top=got, approximate=approximate)
-        by_text = not by_ids or (approximate and isinstance(first.top[0][0], str))
         yield Server(
             plan=plan,
             model=found,
             by_ids=by_ids,
             approximate=approximate,
             context=room if context is None else context,
+            listed=got,
             fields=asked,
-            ids_of=_ids_of(plan.vocabulary.tokenizer) if by_text else {},
+            spelling=spelling_of(plan.vocabulary, by_text=by_text),
             endpoint=endpoint,
         )
 
@@ -183,9 +183,10 @@ async def decode(
     Any number of decodes may run at once on one server. A policy that raises or says NaN does
     not cost the answer; the decode goes on to its natural end.
 
-    Tokens are those that were read: a server may have made a few more before it saw the stream
-    close. Raises ``UserError`` for a price the policy does not know, a cap that leaves no room
-    to think, and a request that the server refuses; ``ServerError`` after too many faults.
+    Tokens are those that the server says it made, else those that were read, with those that came
+    in one chunk with a stop: it may have made a few more before it saw the stream close. Raises
+    ``UserError`` for a price the policy does not know, a cap that leaves no room to think, and a
+    request that the server refuses; ``ServerError`` after too many faults.
     """
     plan = server.plan
     ids = plan.profile.prompt(question, plan.vocabulary.tokenizer)
@@ -223,21 +224,6 @@ def decode_once(
     return asyncio.run(run())
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model: ``"embedded"``, a folder or a hub name.
-
-    Raises ``UserError`` where there is none.
-    """
-    embedded = Path(__file__).parent.parent / "models" / "embedded"
-    try:
-        return read_tokenizer(embedded if name == "embedded" else name)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the tokenizer of {str(name)!r}: {reason}") from error
-
-
 class _Run:
     """One decode: what was written, and where its parts begin."""
 
@@ -245,37 +231,30 @@ class _Run:
         self._server = server
         self._request = request
         self._prompt = prompt
-        self._end_ids = frozenset(server.plan.vocabulary.end_first_ids.tolist())
-        self._faults: list[str] = []
+        self._patience = server.endpoint.patience
+        self._streams: list[Stream] = []
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._answer_from = 0
-        self._unseen = 0  # ends of sequence that were paid for but are not in the text
         self._forced: Reason | None = None  # the end of a thinking that the server cut short
         self._exit = False
 
     async def think(self, cap: int, fields: Mapping[str, Any]) -> None:
         """Think, and read or force the answer."""
-        room = cap + self._server.plan.profile.max_answer_tokens
-        stream = self._stream(room, fields)
-        async with aclosing(stream.tokens()) as tokens:
-            async for token in tokens:
-                take = self._think if self._request.thinking else self._answer
-                if take(token):
-                    break
+        plan = self._server.plan
+        await self._read(cap + plan.profile.max_answer_tokens, fields)
         if self._request.thinking:
             # The server ended the stream: at an end of sequence that it does not show, or for
             # want of room.
-            if stream.finish == "stop":
-                self._unseen = 1
-                self._request.forced(int(self._server.plan.vocabulary.eos_ids[0]))
+            if self._streams[0].finish == "stop":
+                self._request.forced(int(plan.vocabulary.eos_ids[0]))
             else:
                 self._forced = "max_tokens"
-            self._exit = True
+            self._exit, self._answer_from = True, len(self._ids)
         if self._exit:
-            await self._write_answer()
-        else:
-            self._count_unseen(stream)
+            self._prompt.add(plan.vocabulary.exit_ids, plan.profile.exit_text)
+            asked = {"temperature": 0.0, "logprobs": 1}
+            await self._read(plan.profile.max_answer_tokens, asked)
 
     def decoded(self) -> Decoded:
         """What came of it."""
@@ -285,95 +264,70 @@ class _Run:
         if not self._server.by_ids:
             spelled = "".join(self._texts[self._answer_from :])
             answer_ids = trusted_ids(plan.vocabulary.tokenizer, spelled)
-        after = len(self._ids) - thinking + self._unseen
         middle = plan.profile.exit_text if self._exit else ""
-        reason = self._forced or outcome.reason
-        assert reason is not None
-        return Decoded(
-            answer=plan.answer(answer_ids),
+        paid = sum(stream.paid for stream in self._streams)
+        return decoded(
+            outcome,
+            answer=plan.answer([token for token in answer_ids if token not in plan.eos]),
             text=self._text(0, thinking) + middle + self._text(thinking, len(self._ids)),
-            thinking_tokens=thinking,
-            probe_tokens=0,
-            answer_tokens=after + (len(plan.vocabulary.exit_ids) if self._exit else 0),
-            stopped=reason == "policy",
-            stopped_at=thinking if reason == "policy" else None,
-            reason=reason,
-            stop_probability=outcome.stop_probability,
-            message=outcome.message,
+            paid=paid + (len(plan.vocabulary.exit_ids) if self._exit else 0),
+            forced=self._forced,
         )
 
+    async def _read(self, max_tokens: int, fields: Mapping[str, Any]) -> None:
+        server, every = self._server, {**self._server.fields, **fields}
+        self._streams.append(
+            stream := Stream(
+                server.endpoint, server.spelling, self._prompt, max_tokens, every, self._patience
+            )
+        )
+        writing = self._exit
+        async with aclosing(stream.tokens()) as tokens:
+            async for token in tokens:
+                thinking = self._request.thinking and not writing
+                if self._think(token) if thinking else self._answer(token):
+                    return
+
     def _think(self, token: Token) -> bool:
-        server, request = self._server, self._request
-        token_id = self._id_of(token)
-        if token_id in server.plan.vocabulary.eos_ids:
+        request = self._request
+        if token.end:
             # It ended everything without an answer; the exit takes the place of that token.
-            self._unseen = 1
-            request.forced(token_id)
+            request.forced(int(self._server.plan.vocabulary.eos_ids[0]))
         else:
-            request.push(token_id, self._signals(token))
-            self._keep(token_id, token)
+            request.push(token.id, self._signals(token))
+            self._keep(token)
         self._exit = request.forced(-1) is not None
         self._answer_from = len(self._ids)
         return self._exit
 
     def _answer(self, token: Token) -> bool:
-        token_id = self._id_of(token)
-        self._keep(token_id, token)
         plan = self._server.plan
+        if token.end and token.id not in plan.eos:
+            return True  # only the server knows it as an end: the tokenizer may show its text
+        self._keep(token)
         written, stops = self._ids[self._answer_from :], plan.profile.answer_stop
         return (
-            token_id in plan.vocabulary.eos_ids
+            token.end
             or len(written) >= plan.profile.max_answer_tokens
             or bool(stops and ends_answer(written, plan.vocabulary, stops))
         )
 
-    async def _write_answer(self) -> None:
-        plan = self._server.plan
-        self._prompt.add(plan.vocabulary.exit_ids, plan.profile.exit_text)
-        stream = self._stream(plan.profile.max_answer_tokens, {"temperature": 0.0, "logprobs": 1})
-        async with aclosing(stream.tokens()) as tokens:
-            async for token in tokens:
-                if self._answer(token):
-                    break
-        self._count_unseen(stream)
-
-    def _stream(self, max_tokens: int, fields: Mapping[str, Any]) -> Stream:
-        every = {**self._server.fields, **fields}
-        return Stream(self._server.endpoint, self._prompt, max_tokens, every, self._faults)
-
-    def _count_unseen(self, stream: Stream) -> None:
-        shown = self._ids and self._ids[-1] in self._server.plan.vocabulary.eos_ids
-        self._unseen += int(stream.finish == "stop" and not shown)
-
-    def _keep(self, token_id: int, token: Token) -> None:
-        self._ids.append(token_id)
+    def _keep(self, token: Token) -> None:
+        self._ids.append(token.id)
         self._texts.append(token.text)
-        self._prompt.add([token_id], token.text)
+        self._prompt.add([token.id], token.text)
 
-    def _id_of(self, token: Token) -> int:
+    def _signals(self, token: Token) -> Floats | None:
         vocabulary = self._server.plan.vocabulary
-        key = token.key
-        if isinstance(key, str):
-            key = self._server.ids_of.get(key)
-        if key is None:
-            key = next(iter(trusted_ids(vocabulary.tokenizer, token.text)), 0)
-        if not 0 <= key < len(vocabulary.markers):
-            raise UserError(f"the server's token {key} is not one of the tokenizer's: name the"
-                            " tokenizer of the served model")  # fmt: skip
-        return key
-
-    def _signals(self, token: Token) -> Sequence[float] | None:
-        server = self._server
-        if token.logprob is None:
-            return None
-        top = [
-            (server.ids_of.get(key) if isinstance(key, str) else key, value)
-            for key, value in token.top
-        ]
-        try:
-            return top_signals(token.logprob, top, self._end_ids, approximate=server.approximate)
-        except ValueError:
-            return None
+        return listed_signals(
+            token.id,
+            token.logprob,
+            token.top,
+            vocabulary.end_first_ids,
+            size=len(vocabulary.markers),
+            least=min(self._server.listed, 2),
+            approximate=self._server.approximate,
+        )
 
     def _text(self, start: int, stop: int) -> str:
         if self._server.by_ids:
@@ -396,69 +350,71 @@ def _limit(server: Server, max_tokens: int | None, prompt: int) -> int | None:
 
 async def _find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int | None]:
     """The model's name and its context, as far as the server tells."""
-    try:
-        response = await endpoint.client.get("models")
-    except httpx.RequestError as error:
-        what = endpoint.clean(str(error)) or type(error).__name__
-        raise ServerError(f"cannot reach {endpoint.name}: {what}") from None
-    if response.status_code != 200 and (wanted is None or response.status_code in (401, 403)):
-        endpoint.refuse(response.status_code, response.content)
+    site, patience = endpoint.site, endpoint.patience
+    while True:
+        try:
+            response = await endpoint.client.get("models")
+            if wanted is None or response.status_code in (401, 403):
+                site.check(response)
+            break
+        except httpx.TransportError as error:
+            what = site.clean(str(error)) or type(error).__name__
+            raise ServerError(f"cannot reach {site.name}: {what}") from None
+        except ServerError as error:
+            await asyncio.sleep(patience.pause(error))
     listed: list[dict[str, Any]] = []
     try:
-        listed = [entry for entry in orjson.loads(response.content)["data"] if "id" in entry]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        listed = [entry for entry in loads(response.content)["data"] if "id" in entry]
+    except (ValueError, LookupError, TypeError):
         if wanted is None:
             raise UserError(
-                f"{endpoint.name} lists no models: name one, and let the address end in /v1"
+                f"{site.name} lists no models: name one, and let the address end in /v1"
             ) from None
     if wanted is None and not listed:
-        raise UserError(f"{endpoint.name} lists no models: name one")
+        raise UserError(f"{site.name} lists no models: name one")
     entry = next((e for e in listed if wanted in (None, e["id"])), {})
     room = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
     return str(wanted or entry["id"]), int(room) if room else None
 
 
 async def _look(
-    endpoint: Endpoint, fields: Mapping[str, Any], plan: Plan
-) -> tuple[bool, Mapping[str, Any], Token]:
+    endpoint: Endpoint, own: dict[str, Any], plan: Plan
+) -> tuple[bool, Mapping[str, Any], Token, bool]:
     """Ask for one token, first with everything one could wish for, then with less.
 
-    Returns whether token ids go both ways, the fields of all requests, and the token.
+    Returns whether token ids go both ways, the fields of all requests, the token, and whether the
+    server names tokens by their text. A field that a refusal names is left out from then on.
     """
     ids = plan.profile.prompt("1", plan.vocabulary.tokenizer)
     text = plan.vocabulary.text(ids, special=True)
-    refused: UserError | None = None
-    ways: list[tuple[Mapping[str, Any], list[int] | str]] = [
-        (_IDS, ids), ({}, ids), (_TEXT, text), ({}, text),
+    ways: list[tuple[Mapping[str, Any], bool]] = [
+        (_IDS, True), ({}, True), (_TEXT, False), ({}, False),
     ]  # fmt: skip
-    for extra, prompt in ways:
-        asked = {**extra, **fields}
-        body = {**asked, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
-        first: Token | None = None
-        try:
-            async with aclosing(endpoint.stream(body)) as chunks:
-                async for tokens, _ in chunks:
-                    first = first or next(iter(tokens), None)
-        except UserError as error:
-            refused = error
-            continue
-        if first is None:
-            first = Token(None, "", None, ())
-        by_ids = prompt is ids
-        if isinstance(first.key, int) or not by_ids or first.logprob is None:
-            return by_ids and isinstance(first.key, int), asked, first
-    assert refused is not None
+    spelling, refused = spelling_of(plan.vocabulary), UserError("")
+    left_out: set[str] = set()
+    spare = set(_SPARE_FIELDS)
+    for less in (set[str](), spare - _EVERYWHERE, spare):
+        left_out |= less
+        for extra, by_ids in ways:
+            named: set[str] | None = None
+            while named is None or named:
+                wished = {**_SPARE_FIELDS, **extra}
+                asked = {n: value for n, value in wished.items() if n not in left_out} | own
+                stream = Stream(
+                    endpoint, spelling, Prompt([*ids], text, by_ids), 1,
+                    asked | {"temperature": 0.0}, endpoint.patience,
+                )  # fmt: skip
+                try:
+                    async with aclosing(stream.tokens()) as tokens:
+                        first = await anext(tokens, Token(0, ""))
+                except UserError as error:
+                    refused, said = error, str(error)
+                    named = {n for n in asked if n in wished and n not in own and n in said}
+                    left_out |= named
+                    continue
+                reader = stream.readers[-1]
+                if reader.ids_given or not by_ids or first.logprob is None:
+                    by_text = not reader.ids_given or reader.names_given
+                    return by_ids and reader.ids_given, asked, first, by_text
+                named = set()
     raise refused
-
-
-def _ids_of(tokenizer: Any) -> dict[str, int]:
-    """Token text -> id, the lowest where several tokens have one text."""
-    texts = tokenizer.batch_decode(
-        [[token] for token in range(len(tokenizer))],
-        skip_special_tokens=False,
-        clean_up_tokenization_spaces=False,
-    )
-    found = {text: token for token, text in reversed(list(enumerate(texts)))}
-    for token in tokenizer.all_special_ids:
-        found[texts[token]] = token
-    return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
+from rlbudget.decoding.decode import Decoded
 from rlbudget.errors import UserError
 from rlbudget.integrations.plan import Plan
 from rlbudget.policy.controller import Reason
@@ -161,3 +162,26 @@ class Request:
     def _exit(self, reason: Reason) -> None:
         self._reason = reason
         self._forced = list(self._plan.vocabulary.exit_ids)
+
+
+def decoded(
+    outcome: Ending, *, answer: str, text: str, paid: int, forced: Reason | None = None
+) -> Decoded:
+    """What came of a request for whose thinking, exit and answer ``paid`` tokens were made.
+
+    ``forced`` is why the thinking ended where the server cut it short.
+    """
+    reason = forced or outcome.reason or "natural"
+    thinking = outcome.thinking_tokens
+    return Decoded(
+        answer=answer,
+        text=text,
+        thinking_tokens=thinking,
+        probe_tokens=0,
+        answer_tokens=max(paid - thinking, 0),
+        stopped=reason == "policy",
+        stopped_at=thinking if reason == "policy" else None,
+        reason=reason,
+        stop_probability=outcome.stop_probability,
+        message=outcome.message,
+    )

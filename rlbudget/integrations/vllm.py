@@ -23,9 +23,9 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.logits_row import LogitsRow, RowReader
 from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.integrations.request import Request
-from rlbudget.integrations.tokenizer import read_tokenizer
 from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.integrations.vllm_settings import Wish, settings_of, wish_of
+from rlbudget.models.tokenizer import read_tokenizer
 
 try:
     from vllm.v1.sample.logits_processor import AdapterLogitsProcessor

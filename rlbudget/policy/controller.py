@@ -158,6 +158,8 @@ class Controller:
 
     def _take(self, token_signals: npt.ArrayLike, token_markers: npt.ArrayLike) -> None:
         values = np.asarray(token_signals, dtype=np.float64)
+        if not values.size:
+            raise ValueError("a token came without log-probabilities, and so without signals")
         if values.shape != (len(TOKEN_SIGNALS),):
             raise ValueError(
                 f"token signals have shape {values.shape}, not ({len(TOKEN_SIGNALS)},)"

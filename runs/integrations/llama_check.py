@@ -74,6 +74,8 @@ def control(server: Server, questions: list[str]) -> dict[str, Any]:
         found = [decode_chat(server, question) for question in questions]
     except ServerError as error:
         return {"control": str(error)}
+    if not any(one.stopped for one in found) and (said := {one.message for one in found} - {None}):
+        return {"control": min(map(str, said))}
     late = [one.late_tokens for one in found if one.stopped]
     return {
         "control": {
