@@ -89,15 +89,17 @@ def answer_through_cascade(
     seed: int,
     temperature: float | None,
     max_tokens: int | None,
+    device: str | None,
+    dtype: str | None,
 ) -> None:
     """Answer a question of ``rlbudget decode`` by two models, print answer and ledger."""
     loaded = load_cascade(cascade)
     policy = None if large_policy is None else load_policy(large_policy)
-    small = load_model(model, profile=profile)
+    small = load_model(model, profile=profile, device=device, dtype=dtype)
     same = large_model == model and profile is None
     decoded = decode_cascade(
         small,
-        small if same else load_model(large_model),
+        small if same else load_model(large_model, device=device, dtype=dtype),
         question,
         loaded,
         token_price=middle_price(loaded.price_range) if token_price is None else token_price,

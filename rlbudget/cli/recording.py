@@ -72,7 +72,12 @@ class Record:
     probe_tokens: N = 8
     """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
     batch_size: N = 128
-    """Decodes at once."""
+    """Decodes at once; halved where the memory runs out."""
+    device: OptionalName = None
+    """cpu, cuda, cuda:1, mps, or auto to spread the layers over all devices; by default the first
+    CUDA device, else the CPU."""
+    dtype: OptionalName = None
+    """float32, bfloat16 or float16; by default that of the weights."""
     store_text: Flag = False
     """Keep the text of the thinking in the traces."""
     seed: N = 0
@@ -84,7 +89,7 @@ class Record:
         """Run it."""
         bad, left_out = Told("bad row"), Told("question")
         task = self.questions(bad)
-        model = load_model(self.model, profile=self.profile)
+        model = load_model(self.model, profile=self.profile, device=self.device, dtype=self.dtype)
         report(of_profile(model.name, model.profile.name, model.chosen_by))
         first = FirstAnswers(report)
         if self.samples is not None:
@@ -93,7 +98,7 @@ class Record:
                     model, task, self.out, samples=self.samples, max_tokens=self.max_tokens,
                     temperature=self.temperature, seed=self.seed,
                     batch_size=self.batch_size, resume=self.resume, progress=advance,
-                    on_left_out=left_out, on_trace=first.take,
+                    on_left_out=left_out, on_trace=first.take, on_halved=note,
                 )  # fmt: skip
             what = "questions sampled"
         else:
@@ -103,6 +108,7 @@ class Record:
                     temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,
                     batch_size=self.batch_size, store_text=self.store_text, resume=self.resume,
                     progress=advance, on_left_out=left_out, on_trace=first.take,
+                    on_halved=note,
                 )  # fmt: skip
             what = "traces recorded"
         first.flush()

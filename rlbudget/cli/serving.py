@@ -74,6 +74,11 @@ class Decode:
     """Sampling temperature, 0 for greedy; by default that of the policy's traces."""
     seed: N = 0
     """Seed of the sampling."""
+    device: OptionalName = None
+    """cpu, cuda, cuda:1, mps, or auto to spread the layers over all devices; by default the first
+    CUDA device, else the CPU."""
+    dtype: OptionalName = None
+    """float32, bfloat16 or float16; by default that of the weights."""
     strategies: Strategies = field(default_factory=StrategyArguments)
     cascade: OptionalFile = None
     """Cascade of `rlbudget cascade`, instead of a policy: it may hand over to the large model."""
@@ -119,7 +124,7 @@ class Decode:
             note(line)
         policy = next(iter(policies.values()))
         profile = _profile_of(policy, self.model) if self.profile is None else self.profile
-        model = load_model(self.model, profile=profile)
+        model = load_model(self.model, profile=profile, device=self.device, dtype=self.dtype)
         decoded = self._decode(
             model, served, list(servings.values()),
             _price(policy, self.token_price, served.price_range),
@@ -164,6 +169,8 @@ class Decode:
             seed=self.seed,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
+            device=self.device,
+            dtype=self.dtype,
         )
 
     def _settings(self, model: TransformersModel, recorded: Mapping[str, Any]) -> dict[str, Any]:

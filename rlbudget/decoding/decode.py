@@ -37,7 +37,7 @@ class Decoded:
     stop_probability: float | None
     """at the last checkpoint; None where there was none"""
     message: str | None
-    """what went wrong with the policy, or with the correction"""
+    """what went wrong with the policy, with the correction, or with the model's numbers"""
     resumed: int = 0
     """how often a correction took an exit back and went on thinking"""
 
@@ -128,7 +128,7 @@ def decode(
                 stopped_at=kept.stopped_at,
                 reason=ended if kept.stopped_at is None else "policy",
                 stop_probability=probability,
-                message=kept.message,
+                message=kept.message or batch.problem(0),
                 resumed=kept.resumed,
             )
         if decision.stop:
@@ -144,7 +144,7 @@ def decode(
                 stopped_at=thinking,
                 reason="policy",
                 stop_probability=probability,
-                message=None,
+                message=batch.problem(0),
             )
     end = batch.final[0]
     assert end is not None
@@ -159,5 +159,6 @@ def decode(
         stopped_at=None,
         reason=reason if controller.failed is None else "policy_failed",
         stop_probability=probability,
-        message=controller.failed and f"the policy failed: {controller.failed}",
+        message=batch.problem(0)
+        or (controller.failed and f"the policy failed: {controller.failed}"),
     )

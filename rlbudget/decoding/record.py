@@ -115,6 +115,7 @@ def record(
     progress: Callable[[int, int], None] | None = None,
     on_left_out: Callable[[str], None] | None = None,
     on_trace: Callable[[Trace], None] | None = None,
+    on_halved: Callable[[str], None] | None = None,
 ) -> RecordStats:
     """Decode every question of ``task`` once and write its trace to ``folder``.
 
@@ -125,7 +126,8 @@ def record(
     trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
     settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
-    trace as it ends. Questions with options get the entropy of the model's choice among them at
+    trace as it ends, ``on_halved`` with a line when the memory runs out: then the recording goes
+    on with half the batch. Questions with options get the entropy of the model's choice among them at
     each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings out of
     range, a task of which no question can be decoded and a full disk.
     """
@@ -158,7 +160,7 @@ def record(
         if progress is not None:
             progress(len(there), len(ids))
         seeds = [row_seed(seed, question.question_id) for question in missing]
-        for ended in _record(model, task, missing, seeds, rows, settings, batch_size):
+        for ended in _record(model, task, missing, seeds, rows, settings, batch_size, on_halved):
             traces = [one.trace for one in ended]
             for trace in traces:
                 writer.add(trace)
@@ -235,43 +237,50 @@ def _record(
     options: Sequence[Sequence[Sequence[int]]],
     settings: _Settings,
     batch_size: int,
+    on_halved: Callable[[str], None] | None = None,
 ) -> Iterator[list[Recorded]]:
     """The traces of the questions, some at a time, as they end."""
-    from rlbudget.models.stream import stream  # needs torch
+    from rlbudget.models.stream import Attempts, stream  # needs torch
 
     score = remembering(task, questions)
-    checkpoints: dict[int, list[Checkpoint]] = {}
-    for batch in stream(
-        model,
-        [question.question for question in questions],
-        seeds,
-        batch_size=batch_size,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-        stride=settings.stride,
-    ):
-        rows = batch.at_checkpoint.tolist()
-        for row, point in zip(rows, _look(batch, options, settings, score), strict=True):
-            checkpoints.setdefault(row, []).append(point)
-        ended = [(row, batch.final.pop(row)) for row in sorted(batch.final)]
-        if ended:
-            yield [
-                Recorded(
-                    _trace(model, task, questions[row], seeds[row], end, checkpoints.pop(row, []),
-                           settings, score(row, end.answer)),
-                    end.text + end.rest,
-                )
-                for row, end in ended
-            ]  # fmt: skip
+    attempts = Attempts(len(questions), batch_size, on_halved=on_halved)
+    for attempt in attempts:
+        with attempt:
+            numbers, width = attempt.rows, attempt.width
+            checkpoints: dict[int, list[Checkpoint]] = {}
+            for batch in stream(
+                model,
+                [questions[number].question for number in numbers],
+                [seeds[number] for number in numbers],
+                batch_size=width,
+                temperature=settings.temperature,
+                max_tokens=settings.max_tokens,
+                stride=settings.stride,
+            ):
+                rows = batch.at_checkpoint.tolist()
+                looks = _look(batch, numbers, options, settings, score)
+                for row, point in zip(rows, looks, strict=True):
+                    checkpoints.setdefault(row, []).append(point)
+                recorded = []
+                for row in sorted(batch.final):
+                    end, number = batch.final.pop(row), numbers[row]
+                    points, match = checkpoints.pop(row, []), score(number, end.answer)
+                    trace = _trace(model, task, questions[number], seeds[number], end, points,
+                                   settings, match)  # fmt: skip
+                    recorded.append(Recorded(trace, end.text + end.rest))
+                    attempt.ended(number)
+                if recorded:
+                    yield recorded
 
 
 def _look(
     batch: DecodeBatch,
+    numbers: Sequence[int],
     options: Sequence[Sequence[Sequence[int]]],
     settings: _Settings,
     score: Callable[[int, str], int],
 ) -> Iterator[Checkpoint]:
-    """What every row at a checkpoint has to say there."""
+    """What every row at a checkpoint has to say there; ``numbers`` are the rows' questions."""
     rows = batch.at_checkpoint
     if not len(rows):
         return
@@ -283,8 +292,8 @@ def _look(
         probes = batch.probes_of(exits, settings.probe_tokens)
         if probes is None:
             probes = batch.fork_probes(rows, settings.probe_tokens)
-    choosing = [row for row in rows.tolist() if options[row]]
-    read = batch.fork_options(choosing, [options[row] for row in choosing])
+    choosing = [row for row in rows.tolist() if options[numbers[row]]]
+    read = batch.fork_options(choosing, [options[numbers[row]] for row in choosing])
     choices = dict(zip(choosing, read, strict=True))
     for place, row in enumerate(rows.tolist()):
         answer, probe = exits[place], probes[place] if probes else None
@@ -300,7 +309,7 @@ def _look(
                 **{name: float(column[place]) for name, column in signals.items()},
                 **looks,
             },
-            exit=Exit(answer.answer, score(row, answer.answer), answer.answer_tokens),
+            exit=Exit(answer.answer, score(numbers[row], answer.answer), answer.answer_tokens),
             probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
         )
 

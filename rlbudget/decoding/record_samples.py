@@ -33,6 +33,7 @@ def record_samples(
     progress: Callable[[int, int], None] | None = None,
     on_left_out: Callable[[str], None] | None = None,
     on_trace: Callable[[Trace], None] | None = None,
+    on_halved: Callable[[str], None] | None = None,
 ) -> RecordStats:
     """Decode every question ``samples`` times and write its traces of samples to ``folder``.
 
@@ -59,7 +60,7 @@ def record_samples(
             progress(skipped, len(task.questions))
         written = 0
         for sampled in _sample(model, task, missing, samples, seed, temperature, max_tokens,
-                               batch_size):  # fmt: skip
+                               batch_size, on_halved):  # fmt: skip
             tokens += sum(sample.tokens for sample in sampled.samples)
             n += 1
             traces = traces_of_samples(sampled, seed=seed)
@@ -87,33 +88,40 @@ def _sample(
     temperature: float | None,
     max_tokens: int | None,
     batch_size: int,
+    on_halved: Callable[[str], None] | None,
 ) -> Iterator[Sampled]:
     """The questions whose samples are all drawn, as they are."""
-    from rlbudget.models.stream import stream  # needs torch
+    from rlbudget.models.stream import Attempts, stream  # needs torch
 
     rows = [(question, number) for question in questions for number in range(samples)]
     score = remembering(task, [question for question, _ in rows])
     drawn: dict[str, dict[int, Sample]] = {}
-    for batch in stream(
-        model,
-        [question.question for question, _ in rows],
-        [row_seed(seed, f"{question.question_id}#{number}") for question, number in rows],
-        batch_size=batch_size,
-        temperature=temperature,
-        max_tokens=max_tokens,
-    ):
-        for row in sorted(batch.final):
-            (question, number), end = rows[row], batch.final.pop(row)
-            own = drawn.setdefault(question.question_id, {})
-            own[number] = Sample(
-                end.answer, score(row, end.answer), end.thinking_tokens + end.answer_tokens
-            )
-            if len(own) == samples:
-                del drawn[question.question_id]
-                yield Sampled(
-                    question.question_id, task.name, question.question, question.target,
-                    model.name, tuple(own[number] for number in range(samples)), task.scorer,
-                )  # fmt: skip
+    for attempt in Attempts(len(rows), batch_size, on_halved=on_halved):
+        with attempt:
+            left, width = attempt.rows, attempt.width
+            for batch in stream(
+                model,
+                [rows[row][0].question for row in left],
+                [row_seed(seed, f"{rows[row][0].question_id}#{rows[row][1]}") for row in left],
+                batch_size=width,
+                temperature=temperature,
+                max_tokens=max_tokens,
+            ):
+                for place in sorted(batch.final):
+                    row, end = left[place], batch.final.pop(place)
+                    question, number = rows[row]
+                    attempt.ended(row)
+                    own = drawn.setdefault(question.question_id, {})
+                    own[number] = Sample(
+                        end.answer, score(row, end.answer), end.thinking_tokens + end.answer_tokens
+                    )
+                    if len(own) == samples:
+                        del drawn[question.question_id]
+                        yield Sampled(
+                            question.question_id, task.name, question.question, question.target,
+                            model.name, tuple(own[number] for number in range(samples)),
+                            task.scorer,
+                        )  # fmt: skip
 
 
 def _check_samples(folder: Path | str, samples: int, model: TransformersModel) -> None:

@@ -24,7 +24,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.hf_rows import Rows
 from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.integrations.request import Ending, Request
-from rlbudget.models.transformers_model import eos_ids
+from rlbudget.models.transformers_model import eos_ids, logits_size
 from rlbudget.policy.stop_policy import StopPolicy
 
 
@@ -46,7 +46,7 @@ def plan_for(
     return make_plan(
         policy,
         tokenizer,
-        vocabulary_size=model.get_output_embeddings().out_features,
+        vocabulary_size=logits_size(model),
         eos_ids=eos_ids(model, tokenizer),
         profile=profile,
         token_price=token_price,
@@ -63,7 +63,8 @@ class BudgetProcessor(LogitsProcessor):
     ``token_price`` left out is the plan's. ``max_new_tokens`` is what ``generate`` was given, so
     that the thinking ends early enough for an answer. ``questions``, one for each prompt, are for
     policies that look at them. A new call, with other prompts or the same, begins with fresh
-    requests. Not for beam search and assisted decoding. Raises ``UserError`` for a price the
+    requests. Beam search, assisted decoding and prompt lookup are refused, in the step in which
+    their rows are seen to be no continuations. Raises ``UserError`` for a price the
     policy does not know and for a limit that leaves no room to think.
     """
 
@@ -81,6 +82,7 @@ class BudgetProcessor(LogitsProcessor):
         self._max_new_tokens = max_new_tokens
         self._rows: Rows | None = None
         self._seen: torch.Tensor | None = None
+        self._prompts: torch.Tensor | None = None
         self._requests(len(questions or [""]))  # fails here rather than in the first step
 
     @classmethod
@@ -120,6 +122,8 @@ class BudgetProcessor(LogitsProcessor):
         if rows is not None and self._goes_on(input_ids):
             rows.take(input_ids[:, -1])
         else:
+            self._refuse_other_rows(input_ids)
+            self._prompts = input_ids
             requests = self._requests(len(input_ids))
             rows = self._rows = Rows(self._plan, requests, scores.device)
         self._seen = input_ids
@@ -148,6 +152,25 @@ class BudgetProcessor(LogitsProcessor):
         if seen is None or (len(seen), seen.shape[1] + 1) != tuple(ids.shape):
             return False
         return torch.equal(ids[:, :-1], seen)
+
+    def _refuse_other_rows(self, ids: torch.Tensor) -> None:
+        """Raise ``UserError`` where a call goes on with rows that are none of its last step.
+
+        Beams change places, and a guess that is taken back shortens the row: no request could
+        follow. A call with new prompts does not begin with those of the last one, or is longer
+        than all of its text, as the next turn of a chat is.
+        """
+        if self._prompts is None or self._seen is None:
+            return
+        n, width = self._prompts.shape
+        within = len(ids) == n and width < ids.shape[1] <= self._seen.shape[1] + 1
+        if within and torch.equal(ids[:, :width], self._prompts):
+            self._rows = self._seen = self._prompts = None
+            raise UserError(
+                "a budget cannot be given to rows that change places or take tokens back: leave out"
+                " num_beams, assistant_model and prompt_lookup_num_tokens (and give a call that"
+                " goes on from the middle of the last one a processor of its own)"
+            )
 
     def _requests(self, n: int) -> list[Request]:
         return [

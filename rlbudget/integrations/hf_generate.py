@@ -31,11 +31,13 @@ from rlbudget.integrations.plan import Plan
 from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.answers import continue_greedily
 from rlbudget.models.reading import make_probe
+from rlbudget.models.self_check import driving_of
 from rlbudget.models.sequences import Sequences
 from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.trace import PROBE_TOKENS, Probe
 
+_GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit", "penalty_alpha", "dola_layers")
 _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
@@ -92,6 +94,12 @@ class BudgetGenerate:
             probes=True,
             questions=questions is not None,
         )
+        kind = type(model).__name__
+        if driving_of(model, kind, ours=False) != "batch":
+            raise UserError(
+                f"trial answers of a {kind} cannot be made inside generate: no batch can share its"
+                " state; decode with rlbudget.decode, or train a policy with --preset free"
+            )
         if probe_tokens is None:
             recorded = getattr(policy, "recorded", {})
             probe_tokens = int(recorded.get("probe_tokens") or PROBE_TOKENS)
@@ -188,6 +196,9 @@ class BudgetGenerate:
 def _check(generation_config: Any, model_kwargs: dict[str, Any]) -> Cache:
     if generation_config.num_beams > 1:
         raise UserError("a budget cannot be given to beams: set num_beams=1")
+    for name in _GUESSING:
+        if getattr(generation_config, name, None) is not None:
+            raise UserError(f"a budget cannot be given to assisted decoding: leave out {name}")
     other = sorted(
         name for name, value in model_kwargs.items() if value is not None and name not in _PREPARED
     )

@@ -11,7 +11,7 @@ import torch
 from rlbudget.arrays import Bools
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.sampling import entropy_of
-from rlbudget.models.sequences import Sequences
+from rlbudget.models.sequences import Unfinished
 from rlbudget.models.vocabulary import Vocabulary
 
 
@@ -33,7 +33,7 @@ class OptionsResult:
 
 
 def continue_greedily(
-    rows: Sequences,
+    rows: Unfinished,
     cue: Sequence[int],
     wanted: Bools,
     *,
@@ -85,7 +85,7 @@ def continue_greedily(
 
 
 def read_options(
-    rows: Sequences, options: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary
+    rows: Unfinished, options: Sequence[Sequence[Sequence[int]]], vocabulary: Vocabulary
 ) -> list[OptionsResult]:
     """Read every option (token ids, none empty) of every row that has some, teacher-forced.
 
@@ -104,7 +104,7 @@ def read_options(
 
 
 def _score(
-    rows: Sequences, pairs: Sequence[tuple[int, Sequence[int]]], vocabulary: Vocabulary
+    rows: Unfinished, pairs: Sequence[tuple[int, Sequence[int]]], vocabulary: Vocabulary
 ) -> list[float]:
     """The log-probability of each (row, option) and of the answer's end after it."""
     device = rows.logits.device

@@ -56,8 +56,11 @@ def attend(
     n, heads, k, width = query.shape
     groups = _groups.get()
     ordinary = not groups or groups[-1].rows.stop != n or k > _FEW_TOKENS
-    shaped = attention_mask is not None and attention_mask.shape[:2] == (n, 1)
-    if ordinary or (k > 1 and not shaped) or rest.get("position_bias") is not None:
+    if attention_mask is None:
+        shaped = k == 1  # more than one new token are masked among themselves
+    else:
+        shaped = attention_mask.shape[:2] == (n, 1)
+    if ordinary or not shaped or rest.get("position_bias") is not None:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
@@ -84,6 +87,12 @@ def install(network: Any) -> None:
     """Let a model that uses transformers' ``sdpa`` attend this way."""
     if network.config._attn_implementation == "sdpa":
         network.set_attn_implementation(NAME)
+
+
+def uninstall(network: Any) -> None:
+    """Let a model attend as transformers has it."""
+    if network.config._attn_implementation == NAME:
+        network.set_attn_implementation("sdpa")
 
 
 AttentionInterface.register(NAME, attend)

@@ -28,10 +28,14 @@ from rlbudget.models.reading import (
     read_answer,
 )
 from rlbudget.models.sampling import Uniforms, sample, token_signals
-from rlbudget.models.sequences import Sequences
+from rlbudget.models.sequences import Unfinished
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
 from rlbudget.signals.tokens import Window
 
+NOT_NUMBERS = (
+    "the model's logits are not numbers (NaN): its weights overflow in this dtype, or are damaged;"
+    " try dtype float32"
+)
 _THINKING, _ANSWERING, _DONE = 0, 1, 2
 _BY_PLACE = ("_rows", "_mode", "_step", "_history", "_thinking", "_answer_from", "_unseen",
              "_natural")  # fmt: skip
@@ -59,7 +63,7 @@ class DecodeBatch:
 
     def __init__(
         self,
-        sequences: Sequences,
+        sequences: Unfinished,
         vocabulary: Vocabulary,
         profile: Profile,
         seeds: Sequence[int],
@@ -78,6 +82,8 @@ class DecodeBatch:
         have none"""
         self.at_checkpoint: Ints = np.empty(0, dtype=np.int64)
         """rows that stand at a checkpoint now"""
+        self.broken: set[int] = set()
+        """rows of which some logits were NaN: no token after them means anything"""
         self.generated = 0
         """tokens produced by sampling or as natural answers so far, all rows, exits left out"""
         self._temperature = temperature
@@ -122,7 +128,7 @@ class DecodeBatch:
         """(rows, columns) of the memory that the cache holds; zeros where it is not ours."""
         return self._sequences.held
 
-    def join(self, sequences: Sequences, seeds: Sequence[int]) -> Ints:
+    def join(self, sequences: Unfinished, seeds: Sequence[int]) -> Ints:
         """Take more rows in, standing before their first thinking token; their numbers.
 
         The checkpoint is over with that. Raises ``ValueError`` where ``takes_more`` is false.
@@ -259,6 +265,10 @@ class DecodeBatch:
         self._mode[self._places(index)] = _DONE
         self.at_checkpoint = np.setdiff1d(self.at_checkpoint, index)
 
+    def problem(self, row: int) -> str | None:
+        """What is wrong with a row's decode, in one line."""
+        return NOT_NUMBERS if row in self.broken else None
+
     def thinking_ids(self, row: int) -> Ints:
         """The thinking so far of a row under way."""
         (place,) = self._places(np.array([row]))
@@ -290,10 +300,13 @@ class DecodeBatch:
                 vocabulary=self.vocabulary,
                 stops=stops,
             )
+        for row, place in zip(rows.tolist(), wanted.tolist(), strict=True):
+            if np.isnan(found[place].logprobs).any():
+                self.broken.add(row)
         return [found[place] for place in wanted.tolist()]
 
     @contextmanager
-    def _fork_of(self, places: Ints) -> Iterator[tuple[Sequences, Ints]]:
+    def _fork_of(self, places: Ints) -> Iterator[tuple[Unfinished, Ints]]:
         if 2 * len(places) >= len(self._sequences):
             with self._sequences.fork() as ahead:
                 yield ahead, places
@@ -314,6 +327,11 @@ class DecodeBatch:
         if thinking.any():
             measured = token_signals(logits, chosen, self._end_ids).double().numpy(force=True)
             self._window.push(measured, self.vocabulary.markers[tokens])
+            nan = np.isnan(measured).any(axis=1)
+        else:
+            nan = logits.isnan().any(dim=-1).numpy(force=True)
+        if nan.any():
+            self.broken.update(self._rows[nan].tolist())
         if self._step.max() == self._history.shape[1]:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
         self._history[np.arange(len(tokens)), self._step] = tokens

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlbudget.errors import UserError
+from rlbudget.models.chat import chat_ids, has_template, thinking_ids
+from rlbudget.models.spelling import literal_ids as literal_ids
+from rlbudget.models.spelling import trusted_ids as trusted_ids
 
 Prompt = Callable[[str, Any], list[int]]
 """(question, tokenizer) -> token ids, up to and including the start of the thinking."""
@@ -54,16 +57,6 @@ class Profile:
     """characters cut from both sides of an answer, beside white space"""
 
 
-def literal_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text that is not ours: a special token spelled in it stays plain text."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def trusted_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a profile's own text, in which special tokens count."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def _embedded_prompt(question: str, tokenizer: Any) -> list[int]:
     return [
         *trusted_ids(tokenizer, "<bos>"),
@@ -80,36 +73,21 @@ def _smollm2_prompt(question: str, tokenizer: Any) -> list[int]:
     ]
 
 
-def _chat(tokenizer: Any, content: str) -> list[int] | None:
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    return trusted_ids(tokenizer, str(text))
-
-
 def _begin(tokenizer: Any) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
 
 
 def _think_prompt(question: str, tokenizer: Any) -> list[int]:
-    ids = _chat(tokenizer, question)
-    if ids is None:
-        ids = [*_begin(tokenizer), *literal_ids(tokenizer, question + "\n")]
-    # Some chat templates open the thinking themselves, some leave it to the model.
-    if not tokenizer.decode(ids).rstrip().endswith("<think>"):
-        ids += trusted_ids(tokenizer, "<think>\n")
-    return ids
+    if has_template(tokenizer):
+        return thinking_ids(tokenizer, question)
+    ids = [*_begin(tokenizer), *literal_ids(tokenizer, question + "\n")]
+    return ids + trusted_ids(tokenizer, "<think>\n")
 
 
 def _plain_prompt(question: str, tokenizer: Any) -> list[int]:
-    ids = _chat(
-        tokenizer,
-        f"{question}\nThink step by step, then finish with one line: The answer is ...",
-    )
-    if ids is not None:
-        return ids
+    if has_template(tokenizer):
+        after = "\nThink step by step, then finish with one line: The answer is ..."
+        return chat_ids(tokenizer, question, after=after)
     text = f"Question: {question}\nReasoning, step by step, up to the line 'The answer is':\n"
     return [*_begin(tokenizer), *literal_ids(tokenizer, text)]
 

@@ -71,10 +71,14 @@ def read_answer(
     profile: Profile,
     stops: Sequence[str],
 ) -> str:
-    """The answer that generated tokens spell: up to the first stop text, stripped."""
-    text = vocabulary.text(ids)
+    """The answer that generated tokens spell: up to the first stop text, stripped.
+
+    A model that thinks on in its answer ends that too: what stands after the last end counts.
+    """
+    text = vocabulary.text(_after_last_end(ids, vocabulary))
     for stop in stops:
         text = _before(text, stop)
+    text = text.rpartition(vocabulary.end_text)[2]
     return text.strip().strip(profile.strip).strip()
 
 
@@ -82,6 +86,13 @@ def ends_answer(ids: Sequence[int], vocabulary: Vocabulary, stops: Sequence[str]
     """Whether a stop text has been written; only asked where a profile has some."""
     text = vocabulary.text(ids)
     return any(_before(text, stop) != text for stop in stops)
+
+
+def _after_last_end(ids: Sequence[int] | Ints, vocabulary: Vocabulary) -> list[int]:
+    found = [int(token) for token in ids]
+    if vocabulary.end_id not in found:
+        return found
+    return found[len(found) - found[::-1].index(vocabulary.end_id) :]
 
 
 def _before(text: str, stop: str) -> str:

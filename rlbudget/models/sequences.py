@@ -8,8 +8,8 @@ against the same edge; columns older than every row's first token are forgotten.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,34 @@ from rlbudget.models.kv_cache import copied, growing_layers, keep, new_cache, se
 
 _SMALLEST_GROUP = 16
 _GROUPS = 4
+
+
+class Unfinished(Protocol):
+    """What decodes and answers need of sequences under way; ``Sequences`` says what each does."""
+
+    logits: torch.Tensor
+
+    def __len__(self) -> int: ...
+
+    @property
+    def takes_more(self) -> bool: ...  # noqa: D102
+
+    @property
+    def held(self) -> tuple[int, int]: ...  # noqa: D102
+
+    def feed(self, tokens: torch.Tensor) -> None: ...  # noqa: D102
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
+
+    def oldest_first(self, n: int) -> Ints: ...  # noqa: D102
+
+    def join(self, others: Self) -> None: ...  # noqa: D102
+
+    def keep(self, rows: Ints) -> None: ...  # noqa: D102
+
+    def selected(self, rows: torch.Tensor) -> Unfinished: ...  # noqa: D102
+
+    def fork(self) -> AbstractContextManager[Unfinished]: ...  # noqa: D102
 
 
 class Sequences:
@@ -114,7 +142,7 @@ class Sequences:
                 logits_to_keep=kept,
             )
         self._length = end
-        logits: torch.Tensor = output.logits.float()
+        logits: torch.Tensor = output.logits[:, -kept:].float().to(tokens.device)
         self.logits = logits[:, -1]
         return logits
 

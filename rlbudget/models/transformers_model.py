@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 from transformers.utils import logging as _logging
 
 from rlbudget.errors import UserError
 from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
+from rlbudget.models.devices import DeviceMap, device_of, dtype_of, out_of_memory
 from rlbudget.models.profiles import ChosenBy, Profile, find_profile, literal_ids
-from rlbudget.models.sequences import Sequences
+from rlbudget.models.self_check import Driving, driving_of, start
+from rlbudget.models.sequences import Unfinished
 from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 
@@ -34,6 +41,9 @@ class TransformersModel:
     vocabulary: Vocabulary
     chosen_by: ChosenBy = "name"
     """how the profile was chosen"""
+    driving: Driving = "batch"
+    """whether rows share forward passes, or each has its own: slower, for networks whose state
+    no batch can share"""
 
     @torch.inference_mode()
     def begin(
@@ -81,14 +91,27 @@ class TransformersModel:
         rows: list[int] = batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
         return rows
 
-    def _read(self, questions: Sequence[str], max_tokens: int) -> Sequences:
+    def _read(self, questions: Sequence[str], max_tokens: int) -> Unfinished:
         prompts = [self.prompt_ids(question) for question in questions]
         self._check_room(max(map(len, prompts)), max_tokens)
-        return Sequences.begin(self.network, prompts)
+        return start(self.driving, self.network, prompts)
 
     def prompt_ids(self, question: str) -> list[int]:
-        """Token ids up to the start of the thinking."""
-        return self.profile.prompt(question, self.tokenizer)
+        """Token ids up to the start of the thinking.
+
+        Raises ``UserError`` for a question that is no text (a lone surrogate), and for a token
+        that the model has no embedding for.
+        """
+        ids = self.profile.prompt(question, self.tokenizer)
+        size = embedded_tokens(self.network)
+        beyond = next((token for token in ids if token >= size), None)
+        if beyond is not None:
+            raise UserError(
+                f"the tokenizer spells {self.tokenizer.convert_ids_to_tokens(beyond)!r} of the"
+                f" prompt with token {beyond}, and the model embeds {size} tokens only: its"
+                " matrices were not resized to its tokenizer"
+            )
+        return ids
 
     def option_ids(self, options: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Token ids of answer options, spelled as after the cue of a trial answer.
@@ -115,11 +138,11 @@ class TransformersModel:
         It is too long for the model's context, it is no token to this model, or one of its
         options is longer than an answer may be.
         """
-        prompt = self.prompt_ids(question)
-        if len(prompt) <= len(self.prompt_ids("")):
-            return "it is no token to this model: the tokenizer knows none of its characters"
         cap = self.profile.max_tokens if max_tokens is None else max_tokens
         try:
+            prompt = self.prompt_ids(question)
+            if len(prompt) <= len(self.prompt_ids("")):
+                return "it is no token to this model: the tokenizer knows none of its characters"
             self._check_room(len(prompt), cap)
             self.option_ids(options)
         except UserError as error:
@@ -144,18 +167,66 @@ class TransformersModel:
         )
 
 
-def load(name: str, *, profile: str | None) -> TransformersModel:
+def load(
+    name: str,
+    *,
+    profile: str | None,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> TransformersModel:
     """See ``rlbudget.models.load_model``."""
     chosen = find_profile(profile) if profile is not None else None
+    if device == "auto":
+        device, device_map = None, device_map or "auto"
+    if device is not None and device_map is not None:
+        raise UserError("device and device_map both say where the weights lie: give one of them")
+    place = device_of(device) if device_map is None else None
     source = _source(name)
+    tokenizer, network = _read(name, source, dtype_of(dtype), device_map)
+    network.requires_grad_(False).eval()
+    try:
+        if place is not None:
+            network.to(place)
+        if name == _EMBEDDED:
+            install(network)  # known to be right, and loaded often
+            driving: Driving = "batch"
+        else:
+            driving = driving_of(network, name)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"the model {name!r} does not fit into the memory of {place or 'the devices'}: choose"
+            " a dtype of two bytes (bfloat16), a smaller model, another device, or auto for all"
+        ) from error
+    by: ChosenBy = "name"
+    if chosen is None:
+        chosen, by = _default_profile(name, tokenizer)
+    vocabulary = build_vocabulary(
+        tokenizer, chosen, logits_size(network), eos_ids(network, tokenizer)
+    )
+    model = TransformersModel(
+        name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary,
+        chosen_by=by, driving=driving,
+    )  # fmt: skip
+    model.prompt_ids("")  # fails here rather than at the first question
+    return model
+
+
+def _read(name: str, source: str, dtype: Any, device_map: DeviceMap | None) -> tuple[Any, Any]:
+    """Tokenizer and network, as transformers reads them."""
     logging: Any = _logging
-    network: Any
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    settings: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
+    if device_map is not None:
+        settings["device_map"] = device_map
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        network = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(source)
+        return tokenizer, class_of(config).from_pretrained(source, **settings)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot load the model {name!r}: {reason} (name a folder with a transformers model,"
@@ -164,20 +235,14 @@ def load(name: str, *, profile: str | None) -> TransformersModel:
     finally:
         if shown:
             logging.enable_progress_bar()
-    network.requires_grad_(False).eval()
-    install(network)
-    if torch.cuda.is_available():
-        network.to("cuda")
-    by: ChosenBy = "name"
-    if chosen is None:
-        chosen, by = _default_profile(name, tokenizer)
-    vocabulary = build_vocabulary(
-        tokenizer, chosen, network.get_output_embeddings().out_features, eos_ids(network, tokenizer)
-    )
-    return TransformersModel(
-        name=name, network=network, tokenizer=tokenizer, profile=chosen, vocabulary=vocabulary,
-        chosen_by=by,
-    )  # fmt: skip
+
+
+def class_of(config: Any) -> Any:
+    """The class of transformers that loads a causal language model of this configuration."""
+    images: Any = AutoModelForImageTextToText  # a vision tower around it: only its text is used
+    causal: Any = AutoModelForCausalLM
+    wrapped = type(config) not in causal._model_mapping and type(config) in images._model_mapping
+    return images if wrapped else causal
 
 
 def _default_profile(name: str, tokenizer: Any) -> tuple[Profile, ChosenBy]:
@@ -185,7 +250,13 @@ def _default_profile(name: str, tokenizer: Any) -> tuple[Profile, ChosenBy]:
         return find_profile(name), "model"
     known = tokenizer.convert_tokens_to_ids("</think>")
     if known is not None and known != tokenizer.unk_token_id:
-        return find_profile("think"), "tokenizer"
+        think = find_profile("think")
+        try:
+            think.prompt("", tokenizer)
+        except UserError:
+            pass  # its template never lets it think
+        else:
+            return think, "tokenizer"
     return find_profile("plain"), "default"
 
 
@@ -201,6 +272,20 @@ def _source(name: str) -> str:
     if Path(name).is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"there is no model folder {name}")
     return name
+
+
+def logits_size(network: Any) -> int:
+    """Numbers in a row of logits."""
+    head = network.get_output_embeddings()
+    if head is None:
+        return int(network.config.get_text_config().vocab_size)
+    size = getattr(head, "out_features", None)
+    return int(head.weight.shape[0]) if size is None else int(size)
+
+
+def embedded_tokens(network: Any) -> int:
+    """Tokens that the network can read."""
+    return int(network.get_input_embeddings().weight.shape[0])
 
 
 def eos_ids(network: Any, tokenizer: Any) -> list[int]:

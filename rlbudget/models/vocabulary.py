@@ -69,20 +69,22 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Look a profile up in a tokenizer; ``size`` is the number of logits.
 
-    Raises ``UserError`` when the tokenizer cannot spell the profile's texts or nothing ends a
-    sequence.
+    Raises ``UserError`` when the tokenizer cannot spell the profile's texts, spells them with
+    tokens that have no logit, or nothing ends a sequence.
     """
-    exit_ids = _spell(tokenizer, profile, "exit text", profile.exit_text)
-    probe_ids = _spell(tokenizer, profile, "probe cue", profile.probe_cue)
-    end_ids = _spell(tokenizer, profile, "end of thinking", profile.end_of_thinking)
+    exit_ids = _spell(tokenizer, profile, "exit text", profile.exit_text, size)
+    probe_ids = _spell(tokenizer, profile, "probe cue", profile.probe_cue, size)
+    end_ids = _spell(tokenizer, profile, "end of thinking", profile.end_of_thinking, size)
+    eos_ids = [token for token in eos_ids if token < size]
     if not eos_ids:
         raise UserError("the model names no end-of-sequence token: set eos_token_id in its config")
     if len(end_ids) == 1:
         first = {end_ids[0]}
     else:
         spaced = trusted_ids(tokenizer, " " + profile.end_of_thinking)
-        first = {end_ids[0], spaced[0]}
+        first = {token for token in (end_ids[0], spaced[0]) if token < size}
     stops = {trusted_ids(tokenizer, stop)[0] for stop in profile.probe_stop}
+    stops = {token for token in stops if token < size}
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
     pieces = [piece or "" for piece in pieces] + [""] * (size - len(pieces))
     return Vocabulary(
@@ -99,12 +101,18 @@ def build_vocabulary(
     )
 
 
-def _spell(tokenizer: Any, profile: Profile, what: str, text: str) -> tuple[int, ...]:
+def _spell(tokenizer: Any, profile: Profile, what: str, text: str, size: int) -> tuple[int, ...]:
     ids = trusted_ids(tokenizer, text)
     back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if not ids or str(back).strip() != text.strip():
         raise UserError(
             f"this model's tokenizer cannot spell the {what} {text!r} of the profile"
             f" {profile.name!r} (it gives {str(back)!r}); choose another profile"
+        )
+    if max(ids) >= size:
+        raise UserError(
+            f"this model's tokenizer spells the {what} {text!r} of the profile {profile.name!r}"
+            f" with token {max(ids)}, and the model has {size} logits only: its matrices were not"
+            " resized to its tokenizer; choose another profile or resize them"
         )
     return tuple(int(token) for token in ids)
