@@ -127,9 +127,10 @@ def record(
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
     settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
     trace as it ends, ``on_halved`` with a line when the memory runs out: then the recording goes
-    on with half the batch. Questions with options get the entropy of the model's choice among them at
-    each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings out of
-    range, a task of which no question can be decoded and a full disk.
+    on with half the batch. Questions with options get the entropy of the model's choice among
+    them at each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings
+    out of range, a task of which no question can be decoded, logits that are NaN, a memory that
+    does not hold a single decode, and a full disk.
     """
     begun = time.monotonic()
     settings = _settings_of(

@@ -56,10 +56,8 @@ def attend(
     n, heads, k, width = query.shape
     groups = _groups.get()
     ordinary = not groups or groups[-1].rows.stop != n or k > _FEW_TOKENS
-    if attention_mask is None:
-        shaped = k == 1  # more than one new token are masked among themselves
-    else:
-        shaped = attention_mask.shape[:2] == (n, 1)
+    # Without a mask, more than one new token would be masked among themselves.
+    shaped = k == 1 if attention_mask is None else attention_mask.shape[:2] == (n, 1)
     if ordinary or not shaped or rest.get("position_bias") is not None:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest

@@ -1,4 +1,4 @@
-"""Where a model's weights lie, in which numbers, and what to do when the memory does not hold them."""
+"""Where a model's weights lie and in which numbers, and what a full memory looks like."""
 
 from __future__ import annotations
 

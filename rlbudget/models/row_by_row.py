@@ -69,7 +69,7 @@ class RowByRow:
         """Append ``tokens`` of shape (n, k): the logits before each of them and after the last,
         (n, k + 1, vocabulary)."""  # fmt: skip
         seen = [self.logits]
-        for column in tokens.split(1, dim=1):
+        for column in torch.split(tokens, 1, dim=1):
             for row, token in zip(self._rows, column, strict=True):
                 _step(self._network, row, token)
             self._set(self._rows)

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -83,15 +84,15 @@ def _find(network: Any, ours: bool) -> Driving | str:
         elif ours:
             uninstall(network)
         try:
-            error = _worst(lambda given, way=way: start(way, network, given), prompts, wanted)  # type: ignore[misc]
+            off = _worst(partial(start, way, network), prompts, wanted)
         except torch.OutOfMemoryError:
             raise
         except Exception as failure:  # as above
             why = _line(failure)
             continue
-        if error <= _tolerance(network):
+        if off <= _tolerance(network):
             return way
-        why = f"logits differ by {error:.1%}"
+        why = f"logits differ by {off:.1%}"
     return why
 
 

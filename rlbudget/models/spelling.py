@@ -38,7 +38,7 @@ def check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"character {error.start} of the text is {ascii(text[error.start])}, a lone surrogate,"
+            f"character {error.start} of the text is {text[error.start]!a}, a lone surrogate,"
             " which is no text: was it read with the right encoding?"
         ) from None
 

@@ -20,10 +20,11 @@ from rlbudget.errors import UserError
 from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.devices import DeviceMap, device_of, dtype_of, out_of_memory
-from rlbudget.models.profiles import ChosenBy, Profile, find_profile, literal_ids
+from rlbudget.models.profiles import ChosenBy, Profile, find_profile
 from rlbudget.models.self_check import Driving, driving_of, start
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.smollm2 import smollm2_folder
+from rlbudget.models.spelling import check_text, literal_ids
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -102,6 +103,7 @@ class TransformersModel:
         Raises ``UserError`` for a question that is no text (a lone surrogate), and for a token
         that the model has no embedding for.
         """
+        check_text(question)
         ids = self.profile.prompt(question, self.tokenizer)
         size = embedded_tokens(self.network)
         beyond = next((token for token in ids if token >= size), None)

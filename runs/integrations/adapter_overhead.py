@@ -38,7 +38,7 @@ SAVED = 0.85
 SEED = 0
 
 
-def never_stops() -> Policy:
+def never_stops(threshold: float = 1.0) -> Policy:
     """A network of the usual size with random weights and a threshold that no chance exceeds."""
     features = feature_names(SIGNALS, "free")
     rng = np.random.default_rng(SEED)
@@ -53,16 +53,19 @@ def never_stops() -> Policy:
         tensors[f"{name}.weight"] = weight.astype(np.float32)
         tensors[f"{name}.bias"] = np.zeros(outputs, dtype=np.float32)
     return make_policy(
-        tensors, features=features, preset="free", price_range=(1e-5, 1e-2), threshold=1.0
+        tensors, features=features, preset="free", price_range=(1e-5, 1e-2), threshold=threshold
     )
 
 
 def inputs_of(model: TransformersModel, questions: Sequence[str]) -> dict[str, torch.Tensor]:
     prompts = [model.prompt_ids(question) for question in questions]
     width = max(map(len, prompts))
+    ids = [[0] * (width - len(p)) + p for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    device = model.network.device
     return {
-        "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
-        "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
     }
 
 

@@ -1,5 +1,9 @@
 """Kinds of models: does a greedy decode equal transformers' ``generate``, or is it refused?
 
+::
+
+    python -m runs.integrations.architectures
+
 For each kind a tiny random network is made and saved, and ``load_model`` reads it. Questions of
 different lengths are decoded greedily in one batch with an exit at every checkpoint, then each
 alone; thinking and exits are compared with ``generate`` of a network that rlbudget has not
@@ -96,6 +100,7 @@ def compare(model: TransformersModel, folder: Path) -> list[str]:
     """What differs between decodes in a batch, decodes alone and ``generate``."""
     config = AutoConfig.from_pretrained(folder)
     plain = class_of(config).from_pretrained(folder).eval()
+    plain.generation_config.forced_eos_token_id = None  # bart would force the last token
     together = _run(model, QUESTIONS)
     found = []
     for number, question in enumerate(QUESTIONS):
@@ -156,7 +161,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     chosen = arguments.kinds or sorted(KINDS)
     verdicts = []
     for kind in chosen:

@@ -35,6 +35,8 @@ from rlbudget.tasks.task import Task
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
+from runs.integrations.architecture_kinds import KINDS
+from runs.integrations.architectures import make as make_model
 
 torch.set_num_threads(1)
 
@@ -440,3 +442,53 @@ def test_signals_measured_ahead_are_those_measured_with_the_token(
         distribution.measure(logits)
         wanted = token_signals(logits, tokens, torch.arange(ends) + 7)
         torch.testing.assert_close(distribution.signals(tokens), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rest", [{"num_beams": 3}, {"prompt_lookup_num_tokens": 4}])
+def test_rows_that_are_no_continuations_are_refused(
+    model: TransformersModel, rest: dict[str, int]
+) -> None:
+    ids = torch.tensor([model.prompt_ids("Solve for m: 4*m + 3 = 43 and then sort 12, 7, 30")])
+    policy = scripted([False])
+    budget = BudgetProcessor.for_model(
+        model.network, model.tokenizer, policy, profile="embedded", max_thinking_tokens=60
+    )
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 95, "do_sample": False}
+    with pytest.raises(UserError, match="leave out num_beams, assistant_model and prompt_lookup"):
+        model.network.generate(ids, logits_processor=[budget], **settings, **rest)
+    out = model.network.generate(ids, logits_processor=[budget], **settings)
+    assert budget.report(out)[0].thinking_tokens > 0  # the next call begins anew
+    with pytest.raises(UserError, match="a budget cannot be given to"):
+        model.network.generate(
+            ids,
+            custom_generate=BudgetGenerate.for_model(
+                model.network, model.tokenizer, policy, profile="embedded"
+            ),
+            **settings,
+            **rest,
+        )
+
+
+def test_the_next_turn_of_a_chat_is_a_call_of_its_own(model: TransformersModel) -> None:
+    ids = torch.tensor([model.prompt_ids("4*m + 3 = 43")])
+    budget = BudgetProcessor.for_model(
+        model.network, model.tokenizer, scripted([False]), profile="embedded",
+        max_thinking_tokens=20,
+    )  # fmt: skip
+    for _ in range(2):
+        out = model.network.generate(
+            ids, attention_mask=torch.ones_like(ids), logits_processor=[budget], do_sample=False,
+            max_new_tokens=40,
+        )  # fmt: skip
+        assert budget.report(out)[0].thinking_tokens > 0
+        ids = torch.cat([out, ids[:, 1:]], dim=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trial_answers_of_a_state_no_batch_shares_are_refused(tmp_path: Path) -> None:
+    make_model("mamba", KINDS["mamba"], tmp_path)
+    model = load_model(str(tmp_path), profile="embedded")
+    with pytest.raises(UserError, match="of a MambaForCausalLM cannot be made inside generate"):
+        BudgetGenerate.for_model(
+            model.network, model.tokenizer, scripted([False]), profile="embedded"
+        )
