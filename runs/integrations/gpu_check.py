@@ -49,6 +49,7 @@ def recording(device: str, dtype: str | None, n: int) -> dict[str, Any]:
         stats = record(model, load_task("embedded", n=n, seed=SEED), folder, max_tokens=CAP,
                        on_halved=told.append)  # fmt: skip
         seconds = time.perf_counter() - begun
+    print(f"recorded {stats.n} in {seconds:.1f} s", flush=True)
     return {
         "traces": stats.n,
         "seconds": round(seconds, 2),
@@ -132,12 +133,15 @@ def main() -> None:
             recorded["traces"] == arguments.n)
     ]  # fmt: skip
     n = min(arguments.n, 32)
+    print("comparing with decode", flush=True)
     for name, same in agreement(model, questions[:n]).items():
         rows.append(row(f"{name}: thinks as long as decode", f">= 0.97 of {n}", str(same),
                         same >= 0.97 * n))  # fmt: skip
+    print("comparing V2's code with the CPU's", flush=True)
     same, of = same_as_on_the_cpu(model, device)
     rows.append(row("V2's torch code on the device: tokens as on the CPU", f">= 0.99 of {of}",
                     str(same), same >= 0.99 * of))  # fmt: skip
+    print("measuring the overhead", flush=True)
     measured = [
         overhead(model, questions[:size], arguments.tokens, arguments.runs) for size in SIZES
     ]
