@@ -58,6 +58,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
               "policy-a policy-b traces --out blend.json"),
         Entry("cascade", "cascades", "train a small model to hand over to a large one",
               "small large --ratio 0.1 --out cascade.safetensors"),
+        Entry("choose", "choosing", "learn whose answer to use among several models",
+              "small large --ratio 0.1 --ratio 1 --out chooser"),
         Entry("correct", "steering", "learn which early exits to take back",
               "policy traces --out correction.safetensors"),
         Entry("rules check", "rules", "check a file of hybrid rules",

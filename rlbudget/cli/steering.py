@@ -8,12 +8,24 @@ from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import File, N, Numbers, OptionalPrice, Share, ThePolicy, TheTraces
+from rlbudget.cli.arguments import (
+    File,
+    N,
+    Numbers,
+    OptionalFolder,
+    OptionalNumber,
+    OptionalPrice,
+    OptionalShare,
+    Share,
+    ThePolicy,
+    TheTraces,
+)
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
-from rlbudget.policy.folder import load_policies, load_policy
+from rlbudget.policy.folder import Policy, load_policies, load_policy
 from rlbudget.strategies.correction.correct import Aim, save_correction
-from rlbudget.strategies.correction.fit import fit_correction
+from rlbudget.strategies.correction.fit import MOST_EXTRA, Fitted, fit_correction
+from rlbudget.strategies.correction.fit_second import check_out, fit_second, save_second
 from rlbudget.strategies.fit_guard import fit_guard
 
 
@@ -115,18 +127,28 @@ class Blend:
 
 @dataclass(frozen=True)
 class Correct:
-    """Learn which exits of a policy to take back and think on; measure it on held-out questions."""
+    """Learn which exits of a policy to take back; measure it on held-out questions.
+
+    They are thought on, or with --second handed to another model.
+    """
 
     policy: ThePolicy
     """Policy folder."""
     traces: TheTraces
     """Folder of traces; with --store-text their thinking is checked as well."""
     out: File
-    """File of the correction (.safetensors), for decode --correct."""
+    """File of the correction (.safetensors); with --second-policy a folder."""
     token_price: OptionalPrice = None
     """Reward lost per token; by default the certified one, else the middle of the range."""
-    most_extra: Share = 0.1
-    """Extra tokens at most, as a share of those that the policy's stops save."""
+    second: OptionalFolder = None
+    """Folder of a second model's traces of the same questions: doubted exits are handed to it."""
+    token_ratio: OptionalNumber = None
+    """What a token of the second model costs, in tokens of the first: above 0."""
+    second_policy: OptionalFolder = None
+    """Policy folder that the second model is served by; by default it decodes in full."""
+    most_extra: OptionalShare = None
+    """Extra tokens at most, as a share of those that the policy's stops save; by default 0.1, and
+    without a bound for a second model."""
     aim: Aim = "utility"
     """utility: what earns most; answers: what recovers most and earns at least half as much."""
     seed: N = 0
@@ -136,15 +158,32 @@ class Correct:
         """Run it."""
         policy = load_policy(self.policy)
         price = policy.default_price if self.token_price is None else self.token_price
-        fitted = fit_correction(
-            policy,
-            self.traces,
-            token_price=price,
-            most_extra=self.most_extra,
-            aim=self.aim,
-            seed=self.seed,
-        )
-        save_correction(self.out, fitted.correction)
+        if self.second is None:
+            if self.token_ratio is not None or self.second_policy is not None:
+                raise UserError("--token-ratio and --second-policy need --second TRACES")
+            most = MOST_EXTRA if self.most_extra is None else self.most_extra
+            fitted = fit_correction(
+                policy, self.traces, token_price=price, most_extra=most, aim=self.aim,
+                seed=self.seed,
+            )  # fmt: skip
+            save_correction(self.out, fitted.correction)
+        else:
+            fitted = self._by_second(policy, self.second, price)
         for line in fitted.lines():
             tell(line)
         note(f"Correction written to {self.out}")
+
+    def _by_second(self, policy: Policy, second: Path, price: float) -> Fitted:
+        if self.token_ratio is None:
+            raise UserError(
+                "--second needs --token-ratio: what a token of the second model costs, in tokens of"
+                " the first"
+            )
+        other = None if self.second_policy is None else load_policy(self.second_policy)
+        check_out(self.out, other)
+        fitted = fit_second(
+            policy, self.traces, second, token_ratio=self.token_ratio, token_price=price,
+            second_policy=other, most_extra=self.most_extra, aim=self.aim, seed=self.seed,
+        )  # fmt: skip
+        save_second(self.out, fitted.correction, other)
+        return fitted

@@ -40,6 +40,8 @@ class Decoded:
     """what went wrong with the policy, with the correction, or with the model's numbers"""
     resumed: int = 0
     """how often a correction took an exit back and went on thinking"""
+    doubted: bool = False
+    """whether a correction finds that a second model should answer instead"""
 
     @property
     def total_tokens(self) -> int:
@@ -91,7 +93,7 @@ def decode(
             exit_corrected,
         )
 
-        corrector = Corrector(correction, probe_tokens=probe_tokens)
+        corrector = Corrector(correction, probe_tokens=probe_tokens, question=question)
     charged = 0
     probability: float | None = None
 
@@ -130,6 +132,7 @@ def decode(
                 stop_probability=probability,
                 message=kept.message or batch.problem(0),
                 resumed=kept.resumed,
+                doubted=kept.doubted,
             )
         if decision.stop:
             text = batch.thinking_text(0) + model.profile.exit_text

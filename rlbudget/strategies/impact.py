@@ -142,6 +142,7 @@ def fit_chance(
     epochs: int,
     weight_decay: float,
     seed: int,
+    hidden: tuple[int, ...] = HIDDEN,
     progress: Advance | None = None,
 ) -> ImpactModel:
     """The chance of an event given an observation, from observations (m, n_features) and whether
@@ -160,7 +161,7 @@ def fit_chance(
         np.clip((rows - mean) / std, -CLIP, CLIP) for rows in (seen, seen_validation)
     )
     network = neural_network.MLPClassifier(
-        HIDDEN,
+        hidden,
         activation="tanh",
         alpha=weight_decay,
         batch_size=min(512, len(x)),
@@ -199,11 +200,38 @@ def load_impact(path: Path | str) -> ImpactModel:
 
 def write_impact(path: Path | str, model: ImpactModel, **named: str) -> None:
     """Write a network and texts about it, ``format`` among them, for ``read_impact``."""
+    named |= {"features": json.dumps(model.features)}
+    write_bytes(Path(path), save(impact_tensors(model), metadata=named))
+
+
+def impact_tensors(model: ImpactModel) -> dict[str, Floats]:
+    """The numbers of a network by name, as files hold them."""
     tensors = {"mean": model.mean, "std": model.std}
     for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
         tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
-    named |= {"features": json.dumps(model.features)}
-    write_bytes(Path(path), save(tensors, metadata=named))
+    return tensors
+
+
+def impact_from(
+    tensors: Mapping[str, Floats],
+    features: Sequence[str],
+    *,
+    trained: Mapping[str, Any] | None = None,
+    prefix: str = "",
+) -> ImpactModel:
+    """What ``impact_tensors`` gave, the names behind a prefix; ``KeyError`` or ``ValueError`` for
+    numbers that make no model."""  # fmt: skip
+    layers = sum(name.startswith(f"{prefix}weight.") for name in tensors)
+    model = ImpactModel(
+        tuple(map(str, features)),
+        tensors[f"{prefix}mean"],
+        tensors[f"{prefix}std"],
+        tuple(tensors[f"{prefix}weight.{layer}"] for layer in range(layers)),
+        tuple(tensors[f"{prefix}bias.{layer}"] for layer in range(layers)),
+        dict(trained or {}),
+    )
+    model.risk(np.zeros(len(model.features)))
+    return model
 
 
 def read_impact(path: Path | str, kind: str, what: str) -> tuple[ImpactModel, dict[str, str]]:
@@ -217,16 +245,9 @@ def read_impact(path: Path | str, kind: str, what: str) -> tuple[ImpactModel, di
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if named.get("format") != kind:
             raise ValueError("it is another kind of file")
-        layers = sum(name.startswith("weight.") for name in tensors)
-        model = ImpactModel(
-            tuple(json.loads(named["features"])),
-            tensors["mean"],
-            tensors["std"],
-            tuple(tensors[f"weight.{layer}"] for layer in range(layers)),
-            tuple(tensors[f"bias.{layer}"] for layer in range(layers)),
-            dict(json.loads(named.get("trained", "{}"))),
+        model = impact_from(
+            tensors, json.loads(named["features"]), trained=json.loads(named.get("trained", "{}"))
         )
-        model.risk(np.zeros(len(model.features)))
     except FileNotFoundError:
         raise UserError(f"there is no {what.partition(' ')[2]} {path}") from None
     except (OSError, KeyError, ValueError, SafetensorError) as error:

@@ -7,7 +7,7 @@ it. All tokens of a pair are counted like that, as tokens of the large model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -112,14 +112,7 @@ def pair_tables(
             f"ratio is {ratio:g}: a token of the small model costs more than 0 and at most 1 of"
             " one of the large model"
         )
-    places = [_places(table) for table in (small, large)]
-    common = [key for key in places[0] if key in places[1]]
-    if not common:
-        raise UserError(
-            "the two recordings have no question in common: record both models on the same task"
-            " with the same --n and --seed"
-        )
-    left, right = (np.array([place[key] for key in common], dtype=np.int64) for place in places)
+    left, right = side_by_side([small, large])
     named = np.array(tasks if tasks is not None else ["all"] * len(small), dtype=np.str_)
     return Pair(
         small.take(left),
@@ -128,6 +121,22 @@ def pair_tables(
         named[left],
         answers and (answers[0].take(small, left), answers[1].take(large, right)),
     )
+
+
+def side_by_side(tables: Sequence[TraceTable]) -> list[Ints]:
+    """The traces (n,) of each table of the questions that all of them hold, in the first's order.
+
+    Of a question with several traces the first goes with the first, and so on. Raises ``UserError``
+    for tables without a question in common.
+    """
+    places = [_places(table) for table in tables]
+    common = [key for key in places[0] if all(key in place for place in places[1:])]
+    if not common:
+        raise UserError(
+            f"the {'two' if len(tables) == 2 else len(tables)} recordings have no question in"
+            " common: record all models on the same task with the same --n and --seed"
+        )
+    return [np.array([place[key] for key in common], dtype=np.int64) for place in places]
 
 
 def load_pair(small: Path | str, large: Path | str, *, ratio: float) -> Pair:
@@ -139,19 +148,24 @@ def load_pair(small: Path | str, large: Path | str, *, ratio: float) -> Pair:
     from rlbudget.traces.store import iter_traces, load_table
 
     codes: dict[object, int] = {}
-    tables, answers, tasks = [], [], []
+    tables, answers, tasks = [], [], list[str]()
     for folder in (small, large):
         tables.append(load_table(folder, context=True))
-        exits, final = [], []
-        for trace in iter_traces(folder):
-            exits += [_code(c.exit.answer, trace, codes) for c in trace.checkpoints]
-            final.append(_code(trace.final.answer, trace, codes))
-            if folder is small:
-                tasks.append(family_of(trace))
-        answers.append(Answers(np.array(exits, np.int64), np.array(final, np.int64)))
+        traces = list(iter_traces(folder))
+        answers.append(answers_of(traces, codes))
+        tasks = tasks or [family_of(trace) for trace in traces]
     return pair_tables(
         tables[0], tables[1], ratio=ratio, tasks=tasks, answers=(answers[0], answers[1])
     )
+
+
+def answers_of(traces: Iterable[Trace], codes: dict[object, int]) -> Answers:
+    """What traces answer. ``codes`` numbers the answers, those of several models alike."""
+    exits, final = [], []
+    for trace in traces:
+        exits += [_code(c.exit.answer, trace, codes) for c in trace.checkpoints]
+        final.append(_code(trace.final.answer, trace, codes))
+    return Answers(np.array(exits, np.int64), np.array(final, np.int64))
 
 
 def split_pair(pair: Pair, *, seed: int = 0) -> PairSplit:

@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 run=out/strategies
-traces=$run/traces small=$run/small many=$run/many
+traces=$run/traces many=$run/many
 record() {
   local to=${!#}
   [ -d "$to" ] || rlbudget record --model embedded "${@:1:$#-1}" --out "$to.part"
@@ -14,12 +14,9 @@ record() {
 mkdir -p "$run"
 record --task embedded --n 3600 --store-text "$traces"
 record --task embedded --n 7200 --seed 1 "$many"
-record --task smollm2 --n 2600 "$small"
 python -m runs.strategies.impact_model --traces "$traces"
 python -m runs.strategies.em_floor --traces "$many"
-# A token of the small model costs what its parameters are of the large one's: 1.4 of 135 million.
-python -m runs.strategies.ensembles --small "$small" --large runs/models/smollm2/traces \
-  --ratio 0.0104
+python -m runs.strategies.second_model
 python -m runs.strategies.feedback_loop --traces "$traces"
 python -m runs.strategies.strategies --traces "$traces"
 python -m runs.readme

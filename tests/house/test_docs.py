@@ -105,10 +105,9 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
         cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    recovered, of, lost, gained, threshold = done.stdout.split()
-    assert (recovered, of, lost) == ("8", "of", "8")
-    assert float(gained) == pytest.approx(2.27, abs=0.01)
-    assert 0 < float(threshold) < 1
+    said = done.stdout.splitlines()
+    assert said[0].endswith("is handed to the second model.")
+    assert "8 wrong answers repaired, 0 right answers broken" in said[1]
 
 
 LOOP = page("feedback_loop.md")

@@ -25,9 +25,12 @@ from rlbudget.strategies.correction.correct import (
     OFF,
     Corrected,
     Correction,
+    Refiner,
+    Second,
     correct,
     doubts_of,
     load_correction,
+    load_second_policy,
     save_correction,
     tune,
 )
@@ -38,8 +41,7 @@ from rlbudget.strategies.correction.doubt import (
     stop_chances,
 )
 from rlbudget.strategies.correction.fit import Fitted, joined
-from rlbudget.strategies.correction.refine import OFF as NEVER
-from rlbudget.strategies.correction.refine import Refinement, refine, tune_refinement
+from rlbudget.strategies.correction.fit_second import save_second
 from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.table import Split, TraceTable, split_questions
@@ -260,17 +262,48 @@ def test_a_refined_exit_is_the_second_models_and_both_are_paid(
 ) -> None:
     done, doubts = _stopped_at(table, 24), doubts_of(doubt, table)
     n = len(table)
-    second = Outcome(np.ones(n), np.full(n, 50.0), np.zeros(n), np.full(n, 5.0))
-    after = refine(Refinement(-1.0, 0.25), done, second, doubts)
+    second = Second(
+        Outcome(np.ones(n), np.full(n, 50.0), np.zeros(n), np.full(n, 5.0)), Refiner(4.0)
+    )
+    after = correct(Correction(doubt, -1.0, None, 1, second.model), done, doubts, second)
     stopped = done.stops != NATURAL_END
     np.testing.assert_array_equal(after.resumed, stopped)
     np.testing.assert_array_equal(after.outcome.exact_match[stopped], 1)
-    np.testing.assert_allclose(after.outcome.tokens, 0.25 * done.outcome.tokens + 55 * stopped)
+    np.testing.assert_allclose(after.outcome.tokens, done.outcome.tokens + 220 * stopped)
     assert after.share_recovered == 1
-    tuned = tune_refinement(done, second, doubts, PRICE, ratio=0.25)
-    assert refine(tuned, done, second, doubts).resumed.sum() > 0
-    assert tune_refinement(done, second, doubts, 1.0, ratio=0.25).threshold == NEVER
-    with pytest.raises(UserError, match="ratio"):
-        tune_refinement(done, second, doubts, PRICE, ratio=2)
+    tuned = tune(doubt, done, doubts, PRICE, second=second)
+    assert tuned.second == second.model
+    assert correct(tuned, done, doubts, second).resumed.sum() > 0
+    assert tune(doubt, done, doubts, 1.0, second=second).off
+    with pytest.raises(UserError, match="second model costs 0"):
+        tune(doubt, done, doubts, PRICE, second=Second(second.outcome, Refiner(0.0)))
+    few = Second(outcome(table.take([0]), np.array([-1])), second.model)
     with pytest.raises(ValueError, match="outcomes"):
-        refine(tuned, done, outcome(table.take([0]), np.array([-1])), doubts)
+        correct(tuned, done, doubts, few)
+
+
+def test_a_doubt_for_a_second_model_is_low_where_that_is_wrong_too(split: Split) -> None:
+    policy, features = policy_for(split.train, "free"), exit_features(split.train)
+    means = []
+    for right in (0.0, 1.0):
+        second = (np.full(len(split.train), right), np.full(len(split.validation), right))
+        # One of each kind, so that there is something to tell apart in both parts.
+        model = fit_doubt(split.train, split.validation, policy, features, second=second)
+        means.append(doubts_of(model, split.held_out).mean())
+    assert means[0] < 0.5 < means[1]
+
+
+def test_a_correction_by_a_second_model_is_kept_as_a_file_or_a_folder(
+    doubt: ImpactModel, tmp_path: Path
+) -> None:
+    plan = Correction(doubt, 0.4, None, 1, Refiner(96.0, {"stride": 16}))
+    policy = random_policy()
+    save_second(tmp_path / "c.safetensors", plan, None)
+    save_second(tmp_path / "folder", plan, policy)
+    for path in (tmp_path / "c.safetensors", tmp_path / "folder"):
+        again = load_correction(path)
+        assert (again.threshold, again.second) == (0.4, plan.second)
+    assert load_second_policy(tmp_path / "c.safetensors") is None
+    assert load_second_policy(tmp_path / "folder") == policy
+    with pytest.raises(UserError, match="is a folder"):
+        save_second(tmp_path / "d.safetensors", plan, policy)

@@ -6,21 +6,27 @@ its natural end, and a new answer is written; of the answers so far the least do
 later one of equals, and that of a natural end always. Every token is charged: the first answer, the
 thinking after it, the next answers. Threshold, budget and rounds are chosen on training questions
 at a price; where nothing pays, it stays off.
+
+Or a *second model* refines what is doubted: it answers the question anew, and its answer is given.
+What the first model wrote stays paid. Tokens are those of the first model throughout; one of the
+second costs its ``ratio`` of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
+from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.handover import in_large_tokens
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay
@@ -29,6 +35,8 @@ from rlbudget.traces.table import TraceTable
 
 Aim = Literal["utility", "answers"]
 FORMAT = "rlbudget-correction"
+FILE, POLICY = "correction.safetensors", "second"
+"""in a folder: the correction, and the policy that its second model is served by"""
 OFF = float("inf")
 LEVELS = 40
 """thresholds tried: quantiles of the doubts at the stops"""
@@ -39,22 +47,44 @@ PLANS: tuple[tuple[int | None, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
+class Refiner:
+    """What is known of a second model."""
+
+    ratio: float
+    """what one of its tokens costs, in tokens of the first model"""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """how its traces were recorded, JSON-ready: ``temperature``, ``max_tokens``, ``stride``, …"""
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """When to withdraw an exit, and for how long to continue thinking."""
 
     doubt: ImpactModel
-    """the chance that a written answer is wrong; see ``doubt.py``"""
+    """the chance that a written answer is wrong; with a second model half of 1 + the exact match
+    that its answer gains; see ``doubt.py``"""
     threshold: float
-    """doubt above which the thinking is resumed; ``OFF`` for never"""
+    """doubt above which the exit is withdrawn; ``OFF`` for never"""
     budget: int | None
     """thinking tokens before the next exit; None for the natural end"""
     rounds: int = 1
     """exits after the first at most, while the doubt stays above the threshold"""
+    second: Refiner | None = None
+    """the second model that exits are handed to; None where the first itself continues"""
 
     @property
     def off(self) -> bool:
         """Whether it changes nothing."""
         return self.threshold == OFF
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """What a second model does with the same questions, in full or under its policy."""
+
+    outcome: Outcome
+    """(n,) in its own tokens"""
+    model: Refiner
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +94,7 @@ class Corrected:
     before: Outcome
     outcome: Outcome
     resumed: Ints
-    """(n,) how often an exit of the trace was withdrawn"""
+    """(n,) how often an exit of the trace was withdrawn; with a second model at most once"""
     full: Outcome
     """the full decodes"""
 
@@ -109,14 +139,22 @@ class Corrected:
         return 100 * gained / extra if extra else 0.0
 
 
-def correct(correction: Correction, done: Replay, doubts: Floats | None = None) -> Corrected:
+def correct(
+    correction: Correction,
+    done: Replay,
+    doubts: Floats | None = None,
+    second: Second | None = None,
+) -> Corrected:
     """Withdraw the doubted exits of a replay on an ``exit_table``.
 
-    ``doubts`` (m,) spares computing those of every checkpoint.
+    ``doubts`` (m,) spares computing those of every checkpoint. ``second`` is what a correction by
+    a second model hands them to.
     """
     table, before = done.table, done.outcome
     if doubts is None:
         doubts = doubts_of(correction.doubt, table)
+    if second is not None:
+        return _refined(correction, done, doubts, second)
     exact_match = before.exact_match.copy()
     thinking, answer = before.thinking.copy(), before.answer.copy()
     resumed = np.zeros(len(table), dtype=np.int64)
@@ -143,6 +181,24 @@ def correct(correction: Correction, done: Replay, doubts: Floats | None = None) 
     return Corrected(before, after, resumed, outcome(table, full_stops(table)))
 
 
+def _refined(correction: Correction, done: Replay, doubts: Floats, second: Second) -> Corrected:
+    """The second model's answers to the doubted exits, for the tokens of both."""
+    table, before = done.table, done.outcome
+    if len(second.outcome) != len(table):
+        raise ValueError(f"{len(second.outcome)} outcomes of the second model, {len(table)} traces")
+    stopped = np.flatnonzero(done.stops != NATURAL_END)
+    handed = np.zeros(len(table), dtype=np.int64)
+    handed[stopped] = doubts[table.offsets[stopped] + done.stops[stopped]] > correction.threshold
+    given = in_large_tokens(second.outcome, second.model.ratio)
+    after = Outcome(
+        np.where(handed, given.exact_match, before.exact_match),
+        before.thinking + handed * given.thinking,
+        before.probe + handed * given.probe,
+        before.answer + handed * given.answer,
+    )
+    return Corrected(before, after, handed, outcome(table, full_stops(table)))
+
+
 def doubts_of(doubt: ImpactModel, table: TraceTable) -> Floats:
     """(m,) the doubt in the exit at every checkpoint of an ``exit_table``."""
     return doubt.risk(observe(table, doubt.features)) if len(table.thinking_tokens) else np.zeros(0)
@@ -157,18 +213,25 @@ def tune(
     most_extra: float | None = None,
     aim: Aim = "utility",
     plans: Sequence[tuple[int | None, int]] = PLANS,
+    second: Second | None = None,
 ) -> Correction:
     """The threshold, budget and rounds that are best on a replay of training questions.
 
     ``aim`` says what is best: the highest mean utility, or the highest exact match among those
     that gain at least half as much utility as the best. ``doubts`` (m,) are those of models that
     have not seen the question. ``most_extra`` bounds the extra tokens, as a share of those that
-    the stops save. Where nothing gains utility, the correction is off. Raises ``UserError`` for a
-    bound below 0.
+    the stops save. Where nothing gains utility, the correction is off. ``second`` is the model that
+    refines doubted exits, instead of thinking on. Raises ``UserError`` for a bound below 0 and for
+    a ratio of the second model that is not above 0.
     """
+    refiner = None if second is None else second.model
+    if refiner is not None and not 0 < refiner.ratio < OFF:
+        raise UserError(
+            f"a token of the second model costs {refiner.ratio:g} of the first: it must be above 0"
+        )
     if most_extra is not None and most_extra < 0:
         raise UserError(f"most_extra must be at least 0, not {most_extra:g}")
-    off = Correction(doubt, OFF, None)
+    off = Correction(doubt, OFF, None, second=refiner)
     stopped = np.flatnonzero(done.stops != NATURAL_END)
     known = doubts[done.table.offsets[stopped] + done.stops[stopped]]
     if not len(known):
@@ -177,10 +240,10 @@ def tune(
     levels: list[float] = np.unique(np.quantile(known, places)).tolist()
     without = float(utility(done.outcome, token_price).mean())
     worth: list[tuple[float, float, Correction]] = []
-    for budget, rounds in plans:
+    for budget, rounds in plans if second is None else ((None, 1),):
         for level in levels:
-            tried = Correction(doubt, level, budget, rounds)
-            after = correct(tried, done, doubts)
+            tried = Correction(doubt, level, budget, rounds, refiner)
+            after = correct(tried, done, doubts, second)
             gained = float(utility(after.outcome, token_price).mean()) - without
             if gained > 0 and (most_extra is None or after.share_of_saved <= most_extra):
                 worth.append((gained, float(after.outcome.exact_match.mean()), tried))
@@ -207,13 +270,18 @@ def save_correction(path: Path | str, correction: Correction) -> None:
         "threshold": None if correction.off else correction.threshold,
         "budget": correction.budget,
         "rounds": correction.rounds,
+        "second": None if correction.second is None else asdict(correction.second),
     }
     write_impact(path, correction.doubt, format=FORMAT, plan=json.dumps(plan))
 
 
 def load_correction(path: Path | str) -> Correction:
-    """Read what ``save_correction`` wrote; ``UserError`` for anything else."""
-    doubt, named = read_impact(path, FORMAT, "a correction")
+    """Read what ``save_correction`` wrote, a file or a folder that holds it.
+
+    Raises ``UserError`` for anything else.
+    """
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    doubt, named = read_impact(file, FORMAT, "a correction")
     try:
         plan = json.loads(named["plan"])
         threshold, budget, rounds = plan["threshold"], plan["budget"], int(plan["rounds"])
@@ -221,6 +289,17 @@ def load_correction(path: Path | str) -> Correction:
         budget = None if budget is None else int(budget)
         if math.isnan(threshold) or rounds < 1 or (budget or 1) < 1:
             raise ValueError("its plan makes no sense")
+        said, second = plan.get("second"), None
+        if said is not None:
+            second = Refiner(float(said["ratio"]), dict(said["recorded"]))
+            if not 0 < second.ratio < OFF:
+                raise ValueError("a token of its second model must cost something")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a correction: {error}") from error
-    return Correction(doubt, threshold, budget, rounds)
+    return Correction(doubt, threshold, budget, rounds, second)
+
+
+def load_second_policy(path: Path | str) -> Policy | None:
+    """The policy that the second model of the correction ``path`` is served by, if it has one."""
+    folder = Path(path) / POLICY
+    return load_policy(folder) if folder.is_dir() else None

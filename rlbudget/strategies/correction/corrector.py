@@ -2,7 +2,8 @@
 
 The policy's stop writes an answer on a fork of the decode. Where the doubt in it is too high, the
 decode itself goes on from where it stood, and answers again ``budget`` tokens later. Every token
-is in the ledger. Whatever fails after the first answer, the best answer so far is given.
+is in the ledger. Whatever fails after the first answer, the best answer so far is given. Where a
+second model refines, the exit is only marked as doubted: ``rlbudget.decoding.refined`` asks it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer
-from rlbudget.signals.questions import CONTEXT_SIGNALS
+from rlbudget.signals.questions import context_signals
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.written import CONFIDENCE, WRITTEN_SIGNALS, written_signals
@@ -45,17 +46,23 @@ class Kept:
     """False where the thinking, resumed, was cut at the cap"""
     message: str | None
     """what went wrong with the correction"""
+    doubted: bool = False
+    """whether a second model should answer instead"""
 
 
 class Corrector:
     """The doubt in the exits of one decode; not to be shared between decodes or threads.
 
-    Raises ``UserError`` for a doubt model that needs signals which no live decode makes.
+    ``question`` is needed by a doubt model that looks at it. Raises ``UserError`` for one that
+    needs signals which no live decode makes.
     """
 
-    def __init__(self, correction: Correction, *, probe_tokens: int) -> None:
+    def __init__(
+        self, correction: Correction, *, probe_tokens: int, question: str | None = None
+    ) -> None:
         needed = {feature.partition(".")[0] for feature in correction.doubt.features}
-        known = {*SIGNALS, *WRITTEN_SIGNALS, "thinking_tokens"} - set(CONTEXT_SIGNALS)
+        self._context = {} if question is None else context_signals(question)
+        known = {*SIGNALS, *WRITTEN_SIGNALS, "thinking_tokens", *self._context}
         if unknown := sorted(needed - known):
             raise UserError(
                 "the correction needs signals that are not made from tokens: " + ", ".join(unknown)
@@ -104,7 +111,8 @@ class Corrector:
     ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         assert self._now is not None
         tokens, signals = self._now
-        columns = {name: [value] for name, value in {**signals, **written}.items()}
+        given = {**self._context, **signals, **written}
+        columns = {name: [value] for name, value in given.items()}
         return self._observer.update(_ROW, [tokens], columns)
 
 
@@ -113,7 +121,7 @@ def exit_corrected(batch: DecodeBatch, corrector: Corrector) -> Kept:
     correction = corrector.correction
     written = batch.fork_exits([0])[0]
     thinking = int(batch.thinking_tokens([0])[0])
-    paid, resumed = written.answer_tokens, 0
+    paid, resumed, handed = written.answer_tokens, 0, False
 
     def kept_exit(written: ExitResult, at: int) -> Kept:
         text = batch.thinking_text(0) + batch.profile.exit_text
@@ -127,7 +135,8 @@ def exit_corrected(batch: DecodeBatch, corrector: Corrector) -> Kept:
     try:
         if corrector.failed is None and not correction.off:
             doubt = corrector.doubt(written, batch)
-            while doubt > correction.threshold and resumed < correction.rounds:
+            handed = doubt > correction.threshold and correction.second is not None
+            while doubt > correction.threshold and resumed < correction.rounds and not handed:
                 start = thinking
                 while True:
                     batch.advance()
@@ -156,4 +165,6 @@ def exit_corrected(batch: DecodeBatch, corrector: Corrector) -> Kept:
     if not batch.done:
         batch.drop([0])
     message = corrector.failed and f"the correction failed: {corrector.failed}"
-    return Kept(best.answer, best.text, thinking, paid, best.stopped_at, resumed, True, message)
+    return Kept(
+        best.answer, best.text, thinking, paid, best.stopped_at, resumed, True, message, handed
+    )

@@ -3,6 +3,10 @@
 A network like that of ``rlbudget.strategies.impact``, on what is known once the answer is written
 (``written.py``). It is fitted where the policy stops: checkpoints are drawn with the chance that
 the policy stops there, since other exits are of another distribution.
+
+Where a second model is to answer instead, the doubt is (1 + what its answer gains) / 2: the mean of
+the chances that the exit is wrong and that the second model is right. One network learns it from
+every exit twice, once with each of the two.
 """
 
 from __future__ import annotations
@@ -83,18 +87,23 @@ def fit_doubt(
     policy: StopPolicy,
     features: Sequence[str],
     *,
+    second: tuple[Floats, Floats] | None = None,
     seed: int = 0,
 ) -> ImpactModel:
     """Fit on the exits of ``train``, choose the epoch and calibrate on those of ``validation``.
 
-    The two must have no question in common. Raises ``UserError`` where all exits of a part are
-    right or all are wrong.
+    The two must have no question in common. ``second`` is the exact match of a second model on the
+    traces of the two, (n,) each. Raises ``UserError`` where all exits of a part are right or all
+    are wrong.
     """
     generator = np.random.default_rng(seed)
     parts = []
-    for what, table in (("training", train), ("validation", validation)):
+    for part, (what, table) in enumerate((("training", train), ("validation", validation))):
         rows = _drawn(stop_chances(policy, table), generator)
         wrong = table.exit_exact_match[rows] == 0
+        if second is not None:
+            wrong = np.concatenate([wrong, second[part][table.trace_of_row[rows]] == 1])
+            rows = np.concatenate([rows, rows])
         if len(np.unique(wrong)) < 2:
             raise UserError(f"in the {what} traces all exits are right, or all are wrong: there is"
                             " nothing to learn")  # fmt: skip
@@ -108,6 +117,7 @@ def doubts_in_turn(
     policy: StopPolicy,
     features: Sequence[str],
     *,
+    second: tuple[Floats, Floats] | None = None,
     seed: int = 0,
 ) -> Floats:
     """(m,) the doubt at every checkpoint of ``train`` by models that have not seen its question.
@@ -119,7 +129,8 @@ def doubts_in_turn(
         split = split_fold(train, fold, FOLDS, seed=seed)
         out = np.isin(train.question_ids, split.held_out.question_ids)
         rest = train.take(np.flatnonzero(~out))
-        model = fit_doubt(rest, validation, policy, features, seed=seed)
+        others = second and (second[0][~out], second[1])
+        model = fit_doubt(rest, validation, policy, features, second=others, seed=seed)
         rows = out[train.trace_of_row]
         doubts[rows] = model.risk(observe(train, features)[rows])
     return doubts

@@ -15,6 +15,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import utility
 from rlbudget.policy.replay import replay
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.strategies.correction.correct import (
     Aim,
     Corrected,
@@ -76,36 +77,51 @@ class Fitted:
             ]
         on = "to the natural end" if plan.budget is None else f"for {plan.budget} tokens"
         times = f", {plan.rounds} times at most" if plan.rounds > 1 else ""
-        what = (
-            f"An exit with a doubt above {plan.threshold:.3f} is withdrawn and the thinking"
-            f" continued {on}{times}."
-        )
+        then = f"withdrawn and the thinking continued {on}{times}"
+        if plan.second is not None:
+            then = "handed to the second model"
+        what = f"An exit with a doubt above {plan.threshold:.3f} is {then}."
         gained = self.utility_gained
         worth = {"better": "worth it", "worse": "not worth it"}.get(
             gained.verdict, "too few questions to tell whether it is worth it"
         )
         low, high = gained.interval
+        recovered = f"{done.recovered.sum()} of {done.lost.sum()} lost answers recovered"
+        saved = f", {done.share_of_saved:.1%} of those that the stops save"
+        if plan.second is not None:  # it repairs what the full decode of the first has wrong too
+            repaired = (done.outcome.exact_match > done.before.exact_match).sum()
+            recovered, saved = f"{repaired} wrong answers repaired", " (of the first model)"
         return [
             what,
-            f"On {len(np.unique(self.questions))} held-out questions: {done.recovered.sum()} of"
-            f" {done.lost.sum()} lost answers recovered, {done.broken.sum()} right answers broken,"
-            f" {(done.resumed > 0).sum()} exits withdrawn.",
-            f"Extra tokens: {done.extra_tokens.sum():.0f}, {done.share_of_saved:.1%} of those that"
-            f" the stops save; {done.gained_per_100_tokens:+.2f} answers gained per 100 of them.",
+            f"On {len(np.unique(self.questions))} held-out questions: {recovered},"
+            f" {done.broken.sum()} right answers broken, {(done.resumed > 0).sum()} exits"
+            " withdrawn.",
+            f"Extra tokens: {done.extra_tokens.sum():.0f}{saved};"
+            f" {done.gained_per_100_tokens:+.3g} answers gained per 100 of them.",
             f"Exact match {done.before.exact_match.mean():.4f} ->"
             f" {done.outcome.exact_match.mean():.4f}, utility {gained.difference:+.4f}"
             f" [{low:+.4f}, {high:+.4f}] at token price {self.token_price:.3g}: {worth}.",
         ]
 
 
-def fit_doubts(split: Split, policy: StopPolicy, *, seed: int = 0) -> Doubts:
+def fit_doubts(
+    split: Split,
+    policy: StopPolicy,
+    *,
+    second: tuple[Floats, Floats] | None = None,
+    seed: int = 0,
+) -> Doubts:
     """Fit on the training questions; the doubts of the validation questions are the model's own.
 
-    The split is of an ``exit_table``.
+    The split is of an ``exit_table``. With a ``second`` model, whose exact match on the training
+    and on the validation traces it is, (n,) each, the question's own numbers are looked at too.
     """
     features = exit_features(split.train)
-    model = fit_doubt(split.train, split.validation, policy, features, seed=seed)
-    in_turn = doubts_in_turn(split.train, split.validation, policy, features, seed=seed)
+    if second is not None:
+        features += CONTEXT_SIGNALS
+    train, validation = split.train, split.validation
+    model = fit_doubt(train, validation, policy, features, second=second, seed=seed)
+    in_turn = doubts_in_turn(train, validation, policy, features, second=second, seed=seed)
     return Doubts(
         model,
         joined(split.train, split.validation),
