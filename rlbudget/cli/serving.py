@@ -42,7 +42,7 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import compose
-from rlbudget.strategies.correction.correct import load_correction
+from rlbudget.strategies.correction.correct import Correction, load_correction
 from rlbudget.strategies.feedback.log import DecisionLog
 from rlbudget.strategies.feedback.registry import Serving, load_servings
 from rlbudget.strategies.hybrid import RequestFacts
@@ -198,7 +198,7 @@ class Decode:
                 model, self.question, policy, token_price=token_price, task=self.task,
                 seed=self.seed,
                 temperature=self.temperature, max_tokens=self.max_tokens,
-                correction=None if self.correct is None else load_correction(self.correct),
+                correction=None if self.correct is None else _thinking_on(self.correct),
             )  # fmt: skip
         logged = decode_logged(
             model, self.question, policy, token_price=token_price, seed=self.seed,
@@ -210,6 +210,16 @@ class Decode:
         audited = ", audited: it was not stopped" if logged.served.audited else ""
         note(f"Request {logged.served.request_id}{audited}")
         return logged.decoded
+
+
+def _thinking_on(file: Path) -> Correction:
+    """A correction by the same model: ``UserError`` for one by a second model."""
+    correction = load_correction(file)
+    if correction.second is not None:
+        raise UserError(
+            f"{file} hands exits to a second model, which a plan names: [correction] folder, model"
+        )
+    return correction
 
 
 def _profile_of(policy: Policy, model: str) -> str | None:

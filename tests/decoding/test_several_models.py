@@ -213,10 +213,15 @@ def correction_of(case: Case, threshold: float) -> Correction:
 def test_a_refined_exit_is_live_as_in_replay(case: Case) -> None:
     first, second = case.together.members
     policies = case.policies
-    correction = correction_of(case, 0.5)
     policy = policies[0]
     assert policy is not None
     done = replay(policy, first.table, PRICE)
+    correction = correction_of(case, 0.5)
+    stopped = np.flatnonzero(done.stops >= 0)
+    seen = doubts_of(correction.doubt, first.table)[
+        first.table.offsets[stopped] + done.stops[stopped]
+    ]
+    correction = replace(correction, threshold=float(np.median(seen)))
     other = served(policies[1], second.table, PRICE / 4.0)
     assert correction.second is not None
     after = correct(

@@ -100,9 +100,11 @@ class _Never:
 
 
 def test_the_correction_page_is_run(folder: Path) -> None:
+    shutil.copytree(folder / "traces", folder / "traces-second")
     said = follow("correction.md", folder)
     assert (folder / "correction.safetensors").is_file()
-    assert "held-out" in said["correct"]
+    assert (folder / "second.safetensors").is_file()
+    assert "held-out" in said["correct"] or said["correct"].startswith("OFF")
     assert "\nAnswer: 12\n" in said["decode"]
 
 
@@ -239,7 +241,9 @@ def test_the_ensembles_page_is_run(tmp_path: Path) -> None:
     assert decodes == ["12", "13", "13"]
     for row in ("blend", "blend+guard", "blend+guard+rules"):
         assert f"\n{row} " in said["evaluate"]
-    cascade, several = blocks("python", page("ensembles.md"))
+    chooser, cascade, several = blocks("python", page("ensembles.md"))
+    printed, _ = run_block(chooser, tmp_path)
+    assert re.match(r"12 by member [01] for [\d.]+ tokens\n", printed)
     printed, _ = run_block(cascade, tmp_path)
     actions = [int(action) for action in re.findall(r"action=(\d)", printed)]
     assert len(actions) == 2

@@ -44,16 +44,18 @@ def test_each_member_is_split_as_the_pair_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"), [("0.5", "no question in common"), ("1.5", "at most 1")]
+    ("ratio", "others", "said"),
+    [("0.5", range(5, 9), "no question in common"), ("1.5", range(3, 9), "at most 1")],
 )
 def test_a_mistake_is_one_clear_line(
     tmp_path: Path,
     ratio: str,
+    others: range,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small, large = write(tmp_path / "a", range(5)), write(tmp_path / "b", range(5, 9))
+    small, large = write(tmp_path / "a", range(5)), write(tmp_path / "b", others)
     asked = ["second_model", "--small", str(small), "--large", str(large), "--ratio", ratio]
     monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit) as ended:
