@@ -17,10 +17,7 @@ from rlbudget.strategies.chooser.fit import fit_chooser
 
 @dataclass(frozen=True)
 class Choose:
-    """Fit a chooser: whose answer to use among several models, from what is known so far.
-
-    All tokens that a choice spends are charged, those of members whose answers are not used too.
-    """
+    """Fit a chooser of whose answer to use among several models; all that are asked are paid."""
 
     traces: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TRACES TRACES ...")

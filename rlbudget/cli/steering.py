@@ -127,10 +127,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class Correct:
-    """Learn which exits of a policy to take back; measure it on held-out questions.
-
-    They are thought on, or with --second handed to another model.
-    """
+    """Learn which exits of a policy to take back and think on, or to hand to a second model."""
 
     policy: ThePolicy
     """Policy folder."""

@@ -29,9 +29,9 @@ from rlbudget.traces.interchange import write_jsonl
 from rlbudget.traces.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "score", "train", "freeze", "evaluate", "calibrate",
-            "impact", "blend", "cascade", "correct", "decode", "rules check", "rules explain",
-            "feedback", "stream", "harvest", "retrain", "registry add", "registry list",
-            "registry rollback")  # fmt: skip
+            "impact", "blend", "cascade", "choose", "correct", "decode", "rules check",
+            "rules explain", "feedback", "stream", "harvest", "retrain", "registry add",
+            "registry list", "registry rollback")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

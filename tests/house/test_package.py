@@ -158,7 +158,7 @@ for name in ENTRIES:
              "scipy", "sympy", "math_verify", "httpx")  # fmt: skip
     ran = without(extra, code)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("usage: rlbudget ") == 22
+    assert ran.stdout.count("usage: rlbudget ") == 23
 
 
 def test_a_plain_install_brings_numpy_and_safetensors_and_all_brings_every_extra() -> None:
