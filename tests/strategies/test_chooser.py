@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +216,15 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
     look = policy_for(TOGETHER.members[0].table, "look")
     with pytest.raises(UserError, match="look preset"):
         fit_chooser(both, tmp_path / "c", ratios=(1, 1), policies=(look, None))
+
+
+def test_a_chooser_is_served_without_what_fits_it(chooser: Chooser, tmp_path: Path) -> None:
+    save_chooser(tmp_path / "chooser", chooser)
+    code = (
+        "import sys; from rlbudget.strategies.chooser.folder import load_chooser;"
+        "import rlbudget.decoding.chosen;"
+        f"load_chooser({str(tmp_path / 'chooser')!r});"
+        "loaded = {name.partition('.')[0] for name in sys.modules};"
+        "assert not loaded & {'sklearn', 'scipy', 'pyarrow', 'torch', 'gymnasium'}, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
