@@ -2,8 +2,8 @@
 
 Families differ in what they remember, in what padding does to it and in how it is asked for, and
 a wrong guess decodes fluent nonsense. So two short prompts are decoded by ``generate``, each alone,
-and read again the way decodes and their forks are: padded into one batch first, row by row
-if that gives other numbers.
+and read again the way decodes and their forks are: padded into one batch first, then
+with one new token a pass, then row by row, until the numbers are the same.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rlbudget.models.attention import install, uninstall
 from rlbudget.models.row_by_row import RowByRow
 from rlbudget.models.sequences import Sequences, Unfinished
 
-Driving = Literal["batch", "rows"]
-"""``Sequences`` or ``RowByRow``."""
+Driving = Literal["batch", "steps", "rows"]
+"""``Sequences``, the same with one new token a pass, or ``RowByRow``."""
 
 _LENGTHS = (3, 13)
 _STEPS = 5
@@ -49,21 +49,22 @@ def driving_of(network: Any, name: str, *, ours: bool = True) -> Driving:
         with torch.inference_mode(), _silence():
             _known[key] = _find(network, ours)
     found = _known[key]
-    if found not in ("batch", "rows"):
+    if found not in ("batch", "steps", "rows"):
         kind = type(network).__name__
         raise UserError(
             f"the model {name!r} ({kind}) cannot be decoded here as transformers' generate"
             f" decodes it: {found}; serve it with an engine of its own and name that by its URL"
         )
-    if ours and found == "batch":
+    if ours and found != "rows":
         install(network)
-    return "batch" if found == "batch" else "rows"
+    return found
 
 
 def start(driving: Driving, network: Any, prompts: Sequence[Sequence[int]]) -> Unfinished:
     """Read the prompts (token ids, none empty)."""
-    kind: type[Sequences] | type[RowByRow] = Sequences if driving == "batch" else RowByRow
-    return kind.begin(network, prompts)
+    if driving == "rows":
+        return RowByRow.begin(network, prompts)
+    return Sequences.begin(network, prompts, single=driving == "steps")
 
 
 def _find(network: Any, ours: bool) -> Driving | str:
@@ -77,9 +78,9 @@ def _find(network: Any, ours: bool) -> Driving | str:
     if not all(logits.isfinite().all() for _, logits in wanted):
         return "batch"  # nothing can be compared; decodes say that these are no numbers
     why = ""
-    ways: tuple[Driving, ...] = ("batch", "rows")
+    ways: tuple[Driving, ...] = ("batch", "steps", "rows")
     for way in ways:
-        if ours and way == "batch":
+        if ours and way != "rows":
             install(network)
         elif ours:
             uninstall(network)

@@ -54,15 +54,24 @@ class Unfinished(Protocol):
 class Sequences:
     """``n`` unfinished sequences and the logits of the token that comes next in each."""
 
-    __slots__ = ("_cache", "_groups", "_growing", "_length", "_network", "_start", "logits")
+    __slots__ = ("_cache", "_groups", "_growing", "_length", "_network", "_single", "_start",
+                 "logits")  # fmt: skip
 
     logits: torch.Tensor
     """(n, vocabulary) float32, raw"""
 
     def __init__(
-        self, network: Any, cache: Cache, start: torch.Tensor, length: int, logits: torch.Tensor
+        self,
+        network: Any,
+        cache: Cache,
+        start: torch.Tensor,
+        length: int,
+        logits: torch.Tensor,
+        *,
+        single: bool = False,
     ) -> None:
         self._network = network
+        self._single = single
         self._cache = cache
         self._groups: tuple[Group, ...] = ()
         self._growing = growing_layers(cache)
@@ -71,14 +80,20 @@ class Sequences:
         self._begin_at(start)
 
     @classmethod
-    def begin(cls, network: Any, prompts: Sequence[Sequence[int]]) -> Sequences:
-        """Read the prompts (token ids, none empty) in one forward pass."""
+    def begin(
+        cls, network: Any, prompts: Sequence[Sequence[int]], *, single: bool = False
+    ) -> Sequences:
+        """Read the prompts (token ids, none empty) in one forward pass.
+
+        ``single`` feeds tokens one at a time later, for layers that go on only so.
+        """
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         start = torch.tensor([width - len(prompt) for prompt in prompts], device=network.device)
-        rows = cls(network, new_cache(network.config), start, 0, torch.empty(0))
+        cache = new_cache(network.config)
+        rows = cls(network, cache, start, 0, torch.empty(0), single=single)
         rows.feed(ids.to(network.device))
         return rows
 
@@ -129,6 +144,9 @@ class Sequences:
 
     def _forward(self, tokens: torch.Tensor, kept: int) -> torch.Tensor:
         """Append; the logits after the last ``kept`` tokens, (n, kept, vocabulary)."""
+        if self._single and self._length and tokens.shape[1] > 1:
+            each = [self._forward(column, 1) for column in torch.split(tokens, 1, dim=1)]
+            return torch.cat(each, dim=1)[:, -kept:]
         end = self._length + tokens.shape[1]
         columns = torch.arange(end, device=tokens.device)
         start = self._start[:, None]
@@ -177,7 +195,8 @@ class Sequences:
         """A copy of some rows; these sequences stay as they are."""
         cache = selected(self._cache, rows)
         return Sequences(
-            self._network, cache, self._start[rows], self._length, self.logits[rows]
+            self._network, cache, self._start[rows], self._length, self.logits[rows],
+            single=self._single,
         )  # fmt: skip
 
     @contextmanager
@@ -188,7 +207,9 @@ class Sequences:
         """
         if not self._growing:
             cache = copied(self._cache)
-            yield Sequences(self._network, cache, self._start, self._length, self.logits)
+            yield Sequences(
+                self._network, cache, self._start, self._length, self.logits, single=self._single
+            )
             return
         length, logits = self._length, self.logits
         try:

@@ -43,8 +43,8 @@ class TransformersModel:
     chosen_by: ChosenBy = "name"
     """how the profile was chosen"""
     driving: Driving = "batch"
-    """whether rows share forward passes, or each has its own: slower, for networks whose state
-    no batch can share"""
+    """whether rows share forward passes (``batch``; ``steps``: of one new token each), or each has
+    its own (``rows``): slower, for networks whose state no batch can share"""
 
     @torch.inference_mode()
     def begin(

@@ -22,6 +22,7 @@ torch.set_num_threads(1)
         ("doge", "batch"),  # a mask a head
         ("qwen3_5", "batch"),  # a vision tower and linear attention
         ("mistral3", "batch"),  # known to the classes with images only
+        ("nemotron_h", "steps"),  # a state that goes on by one token at a time
         ("mamba", "rows"),  # a cache under another name
         ("rwkv", "rows"),  # no cache but a state
         ("openai-gpt", "rows"),  # nothing at all
