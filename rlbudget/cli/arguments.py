@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.compose import Strategy, read_strategy
 
 Folder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -45,43 +43,17 @@ Folders = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="FOLDER", help_behavior_hint=""),
 ]
+Files = Annotated[
+    tuple[Path, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="FILE", help_behavior_hint=""),
+]
 Numbers = Annotated[
     tuple[float, ...],
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="X", help_behavior_hint=""),
 ]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
-
-
-@dataclass(frozen=True)
-class StrategyArguments:
-    """What stands over the policies: an ensemble, then a guard, then rules."""
-
-    combine: Annotated[
-        str | None, tyro.conf.arg(metavar="{mean,vote,FILE}", help_behavior_hint="")
-    ] = None
-    """Make the policies one: mean (of their chances), vote, or the file of `rlbudget blend`."""
-    price_factor: Numbers = ()
-    """Times the token price, one a policy; several over one policy combine its versions."""
-    guard: OptionalFile = None
-    """Impact model of `rlbudget impact`: stop only where the risk to lose the answer is low."""
-    max_risk: Share = 0.01
-    """Share of stops that may lose an answer, from 0 to 1, for the guard."""
-    rules: OptionalFile = None
-    """TOML file of hybrid rules, which have the last word."""
-
-    def read(self) -> Strategy:
-        """Load the files."""
-        return read_strategy(
-            combine=self.combine,
-            price_factors=self.price_factor,
-            guard=self.guard,
-            max_risk=self.max_risk,
-            rules=self.rules,
-        )
-
-
-Strategies = Annotated[StrategyArguments, tyro.conf.arg(name="")]
 
 
 def metadata_of(pairs: Sequence[str]) -> dict[str, str | float]:

@@ -68,8 +68,10 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
               'rules.toml "What is 2 + 3?" --policy policy'),
     ),
     "Serve": (
-        Entry("decode", "serving", "answer one question live under a policy",
+        Entry("decode", "serving", "answer one question live under a policy or a plan",
               '--model MODEL --policy policy "What is 2 + 3?"'),
+        Entry("plan check", "serving", "say what a plan does and what an engine cannot give",
+              "plan.toml --engine vllm"),
     ),
     "The loop": (
         Entry("feedback", "loop", "tell a decision log whether an answer was right",

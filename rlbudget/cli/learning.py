@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import tyro
 from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.cli.arguments import (
+    Files,
     Flag,
     Folder,
     Folders,
@@ -20,8 +21,6 @@ from rlbudget.cli.arguments import (
     OptionalShare,
     PriceRange,
     Share,
-    Strategies,
-    StrategyArguments,
     ThePolicy,
     TheTraces,
 )
@@ -37,6 +36,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate
 from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.policy.observation import Preset
+from rlbudget.strategies.plan import Plans, load_plan
 
 
 @dataclass(frozen=True)
@@ -141,22 +141,26 @@ class Evaluate:
     """Also fit the learners PPO is compared with: logistic head, fitted-Q, exact gradient."""
     write_cards: Flag = False
     """Put each policy's measured rows into the README.md of its folder."""
-    strategies: Strategies = field(default_factory=StrategyArguments)
+    plan: Files = ()
+    """A plan (TOML) to measure: its policies, and each part that stands over them."""
 
     def execute(self) -> None:
         """Run it."""
         if not self.traces:
             raise UserError("evaluate needs a folder of traces")
+        plans = Plans(tuple(load_plan(file) for file in self.plan))
+        for line in plans.unmeasured:
+            note(line)
         evaluation = evaluate_folder(
             self.traces,
-            policies=self.policy,
+            policies=[*self.policy, *(f for f in plans.folders if f not in self.policy)],
             out=self.out,
             seed=self.seed,
             draws=self.draws,
             write_cards=self.write_cards,
             learners=self.learners,
             folds=self.folds,
-            strategy=self.strategies.read(),
+            strategy=plans if plans.plans else None,
             last=self.last,
             as_they_are=self.as_they_are,
         )

@@ -1,18 +1,17 @@
-"""A policy at work: decode one question live."""
+"""A plan at work: decode one question live; say what a plan does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from rlbudget.cli.arguments import (
     Flag,
-    Folders,
     Metadata,
     N,
     Name,
@@ -23,29 +22,28 @@ from rlbudget.cli.arguments import (
     OptionalName,
     OptionalNumber,
     OptionalPrice,
-    Share,
-    Strategies,
-    StrategyArguments,
+    OptionalShare,
     TheQuestion,
     metadata_of,
 )
-from rlbudget.cli.cascades import answer_through_cascade
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
 from rlbudget.cli.findings.finding import report
 from rlbudget.console import note, tell
-from rlbudget.decoding.decode import Decoded, decode
-from rlbudget.decoding.logged import Origin, decode_logged
+from rlbudget.decoding.chosen import decode_chosen
+from rlbudget.decoding.core import ENGINES, refusals
+from rlbudget.decoding.decode import decode, second_model
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.prices import nearest_price
-from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.strategies.compose import compose
-from rlbudget.strategies.correction.correct import Correction, load_correction
+from rlbudget.policy.stop_policy import Full
+from rlbudget.strategies.chooser.folder import load_chooser
 from rlbudget.strategies.feedback.log import DecisionLog
-from rlbudget.strategies.feedback.registry import Serving, load_servings
+from rlbudget.strategies.feedback.registry import load_serving
 from rlbudget.strategies.hybrid import RequestFacts
+from rlbudget.strategies.plan import Plan, describe, load_plan
 from rlbudget.tasks.scorers import scorer_of_task
 
 if TYPE_CHECKING:
@@ -54,22 +52,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decode:
-    """Answer one question live under a policy."""
+    """Answer one question live under a plan, or under a policy alone."""
 
     model: Name
     """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
     question: TheQuestion
     """The question."""
-    policy: Folders = ()
-    """Policy folder, or a registry, whose served policy is taken; several with --combine, or for
-    rules that name them."""
+    policy: OptionalFolder = None
+    """Policy folder, or a registry, whose served policy is taken."""
+    plan: OptionalFile = None
+    """Plan (TOML): policies, ensemble, guard, rules, correction, cascade, audit."""
+    token_price: OptionalPrice = None
+    """Reward lost per token; by default the plan's, the certified one, or the middle of the
+    range."""
+    effort: OptionalName = None
+    """Operating point of the policy folder: none, minimal, low, medium, high or max."""
+    max_em_loss: OptionalShare = None
+    """Exact match that may be lost, from 0 to 1; a certificate must cover it."""
+    answer_worth: OptionalNumber = None
+    """What a right answer is worth, in money; with --price-per-million."""
+    price_per_million: OptionalNumber = None
+    """Price of a million tokens, in the same money."""
+    max_tokens: OptionalN = None
+    """Hard cap on thinking tokens; by default the plan's, or that of the policy's traces."""
+    off: Flag = False
+    """Do not stop: the model thinks to its natural end."""
     profile: OptionalName = None
     """How the model is prompted and made to answer: embedded, smollm2, think or plain; by default
     the model's own, else that of the policy's traces."""
-    token_price: OptionalPrice = None
-    """Reward lost per token; by default the certified one, else the middle of the range."""
-    max_tokens: OptionalN = None
-    """Hard cap on thinking tokens; by default that of the policy's traces."""
     temperature: OptionalNumber = None
     """Sampling temperature, 0 for greedy; by default that of the policy's traces."""
     seed: N = 0
@@ -79,99 +89,126 @@ class Decode:
     CUDA device, else the CPU."""
     dtype: OptionalName = None
     """float32, bfloat16 or float16; by default that of the weights."""
-    strategies: Strategies = field(default_factory=StrategyArguments)
-    cascade: OptionalFile = None
-    """Cascade of `rlbudget cascade`, instead of a policy: it may hand over to the large model."""
-    large_model: OptionalName = None
-    """For the cascade: the model to hand over to, named as --model."""
-    large_policy: OptionalFolder = None
-    """For the cascade: policy folder of the large model; by default it decodes in full."""
-    correct: OptionalFile = None
-    """File of `rlbudget correct`: exits that look wrong are thought on."""
     task: NameOrNone = ""
-    """Task of the request: for the rules, a policy that is told tasks, and the scorer of audited
-    answers (gsm8k, math)."""
+    """Task of the request: for rules and a policy that is told tasks."""
     metadata: Metadata = ()
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
-    log: OptionalFolder = None
-    """Folder of a decision log that gets a line for this request."""
-    audit_share: Share = 0.0
-    """Chance, from 0 to 1, that the request runs to its natural end and is recorded in the log."""
     request_id: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
     """Id of the request in the log, to tell its outcome later; by default one is drawn."""
-    store_text: Flag = False
-    """Keep the question and the answer in the log; an audited request keeps them anyway."""
 
     def execute(self) -> None:
         """Run it."""
-        if self.log is None and (self.audit_share or self.request_id or self.store_text):
-            raise UserError("--audit-share, --request-id and --store-text need a --log FOLDER")
-        special = (self.cascade, self.large_model, self.correct)
-        if self.log is not None and any(given is not None for given in special):
-            raise UserError(
-                "a cascade or a correction cannot be logged yet, since no audit replays them: leave"
-                " --log out"
-            )
-        if self.cascade is not None or self.large_model is not None:
-            self._through_cascade()
-            return
-        servings = load_servings(self.policy)
-        policies = {name: serving.policy for name, serving in servings.items()}
-        composed = compose(policies, self.strategies.read())
-        request = RequestFacts(self.question, self.task, metadata_of(self.metadata))
-        served = composed.serve(request)
-        for line in composed.explain(request):
+        plan = self._plan()
+        if self.request_id is not None and plan.audit is None:
+            raise UserError("--request-id names a line of a log: the plan has no [audit]")
+        facts = RequestFacts(self.question, self.task, metadata_of(self.metadata))
+        composed = plan.compose()
+        for line in [] if composed is None else composed.explain(facts):
             note(line)
-        policy = next(iter(policies.values()))
-        profile = _profile_of(policy, self.model) if self.profile is None else self.profile
-        model = load_model(self.model, profile=profile, device=self.device, dtype=self.dtype)
-        decoded = self._decode(
-            model, served, list(servings.values()),
-            _price(policy, self.token_price, served.price_range),
+        dial = Dial(self.token_price, self.effort, self.max_em_loss, self.answer_worth,
+                    self.price_per_million)  # fmt: skip
+        if plan.chooser is not None and not self.off:
+            self._choose(plan, dial)
+            return
+        wanted = plan.exit_profile or self.profile
+        profile = _profile_of(plan.recorded, self.model) if wanted is None else wanted
+        model = self._load(self.model, profile)
+        if self.off:
+            plan = replace(plan, policies={"off": Full()}, strategy=Plan({}).strategy,
+                           dial=Dial(token_price=0.0), correction=None, cascade=None)  # fmt: skip
+            dial = Dial()
+        self._say_uncovered(plan, dial)
+        other = plan.second_model or plan.large_model
+        decoded = decode(
+            model, self.question, plan, dial=dial, task=self.task, metadata=facts.metadata,
+            seed=self.seed, temperature=self.temperature, max_tokens=self.max_tokens,
+            request_id=self.request_id,
+            second=None if other is None or self.off else second_model(
+                model if other == self.model else self._load(other), plan, seed=self.seed
+            ),
         )  # fmt: skip
+        self._say(decoded)
+        by_policy = wanted is None and profile is not None
+        chosen_by = "policy" if by_policy else model.chosen_by
+        report(of_profile(model.name, model.profile.name, chosen_by))
+        report(of_serving(plan.recorded, self._settings(model, plan.recorded)))
+
+    def _load(self, name: str, profile: str | None = None) -> TransformersModel:
+        return load_model(name, profile=profile, device=self.device, dtype=self.dtype)
+
+    def _plan(self) -> Plan:
+        if (self.policy is None) == (self.plan is None):
+            raise UserError("decode takes one of: --policy FOLDER, --plan FILE")
+        if self.plan is not None:
+            return load_plan(self.plan)
+        assert self.policy is not None
+        serving = load_serving(self.policy)
+        versions = {} if serving.version is None else {"policy": serving.version}
+        return Plan({Path(self.policy).resolve().name: serving.policy}, versions=versions)
+
+    def _say_uncovered(self, plan: Plan, dial: Dial) -> None:
+        """A price above the certified one is served, but said to be."""
+        policy = plan.policies and plan.policy
+        if not isinstance(policy, Policy) or policy.config["calibration"] is None or dial.silent:
+            return
+        price = dial.price(policy)
+        if price > policy.default_price:
+            note(
+                f"rlbudget: token price {price:g} is above the certified"
+                f" {policy.default_price:.3g}: the bound on lost answers does not cover it"
+            )
+
+    def _choose(self, plan: Plan, dial: Dial) -> None:
+        """Answer by the best of several models; ``--model`` is not one of them."""
+        assert plan.chooser is not None
+        chooser = load_chooser(plan.chooser)
+        said = plan.dial if dial.silent else dial
+        price = float(np.median(chooser.token_prices)) if said.silent else said.price(Full())
+        audit = plan.audit
+        chosen = decode_chosen(
+            [self._load(name) for name in plan.chooser_models], self.question, chooser,
+            token_price=price, task=self.task, seed=self.seed, request_id=self.request_id,
+            log=None if audit is None else DecisionLog(audit.log, store_text=audit.store_text),
+        )  # fmt: skip
+        tell(chosen.text)
+        tell(f"\nAnswer: {chosen.answer}")
+        parts = [
+            f"{chosen.ratios[place]:g} x {done.total_tokens:g} of {plan.chooser_models[place]}"
+            for place, done in chosen.asked.items()
+        ]
+        tell(f"Tokens: {chosen.total_tokens:g} = {' + '.join(parts)}."
+             f" Answered by {plan.chooser_models[chosen.member]}.")  # fmt: skip
+        if chosen.message:
+            note(f"rlbudget: {chosen.message}")
+
+    def _say(self, decoded: Decoded) -> None:
         tell(decoded.text)
         tell(f"\nAnswer: {decoded.answer}")
+        own = (
+            f"{decoded.thinking_tokens} thinking + {decoded.probe_tokens} probe"
+            f" + {decoded.answer_tokens} answer"
+        )
+        second = decoded.second
+        if decoded.ratio != 1 or second is not None:
+            own = f"{decoded.ratio:g} x ({own})"
+        if second is not None:
+            own += (
+                f" + {second.thinking_tokens} thinking + {second.probe_tokens} probe"
+                f" + {second.answer_tokens} answer of the second model"
+            )
         tell(
-            f"Tokens: {decoded.total_tokens} = {decoded.thinking_tokens} thinking"
-            f" + {decoded.probe_tokens} probe + {decoded.answer_tokens} answer."
+            f"Tokens: {decoded.total_tokens:g} = {own}."
             f" {ended(decoded.reason, decoded.thinking_tokens, decoded.message)}"
         )
-        if decoded.stopped and served.confidence is not None:
-            tell(f"Confidence of the exit: {served.confidence:.1%}.")
+        if decoded.confidence is not None:
+            tell(f"Confidence of the exit: {decoded.confidence:.1%}.")
         if decoded.resumed:
             tell(f"An exit that looked wrong was thought on {decoded.resumed} times.")
         if decoded.message and decoded.reason != "policy_failed":
             note(f"rlbudget: {decoded.message}")
-        by_policy = self.profile is None and profile is not None
-        chosen_by = "policy" if by_policy else model.chosen_by
-        report(of_profile(model.name, model.profile.name, chosen_by))
-        for trained in policies.values():
-            report(of_serving(trained.recorded, self._settings(model, policy.recorded)))
-
-    def _through_cascade(self) -> None:
-        if self.cascade is None or self.large_model is None:
-            raise UserError(
-                "--cascade and --large-model go together: the large one is handed over to"
-            )
-        if self.policy or self.correct or self.strategies != StrategyArguments():
-            raise UserError(
-                "a cascade stops the small model by itself: leave out --policy, --combine,"
-                " --guard, --rules and --correct; the large one takes --large-policy"
-            )
-        answer_through_cascade(
-            self.question,
-            cascade=self.cascade,
-            model=self.model,
-            large_model=self.large_model,
-            large_policy=self.large_policy,
-            profile=self.profile,
-            token_price=self.token_price,
-            seed=self.seed,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        if decoded.request_id is not None:
+            audited = ", audited: it was not stopped" if decoded.audited else ""
+            note(f"Request {decoded.request_id}{audited}")
 
     def _settings(self, model: TransformersModel, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """What this decode is made with, where ``recorded`` gives what is left out."""
@@ -185,71 +222,35 @@ class Decode:
             "scorer": None if scorer == "auto" else scorer,
         }
 
-    def _decode(
-        self,
-        model: TransformersModel,
-        policy: StopPolicy,
-        servings: Sequence[Serving],
-        token_price: float,
-    ) -> Decoded:
-        """Decode, and log it if that is asked for."""
-        if self.log is None:
-            return decode(
-                model, self.question, policy, token_price=token_price, task=self.task,
-                seed=self.seed,
-                temperature=self.temperature, max_tokens=self.max_tokens,
-                correction=None if self.correct is None else _thinking_on(self.correct),
-            )  # fmt: skip
-        logged = decode_logged(
-            model, self.question, policy, token_price=token_price, seed=self.seed,
-            temperature=self.temperature, max_tokens=self.max_tokens, task=self.task,
-            log=DecisionLog(self.log, store_text=self.store_text),
-            origin=_origin(servings, self.strategies),
-            audit_share=self.audit_share, request_id=self.request_id,
-        )  # fmt: skip
-        audited = ", audited: it was not stopped" if logged.served.audited else ""
-        note(f"Request {logged.served.request_id}{audited}")
-        return logged.decoded
 
-
-def _thinking_on(file: Path) -> Correction:
-    """A correction by the same model: ``UserError`` for one by a second model."""
-    correction = load_correction(file)
-    if correction.second is not None:
-        raise UserError(
-            f"{file} hands exits to a second model, which a plan names: [correction] folder, model"
-        )
-    return correction
-
-
-def _profile_of(policy: Policy, model: str) -> str | None:
+def _profile_of(recorded: Mapping[str, Any], model: str) -> str | None:
     """The profile of a policy's traces, for a model that has none of its own."""
-    recorded = policy.recorded.get("profile")
-    return recorded if recorded in PROFILES and model not in PROFILES else None
+    known = recorded.get("profile")
+    return known if known in PROFILES and model not in PROFILES else None
 
 
-def _origin(servings: Sequence[Serving], strategies: StrategyArguments) -> Origin:
-    """What the log keeps of the policies and of what stands over them."""
-    digests = [serving.policy.digest for serving in servings]
-    together = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
-    version = servings[0].version if len(servings) == 1 else None
-    if strategies == StrategyArguments():
-        return Origin(together, version)
-    over = sha256(repr(strategies).encode())
-    for file in (strategies.combine, strategies.guard, strategies.rules):
-        path = Path(file) if file is not None else None
-        inside = sorted(path.rglob("*")) if path is not None and path.is_dir() else [path]
-        for one in inside:
-            over.update(one.read_bytes() if one is not None and one.is_file() else b"")
-    return Origin(together, version, over.hexdigest())
+EngineName = Literal["hf", "vllm", "sglang", "llama-server", "llama-cpp-python", "openai"]
 
 
-def _price(policy: Policy, asked: float | None, served: tuple[float, float]) -> float:
-    """The price to decode at; a price above the certified one is served, but said to be."""
-    certified = policy.config["calibration"] is not None
-    if certified and asked is not None and asked > policy.default_price:
-        note(
-            f"rlbudget: token price {asked:g} is above the certified {policy.default_price:.3g}:"
-            " the bound on lost answers does not cover it"
-        )
-    return nearest_price(policy.default_price, served) if asked is None else asked
+@dataclass(frozen=True)
+class PlanCheck:
+    """Say in words what a plan does, and what an engine could not give it."""
+
+    plan: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """The plan (TOML)."""
+    engine: Annotated[EngineName | None, tyro.conf.arg(metavar="ENGINE", help_behavior_hint="")] = (
+        None
+    )
+    """hf, vllm, sglang, llama-server, llama-cpp-python or openai; by default all of them."""
+
+    def execute(self) -> None:
+        """Check; exit status 2 where the engine that is named cannot serve the plan."""
+        plan = load_plan(self.plan)
+        for line in describe(plan):
+            tell(f"- {line}")
+        for name, engine in ENGINES.items():
+            if self.engine in (None, name):
+                lacking = refusals(plan, engine)
+                tell(f"{name}: " + ("; ".join(lacking) if lacking else "serves it"))
+                if lacking and self.engine is not None:
+                    raise UserError(f"{name} cannot serve {self.plan}: {lacking[0]}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlbudget.arrays import Float32s, Floats
-from rlbudget.decoding.decode import Decoded, decode
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
 from rlbudget.policy.stop_policy import Full, StopPolicy

@@ -1,167 +1,130 @@
-"""Decoding live under a policy."""
+"""Decoding live under a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.policy.controller import Controller, Reason
-from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.tasks.scorers import extracted
-from rlbudget.traces.trace import PROBE_TOKENS, Probe
+from rlbudget.decoding.core import LOCAL, Core, HandOver, bind
+from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.request import Request
+from rlbudget.errors import UserError
+from rlbudget.policy.dial import Dial
+from rlbudget.policy.prices import nearest_price
+from rlbudget.policy.stop_policy import Full, StopPolicy
+from rlbudget.strategies.plan import Plan
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
-    from rlbudget.strategies.correction.correct import Correction
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An answer, what it cost, and where and why its thinking ended."""
-
-    answer: str
-    """the answer that was found in what the model wrote, as the traces' scorer finds it"""
-    text: str
-    """everything after the prompt: thinking, end of thinking, answer"""
-    thinking_tokens: int
-    probe_tokens: int
-    """tokens of all trial answers that were made"""
-    answer_tokens: int
-    """every token after the thinking"""
-    stopped: bool
-    """whether the policy ended the thinking"""
-    stopped_at: int | None
-    """thinking tokens at the stop"""
-    reason: Reason
-    stop_probability: float | None
-    """at the last checkpoint; None where there was none"""
-    message: str | None
-    """what went wrong with the policy, with the correction, or with the model's numbers"""
-    resumed: int = 0
-    """how often a correction took an exit back and went on thinking"""
-    doubted: bool = False
-    """whether a correction finds that a second model should answer instead"""
-
-    @property
-    def total_tokens(self) -> int:
-        """All tokens that were paid for, the prompt's left out."""
-        return self.thinking_tokens + self.probe_tokens + self.answer_tokens
 
 
 def decode(
     model: TransformersModel,
     question: str,
-    policy: StopPolicy,
+    policy: Plan | StopPolicy,
     *,
-    token_price: float,
+    token_price: float | None = None,
+    dial: Dial | None = None,
     task: str = "",
+    metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     temperature: float | None = None,
     max_tokens: int | None = None,
     stride: int | None = None,
     probe_tokens: int | None = None,
-    correction: Correction | None = None,
+    request_id: str | None = None,
+    second: Callable[[HandOver], Decoded] | None = None,
 ) -> Decoded:
-    """Answer ``question``, thinking as long as ``policy`` finds it worth ``token_price``.
+    """Answer ``question``, thinking as long as a plan (or a bare policy) finds it worth the price.
 
-    ``token_price`` is reward lost per token and must lie in the policy's range; ``task`` is the
-    request's, for a policy that is told tasks. ``stride``,
+    ``token_price`` is reward lost per token and must lie in the policy's range; ``dial`` says it
+    in other ways, and left out it is the plan's. ``task`` and ``metadata`` are the request's, for
+    policies and rules that look at them. ``max_tokens`` caps the thinking. ``stride``,
     ``max_tokens``, ``temperature`` and ``probe_tokens`` left out are those of the traces the policy
-    was trained on, else the profile's. With the ``row_seed`` of a recorded trace and its
-    settings the decode is that trace's, up to the stop. A policy that raises or says NaN does not
-    cost the answer: the decode goes on to its natural end, and ``reason`` and ``message`` say so.
-    ``correction`` looks at the answer of a stop and may go on thinking; if it fails, the answer
-    stays and ``message`` says so. Raises ``UserError`` for a price outside the range and for
-    settings out of range.
+    was trained on, else the profile's. With the
+    ``row_seed`` of a recorded trace and its settings the decode is that trace's, up to the stop.
+    ``second`` answers for a cascade or a correction by a second model (``second_model``).
+
+    A policy that raises or says NaN does not cost the answer: the decode goes on to its natural
+    end, and ``reason`` and ``message`` say so. Raises ``UserError`` for a price outside the range,
+    settings out of range and a plan that needs a second model where there is none.
     """
-    controller = Controller(policy, token_price=token_price, question=question, task=task)
-    recorded: Mapping[str, Any] = getattr(policy, "recorded", {})
-    scorer = str(recorded.get("scorer", "auto"))
-    stride = recorded.get("stride") if stride is None else stride
-    max_tokens = recorded.get("max_tokens") if max_tokens is None else max_tokens
-    temperature = recorded.get("temperature") if temperature is None else temperature
-    if probe_tokens is None:
-        probe_tokens = recorded.get("probe_tokens", PROBE_TOKENS)
-    batch = model.begin(
-        [question], [seed], temperature=temperature, max_tokens=max_tokens, stride=stride,
-    )  # fmt: skip
-    corrector = None
-    if correction is not None and not correction.off:
-        from rlbudget.strategies.correction.corrector import (  # needs pyarrow
-            Corrector,
-            exit_corrected,
-        )
+    core = core_of(model, policy, stride=stride, probe_tokens=probe_tokens,
+                   max_tokens=max_tokens, second=second)  # fmt: skip
+    return decode_with(core, model, question, token_price=token_price, dial=dial, task=task,
+                       metadata=metadata, seed=seed, temperature=temperature,
+                       request_id=request_id)  # fmt: skip
 
-        corrector = Corrector(correction, probe_tokens=probe_tokens, question=question)
-    charged = 0
-    probability: float | None = None
 
-    def trial_answer() -> Probe:
-        nonlocal charged
-        trial = batch.fork_probes([0], probe_tokens)[0]
-        charged += trial.tokens
-        return Probe(trial.answer, trial.confidence, trial.tokens)
-
-    while True:
-        batch.advance()
-        if not len(batch.at_checkpoint):
-            break
-        thinking = int(batch.thinking_tokens([0])[0])
-        signals = {name: float(column[0]) for name, column in batch.signals([0]).items()}
-        if corrector is not None:
-            corrector.take(signals, thinking)
-        probe = trial_answer() if controller.needs_probe else None
-        decision = controller.at_checkpoint(signals, thinking, probe)
-        if decision.probe:
-            decision = controller.looked(trial_answer())
-        if controller.failed is None:
-            probability = decision.stop_probability
-        if decision.stop and corrector is not None:
-            kept = exit_corrected(batch, corrector)
-            ended: Reason = "natural" if kept.natural else "max_tokens"
-            return Decoded(
-                answer=extracted(kept.answer, scorer),
-                text=kept.text,
-                thinking_tokens=kept.thinking_tokens,
-                probe_tokens=charged,
-                answer_tokens=kept.answer_tokens,
-                stopped=kept.stopped_at is not None,
-                stopped_at=kept.stopped_at,
-                reason=ended if kept.stopped_at is None else "policy",
-                stop_probability=probability,
-                message=kept.message or batch.problem(0),
-                resumed=kept.resumed,
-                doubted=kept.doubted,
-            )
-        if decision.stop:
-            text = batch.thinking_text(0) + model.profile.exit_text
-            answer = batch.stop([0])[0]
-            return Decoded(
-                answer=extracted(answer.answer, scorer),
-                text=text + batch.vocabulary.text(answer.ids, special=True),
-                thinking_tokens=thinking,
-                probe_tokens=charged,
-                answer_tokens=answer.answer_tokens,
-                stopped=True,
-                stopped_at=thinking,
-                reason="policy",
-                stop_probability=probability,
-                message=batch.problem(0),
-            )
-    end = batch.final[0]
-    assert end is not None
-    reason: Reason = "natural" if end.natural else "max_tokens"
-    return Decoded(
-        answer=extracted(end.answer, scorer),
-        text=end.text + end.rest,
-        thinking_tokens=end.thinking_tokens,
-        probe_tokens=charged,
-        answer_tokens=end.answer_tokens,
-        stopped=False,
-        stopped_at=None,
-        reason=reason if controller.failed is None else "policy_failed",
-        stop_probability=probability,
-        message=batch.problem(0)
-        or (controller.failed and f"the policy failed: {controller.failed}"),
+def core_of(
+    model: TransformersModel,
+    policy: Plan | StopPolicy,
+    *,
+    stride: int | None = None,
+    probe_tokens: int | None = None,
+    max_tokens: int | None = None,
+    second: Callable[[HandOver], Decoded] | None = None,
+) -> Core:
+    """A plan bound to a local model, for many calls of ``decode_with``; raises as ``decode``."""
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens must be at least 1, not {max_tokens}")
+    return bind(
+        policy,
+        model.tokenizer,
+        LOCAL,
+        vocabulary=model.vocabulary,
+        eos_ids=model.vocabulary.eos_ids.tolist(),
+        profile=model.profile,
+        stride=stride,
+        probe_tokens=probe_tokens,
+        max_thinking_tokens=max_tokens,
+        model=model.name,
+        second=second,
     )
+
+
+def decode_with(
+    core: Core,
+    model: TransformersModel,
+    question: str,
+    *,
+    token_price: float | None = None,
+    dial: Dial | None = None,
+    task: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    request_id: str | None = None,
+) -> Decoded:
+    """``decode`` under a plan that is bound already."""
+    from rlbudget.decoding.local import run  # needs torch
+
+    if temperature is None:
+        temperature = float(core.plan.recorded.get("temperature", model.profile.temperature))
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature must be 0 or more, not {temperature}")
+    request = Request(
+        core, question=question, task=task, metadata=metadata, dial=dial, token_price=token_price,
+        request_id=request_id, settings={"temperature": temperature, "row_seed": seed},
+    )  # fmt: skip
+    run(model, core, request, question, seed=seed, temperature=temperature)
+    return request.decoded()
+
+
+def second_model(
+    model: TransformersModel, plan: Plan, *, seed: int = 0
+) -> Callable[[HandOver], Decoded]:
+    """What answers for a plan's cascade or correction: ``model``, in full or under the policy that
+    the plan has for it, at the nearest price that it knows, as it was recorded."""
+    own = plan.large_policy or plan.second_policy
+    asked: StopPolicy = Full() if own is None else own
+    known = ("temperature", "max_tokens", "stride", "probe_tokens")
+    settings = {k: v for k, v in plan.recorded_second.items() if k in known}
+
+    def answer(wish: HandOver) -> Decoded:
+        return decode(
+            model, wish.question, asked,
+            token_price=nearest_price(wish.token_price, asked.price_range), seed=seed, **settings,
+        )  # fmt: skip
+
+    return answer

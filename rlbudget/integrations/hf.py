@@ -4,7 +4,7 @@
 
     processor = BudgetProcessor.for_model(model, tokenizer, policy, max_new_tokens=400)
     ids = model.generate(**inputs, logits_processor=[processor], max_new_tokens=400)
-    outcomes = processor.report(ids)
+    endings = processor.report(ids)
 
 Rows stop at different times and on their own; a stop forces the exit text, and the model then
 writes its answer under the caller's own settings. While a row thinks, it cannot end the sequence;
@@ -14,83 +14,77 @@ answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from transformers import LogitsProcessor
 
+from rlbudget.decoding.core import HF_PROCESSOR, Core, Engine, bind
+from rlbudget.decoding.request import Ending, Request
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf_rows import Rows
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.transformers_model import eos_ids, logits_size
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.strategies.plan import Plan
 
 
-def plan_for(
-    model: Any,
-    tokenizer: Any,
-    policy: StopPolicy,
-    *,
-    token_price: float | None = None,
-    profile: str | None = None,
-    stride: int | None = None,
-    max_thinking_tokens: int | None = None,
-    probes: bool = False,
-    questions: bool = False,
-) -> Plan:
-    """``make_plan`` for a causal language model of transformers and its tokenizer."""
+def core_for(
+    model: Any, tokenizer: Any, policy: Plan | StopPolicy, engine: Engine, **settings: Any
+) -> Core:
+    """``bind`` for a causal language model of transformers and its tokenizer."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError("this model has an encoder; only decoders can be given a budget")
-    return make_plan(
+    return bind(
         policy,
         tokenizer,
+        engine,
         vocabulary_size=logits_size(model),
         eos_ids=eos_ids(model, tokenizer),
-        profile=profile,
-        token_price=token_price,
-        stride=stride,
-        max_thinking_tokens=max_thinking_tokens,
-        probes=probes,
-        questions=questions,
+        model=str(getattr(model.config, "_name_or_path", "")),
+        **settings,
     )
 
 
 class BudgetProcessor(LogitsProcessor):
     """Stops the thinking of each row of a ``generate`` call; not to be shared between threads.
 
-    ``token_price`` left out is the plan's. ``max_new_tokens`` is what ``generate`` was given, so
-    that the thinking ends early enough for an answer. ``questions``, one for each prompt, are for
-    policies that look at them. A new call, with other prompts or the same, begins with fresh
-    requests. Beam search, assisted decoding and prompt lookup are refused, in the step in which
-    their rows are seen to be no continuations. Raises ``UserError`` for a price the
-    policy does not know and for a limit that leaves no room to think.
+    ``token_price`` (or ``dial``) left out is the plan's. ``max_new_tokens`` is what ``generate``
+    was given, so that the thinking ends early enough for an answer. ``questions`` and
+    ``metadata``, one for each prompt, and ``task`` are for policies and rules that look at them.
+    A new call, with other prompts or the same, begins with fresh requests. Beam search, assisted
+    decoding and prompt lookup are refused, in the step in which their rows are seen to be no
+    continuations. Raises ``UserError`` for a price the policy does not know and for a
+    limit that leaves no room to think.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        core: Core,
         *,
         token_price: float | None = None,
+        dial: Dial | None = None,
         max_new_tokens: int | None = None,
         questions: Sequence[str] | None = None,
+        task: str = "",
+        metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self._plan = plan
-        self._questions = questions
-        self._token_price = token_price
-        self._max_new_tokens = max_new_tokens
+        self._core = core
+        self._questions, self._metadata = questions, metadata
+        self._said = {"token_price": token_price, "dial": dial, "task": task,
+                      "max_new_tokens": max_new_tokens}  # fmt: skip
         self._rows: Rows | None = None
         self._seen: torch.Tensor | None = None
         self._prompts: torch.Tensor | None = None
-        self._requests(len(questions or [""]))  # fails here rather than in the first step
+        requests_of(core, questions, metadata, [None] * len(questions or [""]), self._said)
 
     @classmethod
     def for_model(
         cls,
         model: Any,
         tokenizer: Any,
-        policy: StopPolicy,
+        policy: Plan | StopPolicy,
         *,
         token_price: float | None = None,
         profile: str | None = None,
@@ -98,19 +92,22 @@ class BudgetProcessor(LogitsProcessor):
         max_thinking_tokens: int | None = None,
         max_new_tokens: int | None = None,
         questions: Sequence[str] | None = None,
+        **said: Any,
     ) -> Self:
-        """A processor for one model; see ``make_plan`` for what is left out and what is raised."""
-        plan = plan_for(
+        """A processor for one model and a plan or a bare policy; see ``decoding.core.bind`` for
+        what is left out and what is raised, the class for the rest."""  # fmt: skip
+        core = core_for(
             model,
             tokenizer,
             policy,
+            HF_PROCESSOR,
             token_price=token_price,
             profile=profile,
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
             questions=questions is not None,
         )
-        return cls(plan, max_new_tokens=max_new_tokens, questions=questions)
+        return cls(core, max_new_tokens=max_new_tokens, questions=questions, **said)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Take the last token of every row, and say what may come next.
@@ -124,8 +121,9 @@ class BudgetProcessor(LogitsProcessor):
         else:
             self._refuse_other_rows(input_ids)
             self._prompts = input_ids
-            requests = self._requests(len(input_ids))
-            rows = self._rows = Rows(self._plan, requests, scores.device)
+            prompts = input_ids.tolist()
+            requests = requests_of(self._core, self._questions, self._metadata, prompts, self._said)
+            rows = self._rows = Rows(self._core, requests, scores.device)
         self._seen = input_ids
         return rows.constrain(scores, scores)
 
@@ -144,7 +142,7 @@ class BudgetProcessor(LogitsProcessor):
                 self._seen = ids
             elif not torch.equal(ids, self._seen):
                 raise UserError("this is not the output of the last call of generate")
-        return self._rows.outcomes
+        return self._rows.endings
 
     def _goes_on(self, ids: torch.Tensor) -> bool:
         """Whether these are the sequences of the last step and one token more."""
@@ -172,22 +170,28 @@ class BudgetProcessor(LogitsProcessor):
                 " goes on from the middle of the last one a processor of its own)"
             )
 
-    def _requests(self, n: int) -> list[Request]:
-        return [
-            Request(
-                self._plan,
-                token_price=self._token_price,
-                max_new_tokens=self._max_new_tokens,
-                question=question,
-            )
-            for question in of_rows(self._questions, n)
-        ]
+
+def requests_of(
+    core: Core,
+    questions: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    prompts: Sequence[Sequence[int] | None],
+    said: Mapping[str, Any],
+) -> list[Request]:
+    """A request for each of these prompts (token ids, padding included): several rows of one
+    question follow each other."""  # fmt: skip
+    n = len(prompts)
+    return [
+        Request(core, prompt=prompt, question=question, metadata=known, **said)
+        for prompt, question, known in zip(
+            prompts, _of_rows(questions, n), _of_rows(metadata, n), strict=True
+        )
+    ]
 
 
-def of_rows(questions: Sequence[str] | None, n: int) -> list[str | None]:
-    """The question of each of ``n`` rows: several rows of one question follow each other."""
-    if questions is None:
+def _of_rows(given: Sequence[Any] | None, n: int) -> list[Any]:
+    if given is None:
         return [None] * n
-    if not questions or n % len(questions):
-        raise UserError(f"{n} prompts and {len(questions)} questions: one is needed for each")
-    return [question for question in questions for _ in range(n // len(questions))]
+    if not given or n % len(given):
+        raise UserError(f"{n} prompts and {len(given)} questions: one is needed for each")
+    return [one for one in given for _ in range(n // len(given))]

@@ -4,7 +4,7 @@
 
     budget = BudgetGenerate.for_model(model, tokenizer, policy)
     ids = model.generate(**inputs, custom_generate=budget, max_new_tokens=400)
-    outcomes = budget.report()
+    endings = budget.report()
 
 transformers prepares everything as for its own sampling (limits, processors, the cache) and
 leaves the loop to this object. Trial answers are decoded greedily on forks of the cache, a batch
@@ -14,7 +14,7 @@ counts their tokens. It serves policies that need none as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, cast
 
@@ -24,18 +24,19 @@ from transformers import StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from rlbudget.decoding.core import HF_GENERATE, Core, HandOver
+from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.local import forked
+from rlbudget.decoding.request import Ending, Fork, Wish
 from rlbudget.errors import UserError
-from rlbudget.integrations.hf import of_rows, plan_for
+from rlbudget.integrations.hf import core_for, requests_of
 from rlbudget.integrations.hf_rows import Rows
-from rlbudget.integrations.plan import Plan
-from rlbudget.integrations.request import Ending, Request
-from rlbudget.models.answers import continue_greedily
-from rlbudget.models.reading import make_probe
+from rlbudget.models.reading import Continuation
 from rlbudget.models.self_check import driving_of
 from rlbudget.models.sequences import Sequences
-from rlbudget.policy.observation import PROBE_SIGNALS
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.traces.trace import PROBE_TOKENS, Probe
+from rlbudget.strategies.plan import Plan
 
 _GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit", "penalty_alpha", "dola_layers")
 _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
@@ -44,25 +45,25 @@ _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "
 class BudgetGenerate:
     """A ``custom_generate`` of transformers; not to be shared between threads.
 
-    ``probe_tokens`` is the longest a trial answer may be; ``questions``, one for each prompt, are
-    for policies that look at them. ``generate`` passes on neither streamer
+    ``token_price`` (or ``dial``) left out is the plan's; ``questions`` and ``metadata``, one for
+    each prompt, and ``task`` are for policies and rules. ``generate`` passes on neither streamer
     nor assistant model. Raises ``UserError`` when called with a cache that cannot be forked, with
     beams, and with a ``max_new_tokens`` that leaves no room to think.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        core: Core,
         *,
-        probe_tokens: int = PROBE_TOKENS,
+        token_price: float | None = None,
+        dial: Dial | None = None,
         questions: Sequence[str] | None = None,
+        task: str = "",
+        metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        if probe_tokens < 1:
-            raise UserError(f"probe_tokens must be at least 1, not {probe_tokens}")
-        self._plan = plan
-        self._probe_tokens = probe_tokens
-        self._questions = questions
-        self._always = any(f.partition(".")[0] in PROBE_SIGNALS for f in plan.policy.features)
+        self._core = core
+        self._questions, self._metadata = questions, metadata
+        self._said = {"token_price": token_price, "dial": dial, "task": task}
         self._rows: Rows | None = None
 
     @classmethod
@@ -70,7 +71,7 @@ class BudgetGenerate:
         cls,
         model: Any,
         tokenizer: Any,
-        policy: StopPolicy,
+        policy: Plan | StopPolicy,
         *,
         token_price: float | None = None,
         profile: str | None = None,
@@ -78,21 +79,26 @@ class BudgetGenerate:
         max_thinking_tokens: int | None = None,
         probe_tokens: int | None = None,
         questions: Sequence[str] | None = None,
+        second: Callable[[HandOver], Decoded] | None = None,
+        **said: Any,
     ) -> Self:
-        """For one model; see ``make_plan`` for what is left out and what is raised.
-
-        ``probe_tokens`` left out is that of the traces the policy was trained on.
-        """
-        plan = plan_for(
+        """For one model and a plan or a bare policy; see ``decoding.core.bind`` for what is left
+        out and what is raised, the class for the rest. ``second`` answers for a cascade or a
+        correction by a second model."""
+        if probe_tokens is not None and probe_tokens < 1:
+            raise UserError(f"probe_tokens must be at least 1, not {probe_tokens}")
+        core = core_for(
             model,
             tokenizer,
             policy,
+            HF_GENERATE,
             token_price=token_price,
             profile=profile,
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
-            probes=True,
+            probe_tokens=probe_tokens,
             questions=questions is not None,
+            second=second,
         )
         kind = type(model).__name__
         if driving_of(model, kind, ours=False) != "batch":
@@ -100,14 +106,15 @@ class BudgetGenerate:
                 f"trial answers of a {kind} cannot be made inside generate: no batch can share its"
                 " state; decode with rlbudget.decode, or train a policy with --preset free"
             )
-        if probe_tokens is None:
-            recorded = getattr(policy, "recorded", {})
-            probe_tokens = int(recorded.get("probe_tokens") or PROBE_TOKENS)
-        return cls(plan, probe_tokens=probe_tokens, questions=questions)
+        return cls(core, questions=questions, **said)
 
     def report(self) -> list[Ending]:
         """Where and why each row of the last call stopped."""
-        return [] if self._rows is None else self._rows.outcomes
+        return [] if self._rows is None else self._rows.endings
+
+    def decoded(self) -> list[Decoded]:
+        """What came of each row of the last call, its answer included."""
+        return [] if self._rows is None else [r.decoded() for r in self._rows.requests]
 
     def __call__(
         self,
@@ -123,11 +130,11 @@ class BudgetGenerate:
         cache = _check(generation_config, model_kwargs)
         n, width = input_ids.shape
         limit = generation_config.max_length - width
-        requests = [
-            Request(self._plan, max_new_tokens=limit, question=question)
-            for question in of_rows(self._questions, n)
-        ]
-        rows = self._rows = Rows(self._plan, requests, input_ids.device)
+        said = {**self._said, "max_new_tokens": limit}
+        requests = requests_of(
+            self._core, self._questions, self._metadata, input_ids.tolist(), said
+        )
+        rows = self._rows = Rows(self._core, requests, input_ids.device)
         try:
             sequences = Sequences.resume(
                 model, cache, input_ids, model_kwargs.get("attention_mask")
@@ -136,7 +143,7 @@ class BudgetGenerate:
             raise UserError(str(error)) from error
         pad = generation_config.pad_token_id
         if pad is None:
-            pad = min(self._plan.eos)
+            pad = min(self._core.eos)
         unfinished = torch.ones(n, dtype=torch.bool, device=input_ids.device)
         while True:
             raw = sequences.logits
@@ -149,48 +156,45 @@ class BudgetGenerate:
                 rows.take(tokens)
                 break
             sequences.feed(tokens[:, None])
-            rows.take(tokens, self._trials(sequences, rows))
+            rows.take(tokens, partial(self._settle, sequences, rows))
+        for request in rows.requests:
+            request.finish()
+            request.close()
         if generation_config.return_dict_in_generate:
             return GenerateDecoderOnlyOutput(
                 sequences=cast(torch.LongTensor, input_ids), past_key_values=cache
             )
         return input_ids
 
-    def _trials(self, sequences: Sequences, rows: Rows) -> Callable[[int], Callable[[], Probe]]:
-        """For a row what makes its trial answer here."""
-        made: dict[int, Probe] = {}
-        # Before the first of them is asked: those that stop now are rid of theirs afterwards.
-        thinking = rows.thinking
+    def _settle(self, sequences: Sequences, rows: Rows, wishes: dict[int, Wish]) -> dict[int, Wish]:
+        """Do what rows want done aside, those that want the same together; their next wishes."""
+        later: dict[int, Wish | None] = {}
+        alike: dict[Fork, list[int]] = {}
+        for row, wish in wishes.items():
+            if isinstance(wish, HandOver):
+                later[row] = rows.requests[row].handed_over(self._core.hand_over(wish))
+            else:
+                alike.setdefault(wish, []).append(row)
+        for wish, members in alike.items():
+            found: dict[int, Continuation] | Exception
+            try:
+                found = self._fork(sequences, wish, members)
+            except Exception as error:  # whatever it is, the rows go on without it
+                found = error
+            for row in members:
+                one = found if isinstance(found, Exception) else found[row]
+                later[row] = rows.requests[row].forked(one)
+        return {row: wish for row, wish in later.items() if wish is not None}
 
-        def trial(row: int) -> Probe:
-            if row not in made:
-                made.update(self._try(sequences, thinking if self._always else [row]))
-            return made[row]
-
-        return lambda row: partial(trial, row)
-
-    def _try(self, sequences: Sequences, rows: list[int]) -> dict[int, Probe]:
-        vocabulary, profile = self._plan.vocabulary, self._plan.profile
-        ahead = partial(
-            continue_greedily,
-            cue=vocabulary.probe_ids,
-            cap=self._probe_tokens,
-            vocabulary=vocabulary,
-            stops=profile.probe_stop,
-        )
+    def _fork(self, sequences: Sequences, wish: Fork, rows: list[int]) -> dict[int, Continuation]:
+        vocabulary = self._core.vocabulary
         if 2 * len(rows) < len(sequences):
             chosen = torch.tensor(rows, device=sequences.logits.device)
-            places = list(range(len(rows)))
-            found = ahead(sequences.selected(chosen), wanted=np.ones(len(rows), dtype=bool))
-        else:
-            places = rows
-            with sequences.fork() as fork:
-                found = ahead(fork, wanted=np.isin(np.arange(len(fork)), rows))
-        probes = {}
-        for row, place in zip(rows, places, strict=True):
-            trial = make_probe(found[place], self._probe_tokens, vocabulary, profile)
-            probes[row] = Probe(trial.answer, trial.confidence, trial.tokens)
-        return probes
+            few = sequences.selected(chosen)
+            found = forked(few, wish, np.ones(len(rows), dtype=bool), vocabulary)
+            return {row: found[place] for place, row in enumerate(rows)}
+        with sequences.fork() as ahead:
+            return forked(ahead, wish, np.isin(np.arange(len(ahead)), rows), vocabulary)
 
 
 def _check(generation_config: Any, model_kwargs: dict[str, Any]) -> Cache:

@@ -7,38 +7,37 @@ from collections.abc import Callable, Sequence
 import torch
 
 from rlbudget.arrays import Floats
-from rlbudget.integrations.plan import Plan
-from rlbudget.integrations.request import Ending, Request
+from rlbudget.decoding.core import Core
+from rlbudget.decoding.request import Ending, Request, Wish
 from rlbudget.models.sampling import Distribution
-from rlbudget.traces.trace import Probe
 
 
 class Rows:
     """One request a row, in lockstep: ``constrain``, then ``take``, and so on."""
 
-    def __init__(self, plan: Plan, requests: Sequence[Request], device: torch.device) -> None:
-        self._requests = list(requests)
+    def __init__(self, core: Core, requests: Sequence[Request], device: torch.device) -> None:
+        self.requests = list(requests)
         self._device = device
-        self._eos = torch.tensor(sorted(plan.eos), device=device)
-        self._eos_set = plan.eos
+        self._eos = torch.tensor(sorted(core.eos), device=device)
+        self._eos_set = core.eos
         self._distribution = Distribution(
-            torch.from_numpy(plan.vocabulary.end_first_ids).to(device)
+            torch.from_numpy(core.vocabulary.end_first_ids).to(device)
         )
-        self._done = [False] * len(self._requests)
+        self._done = [False] * len(self.requests)
         self._measured: list[int] = []  # rows whose next token gets signals
         self._forced: dict[int, int] = {}
 
     @property
-    def outcomes(self) -> list[Ending]:
+    def endings(self) -> list[Ending]:
         """Where every row stands."""
-        return [request.outcome for request in self._requests]
+        return [request.ending for request in self.requests]
 
     @property
     def thinking(self) -> list[int]:
         """The rows that still think."""
         return [
             row
-            for row, request in enumerate(self._requests)
+            for row, request in enumerate(self.requests)
             if request.thinking and not self._done[row]
         ]
 
@@ -51,7 +50,7 @@ class Rows:
         thinking = self._measured = self.thinking
         ends: set[int] = set()
         if thinking:
-            every = len(thinking) == len(self._requests)
+            every = len(thinking) == len(self.requests)
             index = torch.tensor(thinking, device=self._device)
             self._distribution.measure(raw if every else raw[index])
             part = scores if every else scores[index]
@@ -59,7 +58,7 @@ class Rows:
             ends = {row for row, yes in zip(thinking, gave_up.tolist(), strict=True) if yes}
         an_end = next(iter(self._eos_set))
         self._forced = {}
-        for row, request in enumerate(self._requests):
+        for row, request in enumerate(self.requests):
             if not self._done[row]:
                 token = request.forced(an_end if row in ends else -1)
                 if token is not None:
@@ -79,19 +78,22 @@ class Rows:
         return out
 
     def take(
-        self, tokens: torch.Tensor, probe: Callable[[int], Callable[[], Probe]] | None = None
+        self,
+        tokens: torch.Tensor,
+        settle: Callable[[dict[int, Wish]], dict[int, Wish]] | None = None,
     ) -> None:
         """Take the token (n,) that every row got; rows that ended may get anything.
 
-        ``probe`` gives for a row what makes its trial answers after this token.
+        ``settle`` does what rows want done aside after this token and returns what they want next.
         """
         signals: dict[int, Floats] = {}
         if self._measured:
-            every = len(self._measured) == len(self._requests)
+            every = len(self._measured) == len(self.requests)
             chosen = tokens if every else tokens[torch.tensor(self._measured, device=self._device)]
             values = self._distribution.signals(chosen).double().numpy(force=True)
             signals = dict(zip(self._measured, values, strict=True))
-        for row, (request, token) in enumerate(zip(self._requests, tokens.tolist(), strict=True)):
+        wishes: dict[int, Wish] = {}
+        for row, (request, token) in enumerate(zip(self.requests, tokens.tolist(), strict=True)):
             if self._done[row]:
                 continue
             ended = token in self._eos_set
@@ -101,4 +103,8 @@ class Rows:
                 self._done[row] = True
                 continue
             self._done[row] = ended and forced is None
-            request.push(token, signals.get(row), probe=None if probe is None else probe(row))
+            wish = request.push(token, signals.get(row))
+            if wish is not None:
+                wishes[row] = wish
+        while wishes and settle is not None:
+            wishes = settle(wishes)

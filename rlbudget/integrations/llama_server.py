@@ -1,4 +1,4 @@
-"""A client of llama.cpp's ``llama-server`` under a stop policy.
+"""A client of llama.cpp's ``llama-server`` under a plan.
 
     with connect("http://127.0.0.1:8080", policy, "path/of/the/transformers/folder") as server:
         decode(server, "How much is ...?")
@@ -12,25 +12,26 @@ server has gone on by a token or more until that arrives. ``docs/llama_cpp.md`` 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.arrays import Floats
-from rlbudget.decoding.decode import Decoded
+from rlbudget.decoding.core import LLAMA_SERVER, Core, HandOver, bind
+from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.request import Fork, Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.logprobs import lacking, listed_signals
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request, decoded
+from rlbudget.integrations.logprobs import lacking, least_entropy, listed_signals
 from rlbudget.models.completions import Listed, Spelling, listed_tokens, spelling_of
 from rlbudget.models.llama_completion import PLAIN, complete
 from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.reading import ends_answer
+from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import BROKEN, Caller, Patience, ServerError, find_site, httpx
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
+from rlbudget.strategies.plan import Plan, plan_of
 
 __all__ = ["ChatDecoded", "Server", "ServerError", "connect", "decode", "decode_chat"]
 
@@ -47,7 +48,7 @@ _ENDS = frozenset({
 class Server:
     """A llama-server that was looked at, and what its requests share; made by ``connect``."""
 
-    plan: Plan
+    core: Core
     n_probs: int
     """alternatives asked for at every token of the thinking"""
     size: int
@@ -66,7 +67,7 @@ class Server:
         if one is None:
             return None
         top = [(self.spelling.id(key), value) for key, value in one.top]
-        ends = self.plan.vocabulary.end_first_ids
+        ends = self.core.vocabulary.end_first_ids
         return listed_signals(token, one.logprob, top, ends, size=self.size)
 
 
@@ -97,7 +98,7 @@ class ChatDecoded:
 @contextmanager
 def connect(
     url: str,
-    policy: StopPolicy,
+    policy: Plan | StopPolicy,
     tokenizer: Any,
     *,
     n_probs: int | None = None,
@@ -109,6 +110,7 @@ def connect(
     max_thinking_tokens: int | None = None,
     retries: int = 3,
     timeout: float = 120.0,
+    second: Callable[[HandOver], Decoded] | None = None,
 ) -> Iterator[Server]:
     """Look at a server and keep its connections open: ``with connect(...) as server``.
 
@@ -138,23 +140,24 @@ def connect(
                 f"the server's model has {size} tokens, this tokenizer {len(spelled)}:"
                 " name the tokenizer of the served model"
             )
-        plan = make_plan(
+        core = bind(
             policy,
             spelled,
+            LLAMA_SERVER,
             vocabulary_size=size,
             eos_ids=ends,
             profile=profile,
             token_price=token_price,
             stride=stride,
             max_thinking_tokens=max_thinking_tokens,
-            questions=True,
+            second=second,
         )
-        server = Server(plan, asked, size, context, spelling_of(plan.vocabulary), caller)
+        server = Server(core, asked, size, context, spelling_of(core.vocabulary), caller)
         _check_spelling(server)
         yield server
 
 
-def alternatives(policy: StopPolicy, size: int, n_probs: int | None) -> int:
+def alternatives(policy: Plan | StopPolicy, size: int, n_probs: int | None) -> int:
     """How many alternatives to ask for at a token, of a vocabulary of ``size``.
 
     Exact from ``TOP_K`` of them are the log-probability, the margin and the mean of the list, and
@@ -163,7 +166,7 @@ def alternatives(policy: StopPolicy, size: int, n_probs: int | None) -> int:
     """
     if n_probs is not None and n_probs < 2:
         raise UserError(f"n_probs must be at least 2, not {n_probs}")
-    missing = lacking(policy, TOP_K if n_probs is None else n_probs)
+    missing = lacking(plan_of(policy).features, TOP_K if n_probs is None else n_probs)
     asked = (size if missing else TOP_K) if n_probs is None else n_probs
     if missing and asked < size:
         raise UserError(
@@ -175,57 +178,89 @@ def alternatives(policy: StopPolicy, size: int, n_probs: int | None) -> int:
 
 
 def decode(
-    server: Server,
-    question: str,
-    *,
-    token_price: float | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
+    server: Server, question: str, *, temperature: float = 0.0, seed: int = 0, **said: Any
 ) -> Decoded:
     """Answer ``question`` with the exit that a replay of the same decode would have.
 
-    ``token_price`` is reward lost per token; ``temperature`` that of the thinking, the answer is
-    greedy. Raises ``UserError`` for a price the policy does not know and a question that does not
-    fit into the context, ``ServerError`` for a server that fails.
+    ``temperature`` is that of the thinking, the answer is greedy. What else a request may say
+    (``token_price``, ``dial``, ``task``, ``metadata``, ``max_thinking_tokens``, ``request_id``) is
+    that of ``rlbudget.decoding.request.Request``. Raises ``UserError`` for a price the policy does
+    not know and a question that does not fit into the context, ``ServerError`` for a server that
+    fails.
     """
-    plan = server.plan
-    request = Request(plan, token_price=token_price, question=question)
-    prompt = plan.profile.prompt(question, plan.vocabulary.tokenizer)
-    needed = len(prompt) + plan.max_thinking + plan.reserve
+    core = server.core
+    settings = {"temperature": temperature, "row_seed": seed}
+    request = Request(core, question=question, settings=settings, **said)
+    prompt = core.profile.prompt(question, core.vocabulary.tokenizer)
+    needed = len(prompt) + core.max_thinking + core.reserve
     if needed > server.context:
         raise UserError(
-            f"{len(prompt)} prompt tokens, {plan.max_thinking} of thinking and {plan.reserve} of"
+            f"{len(prompt)} prompt tokens, {core.max_thinking} of thinking and {core.reserve} of"
             f" answer do not fit into the server's context of {server.context}: start it with a"
             " larger -c, or lower max_thinking_tokens"
         )
-    ids: list[int] = []
     paid = 0
     patience = server.caller.patience
     sampling = {"temperature": temperature, "ignore_eos": True, "n_probs": server.n_probs}
     while request.thinking:
-        asked = sampling | {"seed": seed + len(ids)}
-        n = _piece(plan, len(ids))
-        reply = complete(server.caller, server.spelling, [*prompt, *ids], n, asked, patience)
+        ids = [*prompt, *request.ids]
+        asked = sampling | {"seed": seed + len(request.ids)}
+        piece = request.to_checkpoint
+        reply = complete(server.caller, server.spelling, ids, piece, asked, patience)
         paid += reply.paid
         for token, one in zip(reply.tokens, reply.listed, strict=True):
             if request.forced(_likeliest(one, token)) is not None:
                 break
-            request.push(token, server.signals(token, one))
-            ids.append(token)
+            wish = request.push(token, server.signals(token, one))
+            while wish is not None:
+                if isinstance(wish, HandOver):
+                    wish = request.handed_over(core.hand_over(wish))
+                else:
+                    wish = request.forked(_fork(server, wish, [*prompt, *request.ids], patience))
             if not request.thinking:
                 break
         if reply.ended and request.thinking:
-            request.forced(int(plan.vocabulary.eos_ids[0]))
-    while (forced := request.forced(-1)) is not None:
+            request.forced(int(core.vocabulary.eos_ids[0]))
+    while not request.done and (forced := request.forced()) is not None:
         request.push(forced)
-        ids.append(forced)
         paid += 1
-    answer, cost = _answer(server, [*prompt, *ids], patience)
-    return decoded(
-        request.outcome,
-        answer=plan.answer([token for token in answer if token not in plan.eos]),
-        text=plan.vocabulary.text([*ids, *answer], special=True),
-        paid=paid + cost,
+    while not request.done:
+        piece = _ANSWER_PIECE if core.profile.answer_stop else core.profile.max_answer_tokens
+        ids = [*prompt, *request.ids]
+        reply = complete(server.caller, server.spelling, ids, piece, {"temperature": 0.0}, patience)
+        paid += reply.paid
+        for token in reply.tokens:
+            if not request.done:
+                request.push(token)
+        if reply.ended:
+            request.finish()
+    request.close(paid=paid)
+    return request.decoded()
+
+
+def _fork(
+    server: Server, wish: Fork, ids: list[int], patience: Patience
+) -> Continuation | Exception:
+    """Continue greedily aside; a fault costs the decode nothing."""
+    core = server.core
+    settings = {"temperature": 0.0, "n_probs": server.n_probs}
+    try:
+        reply = complete(
+            server.caller, server.spelling, [*ids, *wish.cue], wish.cap, settings, patience
+        )
+    except (ServerError, UserError) as error:
+        return error
+    taken: list[int] = []
+    for token in reply.tokens:
+        taken.append(token)
+        if wish.stops and ends_answer(taken, core.vocabulary, wish.stops):
+            break
+    listed = reply.listed[: len(taken)]
+    first = listed[0].top if listed and listed[0] is not None else ()
+    return Continuation(
+        tuple(taken),
+        tuple(0.0 if one is None else one.logprob or 0.0 for one in listed),
+        least_entropy(sorted((v for _, v in first), reverse=True)),
     )
 
 
@@ -233,31 +268,6 @@ def _likeliest(one: Listed | None, token: int) -> int:
     # What is shared with another token says nothing of this one.
     own = one is not None and one.key == token and one.top
     return int(one.top[0][0] or 0) if one is not None and own else token
-
-
-def _piece(plan: Plan, thinking: int) -> int:
-    """Tokens up to the next checkpoint or the cap."""
-    return min(plan.stride - thinking % plan.stride, max(plan.max_thinking - thinking, 1))
-
-
-def _answer(server: Server, ids: list[int], patience: Patience) -> tuple[list[int], int]:
-    """The tokens of the answer, and how many were paid for."""
-    plan = server.plan
-    stops, cap = plan.profile.answer_stop, plan.profile.max_answer_tokens
-    answer: list[int] = []
-    paid = 0
-    while len(answer) < cap:
-        n = min(_ANSWER_PIECE if stops else cap, cap - len(answer))
-        greedy = {"temperature": 0.0}
-        reply = complete(server.caller, server.spelling, [*ids, *answer], n, greedy, patience)
-        paid += reply.paid
-        for token in reply.tokens:
-            answer.append(token)
-            if stops and ends_answer(answer, plan.vocabulary, stops):
-                return answer, paid
-        if reply.ended:
-            break
-    return answer, paid
 
 
 def decode_chat(
@@ -274,7 +284,7 @@ def decode_chat(
     its own, not the profile's exit text. A server that does not end the thinking, or has ended it
     by itself, goes on to its own answer, and ``message`` says so. Raises as ``decode`` does.
     """
-    plan, patience, spent = server.plan, server.caller.patience, 0
+    core, patience, spent = server.core, server.caller.patience, 0
     body = {
         "messages": [{"role": "user", "content": question}],
         "stream": True,
@@ -285,11 +295,11 @@ def decode_chat(
         "timings_per_token": True,
         "temperature": temperature,
         "seed": seed,
-        "max_tokens": plan.max_thinking + plan.reserve,
+        "max_tokens": core.max_thinking + core.reserve,
         **PLAIN,
     }
     while True:
-        chat = _Chat(server, Request(plan, token_price=token_price, question=question))
+        chat = _Chat(server, Request(core, token_price=token_price, question=question))
         try:
             chat.read(server.caller.events("/v1/chat/completions", body))
             return chat.decoded(spent)
@@ -343,7 +353,7 @@ class _Chat:
                 continue
             self._read += 1
             request.push(token, self._server.signals(token, one))
-            if not request.thinking and request.outcome.reason != "natural":
+            if not request.thinking and request.ending.reason != "natural":
                 self._at_decision = self.total
                 self._end_reasoning(stream)
 
@@ -359,7 +369,7 @@ class _Chat:
 
     def decoded(self, spent: int) -> ChatDecoded:
         """What came of it; ``spent`` tokens were paid for in streams that broke off."""
-        outcome = self._request.outcome
+        outcome = self._request.ending
         decided = self._at_decision if self._obeyed else 0
         message = outcome.message
         if self._refused and not self._obeyed:
@@ -392,7 +402,7 @@ def _look(caller: Caller) -> tuple[int, int]:
 
 def _check_spelling(server: Server) -> None:
     """The server's tokenizer must spell the exit text as ours does."""
-    profile, tokenizer = server.plan.profile, server.plan.vocabulary.tokenizer
+    profile, tokenizer = server.core.profile, server.core.vocabulary.tokenizer
     body = {"content": profile.exit_text, "add_special": False, "parse_special": True}
     found = server.caller.ask("/tokenize", body).get("tokens")
     if found != trusted_ids(tokenizer, profile.exit_text):

@@ -15,7 +15,6 @@ import numpy as np
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.integrations.numpy_signals import token_signals
-from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, TOP_K, TOP_SIGNALS
 
 FLOOR = -104.0
@@ -90,8 +89,8 @@ def least_entropy(best: Sequence[float]) -> float:
     return listed if rest <= 1e-9 else listed - rest * min(best[-1], math.log(rest))
 
 
-def lacking(policy: StopPolicy, top: int, *, approximate: bool = False) -> list[str]:
-    """The token signals that a policy needs and ``top`` log-probabilities do not give.
+def lacking(features: Sequence[str], top: int, *, approximate: bool = False) -> list[str]:
+    """The token signals that features need and ``top`` log-probabilities do not give.
 
     What is no signal of a token is for the plan to refuse.
     """
@@ -100,13 +99,13 @@ def lacking(policy: StopPolicy, top: int, *, approximate: bool = False) -> list[
         given -= {"topk_mean"}
     if top < 2:
         given -= {"margin_mean", "margin_min"}
-    needed = dict.fromkeys(feature.partition(".")[0] for feature in policy.features)
+    needed = dict.fromkeys(feature.partition(".")[0] for feature in features)
     return [signal for signal in needed if signal in SIGNALS and signal not in given]
 
 
-def check_features(policy: StopPolicy, *, top: int, approximate: bool) -> None:
-    """``UserError`` naming what a policy needs and ``top`` log-probabilities cannot give."""
-    if missing := lacking(policy, top, approximate=approximate):
+def check_features(features: Sequence[str], *, top: int, approximate: bool) -> None:
+    """``UserError`` naming what a plan needs and ``top`` log-probabilities cannot give."""
+    if missing := lacking(features, top, approximate=approximate):
         raise UserError(
             f"the policy needs {', '.join(missing)}, which the server's {top} top log-probabilities"
             " do not give: train one with --signals top, ask the server for 20, or accept"

@@ -1,4 +1,4 @@
-"""A client of any OpenAI-compatible server that streams log-probabilities, under a stop policy.
+"""A client of any OpenAI-compatible server that streams log-probabilities, under a plan.
 
 It thinks in one stream of ``/completions``, closes it where the policy stops, and asks for the
 answer after the exit text in a second one. What was thought so far is sent back as token ids
@@ -9,17 +9,17 @@ httpx and a tokenizer, neither torch nor the openai package. ``docs/openai.md`` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.arrays import Floats
-from rlbudget.decoding.decode import Decoded
+from rlbudget.decoding.core import OPENAI, Core, HandOver, bind
+from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.request import Fork, Request, Wish
 from rlbudget.errors import UserError
-from rlbudget.integrations.logprobs import check_features, listed_signals
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request, decoded
+from rlbudget.integrations.logprobs import check_features, least_entropy, listed_signals
 from rlbudget.models.completions import (
     Endpoint,
     Prompt,
@@ -28,13 +28,12 @@ from rlbudget.models.completions import (
     Token,
     spelling_of,
 )
-from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.reading import ends_answer
+from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import NEUTRAL, ServerError, find_site, httpx, loads
-from rlbudget.policy.controller import Reason
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
+from rlbudget.strategies.plan import Plan, plan_of
 
 __all__ = ["Server", "ServerError", "connect", "decode", "decode_once"]
 
@@ -50,6 +49,7 @@ _SPARE_FIELDS: Mapping[str, Any] = {
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
 }
 _EVERYWHERE = frozenset({"top_p", "presence_penalty", "frequency_penalty"})
+_GREEDY: Mapping[str, Any] = {"temperature": 0.0, "logprobs": 1}
 _SPARE = 8192
 """Ids beyond the tokenizer's that a padded model may have."""
 
@@ -58,7 +58,7 @@ _SPARE = 8192
 class Server:
     """A server that was looked at, and what its requests share; made by ``connect``."""
 
-    plan: Plan
+    core: Core
     model: str
     """the name it is asked for"""
     by_ids: bool
@@ -78,7 +78,7 @@ class Server:
 @asynccontextmanager
 async def connect(
     url: str,
-    policy: StopPolicy,
+    policy: Plan | StopPolicy,
     tokenizer: Any,
     *,
     model: str | None = None,
@@ -94,6 +94,7 @@ async def connect(
     retries: int = 3,
     timeout: float = 120.0,
     fields: Mapping[str, Any] | None = None,
+    second: Callable[[HandOver], Decoded] | None = None,
 ) -> AsyncIterator[Server]:
     """Look at a server and keep its connections open: ``async with connect(...) as server``.
 
@@ -107,7 +108,7 @@ async def connect(
     where the server does not say it. A decode survives ``retries`` faults; ``timeout`` is the
     longest silence in seconds, and the longest that a decode waits in all where the server asks
     for it (``Retry-After``). Sampling is the model's own in every request; ``fields`` (``top_p``,
-    ...) change that.
+    ...) change that. ``second`` answers for a cascade or a correction by a second model.
 
     Raises ``UserError`` for a policy that needs more than the server gives, a server without
     log-probabilities, one that refuses the request, and settings out of range; ``ServerError``
@@ -122,18 +123,20 @@ async def connect(
             f" {top_logprobs}, {retries}, {timeout:g}"
         )
     site = find_site(url, key, "http://HOST:PORT/v1")
-    check_features(policy, top=top_logprobs, approximate=approximate)
+    check_features(plan_of(policy).features, top=top_logprobs, approximate=approximate)
     spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
-    plan = make_plan(
+    core = bind(
         policy,
         spelled,
+        OPENAI,
         vocabulary_size=len(spelled) + _SPARE,
         eos_ids=ends,
         profile=profile,
         token_price=token_price,
         stride=stride,
         max_thinking_tokens=max_thinking_tokens,
-        questions=True,
+        model=model or "",
+        second=second,
     )
     client = httpx.AsyncClient(
         base_url=url,
@@ -145,23 +148,23 @@ async def connect(
     async with client:
         found, room = await _find_model(endpoint, model)
         own = {**given, "model": found, "logprobs": top_logprobs}
-        by_ids, asked, first, by_text = await _look(endpoint, own, plan)
+        by_ids, asked, first, by_text = await _look(endpoint, own, core)
         got = len(first.top)
         if first.logprob is None or not got:
             raise UserError(
                 f"{site.name} streams no log-probabilities, which every stop policy needs:"
                 " switch them on there, or use another server"
             )
-        check_features(policy, top=got, approximate=approximate)
+        check_features(plan_of(policy).features, top=got, approximate=approximate)
         yield Server(
-            plan=plan,
+            core=core,
             model=found,
             by_ids=by_ids,
             approximate=approximate,
             context=room if context is None else context,
             listed=got,
             fields=asked,
-            spelling=spelling_of(plan.vocabulary, by_text=by_text),
+            spelling=spelling_of(core.vocabulary, by_text=by_text),
             endpoint=endpoint,
         )
 
@@ -170,42 +173,44 @@ async def decode(
     server: Server,
     question: str,
     *,
-    token_price: float | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    **said: Any,
 ) -> Decoded:
-    """Answer ``question``, thinking as long as the policy finds it worth ``token_price``.
+    """Answer ``question``, thinking as long as the plan finds it worth the price.
 
-    ``token_price`` (reward per token) left out is the server's; ``max_tokens`` caps thinking,
-    exit text and answer together, with room for an answer kept; ``temperature`` is the
-    thinking's, by default the profile's, and an answer after an exit is greedy, as recorded.
-    Any number of decodes may run at once on one server. A policy that raises or says NaN does
-    not cost the answer; the decode goes on to its natural end.
+    ``max_tokens`` caps thinking, exit text and answer together, with room for an answer kept;
+    ``temperature`` is the thinking's, by default the profile's, and an answer after an exit is
+    greedy, as recorded. What else a request may say (``token_price``, ``dial``, ``task``,
+    ``metadata``, ``max_thinking_tokens``, ``request_id``) is that of
+    ``rlbudget.decoding.request.Request``. Any number of decodes may run at once on one server. A
+    policy that raises or says NaN does not cost the answer; the decode goes on to its natural end.
 
     Tokens are those that the server says it made, else those that were read, with those that came
     in one chunk with a stop: it may have made a few more before it saw the stream close. Raises
     ``UserError`` for a price the policy does not know, a cap that leaves no room to think, and a
     request that the server refuses; ``ServerError`` after too many faults.
     """
-    plan = server.plan
-    ids = plan.profile.prompt(question, plan.vocabulary.tokenizer)
+    core = server.core
+    ids = core.profile.prompt(question, core.vocabulary.tokenizer)
     limit = _limit(server, max_tokens, len(ids))
-    request = Request(plan, token_price=token_price, max_new_tokens=limit, question=question)
-    temperature = plan.profile.temperature if temperature is None else temperature
+    temperature = core.profile.temperature if temperature is None else temperature
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature must be 0 or more, not {temperature}")
-    run = _Run(server, request, Prompt(ids, plan.vocabulary.text(ids, special=True), server.by_ids))
+    settings = {"temperature": temperature, "row_seed": seed or 0}
+    request = Request(core, max_new_tokens=limit, question=question, settings=settings, **said)
+    prompt = Prompt(ids, core.vocabulary.text(ids, special=True), server.by_ids)
+    run = _Run(server, request, prompt)
     fields = {"temperature": temperature} | ({} if seed is None else {"seed": seed})
-    cap = plan.max_thinking if limit is None else min(plan.max_thinking, limit - plan.reserve)
-    await run.think(cap, fields)
-    return run.decoded()
+    await run.whole(fields)
+    return request.decoded()
 
 
 def decode_once(
     url: str,
     question: str,
-    policy: StopPolicy,
+    policy: Plan | StopPolicy,
     tokenizer: Any,
     *,
     max_tokens: int | None = None,
@@ -225,100 +230,110 @@ def decode_once(
 
 
 class _Run:
-    """One decode: what was written, and where its parts begin."""
+    """One decode: the streams that it takes, and what they cost."""
 
     def __init__(self, server: Server, request: Request, prompt: Prompt) -> None:
         self._server = server
         self._request = request
         self._prompt = prompt
         self._patience = server.endpoint.patience
-        self._streams: list[Stream] = []
-        self._ids: list[int] = []
-        self._texts: list[str] = []
-        self._answer_from = 0
-        self._forced: Reason | None = None  # the end of a thinking that the server cut short
-        self._exit = False
+        self._paid = 0
 
-    async def think(self, cap: int, fields: Mapping[str, Any]) -> None:
-        """Think, and read or force the answer."""
-        plan = self._server.plan
-        await self._read(cap + plan.profile.max_answer_tokens, fields)
-        if self._request.thinking:
-            # The server ended the stream: at an end of sequence that it does not show, or for
-            # want of room.
-            if self._streams[0].finish == "stop":
-                self._request.forced(int(plan.vocabulary.eos_ids[0]))
-            else:
-                self._forced = "max_tokens"
-            self._exit, self._answer_from = True, len(self._ids)
-        if self._exit:
-            self._prompt.add(plan.vocabulary.exit_ids, plan.profile.exit_text)
-            asked = {"temperature": 0.0, "logprobs": 1}
-            await self._read(plan.profile.max_answer_tokens, asked)
+    async def whole(self, fields: Mapping[str, Any]) -> None:
+        """Think, settle what the plan wants aside, read or force the answer."""
+        request, core = self._request, self._server.core
+        while request.thinking:
+            room = request.ahead + core.profile.max_answer_tokens
+            finish, wish = await self._read(self._prompt, room, fields)
+            while wish is not None:
+                wish = await self._settle(wish)
+            if request.thinking and finish is not None and request.ahead == request.room:
+                # The server ended the stream: at an end of sequence that it does not show, or for
+                # want of room.
+                request.gave_up() if finish == "stop" else request.cut()
+        text = core.profile.exit_text
+        while not request.done and (forced := request.forced()) is not None:
+            self._paid += 1
+            self._prompt.add([forced], text)
+            request.push(forced, text=self._shown(text))
+            text = ""
+            asked = request.forced() is None
+            if asked and not request.done:
+                await self._read(self._prompt, core.profile.max_answer_tokens, _GREEDY)
+        request.finish()
+        request.close(paid=self._paid)
 
-    def decoded(self) -> Decoded:
-        """What came of it."""
-        plan, outcome = self._server.plan, self._request.outcome
-        thinking = outcome.thinking_tokens
-        answer_ids = self._ids[self._answer_from :]
-        if not self._server.by_ids:
-            spelled = "".join(self._texts[self._answer_from :])
-            answer_ids = trusted_ids(plan.vocabulary.tokenizer, spelled)
-        middle = plan.profile.exit_text if self._exit else ""
-        paid = sum(stream.paid for stream in self._streams)
-        return decoded(
-            outcome,
-            answer=plan.answer([token for token in answer_ids if token not in plan.eos]),
-            text=self._text(0, thinking) + middle + self._text(thinking, len(self._ids)),
-            paid=paid + (len(plan.vocabulary.exit_ids) if self._exit else 0),
-            forced=self._forced,
-        )
-
-    async def _read(self, max_tokens: int, fields: Mapping[str, Any]) -> None:
-        server, every = self._server, {**self._server.fields, **fields}
-        self._streams.append(
-            stream := Stream(
-                server.endpoint, server.spelling, self._prompt, max_tokens, every, self._patience
-            )
-        )
-        writing = self._exit
+    async def _read(
+        self, prompt: Prompt, max_tokens: int, fields: Mapping[str, Any]
+    ) -> tuple[str | None, Wish | None]:
+        """Push what a stream says until something is to be done; why it ended, and the wish."""
+        request = self._request
+        stream = self._stream(prompt, max_tokens, fields)
+        wish = None
         async with aclosing(stream.tokens()) as tokens:
             async for token in tokens:
-                thinking = self._request.thinking and not writing
-                if self._think(token) if thinking else self._answer(token):
-                    return
+                wish = self._push(token)
+                if wish is not None or request.done or request.forced() is not None:
+                    break
+        self._paid += stream.paid
+        return stream.finish, wish
 
-    def _think(self, token: Token) -> bool:
+    def _push(self, token: Token) -> Wish | None:
         request = self._request
-        if token.end:
+        if token.end and request.thinking:
             # It ended everything without an answer; the exit takes the place of that token.
-            request.forced(int(self._server.plan.vocabulary.eos_ids[0]))
-        else:
-            request.push(token.id, self._signals(token))
-            self._keep(token)
-        self._exit = request.forced(-1) is not None
-        self._answer_from = len(self._ids)
-        return self._exit
-
-    def _answer(self, token: Token) -> bool:
-        plan = self._server.plan
-        if token.end and token.id not in plan.eos:
-            return True  # only the server knows it as an end: the tokenizer may show its text
-        self._keep(token)
-        written, stops = self._ids[self._answer_from :], plan.profile.answer_stop
-        return (
-            token.end
-            or len(written) >= plan.profile.max_answer_tokens
-            or bool(stops and ends_answer(written, plan.vocabulary, stops))
-        )
-
-    def _keep(self, token: Token) -> None:
-        self._ids.append(token.id)
-        self._texts.append(token.text)
+            request.gave_up()
+            return None
+        if token.end and token.id not in self._server.core.eos:
+            request.finish()  # only the server knows it as an end: the tokenizer may show its text
+            return None
         self._prompt.add([token.id], token.text)
+        signals = self._signals(token) if request.thinking else None
+        return request.push(token.id, signals, text=self._shown(token.text))
+
+    def _shown(self, text: str) -> str | None:
+        return None if self._server.by_ids else text
+
+    def _stream(self, prompt: Prompt, max_tokens: int, fields: Mapping[str, Any]) -> Stream:
+        server, every = self._server, {**self._server.fields, **fields}
+        return Stream(server.endpoint, server.spelling, prompt, max_tokens, every, self._patience)
+
+    async def _settle(self, wish: Wish) -> Wish | None:
+        """Do what the request wants done aside; its next wish."""
+        request, core = self._request, self._server.core
+        if isinstance(wish, HandOver):
+            return request.handed_over(await asyncio.to_thread(core.hand_over, wish))
+        try:
+            found = await self._fork(wish)
+        except (ServerError, UserError) as error:  # the decode goes on without it
+            return request.forked(error)
+        return request.forked(found)
+
+    async def _fork(self, wish: Fork) -> Continuation:
+        core = self._server.core
+        here = Prompt([*self._prompt.ids], self._prompt.text, self._prompt.by_ids)
+        here.add(wish.cue, core.vocabulary.text(wish.cue, special=True))
+        ids: list[int] = []
+        logprobs: list[float] = []
+        entropy = float("nan")
+        stream = self._stream(here, wish.cap, {"temperature": 0.0})
+        async with aclosing(stream.tokens()) as tokens:
+            async for token in tokens:
+                if token.end and token.id not in core.eos:
+                    break
+                here.add([token.id], token.text)
+                ids.append(token.id)
+                logprobs.append(token.logprob or 0.0)
+                if len(ids) == 1:
+                    entropy = least_entropy(sorted((v for _, v in token.top), reverse=True))
+                if token.end or len(ids) >= wish.cap:
+                    break
+                if wish.stops and ends_answer(ids, core.vocabulary, wish.stops):
+                    break
+        return Continuation(tuple(ids), tuple(logprobs), entropy)
 
     def _signals(self, token: Token) -> Floats | None:
-        vocabulary = self._server.plan.vocabulary
+        vocabulary = self._server.core.vocabulary
         return listed_signals(
             token.id,
             token.logprob,
@@ -329,21 +344,16 @@ class _Run:
             approximate=self._server.approximate,
         )
 
-    def _text(self, start: int, stop: int) -> str:
-        if self._server.by_ids:
-            return self._server.plan.vocabulary.text(self._ids[start:stop], special=True)
-        return "".join(self._texts[start:stop])
-
 
 def _limit(server: Server, max_tokens: int | None, prompt: int) -> int | None:
     """The cap on all new tokens; ``UserError`` where the server's context leaves no room."""
     if server.context is None:
         return max_tokens
     room = server.context - prompt
-    if room <= server.plan.reserve:
+    if room <= server.core.reserve:
         raise UserError(
             f"the question's {prompt} tokens leave {max(room, 0)} of the server's {server.context}:"
-            f" the exit text and the answer take {server.plan.reserve} of them"
+            f" the exit text and the answer take {server.core.reserve} of them"
         )
     return room if max_tokens is None else min(room, max_tokens)
 
@@ -378,19 +388,19 @@ async def _find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int 
 
 
 async def _look(
-    endpoint: Endpoint, own: dict[str, Any], plan: Plan
+    endpoint: Endpoint, own: dict[str, Any], core: Core
 ) -> tuple[bool, Mapping[str, Any], Token, bool]:
     """Ask for one token, first with everything one could wish for, then with less.
 
     Returns whether token ids go both ways, the fields of all requests, the token, and whether the
     server names tokens by their text. A field that a refusal names is left out from then on.
     """
-    ids = plan.profile.prompt("1", plan.vocabulary.tokenizer)
-    text = plan.vocabulary.text(ids, special=True)
+    ids = core.profile.prompt("1", core.vocabulary.tokenizer)
+    text = core.vocabulary.text(ids, special=True)
     ways: list[tuple[Mapping[str, Any], bool]] = [
         (_IDS, True), ({}, True), (_TEXT, False), ({}, False),
     ]  # fmt: skip
-    spelling, refused = spelling_of(plan.vocabulary), UserError("")
+    spelling, refused = spelling_of(core.vocabulary), UserError("")
     left_out: set[str] = set()
     spare = set(_SPARE_FIELDS)
     for less in (set[str](), spare - _EVERYWHERE, spare):

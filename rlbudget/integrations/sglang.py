@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from rlbudget.decoding.core import SGLANG, Core, Failures, bind
+from rlbudget.decoding.request import Ending, Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.plan import Failures, Plan, make_plan
-from rlbudget.integrations.request import Ending, Request
 from rlbudget.models.sampling import token_signals
 from rlbudget.policy.folder import load_policy
 from rlbudget.policy.stop_policy import StopPolicy
@@ -54,7 +54,7 @@ class Engine:
 
     policy: StopPolicy | None = None
     """by default the one that the environment names"""
-    plan: Plan | None = None
+    plan: Core | None = None
     end_ids: torch.Tensor | None = None
     broken: bool = False
     failures: Failures = field(default_factory=Failures)
@@ -89,7 +89,7 @@ class StopProcessor:
 def outcome(custom_params: Mapping[str, Any]) -> Ending | None:
     """Where the request with these parameters stands; None where no policy is on."""
     state: _State | None = custom_params.get(_STATE)
-    return None if state is None or state.request is None else state.request.outcome
+    return None if state is None or state.request is None else state.request.ending
 
 
 @torch.inference_mode()
@@ -133,7 +133,7 @@ def _prepare(engine: Engine, size: int, req: Any) -> None:
     eos = {int(token) for token in getattr(req, "eos_token_ids", None) or ()}
     if req.tokenizer.eos_token_id is not None:
         eos.add(int(req.tokenizer.eos_token_id))
-    plan = make_plan(policy, req.tokenizer, vocabulary_size=size, eos_ids=sorted(eos))
+    plan = bind(policy, req.tokenizer, SGLANG, vocabulary_size=size, eos_ids=sorted(eos))
     engine.end_ids = torch.from_numpy(plan.vocabulary.end_first_ids)
     engine.plan = replace(plan, failures=engine.failures)
     engine.broken = False

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rlbudget.decoding.core import Core
 from rlbudget.errors import UserError
-from rlbudget.integrations.plan import Plan
 from rlbudget.integrations.token_tables import token_tables
 from rlbudget.integrations.torch_policy import Network, Observers, Windows
 from rlbudget.policy.folder import Policy
@@ -49,8 +49,8 @@ class Slots:
     Raises ``UserError`` for a policy whose features cost tokens.
     """
 
-    def __init__(self, plan: Plan, slots: int, context: int, device: torch.device) -> None:
-        policy, vocabulary = plan.policy, plan.vocabulary
+    def __init__(self, plan: Core, slots: int, context: int, device: torch.device) -> None:
+        policy, vocabulary = plan.plan.policy, plan.vocabulary
         if not isinstance(policy, Policy):
             raise UserError(
                 "vLLM's V2 runner takes frozen policies only: rlbudget freeze makes one"

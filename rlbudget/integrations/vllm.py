@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlbudget.decoding.core import VLLM, Core, bind
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.integrations.logits_row import LogitsRow, RowReader
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request
 from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.integrations.vllm_settings import Wish, settings_of, wish_of
 from rlbudget.models.tokenizer import read_tokenizer
@@ -45,7 +45,7 @@ class BudgetProcessor(AdapterLogitsProcessor, LogitsProcessor):  # type: ignore[
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
         """``rest`` is (device, is_pin_memory) in V1, (request states,) in V2.
 
-        Raises ``UserError``, which ends the start-up, for what ``settings_of`` and ``make_plan``
+        Raises ``UserError``, which ends the start-up, for what ``settings_of`` and ``bind``
         refuse, and for speculative decoding.
         """
         v1 = len(rest) > 1
@@ -125,7 +125,7 @@ class Decode:
                  "_reader", "_request", "_row", "_seen", "_wish")  # fmt: skip
 
     def __init__(
-        self, plan: Plan, reader: RowReader, wish: Wish, max_tokens: int | None, context: int
+        self, plan: Core, reader: RowReader, wish: Wish, max_tokens: int | None, context: int
     ) -> None:
         self._plan = plan
         self._reader = reader
@@ -198,14 +198,14 @@ class Decode:
             logits[forced] = 0.0
 
 
-def _reader(plan: Plan) -> RowReader:
+def _reader(plan: Core) -> RowReader:
     return RowReader(len(plan.vocabulary.markers), plan.vocabulary.end_first_ids)
 
 
 class Batch:
     """V2's view of all requests, by slot."""
 
-    def __init__(self, plans: dict[str, Plan], context: int, states: Any) -> None:
+    def __init__(self, plans: dict[str, Core], context: int, states: Any) -> None:
         slots, device = int(states.max_num_reqs), states.device
         self._states = states
         self._broken = False
@@ -267,7 +267,7 @@ class Batch:
             self._slots[self._names[policy]].step(rows)
 
 
-def _plans(model_config: Any) -> dict[str, Plan]:
+def _plans(model_config: Any) -> dict[str, Core]:
     settings = settings_of()
     tokenizer = read_tokenizer(
         model_config.tokenizer,
@@ -275,9 +275,10 @@ def _plans(model_config: Any) -> dict[str, Plan]:
         trust_remote_code=model_config.trust_remote_code,
     )
     return {
-        name: make_plan(
+        name: bind(
             policy,
             tokenizer,
+            VLLM,
             vocabulary_size=int(model_config.get_vocab_size()),
             eos_ids=_eos_ids(model_config, tokenizer),
             profile=settings.profile,

@@ -74,7 +74,7 @@ class TransformersModel:
                 f"max_tokens and stride must be at least 1, not {max_tokens} and {stride}"
             )
         return DecodeBatch(
-            self._read(questions, max_tokens),
+            self.read(questions, max_tokens),
             self.vocabulary,
             self.profile,
             seeds,
@@ -89,10 +89,13 @@ class TransformersModel:
 
         Raises ``ValueError`` where ``batch.takes_more`` is false, ``UserError`` as ``begin`` does.
         """
-        rows: list[int] = batch.join(self._read(questions, batch.max_tokens), seeds).tolist()
+        rows: list[int] = batch.join(self.read(questions, batch.max_tokens), seeds).tolist()
         return rows
 
-    def _read(self, questions: Sequence[str], max_tokens: int) -> Unfinished:
+    @torch.inference_mode()
+    def read(self, questions: Sequence[str], max_tokens: int) -> Unfinished:
+        """Read the questions; ``UserError`` where they, up to ``max_tokens`` of thinking and an
+        answer do not fit into the model's context."""  # fmt: skip
         prompts = [self.prompt_ids(question) for question in questions]
         self._check_room(max(map(len, prompts)), max_tokens)
         return start(self.driving, self.network, prompts)

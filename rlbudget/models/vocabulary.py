@@ -35,6 +35,8 @@ class Vocabulary:
     probe_ids: tuple[int, ...]
     answer_end_ids: Ints
     """tokens with which the end of a trial answer can begin"""
+    pieces: tuple[str, ...]
+    """every token as the tokenizer spells it"""
     markers: Bools
     """(vocabulary, 3), columns as in ``rlbudget.signals.tokens.MARKERS``"""
 
@@ -97,6 +99,7 @@ def build_vocabulary(
         exit_ids=exit_ids,
         probe_ids=probe_ids,
         answer_end_ids=np.array(sorted(stops.union(eos_ids)), dtype=np.int64),
+        pieces=tuple(pieces),
         markers=marker_table(pieces),
     )
 

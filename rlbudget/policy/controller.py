@@ -32,9 +32,14 @@ from rlbudget.traces.trace import Probe
 CONTINUE = Decision(stop=False, stop_probability=0.0)
 """What a controller says after a fault."""
 
-Reason = Literal["policy", "natural", "max_tokens", "policy_failed"]
+Reason = Literal[
+    "policy", "natural", "max_tokens", "policy_failed", "loop", "tool_call", "escalate", "off"
+]
 """Why a thinking ended. ``natural``: the model ended it by itself; ``max_tokens``: the cap;
-``policy_failed``: the policy broke down, and the decode went on to its end without it."""
+``policy_failed``: the policy broke down, and the decode went on to its end without it; ``loop``:
+the model repeated itself; ``tool_call``: it called a tool, and was left alone from there on;
+``escalate``: a cascade handed the question to the large model; ``off``: there was no thinking to
+end, or nobody wanted it ended."""
 
 _log = logging.getLogger("rlbudget")
 _ROW = np.zeros(1, dtype=np.int64)

@@ -44,7 +44,7 @@ class Dial:
         for name in ("token_price", "max_em_loss", "answer_worth", "price_per_million"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} must be a number of at least 0, not {value:g}")
+                raise UserError(f"{name.replace('_', ' ')} must be at least 0, not {value:g}")
 
     @property
     def silent(self) -> bool:

@@ -57,8 +57,10 @@ def nearest_price(token_price: float, price_range: PriceRange) -> float:
 
 
 def middle_price(price_range: PriceRange) -> float:
-    """The geometric mean of the two ends."""
+    """The geometric mean of the two ends; the lower end where there is none."""
     low, high = price_range
+    if low <= 0 or high == np.inf:
+        return float(low)
     return float((low * high) ** 0.5)
 
 

@@ -58,6 +58,7 @@ class Full:
     features: tuple[str, ...] = ("thinking_tokens",)
     price_range: tuple[float, float] = (0.0, math.inf)
     threshold: float = 1.0
+    default_price: float = 0.0
 
     def __call__(self, observation: Any, *, token_price: float) -> Decision:
         """Go on."""

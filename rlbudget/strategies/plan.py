@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,12 +16,19 @@ from typing import Any
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
 from rlbudget.policy.dial import Dial
-from rlbudget.policy.folder import Policy
+from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.strategies.compose import MAX_RISK, Composed, Strategy, compose, read_strategy
-from rlbudget.strategies.correction.correct import Correction, load_correction
+from rlbudget.strategies.compose import (
+    MAX_RISK,
+    Composed,
+    Strategy,
+    compose,
+    read_strategy,
+)
+from rlbudget.strategies.correction.correct import Correction, load_correction, load_second_policy
 from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import line_of, lines_of, parse_toml
+from rlbudget.traces.trace import Trace
 
 SERVE_ONLY = ("price", "experiment", "queue", "upstream")
 """sections that the gateway alone reads"""
@@ -36,7 +43,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "guard": {"folder": str, "max_risk": NUMBER},
     "rules": {"file": str},
     "correction": {"folder": str, "model": str},
-    "cascade": {"folder": str, "large": str},
+    "cascade": {"folder": str, "large": str, "large_policy": str},
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
 }  # fmt: skip
@@ -75,16 +82,22 @@ class Plan:
     answer_reserve: int | None = None
     """tokens kept for exit text and answer; None: what the profile may need"""
     correction: Correction | None = None
+    second_policy: StopPolicy | None = None
+    """of the second model that refines; None: it decodes in full"""
     second_model: str | None = None
     """name or URL of the model that refines doubtful exits; None: the same model thinks on"""
     cascade: Cascade | None = None
     large_model: str | None = None
     """name or URL of the model that the cascade hands over to"""
+    large_policy: StopPolicy | None = None
+    """of the large model; None: it decodes in full"""
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
     audit: Audit | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
     """registry version of each policy that came from a registry"""
+    folders: tuple[Path, ...] = ()
+    """of the policies, where they came from a file"""
     digest: str | None = None
     """of the plan's file and all files beside the policies that it names; None for no file"""
 
@@ -97,12 +110,32 @@ class Plan:
         return self.cascade  # type: ignore[return-value]
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What its policy, cascade and correction look at."""
+        doubt = self.correction
+        more = () if doubt is None or doubt.off else doubt.doubt.features
+        return (*self.policy.features, *more)
+
+    @property
     def recorded(self) -> Mapping[str, Any]:
         """The settings of the recordings that its policy was trained on."""
         if self.cascade is not None:
             known = (self.cascade.config["trained"].get("recorded") or {}).get("small") or {}
             return dict(known)
         return dict(getattr(self.policy, "recorded", {}))
+
+    @property
+    def recorded_large(self) -> Mapping[str, Any]:
+        """The settings of the large model's recordings that a cascade was trained on."""
+        if self.cascade is None:
+            return {}
+        return dict((self.cascade.config["trained"].get("recorded") or {}).get("large") or {})
+
+    @property
+    def recorded_second(self) -> Mapping[str, Any]:
+        """The settings of the second model's recordings, of a cascade or a correction."""
+        refiner = None if self.correction is None else self.correction.second
+        return self.recorded_large if refiner is None else refiner.recorded
 
     @property
     def plain(self) -> bool:
@@ -130,6 +163,47 @@ class Plan:
         if self.cascade is not None:
             digests.append(repr(sorted(self.cascade.config.items(), key=str)))
         return digests[0] if len(digests) == 1 and self.policies else _hash("".join(digests))
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """Plans to be measured on recorded traces."""
+
+    plans: tuple[Plan, ...]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of all their policies."""
+        return list(dict.fromkeys(folder for plan in self.plans for folder in plan.folders))
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Parts that a replay of single decodes cannot measure, a line each."""
+        parts = {
+            "correction": any(plan.correction is not None for plan in self.plans),
+            "cascade": any(plan.cascade is not None for plan in self.plans),
+            "chooser": any(plan.chooser is not None for plan in self.plans),
+        }
+        return [
+            f"[{name}] is not measured here: the command that fitted it says what it is worth"
+            for name, there in parts.items() if there
+        ]  # fmt: skip
+
+    @property
+    def fitted(self) -> dict[str, Mapping[str, Any]]:
+        """What parts were fitted to: ``digest`` of the traces and ``split_seed``."""
+        return {name: of for plan in self.plans for name, of in plan.strategy.fitted.items()}
+
+    def over(
+        self, policies: Mapping[str, Policy], traces: Callable[[], Iterable[Trace]]
+    ) -> list[Composed]:
+        """A method for each stage of each plan over the policies that it names."""
+        found: list[Composed] = []
+        for plan in self.plans:
+            own = {n: p for n, p in policies.items() if n in plan.policies}
+            if own and plan.strategy != Strategy():
+                found += plan.strategy.over(own, traces)
+        return found
 
 
 def plan_of(given: Plan | StopPolicy) -> Plan:
@@ -166,6 +240,8 @@ class _Reader:
         servings = self._loaded("policy" if "policy" in top else "policies", load_servings, folders)
         correction, cascade = self._section("correction"), self._section("cascade")
         chooser = self._section("chooser")
+        correcting = self._loaded("correction", load_correction, self._path(correction))
+        self._check_second(correcting, correction)
         return Plan(
             policies={name: serving.policy for name, serving in servings.items()},
             strategy=self._strategy(),
@@ -173,16 +249,23 @@ class _Reader:
             exit_profile=top.get("exit_profile"),
             max_thinking_tokens=self._count("max_thinking_tokens"),
             answer_reserve=self._count("answer_reserve"),
-            correction=self._loaded("correction", load_correction, self._path(correction)),
+            correction=correcting,
+            second_policy=None if correcting is None or correcting.second is None else
+            self._loaded("correction", load_second_policy, self._path(correction)),
             second_model=correction.get("model"),
             cascade=self._loaded("cascade", load_cascade, self._path(cascade)),
             large_model=cascade.get("large"),
+            large_policy=self._loaded(
+                "cascade", load_policy,
+                self._beside(cascade["large_policy"]) if "large_policy" in cascade else None,
+            ),
             chooser=self._path(chooser),
             chooser_models=tuple(map(str, chooser.get("models", ()))),
             audit=None if not audit else Audit(
                 self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
             ),
             versions={n: s.version for n, s in servings.items() if s.version is not None},
+            folders=tuple(folders),
             digest=self._digest(),
         )  # fmt: skip
 
@@ -212,6 +295,15 @@ class _Reader:
             missing = [key for key in keys if name in top and key not in top[name]]
             if missing:
                 self._wrong(f"[{name}] lacks {' and '.join(missing)}", name)
+
+    def _check_second(self, found: Correction | None, said: Mapping[str, Any]) -> None:
+        if found is None or found.off:
+            return
+        if found.second is not None and "model" not in said:
+            self._wrong("[correction] lacks model: the second one that refines", "correction")
+        if found.second is None and "model" in said:
+            self._wrong("this correction was fitted for the same model to think on: leave model"
+                        " out, or fit it with --second", "correction", "model")  # fmt: skip
 
     def _check_key(self, section: str, key: str, value: Any) -> None:
         known = KEYS[section]

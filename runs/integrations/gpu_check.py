@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from rlbudget.decoding.core import VLLM
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
-from rlbudget.integrations.hf import BudgetProcessor, plan_for
+from rlbudget.integrations.hf import BudgetProcessor, core_for
 from rlbudget.integrations.hf_generate import BudgetGenerate
 from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.models import load_model
@@ -89,7 +90,7 @@ def agreement(model: TransformersModel, questions: list[str]) -> dict[str, int]:
 
 def same_as_on_the_cpu(model: TransformersModel, device: str) -> tuple[int, int]:
     """(tokens that the V2 class's torch code lets through alike, all) on the device and the CPU."""
-    plan = plan_for(model.network, model.tokenizer, never_stops(SOMETIMES), token_price=PRICE,
+    plan = core_for(model.network, model.tokenizer, never_stops(SOMETIMES), VLLM, token_price=PRICE,
                     profile=model.profile.name, max_thinking_tokens=CAP)  # fmt: skip
     size = len(plan.vocabulary.markers)
     generator = torch.Generator().manual_seed(SEED)

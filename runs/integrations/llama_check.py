@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlbudget.decoding.decode import Decoded
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.integrations.llama_server import Server, ServerError, connect, decode, decode_chat
 from rlbudget.models.smollm2 import smollm2_folder

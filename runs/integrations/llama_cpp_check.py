@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import Any
 
+from rlbudget.decoding.core import LLAMA_CPP, bind
 from rlbudget.integrations.llama_cpp import BudgetProcessor, eos_ids
-from rlbudget.integrations.plan import make_plan
 from rlbudget.policy.folder import load_policy
 from runs.common import write_result
 from runs.integrations.conformance import POLICY, conforms, load_reference
@@ -33,9 +33,10 @@ def main() -> None:
     llama: Any = Llama(
         arguments.file, n_ctx=1024, type_k=F32, type_v=F32, flash_attn=False, verbose=False
     )
-    plan = make_plan(
+    plan = bind(
         load_policy(POLICY),
         tokenizer,
+        LLAMA_CPP,
         vocabulary_size=llama.n_vocab(),
         eos_ids=eos_ids(llama, tokenizer),
         token_price=suite.token_price,
@@ -49,7 +50,7 @@ def main() -> None:
             max_tokens=plan.max_thinking + plan.reserve,
             temperature=0,
         )
-        exits.append([budget.outcome.thinking_tokens, budget.outcome.reason])
+        exits.append([budget.ending.thinking_tokens, budget.ending.reason])
         print(f"\rllama-cpp-python {at}", end="", file=sys.stderr, flush=True)
     write_result(
         "llama_cpp_check",

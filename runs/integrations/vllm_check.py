@@ -42,9 +42,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlbudget.decoding.core import VLLM, Core, bind
 from rlbudget.decoding.decode import decode
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Ending, Request
+from rlbudget.decoding.request import Ending, Request
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
@@ -233,9 +233,10 @@ def generate(llm: Any, prompts: list[list[int]], most: int, **extra: Any) -> lis
 
 def check_decodes(folder: Path, subject: Subject, suite: Reference | None) -> list[dict[str, Any]]:
     model, questions = subject.model, subject.questions
-    plan = make_plan(
+    plan = bind(
         subject.policy,
         model.tokenizer,
+        VLLM,
         vocabulary_size=len(model.vocabulary.markers),
         eos_ids=model.vocabulary.eos_ids.tolist(),
         token_price=subject.price,
@@ -296,7 +297,7 @@ def as_decoded(subject: Subject, said: list[list[int]], ties: int) -> dict[str, 
 
 @torch.inference_mode()
 def replay(
-    subject: Subject, plan: Plan, prompt: list[int], ids: list[int], most: int
+    subject: Subject, plan: Core, prompt: list[int], ids: list[int], most: int
 ) -> tuple[bool, bool, Ending]:
     """Whether ``Request`` would have chosen another token somewhere, whether a choice was so
     close that other kernels may choose otherwise, and where it ended."""  # fmt: skip
@@ -318,7 +319,7 @@ def replay(
         else:
             wrong |= token != forced
         request.push(token, values)
-    return wrong, close, request.outcome
+    return wrong, close, request.ending
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from frozen_nets import random_policy, write_run
+from plan_files import plan_file
 from rich.console import Console
 from scripted_model import save_scripted
 from tiny_model import save_tiny_model
@@ -29,8 +30,9 @@ from rlbudget.traces.interchange import write_jsonl
 from rlbudget.traces.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "score", "train", "freeze", "evaluate", "calibrate",
-            "impact", "blend", "cascade", "choose", "correct", "decode", "rules check",
-            "rules explain", "feedback", "stream", "harvest", "retrain", "registry add",
+            "impact", "blend", "cascade", "choose", "correct", "decode", "plan check",
+            "rules check", "rules explain", "feedback", "stream", "harvest", "retrain", 
+            "registry add",
             "registry list", "registry rollback")  # fmt: skip
 
 
@@ -117,12 +119,13 @@ def test_the_whole_way(
          "--out", tmp_path / "evaluation", "--draws", 50],
         ["decode", "--model", model, "--profile", "embedded", "--policy", tmp_path / "policy",
          "--max-tokens", 24, "What is 2 + 3?"],
-        ["decode", "--model", model, "--profile", "embedded", "--policy", tmp_path / "policy",
-         "--max-tokens", 24, "--rules", tmp_path / "rules.toml", "--metadata", "tier=2",
-         "What is 2 + 3?"],
+        ["plan", "check", tmp_path / "plan.toml"],
+        ["decode", "--model", model, "--profile", "embedded", "--plan", tmp_path / "plan.toml",
+         "--max-tokens", 24, "--metadata", "tier=2", "What is 2 + 3?"],
     ]  # fmt: skip
     rule = '[[rule]]\nname = "gold"\nmetadata = { tier = 2 }\nthen = "full"\n'
     (tmp_path / "rules.toml").write_text(rule)
+    plan_file(tmp_path / "plan.toml", policy="policy", rules={"file": "rules.toml"})
     for step in steps:
         main([str(argument) for argument in step])
     said = capsys.readouterr()
@@ -332,9 +335,10 @@ def test_the_text_of_an_option_flows(capsys: pytest.CaptureFixture[str]) -> None
     assert (
         """
   --policy FOLDER         Policy folder, or a registry, whose served policy is
-                          taken; several with --combine, or for rules that name
-                          them.
-  --profile NAME """
+                          taken.
+  --plan FILE             Plan (TOML): policies, ensemble, guard, rules,
+                          correction, cascade, audit.
+  --token-price PRICE """
         in shown
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frozen_nets import policy_for
+from plan_files import plan_file
 from synthetic import make_table
 from test_cli import mistake
 from tiny_model import save_tiny_model
@@ -127,6 +128,8 @@ def test_decode_refuses_a_correction_whose_second_model_it_does_not_have(
     zeros = np.zeros(1)
     doubt = ImpactModel(("thinking_tokens",), zeros, zeros + 1, (np.ones((1, 1)),), (zeros,))
     save_correction(tmp_path / "c.safetensors", Correction(doubt, 0.5, None, 1, Refiner(2.0)))
-    line = f"decode --model {tmp_path}/model --policy @policy-small --profile embedded --correct"
-    said = mistake(capsys, *words(home, line), f"{tmp_path}/c.safetensors", "What is 2 + 3?")
-    assert "hands exits to a second model" in said
+    plan = plan_file(tmp_path / "plan.toml", policy=home / "policy-small",
+                     correction={"folder": "c.safetensors"})  # fmt: skip
+    line = f"decode --model {tmp_path}/model --profile embedded --plan {plan}"
+    said = mistake(capsys, *words(home, line), "What is 2 + 3?")
+    assert "plan.toml:2: [correction] lacks model: the second one that refines" in said

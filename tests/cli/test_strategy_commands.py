@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from frozen_nets import policy_for
+from plan_files import plan_file
 from synthetic import make_table
 from test_cli import mistake
 from tiny_model import save_tiny_model
@@ -80,9 +81,15 @@ def run(home: Path, line: str) -> None:
     main([word.replace("@", f"{home}/") for word in line.split()])
 
 
-def decode_line(home: Path, rest: str) -> list[str]:
+def plan_of(home: Path, **said: Any) -> Path:
+    """A plan in ``home``, whose paths are relative to it."""
+    return plan_file(home / "plan.toml", **said)
+
+
+def decode_line(home: Path, plan: dict[str, Any], rest: str = "") -> list[str]:
     words = f"decode --model @model --profile embedded --max-tokens 24 {rest}".split()
-    return [*(word.replace("@", f"{home}/") for word in words), "What is 2 + 3?"]
+    return [*(word.replace("@", f"{home}/") for word in words), "--plan",
+            str(plan_of(home, **plan)), "What is 2 + 3?"]  # fmt: skip
 
 
 def test_the_impact_model_is_fitted_on_the_policys_own_split(
@@ -116,23 +123,28 @@ def test_one_policy_is_blended_with_itself_at_several_prices(
 ) -> None:
     run(home, f"blend @a @traces --out {tmp_path}/v.json --price-factor 0.5 --price-factor 2")
     assert load_blend(tmp_path / "v.json").price_factors == (0.5, 2.0)
-    main(decode_line(home, f"--policy @a --combine {tmp_path}/v.json"))
+    main(decode_line(home, {"policy": "a", "combine": str(tmp_path / "v.json")}))
     assert "Tokens: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rest", [
-    "--policy @a --policy @b --combine mean",
-    "--policy @a --policy @b --combine vote --price-factor 0.5 --price-factor 2",
-    "--policy @a --combine vote --price-factor 0.5 --price-factor 1 --price-factor 2",
-    "--policy @a --policy @b --combine @blend.json --guard @guard.safetensors --rules @rules.toml",
+GUARD = {"folder": "guard.safetensors"}
+RULES = {"file": "rules.toml"}
+TWO = {"policies": ["a", "b"]}
+
+
+@pytest.mark.parametrize("plan", [
+    {**TWO, "combine": "mean"},
+    {**TWO, "combine": "vote", "price_factors": [0.5, 2.0]},
+    {"policy": "a", "combine": "vote", "price_factors": [0.5, 1, 2]},
+    {**TWO, "combine": "blend.json", "guard": GUARD, "rules": RULES},
 ])  # fmt: skip
 def test_decode_serves_every_composition(
-    home: Path, capsys: pytest.CaptureFixture[str], rest: str
+    home: Path, capsys: pytest.CaptureFixture[str], plan: dict[str, Any]
 ) -> None:
-    main(decode_line(home, rest))
+    main(decode_line(home, plan))
     said = capsys.readouterr()
     assert re.search(r"Tokens: \d+ = \d+ thinking", said.out)
-    assert ("so: " in said.err) == ("--rules" in rest)
+    assert ("so: " in said.err) == ("rules" in plan)
 
 
 def test_decode_says_how_sure_a_guarded_exit_is(
@@ -140,9 +152,9 @@ def test_decode_says_how_sure_a_guarded_exit_is(
 ) -> None:
     found = {}
     for risk in ("0", "1"):
+        plan = {"policy": "a", "guard": {**GUARD, "max_risk": int(risk)}}
         for seed in range(6):
-            line = f"--policy @a --guard @guard.safetensors --max-risk {risk} --seed {seed}"
-            main(decode_line(home, line))
+            main(decode_line(home, plan, f"--seed {seed}"))
             said = capsys.readouterr().out
             stopped = "Stopped by the policy" in said
             assert stopped == ("Confidence of the exit:" in said)
@@ -152,9 +164,8 @@ def test_decode_says_how_sure_a_guarded_exit_is(
 
 
 def test_evaluate_measures_what_decode_serves(home: Path, tmp_path: Path) -> None:
-    run(home, f"evaluate @traces --policy @a --policy @b --combine @blend.json --draws 20"
-              f" --guard @guard.safetensors --max-risk 0.1 --rules @rules.toml --out {tmp_path}"
-        )  # fmt: skip
+    plan_of(home, **TWO, combine="blend.json", guard={**GUARD, "max_risk": 0.1}, rules=RULES)
+    run(home, f"evaluate @traces --plan @plan.toml --draws 20 --out {tmp_path}")
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     kinds = {row["method"]: row["kind"] for row in evaluation["summary"]}
     for name in ("blend", "blend+guard", "blend+guard+rules"):
@@ -202,33 +213,40 @@ def test_a_cascade_is_trained_measured_and_served(
     assert cascade.ratio == 0.25
     same = {"model": "none", "stride": 8}
     assert cascade.config["trained"]["recorded"] == {"small": same, "large": same}
-    for large in ("", "--large-policy @b"):
-        main(decode_line(home, f"--cascade {file} --large-model @model {large} --seed 2"))
+    for large in ({}, {"large_policy": "b"}):
+        cascade_ = {"folder": str(file), "large": str(home / "model"), **large}
+        main(decode_line(home, {"cascade": cascade_}, "--seed 2"))
         assert re.search(r"Tokens: [\d.]+ = 0\.25 x \(\d+ thinking", capsys.readouterr().out)
 
 
-MISTAKES = {
-    "--policy @a --guard @guard.safetensors --max-risk 1.5": "max_risk must lie in",
-    "--policy @a --guard @none": "no impact model",
-    "--policy @a --guard @blend.json": "not an impact model",
-    "--policy @a --combine @rules.toml": "not a blend",
-    "--policy @a --combine most": "no blend most",
-    "--policy @b --policy @a --combine @blend.json": "same order",
-    "--policy @a --policy @b": "say how to combine",
-    "": "at least one policy",
-    "--cascade @none --large-model @model": "no cascade",
-    "--cascade @blend.json --large-model @model": "not a cascade",
-    "--cascade @none": "go together",
-    "--policy @a --large-model @model": "go together",
-    "--cascade @none --large-model @model --policy @a": "leave out --policy",
-}
+CASCADE = {"folder": "none", "large": "model"}
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "risk": ({"policy": "a", "guard": {**GUARD, "max_risk": 1.5}},
+             "plan.toml:2: max_risk must lie in"),
+    "no guard": ({"policy": "a", "guard": {"folder": "none"}}, "no impact model"),
+    "a blend as guard": ({"policy": "a", "guard": {"folder": "blend.json"}},
+                         "not an impact model"),
+    "rules as blend": ({"policy": "a", "combine": "rules.toml"}, "not a blend"),
+    "no blend": ({"policy": "a", "combine": "most"}, "no blend"),
+    "order": ({"policies": ["b", "a"], "combine": "blend.json"}, "same order"),
+    "two": (TWO, "say how to combine"),
+    "nothing": ({}, "name a policy, policies, a cascade or a chooser"),
+    "no cascade": ({"cascade": CASCADE}, "no cascade"),
+    "a blend as cascade": ({"cascade": {**CASCADE, "folder": "blend.json"}}, "not a cascade"),
+    "no large model": ({"cascade": {"folder": "none"}}, "plan.toml:1: [cascade] lacks large"),
+    "both": ({"policy": "a", "cascade": CASCADE}, "leave the policy out"),
+    "unknown": ({"policy": "a", "prise": 3}, "plan.toml:2: prise: unknown"),
+    "kind": ({"policy": "a", "max_thinking_tokens": "many"}, "must be a whole number"),
+    "two ways": ({"policy": "a", "effort": "low", "token_price": 1e-3}, "say one of"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("rest", MISTAKES)
-def test_a_mistake_of_decode_is_one_line(
-    home: Path, capsys: pytest.CaptureFixture[str], rest: str
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_of_a_plan_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert MISTAKES[rest] in mistake(capsys, *decode_line(home, rest))
+    plan, said = MISTAKES[name]
+    assert said in mistake(capsys, *decode_line(home, plan))
 
 
 OTHERS = {
@@ -238,8 +256,8 @@ OTHERS = {
     "blend @traces --out @x.json": "policy folders",
     "blend @a @other @traces --out @x.json": "different splits",
     "blend @a @b @traces --out @x.json --price-factor 2": "each member",
-    "evaluate @traces --policy @a --guard @guard.safetensors --folds 2 --out @x": "folds 1 only",
-    "evaluate @traces --policy @other --guard @guard.safetensors --out @x": "different splits",
+    "evaluate @traces --plan @guarded.toml --folds 2 --out @x": "folds 1 only",
+    "evaluate @traces --plan @strange.toml --out @x": "different splits",
     "cascade @traces @large --ratio 2 --out @x.safetensors": "ratio is 2",
     "cascade @traces @large --ratio 0.5 --out @x": ".safetensors file",
     "cascade @traces @none --ratio 0.5 --out @x.safetensors": "none",
@@ -250,6 +268,8 @@ OTHERS = {
 def test_a_mistake_of_the_others_is_one_line(
     home: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
+    plan_file(home / "guarded.toml", policy="a", guard=GUARD)
+    plan_file(home / "strange.toml", policy="other", guard=GUARD)
     words = [word.replace("@", f"{home}/") for word in line.split()]
     assert OTHERS[line] in mistake(capsys, *words)
     assert not (home / "x.safetensors").exists()
@@ -263,12 +283,13 @@ def test_a_guard_of_another_observation_and_a_large_model_that_is_not_there(
     fewer = policy_for(_less(load_table(home / "traces")), "free", 0)
     save_policy(tmp_path / "fewer", fewer)
     assert fewer.features != whole.features
-    line = decode_line(home, f"--policy {tmp_path}/fewer --guard @guard.safetensors")
+    line = decode_line(home, {"policy": str(tmp_path / "fewer"), "guard": GUARD})
     assert "another observation" in mistake(capsys, *line)
     file = tmp_path / "cascade.safetensors"
     run(home, f"cascade @traces @large --ratio 0.5 --out {file} --total-timesteps 1")
     capsys.readouterr()
-    line = decode_line(home, f"--cascade {file} --large-model @gone")
+    gone = {"folder": str(file), "large": str(home / "gone")}
+    line = decode_line(home, {"cascade": gone})
     assert "no model folder" in mistake(capsys, *line)
 
 
@@ -294,6 +315,13 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith("rlbudget ")]
 
 
+def plans_of(page: str) -> list[tuple[str, str]]:
+    """The plans that a page shows: name and text."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(# (\S+)\n.*?)```", text, flags=re.DOTALL)
+    return [(name, block) for block, name in blocks]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["impact.md", "ensembles.md"])
 def test_the_commands_that_are_shown_run(
@@ -305,5 +333,7 @@ def test_the_commands_that_are_shown_run(
     monkeypatch.setattr(config, "MOST_STEPS", 40_000)  # it is shown, not to be good
     (tmp_path / "rules.toml").write_text('[[rule]]\nname = "sums"\nquestion = "[+]"\n'
                                          'min_tokens = 16\n')  # fmt: skip
+    for name, text in plans_of(page):
+        (tmp_path / name).write_text(text)
     for line in commands(page):
         main(["300" if word == "1200" else word for word in line[1:]])

@@ -12,7 +12,8 @@ import torch
 from frozen_nets import policy_for, random_tensors
 from tiny_model import save_tiny_model, tiny_task
 
-from rlbudget.decoding.cascade import decode_cascade
+from rlbudget.decoding.decode import decode, second_model
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.record import record
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
@@ -20,6 +21,7 @@ from rlbudget.policy.cascade import Cascade, CascadeDecision, cascade_features, 
 from rlbudget.policy.handover import served
 from rlbudget.policy.observation import observe
 from rlbudget.policy.replay_cascade import CascadeReplay, replay_cascade
+from rlbudget.strategies.plan import Plan
 from rlbudget.tasks import load_task
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.pairs import Pair, load_pair, with_natural_end
@@ -80,6 +82,14 @@ def random_cascade(
     )  # fmt: skip
 
 
+def through(
+    case: Recorded, question: str, cascade: Any, *, seed: int, large_policy: Any = None
+) -> Decoded:
+    plan = Plan({}, cascade=cascade, large_model="large", large_policy=large_policy)
+    return decode(case.model, question, plan, token_price=PRICE, seed=seed,
+                  second=second_model(case.model, plan, seed=seed))  # fmt: skip
+
+
 def ways_to_end(done: CascadeReplay, pair: Pair) -> list[int]:
     """How often the small model is left before and at its end, by a stop and by a handover."""
     ended = done.ends == pair.small.lengths
@@ -99,14 +109,12 @@ def check_live_is_replay(case: Recorded) -> None:
     ended = done.ends == pair.small.lengths
     for i, question in enumerate(pair.question_ids.tolist()):
         small_trace, large_trace = case.traces[question]
-        live = decode_cascade(
-            case.model, case.model, small_trace.question, cascade,
-            token_price=PRICE, large_policy=policy, seed=small_trace.meta["row_seed"],
-        )  # fmt: skip
+        live = through(case, small_trace.question, cascade, large_policy=policy,
+                       seed=small_trace.meta["row_seed"])  # fmt: skip
         assert live.message is None
-        assert (live.reason == "escalate") == (live.large is not None) == done.escalated[i]
+        assert (live.reason == "escalate") == (live.second is not None) == done.escalated[i]
         assert live.total_tokens == pytest.approx(done.outcome.tokens[i], abs=1e-9)
-        if live.large is not None:
+        if live.second is not None:
             stop = int(large.stops[i])
             chosen = large_trace.final if stop < 0 else large_trace.checkpoints[stop].exit
         elif ended[i]:
@@ -114,7 +122,7 @@ def check_live_is_replay(case: Recorded) -> None:
             assert live.reason == ("natural" if small_trace.meta["natural"] else "max_tokens")
         else:
             chosen = small_trace.checkpoints[int(done.ends[i])].exit
-            assert live.reason == "stop"
+            assert live.reason == "policy"
         assert live.answer == extracted(chosen.answer)
 
 
@@ -153,16 +161,15 @@ def test_a_failing_cascade_never_costs_the_answer(tiny: Recorded, says: float | 
     trace = next(s for s, _ in tiny.traces.values() if len(s.checkpoints) >= 3)
     features = cascade_features(tiny.pair.small)
     broken: Any = Broken(features, says, {"trained": {"recorded": tiny.settings}}, [])
-    live = decode_cascade(tiny.model, tiny.model, trace.question, broken, token_price=PRICE,
-                          seed=trace.meta["row_seed"])  # fmt: skip
+    live = through(tiny, trace.question, broken, seed=trace.meta["row_seed"])
     assert len(broken.asked) == 2
-    assert live.reason == "cascade_failed"
+    assert live.reason == "policy_failed"
     assert live.message is not None
     assert ("out of order" if isinstance(says, Exception) else "nan") in live.message
-    assert live.large is None
+    assert live.second is None
     assert live.answer == extracted(trace.final.answer)
-    assert live.small_thinking_tokens == trace.final.thinking_tokens
-    assert live.small_answer_tokens == trace.final.answer_tokens
+    assert live.thinking_tokens == trace.final.thinking_tokens
+    assert live.answer_tokens == trace.final.answer_tokens
 
 
 def test_a_large_model_that_fails_never_costs_the_answer(tiny: Recorded) -> None:
@@ -171,9 +178,8 @@ def test_a_large_model_that_fails_never_costs_the_answer(tiny: Recorded) -> None
     trained = {"recorded": {**tiny.settings, "large": {"max_tokens": 10**6}}}
     asks = make_cascade(asks.tensors, features=asks.features, price_range=asks.price_range,
                         ratio=asks.ratio, clip=5.0, trained=trained)  # fmt: skip
-    live = decode_cascade(tiny.model, tiny.model, small.question, asks, token_price=PRICE,
-                          seed=small.meta["row_seed"])  # fmt: skip
-    assert live.reason == "large_failed"
+    live = through(tiny, small.question, asks, seed=small.meta["row_seed"])
+    assert live.reason == "policy_failed"
     assert "do not fit into the model's context" in str(live.message)
     assert live.answer == extracted(small.final.answer)
     assert live.total_tokens == 0.25 * (small.final.thinking_tokens + small.final.answer_tokens)

@@ -16,8 +16,8 @@ from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.decoding.chosen import decode_chosen, thinking_in
+from rlbudget.decoding.decode import decode, second_model
 from rlbudget.decoding.record import record
-from rlbudget.decoding.refined import decode_refined, refined
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
@@ -45,6 +45,7 @@ from rlbudget.strategies.correction.doubt import exit_features
 from rlbudget.strategies.feedback.entries import read_log
 from rlbudget.strategies.feedback.log import DecisionLog
 from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.plan import Plan
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.trace import Trace
 
@@ -143,10 +144,12 @@ def test_the_thinking_is_what_was_recorded_as_such(case: Case) -> None:
 class Failing:
     """A model that cannot decode."""
 
-    profile: Any
-    name: str = "broken"
+    whole: Any
 
-    def begin(self, *_: Any, **__: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def read(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("out of memory")
 
 
@@ -155,7 +158,7 @@ class Failing:
 def test_a_member_that_fails_is_left_out(case: Case, when: When, broken: int) -> None:
     chooser, _ = chooser_of(case, when)
     models: list[Any] = [case.model, case.model]
-    models[broken] = Failing(case.model.profile)
+    models[broken] = Failing(case.model)
     said = []
     for question in case.together.question_ids.tolist()[:6]:
         live = decode_chosen(models, case.traces[0][question].question, chooser, token_price=PRICE)
@@ -167,7 +170,7 @@ def test_a_member_that_fails_is_left_out(case: Case, when: When, broken: int) ->
 
 def test_where_nobody_can_answer_it_is_one_clear_line(case: Case) -> None:
     chooser, _ = chooser_of(case, "before")
-    models: Any = [Failing(case.model.profile)] * 2
+    models: Any = [Failing(case.model)] * 2
     with pytest.raises(UserError, match=r"no model of the chooser can answer: .* failed: out of"):
         decode_chosen(models, "1 + 1?", chooser, token_price=PRICE)
     with pytest.raises(UserError, match=r"of 2 models \(a, b\), not 1"):
@@ -231,36 +234,33 @@ def test_a_refined_exit_is_live_as_in_replay(case: Case) -> None:
     assert 2 <= (after.resumed > 0).sum() < (done.stops >= 0).sum()
     for place, question in enumerate(case.together.question_ids.tolist()):
         trace = case.traces[0][question]
-        live = decode_refined(
-            case.model, case.model, trace.question, policy, correction,
-            token_price=PRICE, second_policy=policies[1], seed=trace.meta["row_seed"],
+        plan = Plan({"p": policy}, correction=correction, second_model="b",
+                    second_policy=policies[1])  # fmt: skip
+        seed = trace.meta["row_seed"]
+        live = decode(
+            case.model, trace.question, plan, token_price=PRICE, seed=seed,
             temperature=1.2, max_tokens=48, stride=8, probe_tokens=4,
+            second=second_model(case.model, plan, seed=seed),
         )  # fmt: skip
         assert live.message is None
         assert (live.second is not None) == (after.resumed[place] > 0)
         assert live.total_tokens == pytest.approx(after.outcome.tokens[place])
-        asked = live.first if live.second is None else live.second
-        assert live.answer == asked.answer
+        assert live.second is None or live.answer == live.second.answer
 
 
 def test_a_second_model_that_fails_keeps_the_first_answer(case: Case) -> None:
     correction, policy = correction_of(case, -1.0), case.policies[0]
     assert policy is not None
-    failing: Any = Failing(case.model.profile)
+    failing: Any = Failing(case.model)
     said = []
     for question in case.together.question_ids.tolist()[:8]:
-        live = decode_refined(
-            case.model, failing, case.traces[0][question].question, policy, correction,
-            token_price=PRICE, max_tokens=48, stride=8, probe_tokens=4,
-        )  # fmt: skip
+        plan = Plan({"p": policy}, correction=correction, second_model="b")
+        asked = {"token_price": PRICE, "max_tokens": 48, "stride": 8, "probe_tokens": 4}
+        text = case.traces[0][question].question
+        live = decode(case.model, text, plan, **asked, second=second_model(failing, plan))
+        first = decode(case.model, text, policy, **asked)
         assert live.second is None
-        assert (live.answer, live.total_tokens) == (live.first.answer, live.first.total_tokens)
-        assert live.first.doubted == (live.message is not None)
+        assert (live.answer, live.total_tokens) == (first.answer, first.total_tokens)
+        assert first.stopped == (live.message is not None)
         said.append(live.message)
-    assert "the second model failed: out of memory" in said
-
-
-def test_a_correction_without_a_second_model_refines_nothing(case: Case) -> None:
-    correction = replace(correction_of(case, 0.5), second=None)
-    with pytest.raises(ValueError, match="has no second"):
-        refined(case.model, "?", None, correction, token_price=PRICE)  # type: ignore[arg-type]
+    assert "the correction failed: out of memory" in said

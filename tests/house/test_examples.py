@@ -29,7 +29,7 @@ from rlbudget.traces.store import load_traces
 
 FEWER = {"2400": "300", "1200": "300", "0.02": "0.1", "0.01": "0.1"}
 MADE = {"record", "train", "freeze"}
-PROGRAMS = {"bash", "python", "pip", "curl", "vllm"}
+PROGRAMS = {"bash", "python", "pip", "curl", "vllm", "printf"}
 BUILT = ".llama/"
 """where programs lie that a page has told to build"""
 
@@ -52,8 +52,17 @@ def folder(made: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+def write_plans(text: str, folder: Path) -> None:
+    """The plans that a page shows, and those that it prints into files."""
+    for block, name in re.findall(r"```toml\n(# (\S+)\n.*?)```", text, flags=re.DOTALL):
+        (folder / name).write_text(block)
+    for said, name in re.findall(r"^printf '([^']*)' > (\S+)$", text, flags=re.MULTILINE):
+        (folder / name).write_text(said.replace("\\n", "\n"))
+
+
 def follow(name: str, folder: Path) -> dict[str, str]:
     """Run the commands of a page that go on from README's; what each printed."""
+    write_plans(page(name), folder)
     return {
         words[1]: run_command(words, folder, FEWER)
         for words in commands(page(name))
@@ -118,6 +127,7 @@ def test_the_production_page_is_run_and_keeps_a_log(folder: Path) -> None:
 
 
 def test_the_log_of_the_readme_is_shown(made: tuple[Path, dict[str, str]], folder: Path) -> None:
+    write_plans(page("README.md"), folder)
     decode, stream = commands(page("README.md"))[-2:]
     answered = run_command(decode, folder, FEWER)
     assert "\nAnswer: 13\n" in answered

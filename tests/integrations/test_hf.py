@@ -19,10 +19,10 @@ from transformers import StaticCache
 
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
+from rlbudget.decoding.request import Ending
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.integrations.hf_generate import BudgetGenerate
-from rlbudget.integrations.request import Ending
 from rlbudget.models import load_model
 from rlbudget.models.reading import read_answer
 from rlbudget.models.sampling import Distribution, token_signals
@@ -441,7 +441,7 @@ def test_signals_measured_ahead_are_those_measured_with_the_token(
         tokens = torch.randint(12, vocabulary, (n,))
         distribution.measure(logits)
         wanted = token_signals(logits, tokens, torch.arange(ends) + 7)
-        torch.testing.assert_close(distribution.signals(tokens), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(distribution.signals(tokens), wanted, rtol=4e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rest", [{"num_beams": 3}, {"prompt_lookup_num_tokens": 4}])

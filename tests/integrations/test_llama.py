@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from rlbudget.decoding.core import LLAMA_CPP, Core, bind
 from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.errors import UserError
 from rlbudget.integrations.llama_cpp import BudgetProcessor
 from rlbudget.integrations.llama_server import ServerError, alternatives, connect
 from rlbudget.integrations.llama_server import decode as serve
 from rlbudget.integrations.numpy_signals import token_signals
-from rlbudget.integrations.plan import Plan, make_plan
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals as torch_signals
 from rlbudget.models.sequences import Sequences
@@ -53,10 +53,11 @@ def policies(features: Sequence[str] = FREE) -> Iterator[Policy]:
         yield random_policy(features, seed=seed, trained={"traces": {"recorded": recorded}})
 
 
-def plan_for(model: TransformersModel, policy: Policy) -> Plan:
-    return make_plan(
+def plan_for(model: TransformersModel, policy: Policy) -> Core:
+    return bind(
         policy,
         model.tokenizer,
+        LLAMA_CPP,
         vocabulary_size=len(model.vocabulary.markers),
         eos_ids=model.vocabulary.eos_ids.tolist(),
         token_price=PRICE,
@@ -115,7 +116,7 @@ def test_the_processor_stops_where_a_live_decode_stops(
 
 
 def check_same(budget: BudgetProcessor, wanted: Decoded) -> None:
-    found = budget.outcome
+    found = budget.ending
     assert (found.thinking_tokens, found.reason) == (wanted.thinking_tokens, wanted.reason)
     assert budget.answer == wanted.answer
     if wanted.stop_probability is None:

@@ -16,13 +16,13 @@ from tiny_model import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rlbudget.decoding.core import HF_GENERATE, HF_PROCESSOR, Core, bind
+from rlbudget.decoding.request import Fork, Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request
+from rlbudget.models.reading import Continuation
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names
 from rlbudget.signals.tokens import SIGNALS
-from rlbudget.traces.trace import Probe
 
 TOKENIZER = tiny_tokenizer()
 EOS, END = 2, 4
@@ -49,11 +49,13 @@ class Scripted:
         return Decision(stop=bool(said), stop_probability=float(said))
 
 
-def plan(policy: Any = None, tokenizer: Any = TOKENIZER, **rest: Any) -> Plan:
-    settings: dict[str, Any] = {"profile": "embedded", "stride": STRIDE} | rest
-    return make_plan(
+def plan(policy: Any = None, tokenizer: Any = TOKENIZER, **rest: Any) -> Core:
+    settings: dict[str, Any] = {"profile": "embedded", "stride": STRIDE, "engine": HF_PROCESSOR}
+    settings |= rest
+    return bind(
         policy or Scripted(),
         tokenizer,
+        settings.pop("engine"),
         vocabulary_size=len(tokenizer),
         eos_ids=[EOS],
         **settings,
@@ -96,7 +98,7 @@ def test_settings_left_out_are_those_of_the_traces_and_of_the_policy() -> None:
     recorded = {"profile": "plain", "stride": 5, "max_tokens": 77}
     trained = {"traces": {"recorded": recorded}}
     policy = random_policy(trained=trained)
-    made = make_plan(policy, TOKENIZER, vocabulary_size=len(TOKENIZER), eos_ids=[EOS])
+    made = bind(policy, TOKENIZER, HF_PROCESSOR, vocabulary_size=len(TOKENIZER), eos_ids=[EOS])
     assert (made.profile.name, made.stride, made.max_thinking) == ("plain", 5, 77)
     assert made.token_price == policy.default_price
     with pytest.raises(UserError, match="name an exit profile"):
@@ -122,7 +124,7 @@ def test_what_cannot_work_is_refused_before_the_first_request(
 
 
 def test_an_engine_with_trial_answers_takes_a_policy_that_needs_them() -> None:
-    plan(Scripted(features=feature_names(SIGNALS, "probe")), probes=True)
+    plan(Scripted(features=feature_names(SIGNALS, "probe")), engine=HF_GENERATE)
 
 
 def prefixed_tokenizer() -> PreTrainedTokenizerFast:
@@ -186,10 +188,10 @@ def test_it_stops_where_the_policy_says_or_at_the_cap_and_never_elsewhere(
     assert taken == min(stop, n)
     assert policy.asked == [t for t in range(STRIDE, taken + 1, STRIDE) if t < cap]
     if n < stop:
-        assert request.outcome.reason is None
+        assert request.ending.reason is None
         return
     assert answer(request) == [END]
-    done = request.outcome
+    done = request.ending
     assert done.reason == ("max_tokens" if cap <= STRIDE * stop_at else "policy")
     assert (done.thinking_tokens, done.answer_tokens) == (taken, 3)
 
@@ -198,7 +200,7 @@ def test_the_models_own_end_is_natural() -> None:
     request = Request(plan())
     assert think(request, [*spell("so 12"), END, 9]) == len(spell("so 12")) + 1
     assert answer(request) == []
-    done = request.outcome
+    done = request.ending
     assert (done.reason, done.thinking_tokens, done.answer_tokens) == (
         "natural",
         len(spell("so 12")),
@@ -212,7 +214,7 @@ def test_an_end_of_several_tokens_belongs_to_the_answer(before: str) -> None:
     tokens = spell(f"{before} The answer is")
     think(request, tokens)
     assert not request.thinking
-    done = request.outcome
+    done = request.ending
     assert done.reason == "natural"
     text = TOKENIZER.decode(tokens[: done.thinking_tokens])
     assert "The answer is" not in text
@@ -225,7 +227,7 @@ def test_an_end_of_sequence_in_the_thinking_becomes_the_exit() -> None:
     think(request, spell("so 12"))
     assert request.forced(EOS) == END
     assert answer(request) == [END]
-    done = request.outcome
+    done = request.ending
     assert (done.reason, done.answer_tokens) == ("natural", 3)
 
 
@@ -235,7 +237,7 @@ def test_room_for_the_answer_is_kept() -> None:
         Request(made, max_new_tokens=made.reserve)
     request = Request(made, max_new_tokens=made.reserve + 3)
     assert think(request, [A] * 12) == 3
-    assert request.outcome.reason == "max_tokens"
+    assert request.ending.reason == "max_tokens"
 
 
 def test_an_engine_that_goes_its_own_way_is_let_go() -> None:
@@ -268,7 +270,7 @@ def test_characters_that_never_end_are_cut_at_the_cap() -> None:
     first = TOKENIZER.convert_tokens_to_ids(byte_pieces("🙂")[0])
     request = Request(plan(Scripted([True]), max_thinking_tokens=STRIDE + 1))
     assert think(request, [first] * 20) == STRIDE + 1
-    assert request.outcome.reason == "max_tokens"
+    assert request.ending.reason == "max_tokens"
 
 
 @pytest.mark.parametrize("says", [RuntimeError("out of order"), float("nan")])
@@ -280,7 +282,7 @@ def test_a_policy_that_breaks_down_costs_no_answer_and_is_logged_once(
         for natural in (True, False):
             request = Request(made)
             think(request, [*[A] * 20, *([END] if natural else [A] * 50)])
-            done = request.outcome
+            done = request.ending
             assert done.reason == "policy_failed"
             assert done.thinking_tokens == (20 if natural else 50)
             assert done.stop_probability == 0.0
@@ -291,12 +293,16 @@ def test_a_policy_that_breaks_down_costs_no_answer_and_is_logged_once(
 
 def test_trial_answers_are_made_at_checkpoints_only_and_counted() -> None:
     policy = Scripted([False, False, True], features=("thinking_tokens", "probe_confidence"))
-    request = Request(plan(policy, probes=True))
+    request = Request(plan(policy, engine=HF_GENERATE))
     made = []
     for count in range(1, 13):
-        request.push(9, SIGNAL, probe=lambda at=count: made.append(at) or Probe("1", 0.5, 3))  # type: ignore[misc]
+        wish = request.push(9, SIGNAL)
+        if wish is not None:
+            assert isinstance(wish, Fork)
+            made.append(count)
+            assert request.forked(Continuation((9, 9, EOS), (-1.0, -1.0, -1.0), 0.5)) is None
     assert made == [4, 8, 12]
-    done = request.outcome
+    done = request.ending
     assert (done.reason, done.probe_tokens, done.thinking_tokens) == ("policy", 9, 12)
 
 

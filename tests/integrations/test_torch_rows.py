@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from test_vllm import END, EOS, SIZE, by_request, plan_of, rows
 from tiny_model import tiny_tokenizer
 
+from rlbudget.decoding.core import VLLM, bind
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.plan import make_plan
-from rlbudget.integrations.request import Request
 from rlbudget.integrations.token_tables import token_tables
 from rlbudget.integrations.torch_policy import Network, Observers, Windows
 from rlbudget.integrations.torch_rows import Rows, Slots
@@ -237,13 +237,18 @@ def test_signals_that_are_no_numbers_switch_the_policy_off() -> None:
     expected = by_request(request, plan, logits)
     slots = Slots(plan, 1, 1000, CPU)
     assert Engine(slots, 0).run([logits], 1) == [expected]
-    assert request.outcome.reason == "policy_failed"
+    assert request.ending.reason == "policy_failed"
     assert int(slots.failures) == 1
 
 
 def test_a_policy_that_looks_is_refused() -> None:
     look: Any = random_policy(feature_names(SIGNALS, "look"), preset="look")
     with pytest.raises(UserError, match="preset free"):
-        make_plan(
-            look, tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
+        bind(
+            look,
+            tiny_tokenizer(SIZE),
+            VLLM,
+            vocabulary_size=SIZE,
+            eos_ids=[EOS],
+            profile="embedded",
         )

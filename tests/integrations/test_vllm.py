@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
 
+from rlbudget.decoding.core import VLLM, Core, bind
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.integrations.logits_row import RowReader
-from rlbudget.integrations.plan import Plan, make_plan
-from rlbudget.integrations.request import Request
 from rlbudget.integrations.vllm_settings import settings_of, wish_of
 from rlbudget.models.sampling import token_signals
 from rlbudget.policy.folder import Policy, save_policy
@@ -54,13 +54,13 @@ def model(tokenizer_folder: str) -> ModelConfig:
     return ModelConfig(tokenizer_folder, SIZE)
 
 
-def plan_of(seed: int = 0, profile: str = "embedded") -> Plan:
-    return make_plan(
-        policy_of(profile, seed), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS]
+def plan_of(seed: int = 0, profile: str = "embedded") -> Core:
+    return bind(
+        policy_of(profile, seed), tiny_tokenizer(SIZE), VLLM, vocabulary_size=SIZE, eos_ids=[EOS]
     )
 
 
-def decode_of(plan: Plan, max_tokens: int | None, context: int) -> Any:
+def decode_of(plan: Core, max_tokens: int | None, context: int) -> Any:
     reader = RowReader(SIZE, plan.vocabulary.end_first_ids)
     return vllm.Decode(plan, reader, vllm.Wish("default", None), max_tokens, context)
 
@@ -73,7 +73,7 @@ def rows(n: int, seed: int, *, fond_of: int | None = None, at: int = 0) -> torch
     return torch.from_numpy(logits)
 
 
-def by_request(request: Request, plan: Plan, logits: torch.Tensor) -> list[int]:
+def by_request(request: Request, plan: Core, logits: torch.Tensor) -> list[int]:
     """The greedy decode of these logits by the core alone."""
     tokens = []
     for row in logits:
@@ -153,7 +153,7 @@ def test_the_two_ways_differ_where_the_row_is_never_shown() -> None:
         plan = plan_of(seed % 7)
         request = Request(plan, max_new_tokens=1000)
         by_request(request, plan, rows(60, seed, fond_of=(None, EOS, END)[seed % 3], at=seed))
-        outcomes.add(request.outcome.reason)
+        outcomes.add(request.ending.reason)
     assert outcomes >= {"policy", "natural"}
 
 
@@ -162,7 +162,7 @@ def test_an_answer_finds_room_in_max_tokens_and_in_the_context() -> None:
         threshold=1.0,
         trained={"traces": {"recorded": {"profile": "embedded", "stride": 4, "max_tokens": 400}}},
     )
-    plan = make_plan(never, tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS])
+    plan = bind(never, tiny_tokenizer(SIZE), VLLM, vocabulary_size=SIZE, eos_ids=[EOS])
     for max_tokens, context in ((50, 1000), (None, 52), (900, 52)):
         decode = decode_of(plan, max_tokens, context)
         tokens = by_decode(decode, rows(50, 0))
@@ -184,8 +184,13 @@ def test_a_policy_that_breaks_down_costs_no_answer(caplog: pytest.LogCaptureFixt
         def __call__(self, observation: Any, *, token_price: float) -> Any:
             raise RuntimeError("out of order")
 
-    plan = make_plan(
-        Broken(), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
+    plan = bind(
+        Broken(),
+        tiny_tokenizer(SIZE),
+        VLLM,
+        vocabulary_size=SIZE,
+        eos_ids=[EOS],
+        profile="embedded",
     )
     for seed in range(3):
         decode = decode_of(plan, None, 1000)
@@ -342,7 +347,7 @@ def test_v2_goes_by_slots_and_leaves_the_others_alone(
         assert both.apply(logits, at) is logits
         for slot, row in zip(order, logits, strict=True):
             tokens[slot].append(int(row.argmax()))
-    plan = make_plan(policy_of(), tiny_tokenizer(SIZE), vocabulary_size=SIZE, eos_ids=[EOS])
+    plan = bind(policy_of(), tiny_tokenizer(SIZE), VLLM, vocabulary_size=SIZE, eos_ids=[EOS])
     for slot in (0, 3):
         request = Request(plan, max_new_tokens=200)
         assert tokens[slot] == by_request(request, plan, scripts[slot])

@@ -9,7 +9,9 @@ import pytest
 import torch
 from frozen_nets import policy_for
 
-from rlbudget.decoding.decode import Decoded, decode
+from rlbudget.decoding import local
+from rlbudget.decoding.decode import decode
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
@@ -19,6 +21,7 @@ from rlbudget.policy.replay import replay
 from rlbudget.strategies.correction.correct import OFF, Correction, correct, doubts_of
 from rlbudget.strategies.correction.doubt import exit_features, exit_table
 from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.plan import Plan
 from rlbudget.tasks import load_task
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
@@ -66,9 +69,13 @@ def doubt(table: TraceTable) -> ImpactModel:
     )
 
 
-def _live(model: TransformersModel, policy: Policy, trace: Trace, **given: Any) -> Decoded:
+def _live(
+    model: TransformersModel, policy: Policy, trace: Trace,
+    correction: Correction | None = None, **given: Any,
+) -> Decoded:  # fmt: skip
+    plan = Plan({"policy": policy}, correction=correction)
     return decode(
-        model, trace.question, policy, token_price=PRICE, seed=trace.meta["row_seed"],
+        model, trace.question, plan, token_price=PRICE, seed=trace.meta["row_seed"],
         max_tokens=CAP, stride=8, **given,
     )  # fmt: skip
 
@@ -147,8 +154,6 @@ def test_a_fault_while_thinking_on_keeps_the_answer_and_what_was_paid(
     doubt: ImpactModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rlbudget.models.decode_batch import DecodeBatch
-
     plain = {t.trace_id: _live(model, policy, t) for t in load_traces(folder)}
     trace = next(
         t
@@ -156,16 +161,16 @@ def test_a_fault_while_thinking_on_keeps_the_answer_and_what_was_paid(
         if (at := plain[t.trace_id].stopped_at) is not None
         and t.checkpoints[-1].thinking_tokens >= at + 8
     )
-    whole = DecodeBatch.fork_exits
+    whole = local.forked
     calls = []
 
-    def second_fails(self: DecodeBatch, rows: Any) -> Any:
+    def second_fails(*given: Any) -> Any:
         calls.append(1)
         if len(calls) > 1:
             raise RuntimeError("out of memory")
-        return whole(self, rows)
+        return whole(*given)
 
-    monkeypatch.setattr(DecodeBatch, "fork_exits", second_fails)
+    monkeypatch.setattr(local, "forked", second_fails)
     live = _live(model, policy, trace, correction=Correction(doubt, -1.0, 8))
     first = plain[trace.trace_id]
     assert live.answer == first.answer

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from frozen_nets import policy_for
+from plan_files import plan_file
 from tiny_model import save_tiny_model, tiny_questions, tiny_task
 from trace_makers import make_trace
 
 from rlbudget.arrays import Float32s
 from rlbudget.cli.main import main
 from rlbudget.decoding.decode import decode
-from rlbudget.decoding.logged import Logged, Origin, decode_logged
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.record import record, record_one
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
@@ -27,6 +29,7 @@ from rlbudget.policy.folder import Policy, save_policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
+from rlbudget.strategies.feedback.audit import audited
 from rlbudget.strategies.feedback.entries import Entries, read_log
 from rlbudget.strategies.feedback.harvest import audit_of, harvest, scored_trace
 from rlbudget.strategies.feedback.log import (
@@ -40,6 +43,7 @@ from rlbudget.strategies.feedback.log import (
 )
 from rlbudget.strategies.feedback.production import as_json, streams_of
 from rlbudget.strategies.feedback.registry import Registry
+from rlbudget.strategies.plan import Audit, Plan
 from rlbudget.tasks.task import Task
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import load_table, load_traces
@@ -80,14 +84,33 @@ def policies(
     return {preset: policy_for(table, preset, seeds[preset]) for preset in PRESETS}
 
 
+@dataclass(frozen=True)
+class Logged:
+    decoded: Decoded
+    served: LoggedRequest | None
+
+
+def logged(
+    model: TransformersModel, question: str, policy: Any, folder: Path, share: float,
+    request_id: str, **settings: Any,
+) -> Logged:  # fmt: skip
+    """Decode under a plan that logs, and what its log says."""
+    plan = Plan({"policy": policy}, audit=Audit(folder, share))
+    decoded = decode(model, question, plan, token_price=PRICE, request_id=request_id, **settings)
+    found = read_log(folder).decisions.get(request_id) if folder.is_dir() else None
+    return Logged(replace(decoded, request_id=None), found)
+
+
+def served_of(made: Logged) -> LoggedRequest:
+    assert made.served is not None
+    return made.served
+
+
 def serve(
     model: TransformersModel, policy: Policy, log: DecisionLog, i: int, share: float = 1.0
 ) -> Logged:
-    return decode_logged(
-        model, tiny_questions(N)[i], policy, token_price=PRICE, log=log,
-        origin=Origin(policy.digest), audit_share=share, request_id=f"r{i}", seed=1000 + i,
-        max_tokens=CAP, probe_tokens=PROBE,
-    )  # fmt: skip
+    return logged(model, tiny_questions(N)[i], policy, log.folder, share, f"r{i}", seed=1000 + i,
+                  max_tokens=CAP, probe_tokens=PROBE)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -101,14 +124,14 @@ def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
     policy, log = policies[preset], DecisionLog(tmp_path / "log")
     never = replace_threshold(policy)
     for i in range(n):
-        logged = serve(model, policy, log, i)
+        made = serve(model, policy, log, i)
         settings = {"seed": 1000 + i, "max_tokens": CAP, "probe_tokens": PROBE}
         full = decode(model, tiny_questions(N)[i], never, token_price=PRICE, **settings)
-        assert logged.decoded.text == full.text
-        assert logged.decoded.answer == full.answer
-        assert logged.decoded.reason == full.reason
+        assert made.decoded.text == full.text
+        assert made.decoded.answer == full.answer
+        assert made.decoded.reason == full.reason
         live = decode(model, tiny_questions(N)[i], policy, token_price=PRICE, **settings)
-        stop = logged.served.stop
+        stop = served_of(made).stop
         assert stop.reason == live.reason
         assert stop.stopped_at == live.stopped_at
         assert stop.stop_probability == pytest.approx(live.stop_probability, abs=1e-5)
@@ -159,14 +182,14 @@ def test_who_is_not_audited_is_served_as_ever(
 ) -> None:
     log = DecisionLog(tmp_path)
     for i in range(5):
-        logged = serve(model, policies["probe"], log, i, share=0.0)
+        made = serve(model, policies["probe"], log, i, share=0.0)
         plain = decode(
             model, tiny_questions(N)[i], policies["probe"], token_price=PRICE, seed=1000 + i,
             max_tokens=CAP, probe_tokens=PROBE,
         )  # fmt: skip
-        assert logged.decoded == plain
-        assert not logged.served.audited
-        assert logged.served.stop.tokens == plain.total_tokens
+        assert made.decoded == plain
+        assert not served_of(made).audited
+        assert served_of(made).stop.tokens == plain.total_tokens
     assert not (tmp_path / AUDITS).exists()
     assert len(read_log(tmp_path).decisions) == 5
 
@@ -175,11 +198,8 @@ def test_whether_a_request_is_audited_depends_on_its_id_alone(
     model: TransformersModel, policies: dict[str, Policy], tmp_path: Path
 ) -> None:
     def drawn(request_id: str, question: str, policy: Policy, seed: int) -> bool:
-        return decode_logged(
-            model, question, policy, token_price=PRICE, log=DecisionLog(tmp_path),
-            origin=Origin(policy.digest), audit_share=0.5, request_id=request_id, seed=seed,
-            max_tokens=8,
-        ).served.audited  # fmt: skip
+        made = logged(model, question, policy, tmp_path, 0.5, request_id, seed=seed, max_tokens=8)
+        return made.decoded.audited
 
     easy = [drawn(f"r{i}", "1?", policies["free"], 0) for i in range(12)]
     hard = [drawn(f"r{i}", tiny_questions(N)[i], policies["probe"], i) for i in range(12)]
@@ -202,7 +222,7 @@ def test_an_unwritable_log_costs_nothing(
             lost = serve(model, policies["free"], broken, i, share=share)
             kept = serve(model, policies["free"], whole, i, share=share)
             assert lost.decoded == kept.decoded
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 3  # one a log, and each decode makes one
 
 
 class Broken:
@@ -226,13 +246,10 @@ def test_a_failing_policy_is_logged_and_costs_no_audit(
         q for q in tiny_questions(N)
         if decode(model, q, Broken(), token_price=PRICE, max_tokens=CAP).reason == "policy_failed"
     )  # fmt: skip
-    logged = decode_logged(
-        model, question, Broken(), token_price=PRICE, log=DecisionLog(tmp_path),
-        origin=Origin("none"), audit_share=1.0, max_tokens=CAP,
-    )  # fmt: skip
-    assert logged.served.stop.reason == "policy_failed"
-    assert logged.served.stop.stop_probability == 0.25
-    assert logged.decoded.message == "the policy failed: out of order"
+    made = logged(model, question, Broken(), tmp_path, 1.0, "r", max_tokens=CAP)
+    assert served_of(made).stop.reason == "policy_failed"
+    assert served_of(made).stop.stop_probability == 0.25
+    assert made.decoded.message == "the policy failed: out of order"
     assert len(read_log(tmp_path).audits) == 1
 
 
@@ -277,14 +294,19 @@ def test_the_way_by_commands(
 ) -> None:
     registry, log = tmp_path / "registry", tmp_path / "log"
     Registry(registry).promote(Registry(registry).add(policies["free"]))
-    base = ["decode", "--model", str(model_folder), "--profile", "embedded", "--policy",
-            str(registry), "--max-tokens", "24", "--log", str(log)]  # fmt: skip
-    main([*base, "--audit-share", "1", "--request-id", "a", "What is 1 + 1?"])
+    files = {
+        share: plan_file(tmp_path / f"{share}.toml", policy=registry,
+                         audit={"log": log, "share": share})
+        for share in (0.0, 1.0)
+    }  # fmt: skip
+    base = ["decode", "--model", str(model_folder), "--profile", "embedded", "--max-tokens", "24",
+            "--plan"]  # fmt: skip
+    main([*base, str(files[1.0]), "--request-id", "a", "What is 1 + 1?"])
     assert "Request a, audited" in capsys.readouterr().err
-    main([*base, "What is 1 + 1?"])
+    main([*base, str(files[0.0]), "What is 1 + 1?"])
     drawn = re.search(r"^Request ([0-9a-f]{32})$", capsys.readouterr().err, re.MULTILINE)
     assert drawn
-    main([*base, "--audit-share", "1", "--request-id", "b", "What is 1 + 2?"])
+    main([*base, str(files[1.0]), "--request-id", "b", "What is 1 + 2?"])
     main(["feedback", str(log), "--request-id", "a", "--target", "2"])
     main(["feedback", str(log), "--request-id", drawn.group(1), "--right"])
     main(["harvest", str(log), "--out", str(tmp_path / "traces")])
@@ -329,11 +351,20 @@ def test_an_audit_under_rules_logs_the_stop_under_the_rules(
     for name, effect in (("cut", "max_tokens = 16"), ("full", 'then = "full"')):
         rules.write_text(f'[[rule]]\nname = "{name}"\n{effect}\n')
         for share in ("0", "1"):
-            main(["decode", "--model", str(model_folder), "--profile", "embedded", "--policy",
-                  str(tmp_path / "policy"), "--rules", str(rules), "--log", str(log),
-                  "--audit-share", share, "--request-id", name + share, "--max-tokens", "32",
+            plan = plan_file(
+                tmp_path / "plan.toml",
+                policy="policy",
+                rules={"file": rules.name},
+                audit={"log": log, "share": 0.5},
+            )
+            # The digest of a plan is that of its file: only the rules differ here.
+            request_id = next(
+                f"{name}{i}" for i in range(99) if audited(f"{name}{i}", 0.5) == (share == "1")
+            )
+            main(["decode", "--model", str(model_folder), "--profile", "embedded", "--plan",
+                  str(plan), "--request-id", request_id, "--max-tokens", "32",
                   question])  # fmt: skip
-            stops[name + share] = read_log(log).decisions[name + share].stop
+            stops[name + share] = read_log(log).decisions[request_id].stop
     assert stops["cut0"] == replace(stops["cut1"], stop_probability=stops["cut0"].stop_probability)
     assert stops["full0"] == stops["full1"]
     assert stops["cut0"].stopped_at in (8, 16)
@@ -373,13 +404,18 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     save_policy(tmp_path / "policy", policies["free"])
-    base = ["decode", "--model", str(model_folder), "--policy", str(tmp_path / "policy"), "Why?"]
-    log = ["--log", str(tmp_path / "log")]
+    base = ["decode", "--model", str(model_folder), "Why?"]
+    plain = ["--policy", str(tmp_path / "policy")]
+    whole, wrong = (
+        ["--plan", str(plan_file(tmp_path / f"{share}.toml", policy="policy",
+                                 audit={"log": "log", "share": share}))]
+        for share in (0.5, 1.5)
+    )  # fmt: skip
     for arguments, expected in (
-        ([*base, "--audit-share", "0.1"], "need a --log"),
-        ([*base, *log, "--audit-share", "1.5"], "must lie in"),
-        ([*base, *log, "--request-id", " "], "blank"),
-        ([*base, *log, "--correct", str(tmp_path / "correction")], "cannot be logged"),
+        ([*base, *plain, "--request-id", "a"], "the plan has no [audit]"),
+        ([*base, *wrong], "1.5.toml:4: share must lie in"),
+        ([*base, *whole, "--request-id", " "], "blank"),
+        ([*base, *plain, *whole], "decode takes one of"),
         (["stream", str(tmp_path)], "no decision log"),
         (["feedback", str(tmp_path), "--request-id", "x", "--right", "--wrong"], "one of"),
         (["harvest", str(tmp_path), "--out", str(tmp_path / "out")], "no decision log"),

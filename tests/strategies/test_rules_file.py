@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
 
 
 def page(language: str) -> str:
-    (block,) = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+    block = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)[0]
     return str(block)
 
 

@@ -23,6 +23,14 @@ def ended(reason: Reason, thinking_tokens: int, message: str | None = None) -> s
         case "policy_failed":
             why = (message or "").removeprefix("the policy failed: ") or "unknown fault"
             return f"The policy failed: {why}. The decode went on without it."
+        case "loop":
+            return f"Stopped at token {thinking_tokens}: the model repeated itself."
+        case "tool_call":
+            return f"Left alone after {thinking_tokens} tokens: the model called a tool."
+        case "escalate":
+            return f"Handed to the large model after {thinking_tokens} tokens of thinking."
+        case "off":
+            return "There was no thinking to end."
 
 
 _COMPARED = {
