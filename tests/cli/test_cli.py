@@ -31,9 +31,8 @@ from rlbudget.traces.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "import", "score", "train", "freeze", "evaluate", "calibrate",
             "impact", "blend", "cascade", "choose", "correct", "decode", "plan check",
-            "rules check", "rules explain", "feedback", "stream", "harvest", "retrain", 
-            "registry add",
-            "registry list", "registry rollback")  # fmt: skip
+            "rules check", "rules explain", "feedback", "stream", "harvest", "retrain",
+            "registry add", "registry list", "registry rollback")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
