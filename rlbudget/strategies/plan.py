@@ -242,7 +242,7 @@ class _Reader:
         chooser = self._section("chooser")
         correcting = self._loaded("correction", load_correction, self._path(correction))
         self._check_second(correcting, correction)
-        return Plan(
+        plan = Plan(
             policies={name: serving.policy for name, serving in servings.items()},
             strategy=self._strategy(),
             dial=self._dial(),
@@ -268,6 +268,9 @@ class _Reader:
             folders=tuple(folders),
             digest=self._digest(),
         )  # fmt: skip
+        parts = [name for name in ("rules", "guard", "combine", "policies") if name in top]
+        self._loaded(next(iter(parts), ""), lambda _: plan.compose(), self._file)
+        return plan
 
     def _check(self) -> None:
         """Every key is known and of its kind, and what belongs together is there."""
