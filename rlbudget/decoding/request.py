@@ -45,7 +45,7 @@ from rlbudget.policy.dial import Dial
 from rlbudget.signals.tokens import TOKEN_SIGNALS, Window
 from rlbudget.strategies.correction.corrector import Corrector
 from rlbudget.strategies.feedback.audit import audited
-from rlbudget.strategies.feedback.log import Corrected, LoggedRequest, ModelTokens, Stop, now
+from rlbudget.strategies.feedback.log import CorrectionEntry, LoggedRequest, ModelTokens, Stop, now
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
@@ -805,11 +805,11 @@ class Request:
         return 1.0 if refiner is None else refiner.ratio
 
     @property
-    def _corrected(self) -> Corrected | None:
+    def _corrected(self) -> CorrectionEntry | None:
         if self._kept is None and not self._resumed:
             return None
         doubt = None if self._kept is None or math.isinf(self._kept.doubt) else self._kept.doubt
-        return Corrected(self._resumed, doubt, self._second_name if self._second else None)
+        return CorrectionEntry(self._resumed, doubt, self._second_name if self._second else None)
 
     def _models(self, decoded: Decoded) -> tuple[ModelTokens, ...]:
         """What each model spent, where there were two."""

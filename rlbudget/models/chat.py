@@ -22,7 +22,7 @@ Switches = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Switched:
     """How a template is rendered."""
 
     switches: Switches
@@ -55,7 +55,7 @@ def thinking_ids(tokenizer: Any, question: str) -> list[int]:
     return ids if asked.opens else ids + trusted_ids(tokenizer, _OPEN + "\n")
 
 
-def _filled(tokenizer: Any, question: str, after: str, asked: Asked) -> list[int]:
+def _filled(tokenizer: Any, question: str, after: str, asked: Switched) -> list[int]:
     check_text(question)
     before, behind = asked.trims
     question = question.lstrip() if before else question
@@ -71,7 +71,7 @@ def _filled(tokenizer: Any, question: str, after: str, asked: Asked) -> list[int
 
 
 @lru_cache(maxsize=32)
-def _asked(tokenizer: Any, source: str, after: str, think: bool) -> Asked:
+def _asked(tokenizer: Any, source: str, after: str, think: bool) -> Switched:
     switches: Switches = ()
     opens = False
     if think:
@@ -87,7 +87,7 @@ def _asked(tokenizer: Any, source: str, after: str, think: bool) -> Asked:
         _render(tokenizer, f" \n{_MARK}{after}", switches) == plain,
         not after and _render(tokenizer, f"{_MARK}\n ", switches) == plain,
     )
-    return Asked(switches, opens, trims)
+    return Switched(switches, opens, trims)
 
 
 def _best(tokenizer: Any, source: str) -> tuple[int, Switches]:

@@ -53,7 +53,7 @@ _KINDS = {str: "a text", list: "a list", int: "a whole number", bool: "true or f
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class LogSettings:
     """What is logged, and which share of the requests runs to its natural end and is recorded."""
 
     log: Path
@@ -93,7 +93,7 @@ class Plan:
     """of the large model; None: it decodes in full"""
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
-    audit: Audit | None = None
+    audit: LogSettings | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
     """registry version of each policy that came from a registry"""
     folders: tuple[Path, ...] = ()
@@ -261,7 +261,7 @@ class _Reader:
             ),
             chooser=self._path(chooser),
             chooser_models=tuple(map(str, chooser.get("models", ()))),
-            audit=None if not audit else Audit(
+            audit=None if not audit else LogSettings(
                 self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
             ),
             versions={n: s.version for n, s in servings.items() if s.version is not None},

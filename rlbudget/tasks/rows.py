@@ -27,7 +27,7 @@ class BadRowError(Exception):
     """What is wrong with a row."""
 
 
-class Number(str):
+class NumberText(str):
     """A number as it is written."""
 
     __slots__ = ()
@@ -68,7 +68,10 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row | BadRowError]]:
 def _json_row(line: bytes) -> Row | BadRowError:
     try:
         row = json.loads(
-            line.decode().rstrip(), parse_int=Number, parse_float=_number, parse_constant=_no_number
+            line.decode().rstrip(),
+            parse_int=NumberText,
+            parse_float=_number,
+            parse_constant=_no_number,
         )
     except UnicodeDecodeError as error:
         return BadRowError(f"invalid UTF-8 at byte {error.start + 1} of the line")
@@ -81,10 +84,10 @@ def _json_row(line: bytes) -> Row | BadRowError:
     return row if isinstance(row, dict) else BadRowError("a line must be an object")
 
 
-def _number(text: str) -> Number:
+def _number(text: str) -> NumberText:
     if math.isinf(float(text)):
         raise BadRowError(f"{text} is no number of finite size")
-    return Number(text)
+    return NumberText(text)
 
 
 def _no_number(name: str) -> NoReturn:
@@ -156,4 +159,4 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float) and not math.isfinite(value):
         raise BadRowError(f"{value} is no number (null says that none is known)")
-    return Number(repr(value)) if isinstance(value, int | float) else value
+    return NumberText(repr(value)) if isinstance(value, int | float) else value

@@ -25,9 +25,9 @@ from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
-    Corrected,
+    CorrectionEntry,
     DecisionLog,
-    Guarded,
+    GuardEntry,
     LoggedRequest,
     ModelTokens,
     Stop,
@@ -221,7 +221,7 @@ def test_all_that_decides_is_kept(tmp_path: Path) -> None:
     full = served(
         stop=Stop("loop", None, 0.1, 700, 0, 9), engine="vllm", effort="low", token_price=2e-4,
         rules=("long ones", "no code"), members={"a": 0.25, "b": 0.5},
-        guard=Guarded(0.02, 0.01, 3), correction=Corrected(2, 0.4, "large"),
+        guard=GuardEntry(0.02, 0.01, 3), correction=CorrectionEntry(2, 0.4, "large"),
         answered_by="large", escalated=True, question=None, answer=None,
         models=(ModelTokens("small", 64, 0, 0, 0.1), ModelTokens("large", 700, 0, 9)),
     )  # fmt: skip

@@ -43,7 +43,7 @@ from rlbudget.strategies.feedback.log import (
 )
 from rlbudget.strategies.feedback.production import as_json, streams_of
 from rlbudget.strategies.feedback.registry import Registry
-from rlbudget.strategies.plan import Audit, Plan
+from rlbudget.strategies.plan import LogSettings, Plan
 from rlbudget.tasks.task import Task
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import load_table, load_traces
@@ -95,7 +95,7 @@ def logged(
     request_id: str, **settings: Any,
 ) -> Logged:  # fmt: skip
     """Decode under a plan that logs, and what its log says."""
-    plan = Plan({"policy": policy}, audit=Audit(folder, share))
+    plan = Plan({"policy": policy}, audit=LogSettings(folder, share))
     decoded = decode(model, question, plan, token_price=PRICE, request_id=request_id, **settings)
     found = read_log(folder).decisions.get(request_id) if folder.is_dir() else None
     return Logged(replace(decoded, request_id=None), found)

@@ -110,15 +110,15 @@ def test_values_of_a_wrong_kind_are_never_a_traceback(
 
 
 def test_an_engine_names_what_it_lacks(home: Path) -> None:
-    from rlbudget.strategies.plan import Audit
+    from rlbudget.strategies.plan import LogSettings
 
     free, probe = random_policy(FREE), random_policy(PROBE, preset="probe")
     assert all(refusals(free, engine) == [] for engine in ENGINES.values())
     assert [bool(refusals(probe, e)) for e in (LOCAL, HF_GENERATE, HF_PROCESSOR, VLLM)] == [
         False, False, True, True,
     ]  # fmt: skip
-    logged = Plan({"p": free}, audit=Audit(home / "log"))
-    audited = Plan({"p": free}, audit=Audit(home / "log", share=0.1))
+    logged = Plan({"p": free}, audit=LogSettings(home / "log"))
+    audited = Plan({"p": free}, audit=LogSettings(home / "log", share=0.1))
     assert refusals(logged, VLLM) == []
     assert "share = 0" in refusals(audited, VLLM)[0]
     assert "never sees a request end" in refusals(logged, SGLANG)[0]

@@ -12,9 +12,9 @@ from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
-    Corrected,
+    CorrectionEntry,
     Feedback,
-    Guarded,
+    GuardEntry,
     LoggedRequest,
     ModelTokens,
     Stop,
@@ -71,7 +71,7 @@ def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | N
 def _served(row: Mapping[str, Any]) -> LoggedRequest:
     given = _known(row, LoggedRequest)
     given["stop"] = Stop(**_known(row["stop"], Stop))
-    for name, kind in (("guard", Guarded), ("correction", Corrected)):
+    for name, kind in (("guard", GuardEntry), ("correction", CorrectionEntry)):
         if given.get(name) is not None:
             given[name] = kind(**_known(given[name], kind))
     given["rules"] = tuple(given.get("rules", ()))

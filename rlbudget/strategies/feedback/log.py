@@ -70,7 +70,7 @@ class ModelTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class GuardEntry:
     """What a guard did."""
 
     risk: float | None
@@ -81,7 +81,7 @@ class Guarded:
 
 
 @dataclass(frozen=True, slots=True)
-class Corrected:
+class CorrectionEntry:
     """What a correction did."""
 
     resumed: int
@@ -124,8 +124,8 @@ class LoggedRequest:
     """names of the rules that acted, in the order of their file"""
     members: Mapping[str, float] = field(default_factory=dict)
     """chance to stop of each policy of an ensemble, at the last checkpoint"""
-    guard: Guarded | None = None
-    correction: Corrected | None = None
+    guard: GuardEntry | None = None
+    correction: CorrectionEntry | None = None
     answered_by: str | None = None
     """the model whose answer was given, where there were several"""
     escalated: bool = False
