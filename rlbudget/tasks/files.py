@@ -11,7 +11,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved, way_of
-from rlbudget.tasks.rows import BadRowError, Number, Row, rows_of
+from rlbudget.tasks.rows import BadRowError, NumberText, Row, rows_of
 from rlbudget.tasks.scorers import NOTHING, find_scorer
 from rlbudget.tasks.task import Question, Task
 
@@ -301,7 +301,7 @@ def _scorer(row: Row, named: str | None) -> str | None:
     given = row.get("scorer")
     if given in (None, ""):
         return named
-    if not isinstance(given, str) or isinstance(given, Number):
+    if not isinstance(given, str) or isinstance(given, NumberText):
         raise BadRowError("field scorer must be text")
     if named not in (None, given):
         raise BadRowError(f"field scorer is {given!r}, and {named!r} on an earlier line")

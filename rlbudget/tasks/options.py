@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlbudget.tasks.choice import LETTERS
-from rlbudget.tasks.rows import BadRowError, Number
+from rlbudget.tasks.rows import BadRowError, NumberText
 
 Same = Callable[[str, str], bool]
 """whether two texts are one answer"""
@@ -36,7 +36,7 @@ def options_of(given: Any) -> Options:
     """
     if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
         try:
-            given = json.loads(given, parse_int=Number, parse_float=Number)
+            given = json.loads(given, parse_int=NumberText, parse_float=NumberText)
         except (ValueError, RecursionError):
             raise BadRowError("field options is a text that is no JSON list") from None
     labels: Any = None
