@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlbudget.decoding.decode import decode
     from rlbudget.decoding.record import record
     from rlbudget.models import load_model
+    from rlbudget.strategies.plan import load_plan
 
 __all__ = [
     "Decision",
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "decode",
     "load_model",
+    "load_plan",
     "load_policy",
     "record",
 ]
@@ -38,6 +40,7 @@ _LATE = {
     "decode": "rlbudget.decoding.decode",
     "record": "rlbudget.decoding.record",
     "load_model": "rlbudget.models",
+    "load_plan": "rlbudget.strategies.plan",
 }
 
 
