@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rlbudget.decoding.core import LLAMA_CPP, Core, bind
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Ending, Request
-from rlbudget.integrations.numpy_signals import token_signals
+from rlbudget.models.numpy_signals import token_signals
 
 __all__ = ["LLAMA_CPP", "BudgetProcessor", "bind", "eos_ids"]
 

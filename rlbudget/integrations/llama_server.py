@@ -22,10 +22,9 @@ from rlbudget.decoding.core import LLAMA_SERVER, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Fork, Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.logprobs import lacking, least_entropy, listed_signals
 from rlbudget.models.completions import Listed, Spelling, listed_tokens, spelling_of
-from rlbudget.models.llama_completion import PLAIN, complete
-from rlbudget.models.profiles import trusted_ids
+from rlbudget.models.llama_completion import ENDS, PLAIN, check_spelling, complete, look
+from rlbudget.models.logprobs import lacking, least_entropy, listed_signals
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import BROKEN, Caller, Patience, ServerError, find_site, httpx
@@ -37,11 +36,6 @@ __all__ = ["ChatDecoded", "Server", "ServerError", "connect", "decode", "decode_
 
 _ANSWER_PIECE = 8
 """Tokens of an answer asked for at a time where a text ends it."""
-_ENDS = frozenset({
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<|eom_id|>", "< EOT >", "_<EOT>", "<end_of_utterance>", "<|return|>", "<|call|>",
-})  # fmt: skip
-"""Tokens that llama.cpp takes for an end of sequence by their text alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +123,11 @@ def connect(
     """
     spelled, ends = served_tokenizer(tokenizer, eos_ids)
     known = spelled.get_vocab()
-    ends = sorted({*ends, *(known[text] for text in _ENDS if text in known)})
+    ends = sorted({*ends, *(known[text] for text in ENDS if text in known)})
     site = find_site(url, key, "http://HOST:PORT")
     with httpx.Client(base_url=url, headers=site.headers, timeout=timeout) as client:
         caller = Caller(site, client, retries, timeout)
-        size, context = _look(caller)
+        size, context = look(caller)
         asked = alternatives(policy, size, n_probs)
         if len(spelled) > size:
             raise UserError(
@@ -153,7 +147,7 @@ def connect(
             second=second,
         )
         server = Server(core, asked, size, context, spelling_of(core.vocabulary), caller)
-        _check_spelling(server)
+        check_spelling(caller, core.profile, spelled)
         yield server
 
 
@@ -384,29 +378,4 @@ class _Chat:
             stopped=self._obeyed and outcome.reason == "policy",
             stop_probability=outcome.stop_probability,
             message=message,
-        )
-
-
-def _look(caller: Caller) -> tuple[int, int]:
-    """The size of the vocabulary and the context of one request."""
-    found = caller.ask("/v1/models")
-    try:
-        meta = found["data"][0]["meta"]
-        return int(meta["n_vocab"]), int(meta["n_ctx"])
-    except (LookupError, TypeError, ValueError):
-        raise UserError(
-            f"{caller.site.name} is no llama-server of 2026 or later: for another OpenAI-compatible"
-            " server use rlbudget.integrations.openai"
-        ) from None
-
-
-def _check_spelling(server: Server) -> None:
-    """The server's tokenizer must spell the exit text as ours does."""
-    profile, tokenizer = server.core.profile, server.core.vocabulary.tokenizer
-    body = {"content": profile.exit_text, "add_special": False, "parse_special": True}
-    found = server.caller.ask("/tokenize", body).get("tokens")
-    if found != trusted_ids(tokenizer, profile.exit_text):
-        raise UserError(
-            f"the server's model spells the exit text {profile.exit_text!r} in other tokens than"
-            " this tokenizer: name the tokenizer of the served model"
         )

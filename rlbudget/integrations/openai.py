@@ -19,7 +19,6 @@ from rlbudget.decoding.core import OPENAI, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Fork, Request, Wish
 from rlbudget.errors import UserError
-from rlbudget.integrations.logprobs import check_features, least_entropy, listed_signals
 from rlbudget.models.completions import (
     Endpoint,
     Prompt,
@@ -28,9 +27,11 @@ from rlbudget.models.completions import (
     Token,
     spelling_of,
 )
+from rlbudget.models.logprobs import check_features, least_entropy, listed_signals
+from rlbudget.models.openai_server import find_model, look
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import NEUTRAL, ServerError, find_site, httpx, loads
+from rlbudget.models.wire import ServerError, find_site, httpx
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of
@@ -38,17 +39,6 @@ from rlbudget.strategies.plan import Plan, plan_of
 __all__ = ["Server", "ServerError", "connect", "decode", "decode_once"]
 
 _OURS = frozenset({"model", "prompt", "max_tokens", "stream", "n", "logprobs", "echo", "stop"})
-_IDS: Mapping[str, Any] = {
-    "return_token_ids": True,
-    "return_tokens_as_token_ids": True,
-    "skip_special_tokens": False,
-}
-_TEXT: Mapping[str, Any] = {"skip_special_tokens": False, "add_special_tokens": False}
-_SPARE_FIELDS: Mapping[str, Any] = {
-    **NEUTRAL,
-    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-}
-_EVERYWHERE = frozenset({"top_p", "presence_penalty", "frequency_penalty"})
 _GREEDY: Mapping[str, Any] = {"temperature": 0.0, "logprobs": 1}
 _SPARE = 8192
 """Ids beyond the tokenizer's that a padded model may have."""
@@ -146,9 +136,9 @@ async def connect(
     )
     endpoint = Endpoint(site, client, retries, timeout)
     async with client:
-        found, room = await _find_model(endpoint, model)
+        found, room = await find_model(endpoint, model)
         own = {**given, "model": found, "logprobs": top_logprobs}
-        by_ids, asked, first, by_text = await _look(endpoint, own, core)
+        by_ids, asked, first, by_text = await look(endpoint, own, core.profile, core.vocabulary)
         got = len(first.top)
         if first.logprob is None or not got:
             raise UserError(
@@ -356,75 +346,3 @@ def _limit(server: Server, max_tokens: int | None, prompt: int) -> int | None:
             f" the exit text and the answer take {server.core.reserve} of them"
         )
     return room if max_tokens is None else min(room, max_tokens)
-
-
-async def _find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int | None]:
-    """The model's name and its context, as far as the server tells."""
-    site, patience = endpoint.site, endpoint.patience
-    while True:
-        try:
-            response = await endpoint.client.get("models")
-            if wanted is None or response.status_code in (401, 403):
-                site.check(response)
-            break
-        except httpx.TransportError as error:
-            what = site.clean(str(error)) or type(error).__name__
-            raise ServerError(f"cannot reach {site.name}: {what}") from None
-        except ServerError as error:
-            await asyncio.sleep(patience.pause(error))
-    listed: list[dict[str, Any]] = []
-    try:
-        listed = [entry for entry in loads(response.content)["data"] if "id" in entry]
-    except (ValueError, LookupError, TypeError):
-        if wanted is None:
-            raise UserError(
-                f"{site.name} lists no models: name one, and let the address end in /v1"
-            ) from None
-    if wanted is None and not listed:
-        raise UserError(f"{site.name} lists no models: name one")
-    entry = next((e for e in listed if wanted in (None, e["id"])), {})
-    room = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
-    return str(wanted or entry["id"]), int(room) if room else None
-
-
-async def _look(
-    endpoint: Endpoint, own: dict[str, Any], core: Core
-) -> tuple[bool, Mapping[str, Any], Token, bool]:
-    """Ask for one token, first with everything one could wish for, then with less.
-
-    Returns whether token ids go both ways, the fields of all requests, the token, and whether the
-    server names tokens by their text. A field that a refusal names is left out from then on.
-    """
-    ids = core.profile.prompt("1", core.vocabulary.tokenizer)
-    text = core.vocabulary.text(ids, special=True)
-    ways: list[tuple[Mapping[str, Any], bool]] = [
-        (_IDS, True), ({}, True), (_TEXT, False), ({}, False),
-    ]  # fmt: skip
-    spelling, refused = spelling_of(core.vocabulary), UserError("")
-    left_out: set[str] = set()
-    spare = set(_SPARE_FIELDS)
-    for less in (set[str](), spare - _EVERYWHERE, spare):
-        left_out |= less
-        for extra, by_ids in ways:
-            named: set[str] | None = None
-            while named is None or named:
-                wished = {**_SPARE_FIELDS, **extra}
-                asked = {n: value for n, value in wished.items() if n not in left_out} | own
-                stream = Stream(
-                    endpoint, spelling, Prompt([*ids], text, by_ids), 1,
-                    asked | {"temperature": 0.0}, endpoint.patience,
-                )  # fmt: skip
-                try:
-                    async with aclosing(stream.tokens()) as tokens:
-                        first = await anext(tokens, Token(0, ""))
-                except UserError as error:
-                    refused, said = error, str(error)
-                    named = {n for n in asked if n in wished and n not in own and n in said}
-                    left_out |= named
-                    continue
-                reader = stream.readers[-1]
-                if reader.ids_given or not by_ids or first.logprob is None:
-                    by_text = not reader.ids_given or reader.names_given
-                    return by_ids and reader.ids_given, asked, first, by_text
-                named = set()
-    raise refused

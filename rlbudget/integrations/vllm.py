@@ -22,9 +22,9 @@ import torch
 from rlbudget.decoding.core import VLLM, Core, bind
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.logits_row import LogitsRow, RowReader
 from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.integrations.vllm_settings import Wish, settings_of, wish_of
+from rlbudget.models.logits_row import LogitsRow, RowReader
 from rlbudget.models.tokenizer import read_tokenizer
 
 try:

@@ -9,10 +9,17 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Listed, Spelling, aligned, listed_token
+from rlbudget.models.profiles import Profile, trusted_ids
 from rlbudget.models.wire import NEUTRAL, Caller, Patience, ServerError
 
 PLAIN: Mapping[str, Any] = {**NEUTRAL, "samplers": ["temperature"]}
 """The temperature alone: the server's own cuts would sample from another distribution."""
+
+ENDS = frozenset({
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
+    "<|eom_id|>", "< EOT >", "_<EOT>", "<end_of_utterance>", "<|return|>", "<|call|>",
+})  # fmt: skip
+"""Tokens that llama.cpp takes for an end of sequence by their text alone."""
 
 _FIELDS = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted")
 
@@ -82,3 +89,27 @@ def read_reply(spelling: Spelling, found: Mapping[str, Any]) -> Reply:
     beside = aligned(tokens, keys, listed, spelling) or [None] * len(tokens)
     known = len(tokens) - unknown
     return Reply(tokens[:known], beside[:known], ended, paid)
+
+
+def look(caller: Caller) -> tuple[int, int]:
+    """The size of the vocabulary and the context of one request."""
+    found = caller.ask("/v1/models")
+    try:
+        meta = found["data"][0]["meta"]
+        return int(meta["n_vocab"]), int(meta["n_ctx"])
+    except (LookupError, TypeError, ValueError):
+        raise UserError(
+            f"{caller.site.name} is no llama-server of 2026 or later: for another OpenAI-compatible"
+            " server use rlbudget.integrations.openai"
+        ) from None
+
+
+def check_spelling(caller: Caller, profile: Profile, tokenizer: Any) -> None:
+    """The server's tokenizer must spell the exit text as ours does."""
+    body = {"content": profile.exit_text, "add_special": False, "parse_special": True}
+    found = caller.ask("/tokenize", body).get("tokens")
+    if found != trusted_ids(tokenizer, profile.exit_text):
+        raise UserError(
+            f"the server's model spells the exit text {profile.exit_text!r} in other tokens than"
+            " this tokenizer: name the tokenizer of the served model"
+        )

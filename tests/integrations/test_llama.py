@@ -20,8 +20,8 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.llama_cpp import BudgetProcessor
 from rlbudget.integrations.llama_server import ServerError, alternatives, connect
 from rlbudget.integrations.llama_server import decode as serve
-from rlbudget.integrations.numpy_signals import token_signals
 from rlbudget.models import load_model
+from rlbudget.models.numpy_signals import token_signals
 from rlbudget.models.sampling import token_signals as torch_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel

@@ -25,10 +25,10 @@ from rlbudget.decoding.decode import Decoded, decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.integrations import openai
-from rlbudget.integrations.logprobs import least_entropy, top_signals
 from rlbudget.integrations.openai import Server, ServerError, connect
 from rlbudget.models import load_model
 from rlbudget.models.completions import listed_tokens
+from rlbudget.models.logprobs import least_entropy, top_signals
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.folder import Policy, make_policy, save_policy

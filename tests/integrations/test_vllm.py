@@ -20,8 +20,8 @@ from tiny_model import tiny_tokenizer
 from rlbudget.decoding.core import VLLM, Core, bind
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.logits_row import RowReader
 from rlbudget.integrations.vllm_settings import settings_of, wish_of
+from rlbudget.models.logits_row import RowReader
 from rlbudget.models.sampling import token_signals
 from rlbudget.policy.folder import Policy, save_policy
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.integrations.numpy_signals import token_signals
+from rlbudget.models.numpy_signals import token_signals
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, TOP_K, TOP_SIGNALS
 
 FLOOR = -104.0
