@@ -1,8 +1,9 @@
-"""Freeze: a run folder's best weights become a policy folder."""
+"""Freeze: a run folder's best weights become a policy folder, with its operating points."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rlbudget.files import json_ready
 from rlbudget.policy import network
 from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.observation import OBSERVATION_VERSION
+from rlbudget.policy.operating import Swept, choose_points
 
 BEST, RUN = "best.safetensors", "run.json"
 RUN_VERSION = 1
@@ -51,6 +53,7 @@ def policy_of_run(run_dir: str | Path) -> Policy:
             price_range=tuple(run["price_range"]),
             clip=run["clip"],
             trained=json_ready({k: v for k, v in run.items() if k not in _OWN}),
+            operating_points=_points(run.get("swept")),
         )
     except KeyError as error:
         raise UserError(f"{run_dir / RUN} lacks {error}; train again") from None
@@ -58,8 +61,16 @@ def policy_of_run(run_dir: str | Path) -> Policy:
         raise UserError(f"{run_dir}: these weights cannot be frozen: {error}") from None
 
 
-_OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation"}
+_OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation",
+        "swept"}  # fmt: skip
 """What a policy's config says in its own place."""
+
+
+def _points(swept: Mapping[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    """What efforts mean by the validation; None for a run that did not come to its end."""
+    if swept is None:
+        return None
+    return choose_points([Swept(**row) for row in swept["prices"]], swept["questions"])
 
 
 def _read_run(run_dir: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from safetensors.torch import load_file
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import HParam
@@ -20,7 +21,8 @@ from rlbudget.agents.actor import actor_chances, actor_of
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.dual import Constraint, Measured, focus
 from rlbudget.agents.exact import TraceSource
-from rlbudget.agents.snapshot import Source, save_best, save_latest
+from rlbudget.agents.freeze import BEST
+from rlbudget.agents.snapshot import Source, save_best, save_latest, save_run
 from rlbudget.agents.validation import Score, Validation
 from rlbudget.policy.prices import middle_price
 
@@ -177,6 +179,12 @@ class Monitor(Watch):
         }
         normaliser = self.validation.columns.scaling
         save_best(self.run_dir, actor, normaliser.mean, normaliser.std, self.state["run"])
+
+    def sweep_best(self) -> None:
+        """At the end: what the policy kept gives at every price, into ``run.json``."""
+        kept = load_file(self.run_dir / BEST)
+        swept = self.validation.sweep(partial(actor_chances, kept))
+        save_run(self.run_dir, {**self.state["run"], "swept": swept})
 
     def _log(self, score: Score) -> None:
         for name in ("exact_match", "tokens", "utility", "oracle_gap_closed"):

@@ -271,6 +271,7 @@ def train(
         if remaining > 0:
             model.learn(remaining, callback=monitor, reset_num_timesteps=snapshot is None)
         model.logger.close()
+        monitor.sweep_best()
     return TrainResult(run_dir, monitor.best)
 
 

@@ -108,6 +108,11 @@ def save_best(
     tensors = {name: value.contiguous() for name, value in actor.items()}
     tensors |= {"obs_mean": torch.from_numpy(mean), "obs_std": torch.from_numpy(std)}
     save_bytes(folder / BEST, save(tensors))
+    save_run(folder, run)
+
+
+def save_run(folder: Path, run: dict[str, Any]) -> None:
+    """``run.json``."""
     save_bytes(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
 
 

@@ -16,6 +16,7 @@ from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.files import json_ready
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import observe
+from rlbudget.policy.operating import sweep
 from rlbudget.policy.replay import Chances, Replay, replay_looking
 from rlbudget.traces.table import TraceTable
 
@@ -95,6 +96,15 @@ class Validation:
             _controlled(result.exact_match, table.final_exact_match, self.full.exact_match),
             _controlled(result.tokens, table.full_tokens, self.full.tokens),
         )
+
+    def sweep(self, chances: Chances) -> dict[str, Any]:
+        """What ``freeze`` chooses operating points from, JSON-ready: ``questions`` and, at each
+        of ``outcomes.operating_prices``, the fields of ``operating.Swept``."""
+        table = self.columns.table
+        prices = outcomes.operating_prices(self.columns.scaling.token_price)
+        swept = sweep(table, prices, lambda price: self._replay(chances, price).outcome)
+        questions = len(np.unique(table.question_ids))
+        return {"questions": questions, "prices": [asdict(one) for one in swept]}
 
     def measure(self, chances: Chances) -> Score:
         """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""

@@ -36,7 +36,7 @@ from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
-from rlbudget.policy.dial import Dial
+from rlbudget.policy.dial import Dial, certificates
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.stop_policy import Full
 from rlbudget.strategies.chooser.folder import load_chooser
@@ -147,15 +147,16 @@ class Decode:
         return Plan({Path(self.policy).resolve().name: serving.policy}, versions=versions)
 
     def _say_uncovered(self, plan: Plan, dial: Dial) -> None:
-        """A price above the certified one is served, but said to be."""
+        """A price above every certified one is served, but said to be."""
         policy = plan.policies and plan.policy
         if not isinstance(policy, Policy) or policy.config["calibration"] is None or dial.silent:
             return
         price = dial.price(policy)
-        if price > policy.default_price:
+        bound = float(certificates(policy.config["calibration"])[-1]["token_price"])
+        if price > bound:
             note(
                 f"rlbudget: token price {price:g} is above the certified"
-                f" {policy.default_price:.3g}: the bound on lost answers does not cover it"
+                f" {bound:.3g}: the bound on lost answers does not cover it"
             )
 
     def _choose(self, plan: Plan, dial: Dial) -> None:

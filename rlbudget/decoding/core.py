@@ -18,7 +18,7 @@ from rlbudget.models.profiles import Profile, find_profile, trusted_ids
 from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 from rlbudget.policy.controller import Controller
-from rlbudget.policy.dial import Dial
+from rlbudget.policy.dial import Dial, Spot
 from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
@@ -160,16 +160,22 @@ class Core:
     @property
     def token_price(self) -> float:
         """Reward lost per token, where a request says nothing."""
-        return self.price(None)
+        return self.spot().token_price
 
-    def price(self, said: float | None) -> float:
-        """What a request says, or the plan's own price, within the range that it serves."""
-        if said is not None:
-            return said
-        price = self.plan.dial.price(self.plan.policy)
-        if self.plan.dial.token_price is not None:
-            return price
-        return nearest_price(price, (self.composed or self.plan.policy).price_range)
+    def spot(self, dial: Dial | None = None, token_price: float | None = None) -> Spot:
+        """Where a request is served by what it says, or by the plan where it says nothing.
+
+        All but a token price itself is brought into the range that the plan serves. Raises
+        ``UserError`` as ``Plan.spot`` does.
+        """
+        if token_price is not None:
+            return Spot(token_price)
+        spot = self.plan.spot(dial)
+        said = self.plan.dial if dial is None or dial.silent else dial
+        if said.token_price is not None:
+            return spot
+        served = (self.composed or self.plan.policy).price_range
+        return replace(spot, token_price=nearest_price(spot.token_price, served))
 
     def policy_for(self, facts: RequestFacts) -> StopPolicy:
         """What decides about one request."""
@@ -258,6 +264,7 @@ def bind(
         log=None if audit is None else DecisionLog(audit.log, store_text=audit.store_text),
         second=second,
     )
+    core.spot()
     if plan.cascade is None:  # fails here rather than in the first request
         decides = core.policy_for(RequestFacts(""))
         Controller(decides, token_price=core.token_price, stride=every, question="")

@@ -141,10 +141,12 @@ class Request:
         self._core = core
         self._facts = RequestFacts(question or "", task, metadata or {})
         self._policy = core.policy_for(self._facts)
-        if token_price is None and dial is not None and not dial.silent:
-            token_price = dial.price(core.plan.policy)
-        self.token_price = core.price(token_price)
+        spot = core.spot(dial, token_price)
+        self.token_price = spot.token_price
         """reward lost per token"""
+        self._stops = spot.stops
+        own = token_price is not None or not (dial is None or dial.silent)
+        self._effort = (dial.effort if dial else None) if own else core.plan.dial.effort
         self._controller: Controller | None = None
         self._cascade: CascadeRequest | None = None
         if core.plan.cascade is not None:
@@ -162,7 +164,7 @@ class Request:
             self._corrector = Corrector(
                 correction, probe_tokens=core.probe_tokens, question=question
             )
-        self._cap = core.max_thinking
+        self._cap = core.max_thinking if spot.stops != "at once" else 0
         if max_thinking_tokens is not None:
             if max_thinking_tokens < 1:
                 raise UserError(f"a budget of {max_thinking_tokens} thinking tokens: at least 1")
@@ -179,8 +181,9 @@ class Request:
         self.request_id = request_id or (uuid.uuid4().hex if core.log is not None else None)
         audit = core.plan.audit
         self.audited = bool(
-            audit and self.request_id and not off and audited(self.request_id, audit.share)
-        )
+            audit and self.request_id and not off and self._cap
+            and audited(self.request_id, audit.share)
+        )  # fmt: skip
         self._settings = dict(settings or {})
         opened = "open" if prompt is None else core.tags.opened(prompt)
         self.state = {"open": State.THINKING, "closed": State.ALONE}.get(opened, State.WAITING)
@@ -213,6 +216,8 @@ class Request:
         self._opened_itself = False
         self._second: Decoded | None = None
         self._logged = False
+        if self.state is State.THINKING and not self._cap:
+            self._exit("max_tokens")
 
     # What the shell asks ------------------------------------------------------------------------
 
@@ -253,7 +258,8 @@ class Request:
     def ahead(self) -> int:
         """Thinking tokens that can be asked for at once: a request that wants something done aside
         at every checkpoint goes no further than the next."""
-        often = self.audited or (self._controller is not None and self._controller.needs_probe)
+        controller = self._controller if self._stops == "policy" else None
+        often = self.audited or (controller is not None and controller.needs_probe)
         return self.to_checkpoint if often else self.room
 
     @property
@@ -401,6 +407,8 @@ class Request:
             self._opened_itself = True
             self._ids.clear()
             self._texts.clear()
+            if not self._cap:
+                self._exit("max_tokens")
         elif opened == "closed" or len(self._before) > _OPENING or token in self._core.eos:
             self._leave("off")
 
@@ -472,7 +480,7 @@ class Request:
             if thinking >= self._resume_at:
                 yield from self._exit_again(here)
             return
-        if self._would is not None or self.failed is not None:
+        if self._would is not None or self.failed is not None or self._stops == "never":
             return
         if self._cascade is not None:
             yield from self._ask_cascade(signals)
@@ -612,7 +620,7 @@ class Request:
     def _exit(self, reason: Reason) -> None:
         """Force the exit text."""
         self._reason = reason
-        self._ask_end = self._cascade is not None and reason != "policy"
+        self._ask_end = self._cascade is not None and reason != "policy" and self._cap > 0
         self._ended_resumed()
         self.state = State.ANSWERING
         self._forced = list(self._core.vocabulary.exit_ids)
@@ -782,7 +790,7 @@ class Request:
                     question=self._facts.question,
                     answer=decoded.answer,
                     engine=core.engine.name,
-                    effort=core.plan.dial.effort,
+                    effort=self._effort,
                     correction=self._corrected,
                     answered_by=None if self._second is None else self._second_name,
                     escalated=self._reason == "escalate",

@@ -1,16 +1,19 @@
-"""Calibrate: the cheapest price at which a policy keeps a bound on lost answers, certified."""
+"""Calibrate: the highest price at which a policy keeps a bound on lost answers, certified."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.evaluate.risk import Mode, certify, losses_of
+from rlbudget.evaluate.risk import Certified, Mode, certify, losses_of, questions_needed
 from rlbudget.evaluate.unseen import fitted_to
+from rlbudget.policy.dial import EFFORTS
 from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 from rlbudget.policy.network import CODE
 from rlbudget.policy.observation import observe
+from rlbudget.policy.operating import certified_points, sweep
 from rlbudget.policy.outcomes import full_stops, outcome
 from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
@@ -43,7 +46,7 @@ def calibrate(
     """
     policy = load_policy(policy_folder)
     table = calibration_traces(policy, Path(traces))
-    certificate = certificate_of(
+    done = calibrated(
         policy, table, max_em_loss=max_em_loss, confidence=confidence, mode=mode, seed=seed
     )
     config = policy.config
@@ -55,7 +58,8 @@ def calibrate(
         clip=config["clip"],
         threshold=policy.threshold,
         trained=config["trained"],
-        calibration={**certificate, "traces": digest(Path(traces))},
+        calibration={**done.certificate, "traces": digest(Path(traces))},
+        operating_points=done.operating_points,
     )
     standalone = (Path(policy_folder) / CODE).exists()
     save_policy(out, certified, overwrite=overwrite, standalone=standalone)
@@ -76,7 +80,17 @@ def calibration_traces(policy: Policy, traces: Path) -> TraceTable:
     return split_questions(table, seed=int(trained["split_seed"])).held_out
 
 
-def certificate_of(
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What calibration questions say of a policy, JSON-ready."""
+
+    certificate: dict[str, Any]
+    """``token_price`` is the highest one certified for ``max_em_loss``; ``certified`` lists it and
+    what could be certified for the losses of the efforts, each with the confidence by itself"""
+    operating_points: dict[str, dict[str, Any]]
+
+
+def calibrated(
     policy: Policy,
     table: TraceTable,
     *,
@@ -84,33 +98,54 @@ def certificate_of(
     confidence: float,
     mode: Mode = "loss",
     seed: int = 0,
-) -> dict[str, Any]:
-    """The certificate, JSON-ready, with ``token_price``, the highest price certified."""
+) -> Calibrated:
+    """Replay a policy on calibration questions; raises ``UserError`` as ``calibrate``."""
     prices = price_grid(policy.price_range, PRICES)
     observations = observe(table, policy.features)
     full = outcome(table, full_stops(table))
-    losses, tokens = [], []
-    for price in prices:
-        stopped = replay(policy, table, price, observations).outcome
-        losses.append(losses_of(table, full, stopped, mode))
-        tokens.append(float(stopped.tokens.mean()))
-    found = certify(losses, max_em_loss=max_em_loss, confidence=confidence, mode=mode, seed=seed)
-    if found.certified is None:
+    stopped = {price: replay(policy, table, price, observations).outcome for price in prices}
+    losses = [losses_of(table, full, stopped[price], mode) for price in prices]
+    swept = sweep(table, prices, stopped.__getitem__)
+
+    def walk(loss: float) -> Certified:
+        return certify(losses, max_em_loss=loss, confidence=confidence, mode=mode, seed=seed)
+
+    asked = walk(max_em_loss)
+    if asked.certified is None:
         raise UserError(
             f"cannot certify: even at its lowest price ({prices[0]:.3g}) the policy loses"
-            f" {losses[0].mean():.2%} of exact match on {found.questions} calibration questions,"
+            f" {losses[0].mean():.2%} of exact match on {asked.questions} calibration questions,"
             f" which does not show that it loses at most {max_em_loss:.2%}; train for lower"
             " prices or record more questions"
         )
-    at = found.certified
-    return {
+    needed = {loss: questions_needed(loss, confidence, mode) for loss in EFFORTS.values() if loss}
+    walks = {loss: walk(loss) for loss, n in needed.items() if n <= asked.questions}
+    walks[max_em_loss] = asked
+    found: list[dict[str, Any]] = []
+    boldest, p_values = 0, asked.p_values
+    for loss, walked in sorted(walks.items()):
+        if walked.certified is None and not found:
+            continue
+        if (walked.certified or 0) >= boldest:  # else what keeps a smaller loss keeps this one
+            p_values = walked.p_values
+        boldest = max(boldest, walked.certified or 0)
+        found.append(
+            {
+                "max_em_loss": loss,
+                "tested": len(walked.p_values),
+                "p_value": p_values[boldest],
+                "token_price": prices[boldest],
+                "em_loss": float(losses[boldest].mean()),
+                "savings": swept[boldest].savings,
+            }
+        )
+    own = next(one for one in found if one["max_em_loss"] == max_em_loss)
+    certificate = {
         "mode": mode,
-        "max_em_loss": max_em_loss,
         "confidence": confidence,
-        "questions": found.questions,
-        "tested": len(found.p_values),
-        "p_value": found.p_values[at],
-        "token_price": prices[at],
-        "em_loss": float(losses[at].mean()),
-        "savings": 1 - tokens[at] / float(full.tokens.mean()),
+        "questions": asked.questions,
+        **own,
+        "certified": found,
     }
+    covered = {float(one["max_em_loss"]): float(one["token_price"]) for one in found}
+    return Calibrated(certificate, certified_points(swept, asked.questions, covered))

@@ -23,6 +23,7 @@ import numpy as np
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
+from rlbudget.policy.operating import by_question
 from rlbudget.policy.outcomes import Outcome
 from rlbudget.traces.table import TraceTable
 
@@ -141,7 +142,4 @@ def losses_of(table: TraceTable, full: Outcome, stopped: Outcome, mode: Mode) ->
     difference = full.exact_match - stopped.exact_match
     if mode == "harm":
         difference = np.maximum(difference, 0.0)
-    _, question = np.unique(table.question_ids, return_inverse=True)
-    counts = np.bincount(question)
-    means: Floats = np.bincount(question, weights=difference) / counts
-    return means
+    return by_question(table, difference)

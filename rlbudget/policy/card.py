@@ -86,6 +86,10 @@ trained on it refuses: another length, NaN, a price outside the range.
 
 {_measured(trained, evaluation, method)}
 
+## Efforts
+
+{_efforts(config.get("operating_points"))}
+
 ## Certified
 
 {_certified(config.get("calibration"))}
@@ -103,6 +107,27 @@ def _alone(config: Mapping[str, Any]) -> str:
         return "`rlbudget freeze --standalone` adds a module that does this with numpy alone."
     return f"""With numpy alone, from inside the folder: `from policy import decide`, then
 `decide(observation, token_price={middle_price(config["price_range"]):.2g})`."""
+
+
+def _efforts(points: Mapping[str, Mapping[str, Any]] | None) -> str:
+    if not points:
+        return "None: a price is dialled itself. `rlbudget freeze` of a finished run finds them."
+    rows = [{"effort": effort, **point} for effort, point in points.items()]
+    head = ("effort", "may lose", "token price", "lost", "saved", "questions", "certified")
+    lines = [_line(head), _line("---:" for _ in head)]
+    for row in rows:
+        price = f"{row['token_price']:.3g}" if row["token_price"] else "never stops"
+        certified = "yes" if row["certified"] else "no"
+        lines.append(_line((
+            row["effort"], f"{row['max_em_loss']:.1%}", price, f"{row['em_loss']:.1%}",
+            f"{row['savings']:.0%}", str(row["questions"]), certified,
+        )))  # fmt: skip
+    table = "\n".join(lines)
+    return (
+        "What an effort means, by exact match that may be lost and by what was lost and saved on"
+        " the questions that chose its price: those of the validation, or of the calibration where"
+        f" there was one. `none` exits before the first thought.\n\n{table}"
+    )
 
 
 def _certified(certificate: Mapping[str, Any] | None) -> str:

@@ -97,6 +97,11 @@ class Policy:
         return middle_price(self.price_range)
 
     @property
+    def operating_points(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each effort means (``policy.operating``); empty for a folder without points."""
+        return dict(self._frozen.config.get("operating_points") or {})
+
+    @property
     def config(self) -> dict[str, Any]:
         """What ``config.json`` holds, without the digests of the files."""
         return {k: v for k, v in self._frozen.config.items() if k != "digests"}
@@ -138,13 +143,14 @@ def make_policy(
     threshold: float = DEFAULT_THRESHOLD,
     trained: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
+    operating_points: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Policy:
     """A policy from a trained actor.
 
     ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
     a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
-    the ``look`` preset), under SB3's names. ``trained`` is what it came from, JSON-ready. Raises
-    ``UserError`` if the parts do not fit together.
+    the ``look`` preset), under SB3's names. ``trained`` is what it came from, ``operating_points``
+    what efforts mean, JSON-ready both. Raises ``UserError`` if the parts do not fit together.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
@@ -156,6 +162,8 @@ def make_policy(
         "trained": dict(trained or {}),
         "calibration": None if calibration is None else dict(calibration),
     }
+    if operating_points:
+        config["operating_points"] = {n: dict(point) for n, point in operating_points.items()}
     try:
         policy = Policy(FrozenPolicy(config, dict(tensors)))
         if not (config["layers"][-1] == 3) == looks(features) == (preset == "look"):

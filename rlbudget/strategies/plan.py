@@ -15,8 +15,10 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
-from rlbudget.policy.dial import Dial
+from rlbudget.policy.dial import Dial, Spot
 from rlbudget.policy.folder import Policy, load_policy
+from rlbudget.policy.operating import promised
+from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.compose import (
     MAX_RISK,
@@ -30,6 +32,7 @@ from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import line_of, lines_of, parse_toml
 from rlbudget.traces.trace import Trace
 
+_DIALS = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
 SERVE_ONLY = ("price", "experiment", "queue", "upstream")
 """sections that the gateway alone reads"""
 NUMBER = (int, float)
@@ -141,6 +144,20 @@ class Plan:
     def plain(self) -> bool:
         """Whether one policy alone decides."""
         return len(self.policies) == 1 and self.strategy == Strategy() and self.cascade is None
+
+    def spot(self, dial: Dial | None = None) -> Spot:
+        """Where a request is served that says ``dial``, or nothing: then the plan's own.
+
+        Operating points are those of the first policy. Raises ``UserError`` as ``Dial.at`` does,
+        and for a loss of exact match where more than one policy decides: no certificate covers it.
+        """
+        said = self.dial if dial is None or dial.silent else dial
+        if said.max_em_loss is not None and not (self.plain and self.correction is None):
+            raise UserError(
+                "a certificate covers one policy alone: say an effort or a price under an"
+                " ensemble, a guard, rules or a correction"
+            )
+        return said.at(self.policy)
 
     def compose(self) -> Composed | None:
         """Ensemble, guard and rules over the policies; None where one policy alone decides.
@@ -270,6 +287,9 @@ class _Reader:
         )  # fmt: skip
         parts = [name for name in ("rules", "guard", "combine", "policies") if name in top]
         self._loaded(next(iter(parts), ""), lambda _: plan.compose(), self._file)
+        if plan.policies or plan.cascade is not None:
+            said = [name for name in _DIALS if name in top]
+            self._loaded(next(iter(said), ""), lambda _: plan.spot(), self._file)
         return plan
 
     def _check(self) -> None:
@@ -346,8 +366,7 @@ class _Reader:
         return strategy
 
     def _dial(self) -> Dial:
-        names = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
-        said = {name: self._said[name] for name in names if name in self._said}
+        said = {name: self._said[name] for name in _DIALS if name in self._said}
         dial: Dial = self._loaded(next(iter(said), ""), lambda _: Dial(**said), self._file)
         return dial
 
@@ -420,15 +439,8 @@ def describe(plan: Plan) -> Sequence[str]:
         composed = plan.compose()
         if composed is not None and composed.rules is not None:
             lines.append(f"{len(composed.rules.rules)} rules have the last word")
-    dial = plan.dial
-    if dial.effort is not None:
-        lines.append(f"requests are served at effort {dial.effort}")
-    elif dial.max_em_loss is not None:
-        lines.append(f"requests may lose {100 * dial.max_em_loss:g} points of exact match")
-    if plan.policies:
-        policy = plan.policy if plan.plain else (plan.compose() or plan.policy)
-        lines.append(f"the token price is {dial.price(plan.policy):.3g},"
-                     f" of {policy.price_range[0]:.3g} to {policy.price_range[1]:.3g}")  # fmt: skip
+    if plan.policies or plan.cascade is not None:
+        lines += _dialed(plan)
     profile = plan.exit_profile or plan.recorded.get("profile") or "the model's own"
     lines.append(f"thinking ends with the exit text of the profile {profile}")
     cap = plan.max_thinking_tokens or plan.recorded.get("max_tokens")
@@ -448,4 +460,26 @@ def describe(plan: Plan) -> Sequence[str]:
     if plan.audit is not None:
         audit = plan.audit
         lines.append(f"requests are logged in {audit.log}, {audit.share:.1%} of them audited")
+    return lines
+
+
+def _dialed(plan: Plan) -> list[str]:
+    """Where on the trade-off requests are served that say nothing."""
+    dial, policy, spot = plan.dial, plan.policy, plan.spot()
+    lines = []
+    if dial.effort is not None:
+        points = getattr(policy, "operating_points", {})
+        promise = promised(points[dial.effort]) if dial.effort in points else "exits at once"
+        lines.append(f"requests are served at effort {dial.effort}: {promise}")
+    elif dial.max_em_loss is not None:
+        lines.append(f"requests may lose {100 * dial.max_em_loss:g} points of exact match")
+    elif dial.answer_worth is not None:
+        lines.append(f"a right answer is worth {dial.answer_worth:g}, a million tokens cost"
+                     f" {dial.price_per_million:g}")  # fmt: skip
+    low, high = (plan.compose() or policy).price_range
+    price = spot.token_price if dial.token_price is not None else nearest_price(
+        spot.token_price, (low, high)
+    )  # fmt: skip
+    if spot.stops == "policy":
+        lines.append(f"the token price is {price:.3g}, of {low:.3g} to {high:.3g}")
     return lines

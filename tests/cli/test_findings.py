@@ -19,6 +19,7 @@ from rlbudget.cli.findings.survey import Survey, survey
 from rlbudget.decoding.record import RecordStats
 from rlbudget.models.profiles import ChosenBy
 from rlbudget.policy.controller import Reason
+from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
@@ -357,12 +358,24 @@ def test_an_odd_training_is_a_warning(made: Any, what: str) -> None:
 
 
 def test_freezing_says_what_was_frozen() -> None:
-    (said,) = of_freezing(config())
+    said, *_ = of_freezing(config())
     assert said == (
         "a free policy on 2 features, for token prices 0.0001 to 0.01, trained on 800 questions of"
         " ours"
     )
-    assert len(warnings(of_freezing(config(gap=0.0)))) == 1
+    pointed = config(gap=0.0) | {"operating_points": choose_points([], 300)}
+    assert len(warnings(of_freezing(pointed))) == 2
+
+
+@pytest.mark.parametrize(("questions", "said"), [(29, "29 validation questions only"), (75, "max")])
+def test_freezing_says_what_efforts_mean(questions: int, said: str) -> None:
+    points = choose_points([Swept(1e-3, 0.0, 0.0, 0.25)], questions)
+    found = list(of_freezing(config() | {"operating_points": points}))
+    assert len([line for line in found if line.startswith("effort ")]) == 5
+    (odd,) = warnings(iter(found))
+    assert said in odd
+    (odd,) = warnings(of_freezing(config()))
+    assert "no operating points" in odd
 
 
 def evaluation(

@@ -17,7 +17,7 @@ from trace_makers import make_trace
 from rlbudget.agents.freeze import freeze
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate.calibrate import calibrate, certificate_of
+from rlbudget.evaluate.calibrate import calibrate, calibrated
 from rlbudget.evaluate.risk import (
     betting_p_value,
     certify,
@@ -114,7 +114,7 @@ def test_losses_are_means_over_the_traces_of_a_question() -> None:
 def test_the_certified_price_is_the_highest_that_keeps_the_bound() -> None:
     table = make_table(1500, seed=3, informative=3.0)
     policy = random_policy()
-    loose = certificate_of(policy, table, max_em_loss=0.9, confidence=0.9)
+    loose = calibrated(policy, table, max_em_loss=0.9, confidence=0.9).certificate
     assert loose["token_price"] == policy.price_range[1]
     full = outcome(table, full_stops(table))
     stopped = replay(policy, table, loose["token_price"]).outcome

@@ -27,6 +27,7 @@ from rlbudget.models import load_model
 from rlbudget.models.reading import read_answer
 from rlbudget.models.sampling import Distribution, token_signals
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
@@ -492,3 +493,17 @@ def test_trial_answers_of_a_state_no_batch_shares_are_refused(tmp_path: Path) ->
         BudgetGenerate.for_model(
             model.network, model.tokenizer, scripted([False]), profile="embedded"
         )
+
+
+@pytest.mark.parametrize("make", [processor, generator])
+def test_no_effort_answers_before_the_first_thought(
+    model: TransformersModel, task: Task, make: Any
+) -> None:
+    questions, dial = [q.question for q in task.questions[:4]], Dial(effort="none")
+    policy = scripted((True,))
+    found = run(model, questions, make(model, policy, token_price=None, dial=dial))
+    for question, (ending, row) in zip(questions, found, strict=True):
+        wanted = decode(model, question, policy, dial=dial, temperature=0.0, max_tokens=CAP)
+        assert (ending.thinking_tokens, ending.reason) == (0, "max_tokens")
+        assert answer_of(model, row, ending) == wanted.answer != ""
+        assert ending.answer_tokens == wanted.answer_tokens

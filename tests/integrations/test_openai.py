@@ -31,9 +31,11 @@ from rlbudget.models.completions import listed_tokens
 from rlbudget.models.logprobs import least_entropy, top_signals
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.operating import choose_points
 from rlbudget.signals.questions import context_signals
 from rlbudget.signals.tokens import SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import load_task
@@ -515,3 +517,25 @@ def test_traces_without_such_signals_are_refused(tmp_path: Path) -> None:
             writer.add(trace)
     with pytest.raises(UserError, match="hold none of the signals"):
         train_on(tmp_path / "traces", tmp_path / "none", signals="top")
+
+
+@pytest.mark.parametrize("effort", ["none", "max"])
+def test_an_effort_is_that_of_a_live_decode(
+    url: str, model: TransformersModel, policy: Policy, questions: list[str], effort: str
+) -> None:
+    """At none it answers before the first thought; at max, which no price holds here, in full."""
+    pointed = make_policy(
+        policy.tensors, features=policy.features, preset="free", price_range=policy.price_range,
+        operating_points=choose_points([], 1),
+    )  # fmt: skip
+    dial = Dial(effort=effort)
+
+    async def one(server: Server) -> Decoded:
+        return await openai.decode(server, questions[0], temperature=0.0, dial=dial)
+
+    found = ask(url, model, pointed, one)
+    wanted = decode(model, questions[0], pointed, dial=dial, temperature=0.0, max_tokens=CAP)
+    assert found == wanted
+    assert (found.thinking_tokens == 0) == (effort == "none")
+    assert found.reason == ("max_tokens" if effort == "none" else "natural")
+    assert found.answer

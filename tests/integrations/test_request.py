@@ -20,9 +20,14 @@ from rlbudget.decoding.core import HF_GENERATE, HF_PROCESSOR, Core, bind
 from rlbudget.decoding.request import Fork, Request
 from rlbudget.errors import UserError
 from rlbudget.models.reading import Continuation
+from rlbudget.policy.dial import Dial
+from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names
+from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.signals.tokens import SIGNALS
+from rlbudget.strategies.compose import Strategy
+from rlbudget.strategies.plan import Plan
 
 TOKENIZER = tiny_tokenizer()
 EOS, END = 2, 4
@@ -39,6 +44,7 @@ class Scripted:
     price_range: tuple[float, float] = PRICES
     stride: int = STRIDE
     asked: list[float] = field(default_factory=list)
+    operating_points: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, observation: Any, *, token_price: float) -> Decision:
         checkpoint = round(float(observation[0])) // self.stride
@@ -309,3 +315,68 @@ def test_trial_answers_are_made_at_checkpoints_only_and_counted() -> None:
 def test_a_price_of_its_own_is_checked() -> None:
     with pytest.raises(UserError, match="token price 3"):
         Request(plan(random_policy(FREE)), token_price=3.0)
+
+
+# --- efforts
+
+
+def pointed(*swept: Swept) -> Policy:
+    return random_policy(FREE, operating_points=choose_points(swept, 1000))
+
+
+def test_no_effort_forces_the_exit_at_once() -> None:
+    request = Request(plan(Scripted([True])), prompt=spell("<think>"), dial=Dial(effort="none"))
+    assert not request.thinking
+    assert answer(request) == list(plan().vocabulary.exit_ids)
+    assert request.done
+    assert (request.ending.thinking_tokens, request.ending.reason) == (0, "max_tokens")
+
+
+def test_no_effort_waits_for_a_model_that_opens_its_thinking_itself() -> None:
+    request = Request(plan(Scripted([True])), prompt=spell("a"), dial=Dial(effort="none"))
+    for token in spell("<think>"):
+        assert request.forced(token) is None
+        request.push(token)
+    assert not request.thinking
+    assert answer(request) == list(plan().vocabulary.exit_ids)
+    assert request.ending.thinking_tokens == 0
+
+
+def test_no_effort_of_a_prompt_without_thinking_is_left_alone() -> None:
+    prompt = spell("<think>") + spell("</think>")
+    request = Request(plan(), prompt=prompt, dial=Dial(effort="none"))
+    assert request.forced(EOS) is None
+    assert request.ending.reason == "off"
+
+
+def test_an_effort_that_no_price_holds_never_stops() -> None:
+    hasty = Scripted([True])
+    hasty.operating_points = choose_points([], 9)
+    request = Request(plan(hasty, max_thinking_tokens=20), dial=Dial(effort="high"))
+    assert think(request, [A] * 30) == 20
+    assert request.ending.reason == "max_tokens"
+    assert hasty.asked == []
+
+
+def test_an_effort_is_served_within_the_range_of_the_ensemble() -> None:
+    cheap = pointed(Swept(2e-5, 0.0, 0.0, 0.1))
+    ensemble = Plan(
+        {"a": cheap, "b": random_policy(FREE, seed=2, price_range=(1e-3, 1e-2))},
+        Strategy(combine="mean"),
+    )
+    core = plan(ensemble)
+    assert core.spot(Dial(effort="medium")).token_price == 1e-3
+    assert Request(core, dial=Dial(effort="medium")).token_price == 1e-3
+    with pytest.raises(UserError, match="covers one policy alone"):
+        Request(core, dial=Dial(max_em_loss=0.5))
+
+
+def test_what_a_request_dials_is_before_what_the_plan_says() -> None:
+    policy = pointed(Swept(1e-4, 0.0, 0.0, 0.1), Swept(1e-3, 0.02, 0.0, 0.4))
+    core = plan(Plan({"p": policy}, dial=Dial(effort="low")))
+    assert core.token_price == Request(core).token_price == 1e-3
+    assert Request(core, dial=Dial()).token_price == 1e-3
+    assert Request(core, dial=Dial(effort="medium")).token_price == 1e-4
+    assert Request(core, token_price=5e-3).token_price == 5e-3
+    with pytest.raises(UserError, match="freeze its run again"):
+        plan(Plan({"p": random_policy(FREE)}, dial=Dial(effort="low")))

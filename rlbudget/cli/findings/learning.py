@@ -7,6 +7,7 @@ from math import sqrt
 from typing import Any
 
 from rlbudget.cli.findings.finding import odd, some
+from rlbudget.policy.operating import FEW_QUESTIONS, promised
 
 FEW_TRAINING_QUESTIONS = 200
 FEW_HELD_OUT_QUESTIONS = 500
@@ -90,6 +91,32 @@ def of_freezing(config: Mapping[str, Any]) -> Iterator[str]:
         yield odd(
             "its validation does not show it to be better than a constant budget",
             do="evaluate it before it decides anything",
+        )
+    yield from _about_points(config.get("operating_points"))
+
+
+def _about_points(points: Mapping[str, Mapping[str, Any]] | None) -> Iterator[str]:
+    """What efforts mean, by the validation questions."""
+    if not points:
+        yield odd(
+            "no operating points: the run did not come to its end, or is of an older rlbudget",
+            do="finish it with rlbudget train --resume, or train again, to serve by --effort",
+        )
+        return
+    for effort, point in points.items():
+        yield f"effort {effort}: {promised(point)}"
+    questions = next(iter(points.values()))["questions"]
+    never = [effort for effort, point in points.items() if not point["token_price"]]
+    if questions < FEW_QUESTIONS:
+        yield odd(
+            f"the operating points stand on {some(questions, 'validation question')} only",
+            do="record more questions, or calibrate on others, before you rely on an effort",
+        )
+    elif len(never) > 1:
+        yield odd(
+            f"{some(questions, 'validation question')} do not show that {' and '.join(never)} would"
+            " lose no more than they may",
+            do="they decode in full: record more questions, or calibrate on others",
         )
 
 
