@@ -55,6 +55,7 @@ HF_PROCESSOR = Engine("a Hugging Face logits processor (BudgetProcessor)")
 VLLM = Engine("vLLM's logits processor", question=False)
 SGLANG = Engine("SGLang's logit processor", question=False, logs=False)
 LLAMA_SERVER = Engine("llama-server", forks=True, hands_over=True)
+LLAMA_CHAT = Engine("a chat stream of llama-server (decode_chat)", logs=False)
 LLAMA_CPP = Engine("a llama-cpp-python logits processor")
 OPENAI = Engine("an OpenAI-compatible server", forks=True, hands_over=True)
 ENGINES: Mapping[str, Engine] = {

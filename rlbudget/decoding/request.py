@@ -42,15 +42,14 @@ from rlbudget.models.reading import (
 from rlbudget.policy.cascade import CascadeRequest
 from rlbudget.policy.controller import Controller, Reason
 from rlbudget.policy.dial import Dial
-from rlbudget.signals.tokens import TOKEN_SIGNALS, Window
+from rlbudget.signals.loops import Loops
+from rlbudget.signals.tokens import TOKEN_SIGNALS, TokenWindow
 from rlbudget.strategies.correction.corrector import Corrector
 from rlbudget.strategies.feedback.audit import audited
 from rlbudget.strategies.feedback.log import CorrectionEntry, LoggedRequest, ModelTokens, Stop, now
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
-_RECENT = 24
-"""tokens that a text around the thinking may be spelled in"""
 _OPENING = 16
 """tokens after which a model that has not opened its thinking is taken not to think"""
 
@@ -176,22 +175,29 @@ class Request:
                     f" text and the answer take {core.reserve} of them"
                 )
             self._cap = min(self._cap, max_new_tokens - core.reserve)
+        self._limit = max_new_tokens
         if request_id is not None and (not request_id.strip() or "\0" in request_id):
             raise UserError("the request id must not be blank or hold a NUL character")
         self.request_id = request_id or (uuid.uuid4().hex if core.log is not None else None)
-        audit = core.plan.audit
-        self.audited = bool(
-            audit and self.request_id and not off and self._cap
-            and audited(self.request_id, audit.share)
-        )  # fmt: skip
         self._settings = dict(settings or {})
         opened = "open" if prompt is None else core.tags.opened(prompt)
         self.state = {"open": State.THINKING, "closed": State.ALONE}.get(opened, State.WAITING)
         if off:
             self.state = State.ALONE
+        audit = core.plan.audit
+        self.audited = bool(
+            audit is not None
+            and self._cap
+            and self.request_id is not None
+            and self.state is not State.ALONE
+            and audited(self.request_id, audit.share)
+        )
+        """whether it runs to its natural end and is recorded"""
         self._steps: Steps | None = None
-        self._window = Window(1)
+        self._window = TokenWindow()
+        self._tags, self._eos, self._stride = core.tags, core.eos, core.stride
         self._markers = core.vocabulary.markers
+        self._loops = Loops() if core.plan.loops else None
         self._fault: str | None = None
         self.problem: str | None = None
         """what the engine found wrong with the model itself, for ``message``"""
@@ -215,7 +221,8 @@ class Request:
         self._ask_end = False
         self._opened_itself = False
         self._second: Decoded | None = None
-        self._logged = False
+        self._logged = self._closed = False
+        self._signals_fault = self._audit_fault = False
         if self.state is State.THINKING and not self._cap:
             self._exit("max_tokens")
 
@@ -312,6 +319,9 @@ class Request:
         ``paid`` are all tokens that the engine says it made for the request, forks left out, with
         the exit text: more than were pushed, where some were never shown.
         """
+        if self._closed:
+            return
+        self._closed = self._core.engine.forks
         if paid is not None:
             self._answer_tokens = max(paid - self._thinking, 0)
         self._note()
@@ -325,6 +335,10 @@ class Request:
         while ``thinking``, None where there are none. ``text`` is what the token adds to the text,
         for engines that give no ids.
         """
+        if self._closed:
+            raise ValueError("this request is closed: make a new one for each decode")
+        if self._steps is not None:  # a shell that goes on without doing what was wished
+            self._go_on(RuntimeError("what the plan wanted done aside was left undone"), fails=True)
         self._ids.append(token)
         if text is not None:
             self._texts.append(text)
@@ -352,11 +366,12 @@ class Request:
     def ending(self) -> Ending:
         """Where it stands."""
         reason: Reason | None = self._reason
+        went_on = self.failed is not None and reason in ("natural", "max_tokens")
         return Ending(
             thinking_tokens=self._thinking,
             probe_tokens=self._probe_tokens,
-            answer_tokens=self._answer_tokens + self._paid,
-            reason="policy_failed" if self.failed and reason is not None else reason,
+            answer_tokens=self._answer_tokens + (0 if self.audited else self._paid),
+            reason="policy_failed" if went_on else reason,
             stop_probability=self._probability,
             message=self._message,
         )
@@ -401,71 +416,105 @@ class Request:
         """A token of a model that opens its thinking by itself, if it does."""
         self._before.append(token)
         self._answer_tokens += 1
-        opened = self._core.tags.opens(self._before)
+        opened = self._tags.opens(self._before)
         if opened == "open":
             self.state = State.THINKING
-            self._opened_itself = True
-            self._ids.clear()
-            self._texts.clear()
+            # Recorded prompts hold the line break after the start of the thinking, if any does.
+            self._opened_itself = self._tags.breaks and not self._blank(token)
+            self._begin()
             if not self._cap:
                 self._exit("max_tokens")
-        elif opened == "closed" or len(self._before) > _OPENING or token in self._core.eos:
+        elif opened == "closed" or len(self._before) > _OPENING or token in self._eos:
             self._leave("off")
+            if token in self._eos:
+                self.finish()
+
+    def _begin(self) -> None:
+        """Thoughts are counted from here on; what was written before them is paid for."""
+        self._ids.clear()
+        self._texts.clear()
+        if self._limit is not None:
+            room = self._limit - self._core.reserve - self._answer_tokens
+            self._cap = max(min(self._cap, room), 0)
+
+    def _blank(self, token: int) -> bool:
+        return self._core.vocabulary.text([token], special=True).endswith("\n")
 
     def _think(self, token: int, signals: npt.ArrayLike | None) -> Wish | None:
-        core = self._core
-        if self._opened_itself and self._thinking == 0:
-            # Recorded prompts hold the line break after the start of the thinking.
+        tags, ids = self._tags, self._ids
+        if self._opened_itself:
             self._opened_itself = False
-            if not core.vocabulary.text([token]).strip() and token not in core.eos:
+            if token not in self._eos and not self._core.vocabulary.text([token]).strip():
                 self._answer_tokens += 1
-                self._ids.clear()
-                self._texts.clear()
+                self._begin()
                 return None
         self._thinking += 1
-        recent = self._ids[-_RECENT:]
-        spelled = core.tags.end_length(token, recent)
+        spelled = tags.end_length(token, ids)
         if spelled:
             # An end text may straddle a checkpoint; the thinking never ends before it.
-            before = (self._thinking - 1) // core.stride * core.stride
+            before = (self._thinking - 1) // self._stride * self._stride
             self._thinking = max(self._thinking - spelled, before)
-            self._answer_tokens += len(self._ids) - self._thinking
+            self._answer_tokens += len(ids) - self._thinking
             return self._end("natural")
-        if core.tags.begins_tool_call(token, recent):
+        if token in self._eos:  # the engine ended everything: no thought, and no answer
+            self._thinking -= 1
+            self._answer_tokens += 1
+            self._reason, self._answer_from = "natural", len(ids)
+            self._ended_resumed()
+            self.finish()
+            return None
+        if tags.begins_tool_call(token, ids):
             self._leave("tool_call")
             return None
         self._take(token, signals)
-        if self._thinking >= self._cap:
-            self._exit("max_tokens")
+        if self._loops is not None and self._loops.push(token):
+            self._loops = None
+            if not self.audited:
+                self._exit("loop")
+                return None
+            if self._would is None:
+                return self._run(self._note_loop())
+        on_grid = self._thinking % self._stride == 0
+        over = self._thinking >= self._cap
+        if (on_grid or over) and tags.may_begin_tool_call(ids):
             return None
-        on_grid = self._thinking % core.stride == 0
-        if on_grid and not core.vocabulary.inside_character(recent):
+        if over:
+            self._exit("max_tokens")
+        elif on_grid and not self._core.vocabulary.inside_character(ids):
             return self._run(self._at_checkpoint())
         return None
 
+    def _note_loop(self) -> Steps:
+        """Where an audited request would have been closed; it goes on."""
+        here = self._exit_of((yield self._exit_fork()))
+        self._note_stop("loop", None, here.answer_tokens + self._paid)
+        self._resume_at, self._kept, self._paid = None, None, 0
+
     def _take(self, token: int, signals: npt.ArrayLike | None) -> None:
-        if self.failed is not None:
+        if self._signals_fault or (self.failed is not None and not self.audited):
             return
         try:
-            values = np.asarray([] if signals is None else signals, dtype=np.float64)
-            if values.shape != (len(TOKEN_SIGNALS),):
+            values = [] if signals is None else _numbers(signals)
+            if len(values) != len(TOKEN_SIGNALS):
                 raise ValueError("a token came without log-probabilities")
-            if not np.isfinite(values).all():
+            if not math.isfinite(sum(values)):
                 name, value = next(
-                    (n, v) for n, v in zip(TOKEN_SIGNALS, values.tolist(), strict=True)
+                    (n, v) for n, v in zip(TOKEN_SIGNALS, values, strict=True)
                     if not math.isfinite(v)
                 )  # fmt: skip
                 raise ValueError(f"{name} is {value}")
-            self._window.push(values[None, :], self._markers[token][None, :])
+            self._window.push(values, self._markers[token].tolist())
         except Exception as error:  # whatever it is, the decode must go on
-            self._broke(error)
+            self._signals_fault = True
+            if self.failed is None:
+                self._broke(error)
 
     def _at_checkpoint(self) -> Steps:
         """What the plan does at a checkpoint."""
         core, thinking = self._core, self._thinking
         signals: dict[str, float] = {}
-        if self.failed is None:
-            signals = {name: float(v[0]) for name, v in self._window.read().items()}
+        if not self._signals_fault and (self.failed is None or self.audited):
+            signals = self._window.read()
         if self._corrector is not None:
             self._corrector.take(signals, thinking)
         here: ExitResult | None = None
@@ -613,7 +662,7 @@ class Request:
         self._forced = [*self._core.vocabulary.exit_ids, *self._written.ids]
         self.finish()
 
-    def _note_stop(self, reason: Reason, at: int, answer_tokens: int) -> None:
+    def _note_stop(self, reason: Reason, at: int | None, answer_tokens: int) -> None:
         self._would = Stop(reason, at, self._probability, self._thinking, self._probe_tokens,
                            answer_tokens)  # fmt: skip
 
@@ -642,6 +691,7 @@ class Request:
     def _leave(self, reason: Reason) -> None:
         """Decide nothing about this request any more."""
         self.state = State.ALONE
+        self.audited, self._would = False, None  # there is no answer to compare with
         self._reason = reason
         self._answer_from = len(self._ids)
 
@@ -657,7 +707,7 @@ class Request:
             self._answer_from = len(self._ids) - 1
         if self.state is State.DONE:
             return
-        if token in self._core.eos:
+        if token in self._eos:
             self.finish()
         elif self.state is State.ANSWERING:
             profile = self._core.profile
@@ -738,6 +788,7 @@ class Request:
             self._steps = None
         except Exception as error:  # whatever it is, the decode must go on
             self._steps = None
+            self._audit_fault = True  # its record would lack an exit
             if self._kept is not None and self._corrector is not None:
                 self._corrector.fail(error)
                 self._keep()
@@ -774,7 +825,7 @@ class Request:
             decoded = self.decoded()
             stop = self._would or Stop(
                 decoded.reason, decoded.stopped_at, decoded.stop_probability,
-                decoded.thinking_tokens, self._probe_tokens, decoded.answer_tokens,
+                decoded.thinking_tokens, self._probe_tokens, self._answer_tokens + self._paid,
             )  # fmt: skip
             versions = core.plan.versions
             log.decision(
@@ -797,7 +848,7 @@ class Request:
                     models=self._models(decoded),
                 )
             )
-            if self.audited:
+            if self.audited and not self._audit_fault:
                 log.audit(self._trace(decoded))
         except Exception as error:  # whatever it is, the answer is there
             core.failures.add(f"the log: {error}")
@@ -885,3 +936,8 @@ def _point(
         exit=Exit(here.answer, 0, here.answer_tokens),
         probe=None if trial is None else Probe(trial.answer, trial.confidence, trial.tokens),
     )
+
+
+def _numbers(values: npt.ArrayLike) -> list[float]:
+    numbers: list[float] = np.asarray(values, dtype=np.float64).tolist()
+    return numbers

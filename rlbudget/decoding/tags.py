@@ -8,18 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, trusted_ids
+from rlbudget.models.spelling import marks_of
 from rlbudget.models.vocabulary import Vocabulary
 
 TOOL_CALLS = (
     "<tool_call>", "<|tool_call_begin|>", "<|tool_calls_section_begin|>", "[TOOL_CALLS]",
     "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581begin\uff5c>",
-    "<|tool_call|>", "<|tool_call_start|>", "<function_call>", "<|python_tag|>",
-    "<|python_start|>", "<start_function_call>",
+    "<\uff5cDSML\uff5cfunction_calls>", "<|tool_call|>", "<|tool_call_start|>", "<function_call>",
+    "<function_calls>", "<tool_calls>", "<|python_tag|>", "<|python_start|>",
+    "<start_function_call>", "<minimax:tool_call>", "<seed:tool_call>", "<TOOLCALL>",
+    "<|START_ACTION|>", "<|action_start|>", "<|tools_prefix|>",
 )  # fmt: skip
 """texts with which families of models begin a tool call"""
+_RECENT = 24
+"""tokens that a text around the thinking may be spelled in"""
+_BEGUN = 4
+"""characters of a spelled tool call from which on it is taken to have begun"""
+_RECENT = 24
+"""tokens that a text around the thinking may be spelled in"""
+_BEGUN = 4
+"""characters of a spelled tool call from which on it is taken to have begun"""
 LOOK_BACK = 4096
 """tokens of a prompt that are looked at for an open thinking"""
 
@@ -43,27 +55,37 @@ class Tags:
     """single tokens that begin a tool call"""
     tool_last: frozenset[int]
     """tokens that can be the last one of a spelled beginning of a tool call"""
+    tool_texts: tuple[str, ...]
+    """beginnings of tool calls that are spelled in several tokens, as the tokens' pieces are"""
+    breaks: bool
+    """whether the profile's own prompts hold a line break after the start of the thinking"""
 
     def opened(self, prompt: Sequence[int]) -> Opened:
         """Whether a prompt leaves the thinking open, closes it, or leaves opening it to the
         model."""  # fmt: skip
         if not self.start_text:
             return "open"
-        tail = list(prompt[-LOOK_BACK:])
-        last = max((i for i, token in enumerate(tail) if token in self.control), default=-1)
-        tail = tail[last + 1 :]
-        end_id = self.vocabulary.end_id
-        if self.start_id is not None and end_id is not None:
-            starts = [i for i, token in enumerate(tail) if token == self.start_id]
-            ends = [i for i, token in enumerate(tail) if token == end_id]
-            at_start, at_end = max(starts, default=-1), max(ends, default=-1)
-        else:
-            text = self.vocabulary.text(tail, special=True)
-            at_start = text.rfind(self.start_text)
-            at_end = text.rfind(self.vocabulary.end_text)
+        start, end = self.start_id, self.vocabulary.end_id
+        known = start is not None and end is not None
+        for place in range(len(prompt) - 1, -1, -1):
+            token = prompt[place]
+            if token in self.control:
+                return "not yet" if known else self._opened_in(prompt[place + 1 :], marked=True)
+            if known and token == start:
+                return "open"
+            if known and token == end:
+                told = any(before in self.control for before in prompt[:place])
+                return _closed(self.vocabulary.text(prompt[place + 1 :], special=True), told)
+        return "not yet" if known else self._opened_in(prompt, marked=False)
+
+    def _opened_in(self, ids: Sequence[int], *, marked: bool) -> Opened:
+        text = self.vocabulary.text(ids, special=True)
+        at_start, at_end = text.rfind(self.start_text), text.rfind(self.vocabulary.end_text)
         if at_start > at_end:
             return "open"
-        return "closed" if at_end >= 0 else "not yet"
+        if at_end < 0:
+            return "not yet"
+        return _closed(text[at_end + len(self.vocabulary.end_text) :], marked)
 
     def opens(self, ids: Sequence[int]) -> Opened:
         """What the first tokens of a reply say, where opening the thinking is left to the model."""
@@ -72,20 +94,38 @@ class Tags:
             return "open"
         return "not yet" if self.start_text.startswith(text) else "closed"
 
-    def end_length(self, token: int, recent: Sequence[int]) -> int:
-        """How many of the ``recent`` tokens, ``token`` the last of them, spell the end."""
+    def end_length(self, token: int, ids: Sequence[int]) -> int:
+        """How many of the last ``ids``, ``token`` the last of them, spell the end."""
         if self.vocabulary.end_id is not None:
             return int(token == self.vocabulary.end_id)
-        return self.vocabulary.end_length(recent) if token in self.closing else 0
+        return self.vocabulary.end_length(ids[-_RECENT:]) if token in self.closing else 0
 
-    def begins_tool_call(self, token: int, recent: Sequence[int]) -> bool:
-        """Whether ``token``, the last of the ``recent``, begins a tool call."""
+    def begins_tool_call(self, token: int, ids: Sequence[int]) -> bool:
+        """Whether ``token``, the last of the ``ids``, begins a tool call."""
         if token in self.tool_ids:
             return True
         if token not in self.tool_last:
             return False
-        text = self.vocabulary.text(recent, special=True).rstrip()
-        return text.endswith(TOOL_CALLS)
+        spelled = self._spelled(ids)
+        return any(text in spelled for text in self.tool_texts)
+
+    def may_begin_tool_call(self, ids: Sequence[int]) -> bool:
+        """Whether the last of the ``ids`` leave the beginning of a tool call half spelled."""
+        if not self.tool_texts:
+            return False
+        spelled = self._spelled(ids)
+        return any(
+            spelled.endswith(text[:n]) for text in self.tool_texts for n in range(_BEGUN, len(text))
+        )
+
+    def _spelled(self, ids: Sequence[int]) -> str:
+        pieces = self.vocabulary.pieces
+        return "".join([pieces[token] for token in ids[-_RECENT:]])
+
+
+def _closed(behind: str, marked: bool) -> Opened:
+    # Where no control token tells whose text it is, a user may have written of the end.
+    return "closed" if marked or not behind.strip() else "not yet"
 
 
 def find_tags(vocabulary: Vocabulary, profile: Profile) -> Tags:
@@ -97,18 +137,30 @@ def find_tags(vocabulary: Vocabulary, profile: Profile) -> Tags:
     known = {text: trusted_ids(tokenizer, text) for text in TOOL_CALLS}
     single = {ids[0] for ids in known.values() if len(ids) == 1}
     spelled = [text for text, ids in known.items() if len(ids) > 1]
-    specials = {int(token) for token in tokenizer.all_special_ids}
     pieces = vocabulary.pieces
+    texts = ["".join(pieces[token] for token in known[text]).lstrip("\u0120\u2581")
+             for text in spelled]  # fmt: skip
     end = [] if vocabulary.end_id is not None else [profile.end_of_thinking.strip()[-1]]
     return Tags(
         vocabulary=vocabulary,
         start_text=start,
         start_id=start_id,
-        control=frozenset(specials - {start_id, vocabulary.end_id}),
+        control=frozenset(marks_of(tokenizer) - {start_id, vocabulary.end_id} - single),
         closing=_last_ones(pieces, end),
         tool_ids=frozenset(single),
-        tool_last=_last_ones(pieces, {text[-1] for text in spelled if text[-1].isascii()}),
+        tool_last=_last_ones(pieces, {text[-1] for text in texts}),
+        tool_texts=tuple(texts),
+        breaks=_breaks(tokenizer, profile),
     )
+
+
+def _breaks(tokenizer: Any, profile: Profile) -> bool:
+    try:
+        prompt = profile.prompt("1", tokenizer)
+    except UserError:  # whoever decodes by the profile's prompts is told
+        return True
+    text = tokenizer.decode(prompt[-_RECENT:], skip_special_tokens=False)
+    return str(text).endswith("\n")
 
 
 def _last_ones(pieces: Sequence[str], characters: Iterable[str]) -> frozenset[int]:

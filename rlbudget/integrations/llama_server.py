@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.arrays import Floats
-from rlbudget.decoding.core import LLAMA_SERVER, Core, HandOver, bind
+from rlbudget.decoding.core import LLAMA_CHAT, LLAMA_SERVER, Core, HandOver, bind, refusals
 from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.request import Fork, Request
+from rlbudget.decoding.request import Fork, Request, Wish
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Listed, Spelling, listed_tokens, spelling_of
 from rlbudget.models.llama_completion import ENDS, PLAIN, check_spelling, complete, look
@@ -207,17 +207,16 @@ def decode(
                 break
             wish = request.push(token, server.signals(token, one))
             while wish is not None:
-                if isinstance(wish, HandOver):
-                    wish = request.handed_over(core.hand_over(wish))
-                else:
-                    wish = request.forked(_fork(server, wish, [*prompt, *request.ids], patience))
+                wish = _settle(server, request, wish, prompt, patience)
             if not request.thinking:
                 break
         if reply.ended and request.thinking:
             request.forced(int(core.vocabulary.eos_ids[0]))
     while not request.done and (forced := request.forced()) is not None:
-        request.push(forced)
+        wish = request.push(forced)
         paid += 1
+        while wish is not None:
+            wish = _settle(server, request, wish, prompt, patience)
     while not request.done:
         piece = _ANSWER_PIECE if core.profile.answer_stop else core.profile.max_answer_tokens
         ids = [*prompt, *request.ids]
@@ -230,6 +229,15 @@ def decode(
             request.finish()
     request.close(paid=paid)
     return request.decoded()
+
+
+def _settle(
+    server: Server, request: Request, wish: Wish, prompt: list[int], patience: Patience
+) -> Wish | None:
+    """Do what a request wants done aside; its next wish."""
+    if isinstance(wish, HandOver):
+        return request.handed_over(server.core.hand_over(wish))
+    return request.forked(_fork(server, wish, [*prompt, *request.ids], patience))
 
 
 def _fork(
@@ -279,6 +287,8 @@ def decode_chat(
     by itself, goes on to its own answer, and ``message`` says so. Raises as ``decode`` does.
     """
     core, patience, spent = server.core, server.caller.patience, 0
+    for line in refusals(core.plan, LLAMA_CHAT):
+        raise UserError(line)
     body = {
         "messages": [{"role": "user", "content": question}],
         "stream": True,
@@ -347,7 +357,7 @@ class _Chat:
                 continue
             self._read += 1
             request.push(token, self._server.signals(token, one))
-            if not request.thinking and request.ending.reason != "natural":
+            if request.forced() is not None:  # not after a natural end, nor in a tool call
                 self._at_decision = self.total
                 self._end_reasoning(stream)
 

@@ -245,8 +245,10 @@ class _Run:
         while not request.done and (forced := request.forced()) is not None:
             self._paid += 1
             self._prompt.add([forced], text)
-            request.push(forced, text=self._shown(text))
+            wish = request.push(forced, text=self._shown(text))
             text = ""
+            while wish is not None:
+                wish = await self._settle(wish)
             asked = request.forced() is None
             if asked and not request.done:
                 await self._read(self._prompt, core.profile.max_answer_tokens, _GREEDY)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 
+_MARK = re.compile(r"<[|\uff5c].*[|\uff5c]>")
 _TAG = re.compile(r"\s*[<\[|].*[>\]|]\s*", re.DOTALL)
 
 
@@ -30,6 +31,13 @@ def control_ids(tokenizer: Any, ids: list[int]) -> list[int]:
     """Those of the ids that are control tokens, in their order."""
     controls = _controls(tokenizer, len(tokenizer))
     return [token for token in ids if token in controls]
+
+
+def marks_of(tokenizer: Any) -> set[int]:
+    """The special tokens, and those like ``<|user|>`` that were added as ordinary ones."""
+    added = tokenizer.added_tokens_decoder.items()
+    marks = {int(t) for t, one in added if one.special or _MARK.fullmatch(one.content.strip())}
+    return marks.union(map(int, tokenizer.all_special_ids))
 
 
 def check_text(text: str) -> None:

@@ -9,8 +9,9 @@ a live request (one row) run the same lines.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -157,3 +158,63 @@ class Window:
         for name in self.__slots__:
             both = np.concatenate([getattr(self, name), getattr(others, name)])
             setattr(self, name, both)
+
+
+class TokenWindow:
+    """The ``Window`` of one decode, on plain numbers: the same sums, at a tenth of the time."""
+
+    __slots__ = ("_after_sentence", "_conclusions", "_count", "_end_gap", "_hedges", "_last",
+                 "_max", "_min", "_sum")  # fmt: skip
+
+    def __init__(self) -> None:
+        self._last: Sequence[float] = (0.0,) * len(TOKEN_SIGNALS)
+        self._after_sentence = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._count = self._hedges = self._conclusions = 0
+        self._sum: Sequence[float] = (0.0,) * len(TOKEN_SIGNALS)
+        self._min: Sequence[float] = (math.inf,) * len(TOKEN_SIGNALS)
+        self._max: Sequence[float] = (-math.inf,) * len(TOKEN_SIGNALS)
+        self._end_gap = NO_SENTENCE_END
+
+    def push(self, signals: Sequence[float], flags: Sequence[bool]) -> None:
+        """Add a token: its ``TOKEN_SIGNALS``, finite, and its ``MARKERS``."""
+        a, b, c, d, e, f = signals
+        p, q, r, s, t, u = self._sum
+        self._sum = (p + a, q + b, r + c, s + d, t + e, u + f)
+        p, q, r, s, t, u = self._min
+        self._min = (a if a < p else p, b if b < q else q, c if c < r else r,
+                     d if d < s else s, e if e < t else t, f if f < u else u)  # fmt: skip
+        p, q, r, s, t, u = self._max
+        self._max = (a if a > p else p, b if b > q else q, c if c > r else r,
+                     d if d > s else s, e if e > t else t, f if f > u else u)  # fmt: skip
+        self._last = signals
+        self._count += 1
+        hedge, conclusion, sentence_end = flags
+        self._hedges += hedge
+        self._conclusions += conclusion
+        if self._after_sentence and f < self._end_gap:
+            self._end_gap = f
+        self._after_sentence = sentence_end
+
+    def read(self) -> dict[str, float]:
+        """The signals of the window, and a fresh window after it."""
+        count = max(self._count, 1)
+        sums = {"mean": [x / count for x in self._sum], "min": self._min, "max": self._max,
+                "last": self._last}  # fmt: skip
+        signals = {name: sums[how][column] for name, column, how in _SUMMED}
+        signals |= {
+            "hedges": float(self._hedges),
+            "conclusions": float(self._conclusions),
+            "end_gap_min": self._end_gap,
+        }
+        self._clear()
+        return signals
+
+
+_SUMMED = [
+    (name, TOKEN_SIGNALS.index(name.rpartition("_")[0]), name.rpartition("_")[2])
+    for name in SIGNALS if name not in ("hedges", "conclusions", "end_gap_min")
+]  # fmt: skip
+"""signal, column of its token signal, and how a window sums that up"""

@@ -41,7 +41,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
         "policy": str, "policies": list, "combine": str, "price_factors": list, "effort": str,
         "token_price": NUMBER, "max_em_loss": NUMBER, "answer_worth": NUMBER,
         "price_per_million": NUMBER, "exit_profile": str, "max_thinking_tokens": int,
-        "answer_reserve": int,
+        "answer_reserve": int, "loops": bool,
     },
     "guard": {"folder": str, "max_risk": NUMBER},
     "rules": {"file": str},
@@ -84,6 +84,8 @@ class Plan:
     """hard cap on thinking tokens; None: that of the policy's traces"""
     answer_reserve: int | None = None
     """tokens kept for exit text and answer; None: what the profile may need"""
+    loops: bool = True
+    """whether a thinking that repeats itself exactly is closed"""
     correction: Correction | None = None
     second_policy: StopPolicy | None = None
     """of the second model that refines; None: it decodes in full"""
@@ -266,6 +268,7 @@ class _Reader:
             exit_profile=top.get("exit_profile"),
             max_thinking_tokens=self._count("max_thinking_tokens"),
             answer_reserve=self._count("answer_reserve"),
+            loops=top.get("loops", True),
             correction=correcting,
             second_policy=None if correcting is None or correcting.second is None else
             self._loaded("correction", load_second_policy, self._path(correction)),
@@ -448,6 +451,8 @@ def describe(plan: Plan) -> Sequence[str]:
         lines.append(f"at most {cap} tokens of thinking")
     if plan.answer_reserve is not None:
         lines.append(f"{plan.answer_reserve} tokens are kept for the answer")
+    if not plan.loops:
+        lines.append("a thinking that repeats itself goes on")
     if plan.correction is not None:
         if plan.correction.off:
             lines.append("the correction is off: nothing paid when it was fitted")

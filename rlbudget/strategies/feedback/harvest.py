@@ -126,7 +126,11 @@ def _kind(outcome: Feedback) -> str:
 
 def stopped_answer(trace: Trace, served: LoggedRequest) -> str | None:
     """What the policy's stop would have given; None where it names no checkpoint of the trace."""
-    at = served.stop.stopped_at
+    at, reason = served.stop.stopped_at, served.stop.reason
+    if reason == "escalate":
+        return None  # another model's
+    if at is None and reason == "loop":
+        at = served.stop.thinking_tokens
     if at is None:
         return trace.final.answer
     return next((c.exit.answer for c in trace.checkpoints if c.thinking_tokens == at), None)
