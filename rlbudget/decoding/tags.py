@@ -25,11 +25,11 @@ TOOL_CALLS = (
 )  # fmt: skip
 """texts with which families of models begin a tool call"""
 _RECENT = 24
-"""tokens that a text around the thinking may be spelled in"""
+"""tokens that a text around the thinking may be spelled in, for the least"""
 _BEGUN = 4
 """characters of a spelled tool call from which on it is taken to have begun"""
 _RECENT = 24
-"""tokens that a text around the thinking may be spelled in"""
+"""tokens that a text around the thinking may be spelled in, for the least"""
 _BEGUN = 4
 """characters of a spelled tool call from which on it is taken to have begun"""
 LOOK_BACK = 4096
@@ -57,6 +57,8 @@ class Tags:
     """tokens that can be the last one of a spelled beginning of a tool call"""
     tool_texts: tuple[str, ...]
     """beginnings of tool calls that are spelled in several tokens, as the tokens' pieces are"""
+    tool_window: int
+    """tokens to look back for one of them"""
     breaks: bool
     """whether the profile's own prompts hold a line break after the start of the thinking"""
 
@@ -120,7 +122,7 @@ class Tags:
 
     def _spelled(self, ids: Sequence[int]) -> str:
         pieces = self.vocabulary.pieces
-        return "".join([pieces[token] for token in ids[-_RECENT:]])
+        return "".join([pieces[token] for token in ids[-self.tool_window :]])
 
 
 def _closed(behind: str, marked: bool) -> Opened:
@@ -150,6 +152,7 @@ def find_tags(vocabulary: Vocabulary, profile: Profile) -> Tags:
         tool_ids=frozenset(single),
         tool_last=_last_ones(pieces, {text[-1] for text in texts}),
         tool_texts=tuple(texts),
+        tool_window=max([_RECENT, *(len(known[text]) + 1 for text in spelled)]),
         breaks=_breaks(tokenizer, profile),
     )
 

@@ -59,7 +59,7 @@ def make_probe(
     tail = [math.exp(logprob) for logprob in logprobs[1:]]
     return ProbeResult(
         answer=read_answer(ids, vocabulary, profile, profile.probe_stop),
-        confidence=float(np.exp(np.mean(logprobs))),
+        confidence=float(np.exp(np.mean(logprobs))) if logprobs else 0.0,
         tail=sum(tail) / len(tail) if tail else 0.0,
         tokens=len(ids),
     )

@@ -1,0 +1,470 @@
+"""One request's way through the kinds of streams there are: opened, closed, looping, calling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from frozen_nets import PRICES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import tiny_tokenizer
+from transformers import AddedToken, PreTrainedTokenizerFast
+
+from rlbudget.decoding.core import HF_GENERATE, HF_PROCESSOR, Core, Engine, bind
+from rlbudget.decoding.request import Fork, Request
+from rlbudget.models.reading import Continuation
+from rlbudget.policy.network import Decision
+from rlbudget.signals.loops import tokens_needed
+from rlbudget.signals.tokens import NO_SENTENCE_END, TokenWindow, Window
+from rlbudget.strategies.plan import LogSettings, Plan
+
+EOS, START, END = 2, 3, 4
+STRIDE = 4
+SIGNAL = np.zeros(6)
+CHATS = ("<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>")
+TOOL = "<tool_call>"
+
+
+@dataclass
+class Scripted:
+    """Stops from a count of thinking tokens on; may raise there instead."""
+
+    at: int | None = None
+    fault: Exception | None = None
+    features: tuple[str, ...] = ("thinking_tokens", "entropy_mean")
+    price_range: tuple[float, float] = PRICES
+    asked: list[int] = field(default_factory=list)
+
+    def __call__(self, observation: Any, *, token_price: float) -> Decision:
+        tokens = round(float(observation[0]))
+        self.asked.append(tokens)
+        if self.fault is not None:
+            raise self.fault
+        return Decision(stop=self.at is not None and tokens >= self.at, stop_probability=0.5)
+
+
+@cache
+def tokenizer(marks: Sequence[str] = CHATS, *, special: bool = False) -> PreTrainedTokenizerFast:
+    """Knows the start and the end of the thinking and, as ordinary tokens, these marks."""
+    made = tiny_tokenizer()
+    if special:
+        made.add_special_tokens({"additional_special_tokens": list(marks)})
+    else:
+        made.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
+    return made
+
+
+def core(policy: Any = None, *, engine: Engine = HF_PROCESSOR, tokens: Any = None,
+         profile: str = "think", **rest: Any) -> Core:  # fmt: skip
+    tokens = tokens or tokenizer()
+    settings: dict[str, Any] = {"stride": STRIDE, "max_thinking_tokens": 2000} | rest
+    return bind(policy or Scripted(), tokens, engine, vocabulary_size=len(tokens), eos_ids=[EOS],
+                profile=profile, **settings)  # fmt: skip
+
+
+def spell(text: str, tokens: Any = None) -> list[int]:
+    return list((tokens or tokenizer())(text, add_special_tokens=False)["input_ids"])
+
+
+def feed(request: Request, ids: Sequence[int]) -> list[int]:
+    """Push tokens, or what is forced in their place; the forced ones."""
+    forced = []
+    for token in ids:
+        must = request.forced(token)
+        if must is not None:
+            forced.append(must)
+        request.push(token if must is None else must, SIGNAL if request.thinking else None)
+    return forced
+
+
+# --- whether thinking is open
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "state"),
+    [
+        ("<\uff5cUser\uff5c>2 + 2?<\uff5cAssistant\uff5c><think>\n", "thinking"),
+        ("<\uff5cUser\uff5c>2 + 2?<\uff5cAssistant\uff5c></think>", "closed"),
+        ("<\uff5cUser\uff5c>what ends at </think> here?<\uff5cAssistant\uff5c>", "waiting"),
+        ("<\uff5cUser\uff5c>what is <think> here?<\uff5cAssistant\uff5c>", "waiting"),
+        ("<|im_start|>user\n2 + 2? /no_think<|im_end|>\n<|im_start|>assistant\n"
+         "<think>\n\n</think>\n\n", "closed"),
+        ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n", "waiting"),
+        ("<|im_start|>assistant\n<think>\nold</think>4<|im_end|>\n<|im_start|>user\nagain?"
+         "<|im_end|>\n<|im_start|>assistant\n<think>\n", "thinking"),
+        ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n<think>\nso 2 + 2",
+         "thinking"),
+        ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n<think>\nso</think>\nThe",
+         "closed"),
+        ("2 + 2?\n<think>\n", "thinking"),
+        ("User: what does </think> mean?\nAssistant:", "waiting"),
+        ("2 + 2?\n<think>\n</think>\n\n", "closed"),
+        ("", "waiting"),
+    ],
+)  # fmt: skip
+def test_the_prompt_says_whether_thinking_is_open(prompt: str, state: str, special: bool) -> None:
+    tokens = tokenizer(special=special)
+    request = Request(core(tokens=tokens), prompt=spell(prompt, tokens))
+    found = "thinking" if request.thinking else "closed" if request.idle else "waiting"
+    assert found == state
+
+
+def test_ten_thousand_tokens_of_prefilled_thinking_are_thinking() -> None:
+    prompt = [*spell("2 + 2?<think>\n"), *spell("so ") * 10_000]
+    assert Request(core(), prompt=prompt).thinking
+
+
+def test_closed_thinking_is_left_alone_to_its_end() -> None:
+    request = Request(core(Scripted(4)), prompt=spell("2?<think>\n\n</think>\n\n"))
+    assert feed(request, [*spell("so it is 12, or so"), EOS]) == []
+    assert request.done
+    assert request.ending.reason == "off"
+    assert request.ending.thinking_tokens == 0
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<think>", "\n<think>\n"])
+def test_a_model_that_opens_its_thinking_is_counted_as_one_whose_prompt_did(opening: str) -> None:
+    thoughts = [*spell("so it is 12. wait, so it is 12"), END, *spell("12"), EOS]
+    policy, other = Scripted(), Scripted()
+    request = Request(core(policy), prompt=spell("2 + 2?"))
+    feed(request, [*spell(opening), *thoughts])
+    recorded = Request(core(other), prompt=spell("2 + 2?<think>\n"))
+    feed(recorded, thoughts)
+    assert request.ending.thinking_tokens == recorded.ending.thinking_tokens > 2 * STRIDE
+    assert policy.asked == other.asked
+    opened = len(spell(opening))
+    assert request.ending.answer_tokens == recorded.ending.answer_tokens + opened
+
+
+def test_a_profile_without_a_line_break_counts_one_as_a_thought() -> None:
+    request = Request(core(profile="embedded"), prompt=spell("2 + 2?"))
+    feed(request, [*spell("<think>\nso"), END])
+    assert request.ending.thinking_tokens == len(spell("\nso"))
+
+
+def test_what_a_model_writes_before_its_thinking_is_taken_from_the_room() -> None:
+    made = core()
+    request = Request(made, prompt=spell("2?"), max_new_tokens=made.reserve + 6)
+    feed(request, [*spell("<think>\n"), *spell("a") * 4])
+    assert request.ending.reason == "max_tokens"
+    assert request.ending.thinking_tokens == 4
+
+
+def test_a_model_that_does_not_think_is_left_alone() -> None:
+    request = Request(core(Scripted(4)), prompt=spell("2 + 2?"))
+    assert feed(request, [*spell("It is 4, and so on, and so on."), EOS]) == []
+    assert (request.done, request.ending.reason) == (True, "off")
+
+
+# --- ends of sequence
+
+
+def test_an_end_that_an_engine_lets_through_is_no_thought() -> None:
+    request = Request(core())
+    feed(request, spell("so"))
+    request.push(EOS, SIGNAL)
+    done = request.ending
+    assert request.done
+    assert (done.reason, done.thinking_tokens, done.answer_tokens) == (
+        "natural", len(spell("so")), 1,
+    )  # fmt: skip
+
+
+def test_any_of_several_ends_becomes_the_exit() -> None:
+    tokens = tokenizer()
+    other = spell("<|im_end|>")[0]
+    made = bind(Scripted(), tokens, HF_PROCESSOR, vocabulary_size=len(tokens), profile="think",
+                eos_ids=[EOS, other], stride=STRIDE, max_thinking_tokens=99)  # fmt: skip
+    for end in (EOS, other):
+        request = Request(made)
+        feed(request, spell("so it"))
+        assert request.forced(end) == made.vocabulary.exit_ids[0]
+        feed(request, [end] * len(made.vocabulary.exit_ids))
+        request.push(other)
+        assert request.done
+        assert request.ending.thinking_tokens == len(spell("so it"))
+
+
+def test_what_stands_after_a_second_end_is_the_answer() -> None:
+    request = Request(core(profile="embedded"))
+    feed(request, [*spell("so"), END, *spell(" it is 5 or 4"), END, *spell("4"), EOS])
+    assert request.answer == "4"
+
+
+def test_a_closed_request_is_not_used_again() -> None:
+    request = Request(core(engine=HF_GENERATE))
+    feed(request, [*spell("so"), END, *spell("4"), EOS])
+    request.close()
+    with pytest.raises(ValueError, match="make a new one"):
+        request.push(9)
+
+
+# --- tool calls
+
+
+FAMILIES = (TOOL, "[TOOL_CALLS]", "<function_calls>", "<minimax:tool_call>", "<|python_tag|>",
+            "<\uff5ctool\u2581calls\u2581begin\uff5c>")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FAMILIES)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_tool_call_in_the_thinking_is_never_cut(text: str, whole: bool) -> None:
+    tokens = tokenizer((text,)) if whole else tokenizer()
+    call = spell(text, tokens)
+    assert (len(call) == 1) == whole
+    for lead in range(1, STRIDE + 1):
+        request = Request(core(Scripted(STRIDE + 1), tokens=tokens))
+        ids = [*spell("a", tokens) * lead, *call, *spell('{"name": "f"} \n' * 30, tokens), EOS]
+        assert feed(request, ids) == []
+        assert (request.done, request.ending.reason) == (True, "tool_call")
+
+
+def test_the_cap_waits_for_a_tool_call_that_is_half_spelled() -> None:
+    call = spell(TOOL)
+    for lead in range(1, len(call)):
+        request = Request(core(max_thinking_tokens=8 + lead))
+        feed(request, [*spell("a") * 8, *call, *spell("a") * 20])
+        begun = len(tokenizer().decode(call[:lead])) >= 4
+        assert request.ending.reason == ("tool_call" if begun else "max_tokens")
+    request = Request(core(max_thinking_tokens=8 + len(call) - 1))
+    feed(request, [*spell("a") * 8, *call[:-1], *spell("a") * 20])
+    assert request.ending.reason == "max_tokens"
+
+
+def test_a_comparison_is_no_tool_call() -> None:
+    policy = Scripted()
+    request = Request(core(policy))
+    feed(request, spell("if a < b > c and [a, b] are tool calls < so > it is"))
+    assert request.thinking
+    assert policy.asked == list(range(STRIDE, request.ending.thinking_tokens + 1, STRIDE))
+
+
+# --- loops
+
+
+def looping(period: int, *, extra: int = 0) -> list[int]:
+    body = [10 + i for i in range(period)]
+    return (body * (tokens_needed(period) // period + 2))[: tokens_needed(period) + extra]
+
+
+@pytest.mark.parametrize("period", [1, 3, 40, 200])
+@pytest.mark.parametrize("fault", [None, RuntimeError("out of order")])
+def test_exact_repetition_closes_the_thinking_and_answers(
+    period: int, fault: Exception | None
+) -> None:
+    request = Request(core(Scripted(fault=fault)))
+    lead = spell("so it is")
+    forced = feed(request, [*lead, *looping(period)])
+    assert (forced, request.thinking) == ([], False)
+    exit_ids = core().vocabulary.exit_ids
+    assert feed(request, [9] * len(exit_ids)) == list(exit_ids)
+    feed(request, [*spell("12"), EOS])
+    done = request.ending
+    assert (request.done, request.answer, done.reason) == (True, "12", "loop")
+    assert done.thinking_tokens == len(lead) + tokens_needed(period)
+    assert (done.message is None) == (fault is None)
+
+
+def test_a_loop_inside_a_tool_call_and_one_in_the_answer_go_on() -> None:
+    for before in (spell(TOOL), [END]):
+        request = Request(core())
+        assert feed(request, [*spell("so"), *before, *looping(3, extra=50)]) == []
+
+
+def test_a_plan_may_let_loops_go_on() -> None:
+    request = Request(core(Plan({"policy": Scripted()}, loops=False)))
+    assert feed(request, looping(2, extra=90)) == []
+    assert request.thinking
+
+
+def fork(request: Request, wish: Any, text: str = "7") -> None:
+    while wish is not None:
+        assert isinstance(wish, Fork)
+        ids = (*spell(text), EOS)
+        wish = request.forked(Continuation(ids, (-0.5,) * len(ids), 0.1))
+
+
+def test_an_audited_loop_is_noted_and_goes_on_to_its_end(tmp_path: Path) -> None:
+    plan = Plan({"policy": Scripted()}, audit=LogSettings(tmp_path, 1.0))
+    made = core(plan, engine=HF_GENERATE, max_thinking_tokens=400, stride=100)
+    request = Request(made, question="2?")
+    for token in [*looping(2), *spell("so it is"), END, *spell("12"), EOS]:
+        fork(request, request.push(token, SIGNAL))
+    request.close()
+    assert request.decoded().reason == "natural"
+    (row,) = lines(tmp_path / "decisions.jsonl")
+    assert row["stop"]["reason"] == "loop"
+    assert row["stop"]["thinking_tokens"] == tokens_needed(2)
+    (audit,) = lines(tmp_path / "audits.jsonl")
+    assert [p["thinking_tokens"] for p in audit["checkpoints"]] == [100, 200]
+
+
+# --- faults
+
+
+def test_a_shell_that_never_settles_a_wish_still_gets_the_decode() -> None:
+    policy = Scripted(8, features=("thinking_tokens", "probe_confidence"))
+    request = Request(core(policy, engine=HF_GENERATE))
+    assert request.push(9, SIGNAL) is None
+    feed(request, [*[9] * 20, END, *spell("12"), EOS])
+    assert request.done
+    assert request.answer == "12"
+    assert request.ending.reason == "policy_failed"
+    assert "left undone" in str(request.ending.message)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trial_answer_without_tokens_is_an_empty_one() -> None:
+    policy = Scripted(8, features=("thinking_tokens", "probe_confidence"))
+    request = Request(core(policy, engine=HF_GENERATE))
+    for _ in range(8):
+        if request.push(9, SIGNAL) is not None:
+            request.forked(Continuation((), (), float("nan")))
+    assert request.ending.reason == "policy"
+    assert policy.asked == [4, 8]
+
+
+@pytest.mark.parametrize("says", [None, [1.0] * 5, [[1.0] * 6], [float("nan")] * 6, "no numbers"])
+def test_signals_that_are_none_switch_the_policy_off(says: Any) -> None:
+    request = Request(core(Scripted(8)))
+    for token in [*[9] * 12, END]:
+        request.push(token, says)
+    assert request.ending.reason == "policy_failed"
+
+
+# --- the log
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("engine", [HF_PROCESSOR, HF_GENERATE])
+@pytest.mark.parametrize(
+    ("prompt", "off", "ids", "reason"),
+    [
+        ("<think>\n", False, [*spell("so it is"), END, 9, EOS], "natural"),
+        ("<think>\n", False, [9] * 8, "policy"),
+        ("<think>\n", True, [9, 9, EOS], "off"),
+        ("</think>\n", False, [9, 9, EOS], "off"),
+        ("2?", False, [EOS], "off"),
+        ("2?", False, [9, 9, EOS], "off"),
+        ("<think>\n", False, [9, *spell(TOOL), 9, EOS], "tool_call"),
+        ("<think>\n", False, [9, EOS], "natural"),
+    ],
+)
+def test_every_request_is_logged_once(
+    engine: Engine, prompt: str, off: bool, ids: list[int], reason: str, tmp_path: Path
+) -> None:
+    plan = Plan({"policy": Scripted(8)}, audit=LogSettings(tmp_path, 0.0))
+    request = Request(core(plan, engine=engine), prompt=spell(prompt), off=off, question="2?")
+    for token in ids:
+        request.push(token, SIGNAL)
+    request.finish()
+    request.close()
+    request.close()
+    rows = lines(tmp_path / "decisions.jsonl")
+    assert [row["stop"]["reason"] for row in rows] == [reason]
+    assert not (tmp_path / "audits.jsonl").exists()
+
+
+@pytest.mark.parametrize("ids", [[9, *spell(TOOL), 9, EOS], [9, 9, 9, 9, 9, EOS]])
+def test_what_gave_no_answer_to_compare_with_is_no_audit(ids: list[int], tmp_path: Path) -> None:
+    """A tool call, and a fork that failed, leave nothing that could be replayed."""
+    plan = Plan({"policy": Scripted(4)}, audit=LogSettings(tmp_path, 1.0))
+    request = Request(core(plan, engine=HF_GENERATE), question="2?")
+    for token in ids:
+        if request.push(token, SIGNAL) is not None:
+            request.forked(RuntimeError("no memory"))
+    request.finish()
+    request.close()
+    assert len(lines(tmp_path / "decisions.jsonl")) == 1
+    assert not (tmp_path / "audits.jsonl").exists()
+
+
+# --- laws
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_request_ends_where_a_plain_reading_of_its_stream_ends(data: st.DataObject) -> None:
+    """Cap, stride, stop, natural end, end of sequence, loop and tool call, whichever is first."""
+    made_of = st.sampled_from([9, 9, 9, 11, 12, *spell("a"), END, EOS, -1, -2])
+    raw = data.draw(st.lists(made_of, max_size=40))
+    stride, cap = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 400))
+    at = data.draw(st.one_of(st.none(), st.integers(1, 60)))
+    ids: list[int] = []
+    for token in raw:
+        ids += looping(2) if token == -1 else spell(TOOL) if token == -2 else [token]
+    made = core(Scripted(at), stride=stride, max_thinking_tokens=cap)
+    request = Request(made)
+    for token in ids:
+        if not request.thinking:
+            break
+        must = request.forced(token)
+        if must is not None:
+            break
+        request.push(token, SIGNAL)
+    done = request.ending
+    assert (done.thinking_tokens, done.reason) == by_hand(ids, stride, cap, at)
+
+
+def by_hand(ids: Sequence[int], stride: int, cap: int, at: int | None) -> tuple[int, str | None]:
+    tool = spell(TOOL)
+    for count, token in enumerate(ids, start=1):
+        so_far = list(ids[:count])
+        if token == END:
+            return count - 1, "natural"
+        if token == EOS:
+            return count - 1, "natural"
+        if so_far[-len(tool) :] == tool:
+            return count, "tool_call"
+        if in_loop(so_far):
+            return count, "loop"
+        text = tokenizer().decode(so_far[-24:])
+        if any(text.endswith(TOOL[:n]) for n in range(4, len(TOOL))):
+            continue
+        if count >= cap:
+            return count, "max_tokens"
+        if count % stride == 0 and at is not None and count >= at:
+            return count, "policy"
+    return len(ids), None
+
+
+def in_loop(ids: Sequence[int]) -> bool:
+    for period in range(1, 20):
+        tail = ids[-tokens_needed(period) :]
+        if len(tail) == tokens_needed(period) and all(
+            a == b for a, b in zip(tail, tail[period:], strict=False)
+        ):
+            return True
+    return False
+
+
+NUMBER = st.floats(-50, 50, allow_nan=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.lists(NUMBER, min_size=6, max_size=6), st.booleans(), st.booleans(),
+                  st.booleans(), st.booleans()),
+        max_size=30,
+    )
+)  # fmt: skip
+def test_one_decodes_window_is_the_window_of_many(rows: list[Any]) -> None:
+    one, many = TokenWindow(), Window(1)
+    for values, hedge, conclusion, end, read in rows:
+        one.push(values, (hedge, conclusion, end))
+        many.push(np.array([values]), [[hedge, conclusion, end]])
+        if read:
+            assert one.read() == {name: float(v[0]) for name, v in many.read().items()}
+    assert one.read()["end_gap_min"] <= NO_SENTENCE_END
