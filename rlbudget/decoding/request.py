@@ -420,7 +420,7 @@ class Request:
         if opened == "open":
             self.state = State.THINKING
             # Recorded prompts hold the line break after the start of the thinking, if any does.
-            self._opened_itself = self._tags.breaks and not self._blank(token)
+            self._opened_itself = self._tags.breaks and not self._ends_line(token)
             self._begin()
             if not self._cap:
                 self._exit("max_tokens")
@@ -437,7 +437,7 @@ class Request:
             room = self._limit - self._core.reserve - self._answer_tokens
             self._cap = max(min(self._cap, room), 0)
 
-    def _blank(self, token: int) -> bool:
+    def _ends_line(self, token: int) -> bool:
         return self._core.vocabulary.text([token], special=True).endswith("\n")
 
     def _think(self, token: int, signals: npt.ArrayLike | None) -> Wish | None:
