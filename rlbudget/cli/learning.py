@@ -29,6 +29,7 @@ from rlbudget.cli.findings.learning import (
     of_certificate,
     of_evaluation,
     of_freezing,
+    of_points,
     of_training,
 )
 from rlbudget.console import note, progress, tell
@@ -98,7 +99,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Turn a run's best weights into a policy folder."""
+    """Turn a run's best weights into a policy folder, and find what each effort means."""
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Run folder of `rlbudget train`."""
@@ -212,4 +213,5 @@ class Calibrate:
             f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
         )
         report(of_certificate(found, policy.price_range))
+        report(of_points(policy.operating_points))
         note(f"Policy written to {self.out}")

@@ -66,9 +66,10 @@ class Decode:
     """Reward lost per token; by default the plan's, the certified one, or the middle of the
     range."""
     effort: OptionalName = None
-    """Operating point of the policy folder: none, minimal, low, medium, high or max."""
+    """Points of exact match that may be lost, as the policy folder prices them: max 0, high 0.5,
+    medium 1, low 3, minimal 6; none: answer without thinking."""
     max_em_loss: OptionalShare = None
-    """Exact match that may be lost, from 0 to 1; a certificate must cover it."""
+    """Exact match that may be lost, 0.01 for a point; a certificate must cover it."""
     answer_worth: OptionalNumber = None
     """What a right answer is worth, in money; with --price-per-million."""
     price_per_million: OptionalNumber = None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rlbudget import console
 from rlbudget.errors import UserError
+from rlbudget.evaluate.efforts import effort_rows
 from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
@@ -17,7 +18,7 @@ from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
 from rlbudget.evaluate.report import Cases, cases_of, write_report
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
-from rlbudget.files import write_text
+from rlbudget.files import json_ready, write_text
 from rlbudget.policy.card import write_card
 from rlbudget.policy.folder import Policy, load_policy, policy_folders
 from rlbudget.traces.store import Folders, digest, iter_traces, load_table
@@ -103,6 +104,8 @@ def evaluate_folder(
             draws=draws, compositions=composed, show=console.progress,
         )  # fmt: skip
         evaluation = as_json(assessment)
+        efforts = effort_rows(loaded, split.held_out, assessment.resampling)
+        evaluation["efforts"] = json_ready(efforts)
         cases = _cases(traces, split.held_out, loaded, evaluation)
         evaluation["contexts"] = {
             name: [asdict(group) for group in found.contexts] for name, found in cases.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -45,7 +45,33 @@ def shown(evaluation: Mapping[str, Any]) -> Group:
         # In bold the method that is no bound and closes most of the mean gap.
         style = "bold" if name == best else "dim" if row["kind"] == "bound" else ""
         table.add_row(*_cells(row, summaries[name], reference), style=style)
-    return Group(Text(title, style="bold"), table, _notes(evaluation, reference))
+    efforts = evaluation.get("efforts")
+    below = _efforts(efforts) if efforts else ""
+    return Group(Text(title, style="bold"), table, below, _notes(evaluation, reference))
+
+
+def _efforts(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What the efforts of the policies promise and give, points of exact match."""
+    table = Table(header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0), title="")
+    table.add_column("effort", no_wrap=True)
+    for name in ("may lose", "lost, held out", "saved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    several = len({row["method"] for row in rows}) > 1
+    for row in rows:
+        low, high = row["held_out_em_loss_ci95"]
+        sure = " certified" if row["certified"] else ""
+        table.add_row(
+            f"{row['method']}: {row['effort']}" if several else row["effort"],
+            f"{100 * row['max_em_loss']:g}{sure}",
+            f"{_points(row['held_out_em_loss'])} [{_points(low)}, {_points(high)}]"
+            if row["token_price"] else "never stops",
+            f"{row['held_out_savings']:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _points(loss: float) -> str:
+    return f"{round(100 * loss, 1) + 0.0:.1f}"
 
 
 def _cells(

@@ -212,6 +212,32 @@ def test_a_cap_is_called_a_cap(
     assert tokens.endswith("Cut at the cap of 5 tokens.")
 
 
+def test_no_effort_answers_at_once(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted = save_scripted(tmp_path / "model", "on ", "7", endless=True)
+    main([str(a) for a in live(scripted, policy, "--profile", "embedded", "--effort", "none")])
+    written, *_, tokens = capsys.readouterr().out.splitlines()
+    assert written == "</think>7<eos>"
+    assert "0 thinking" in tokens
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["--effort", "hard"], "it is one of none, minimal, low, medium, high, max"),
+        (["--effort", "low"], "freeze its run again"),
+        (["--max-em-loss", "0.02"], "make one with rlbudget calibrate"),
+        (["--answer-worth", "2"], "go together"),
+        (["--effort", "low", "--token-price", "1e-3"], "say one of"),
+    ],
+)
+def test_a_dial_that_cannot_be_served_is_one_line(
+    said: list[str], expected: str, model: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in mistake(capsys, *live(model, policy, "--profile", "embedded", *said))
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16", "cp437"])
 def test_an_answer_that_stdout_cannot_spell_is_escaped_not_lost(
     encoding: str, policy: Path, tmp_path: Path

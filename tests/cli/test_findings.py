@@ -367,7 +367,7 @@ def test_freezing_says_what_was_frozen() -> None:
     assert len(warnings(of_freezing(pointed))) == 2
 
 
-@pytest.mark.parametrize(("questions", "said"), [(29, "29 validation questions only"), (75, "max")])
+@pytest.mark.parametrize(("questions", "said"), [(29, "29 questions only"), (75, "max")])
 def test_freezing_says_what_efforts_mean(questions: int, said: str) -> None:
     points = choose_points([Swept(1e-3, 0.0, 0.0, 0.25)], questions)
     found = list(of_freezing(config() | {"operating_points": points}))

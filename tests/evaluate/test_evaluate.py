@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frozen_nets import PRICES, random_policy, write_run
+from frozen_nets import FREE, PRICES, random_policy, write_run
 from synthetic import make_table
 from trace_makers import make_trace
 
@@ -30,6 +30,9 @@ from rlbudget.evaluate.evaluation import (
 from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.measure import Sets, measure_rule, never
 from rlbudget.evaluate.present import table_text
+from rlbudget.policy.dial import EFFORTS
+from rlbudget.policy.folder import save_policy
+from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     budget_grid,
@@ -323,6 +326,29 @@ def test_a_folder_is_evaluated_into_files(tmp_path: Path) -> None:
     assert "<svg" in (out / "frontier.svg").read_text()
     table = (out / "table.txt").read_text()
     assert all(rule.name in table for rule in (FULL, FIXED))
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_efforts_are_measured_beside_what_they_promise(tmp_path: Path) -> None:
+    record_made(tmp_path / "traces")
+    points = choose_points([Swept(1e-4, 0.0, 0.0, 0.3), Swept(5e-3, 0.02, 0.0, 0.6)], 300)
+    save_policy(tmp_path / "policy", random_policy(FREE, operating_points=points))
+    save_policy(tmp_path / "bare", random_policy(FREE, seed=2))
+    out = tmp_path / "evaluation"
+    rows = evaluate_folder(
+        tmp_path / "traces", policies=[tmp_path / "policy", tmp_path / "bare"], out=out, draws=DRAWS
+    )["efforts"]
+    assert [(row["method"], row["effort"]) for row in rows] == [("policy", e) for e in EFFORTS]
+    assert {key: rows[3][key] for key in points["low"]} == points["low"]
+    assert (rows[0]["token_price"], rows[0]["held_out_em_loss"], rows[0]["held_out_savings"]) == (
+        0, 0, 0,
+    )  # fmt: skip
+    for row in rows:
+        low, high = row["held_out_em_loss_ci95"]
+        assert low <= row["held_out_em_loss"] <= high
+    table = (out / "table.txt").read_text()
+    assert "max" in table
+    assert "never stops" in table
     assert max(map(len, table.splitlines())) <= 100
 
 

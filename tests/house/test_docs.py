@@ -20,6 +20,7 @@ from rlbudget.cli.main import parse
 from rlbudget.cli.recording import Record
 from rlbudget.models.profiles import PROFILES
 from rlbudget.policy.folder import make_policy, save_policy
+from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.tasks.files import LAYOUTS
 from rlbudget.tasks.rows import KINDS
 from rlbudget.tasks.scorers import NAMES
@@ -108,6 +109,12 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     said = done.stdout.splitlines()
     assert said[0].endswith("is handed to the second model.")
     assert "8 wrong answers repaired, 0 right answers broken" in said[1]
+
+
+def test_the_operating_point_shown_is_one_of_a_folder() -> None:
+    (shown,) = blocks("json", page("production.md"))
+    made = choose_points([Swept(1e-3, 0.0, 0.0, 0.5)], 300)["medium"]
+    assert json.loads(shown)["medium"].keys() == made.keys()
 
 
 LOOP = page("feedback_loop.md")

@@ -92,11 +92,11 @@ def of_freezing(config: Mapping[str, Any]) -> Iterator[str]:
             "its validation does not show it to be better than a constant budget",
             do="evaluate it before it decides anything",
         )
-    yield from _about_points(config.get("operating_points"))
+    yield from of_points(config.get("operating_points"))
 
 
-def _about_points(points: Mapping[str, Mapping[str, Any]] | None) -> Iterator[str]:
-    """What efforts mean, by the validation questions."""
+def of_points(points: Mapping[str, Mapping[str, Any]] | None) -> Iterator[str]:
+    """What efforts mean, by the questions that chose their prices."""
     if not points:
         yield odd(
             "no operating points: the run did not come to its end, or is of an older rlbudget",
@@ -109,12 +109,12 @@ def _about_points(points: Mapping[str, Mapping[str, Any]] | None) -> Iterator[st
     never = [effort for effort, point in points.items() if not point["token_price"]]
     if questions < FEW_QUESTIONS:
         yield odd(
-            f"the operating points stand on {some(questions, 'validation question')} only",
+            f"the operating points stand on {some(questions, 'question')} only",
             do="record more questions, or calibrate on others, before you rely on an effort",
         )
     elif len(never) > 1:
         yield odd(
-            f"{some(questions, 'validation question')} do not show that {' and '.join(never)} would"
+            f"{some(questions, 'question')} do not show that {' and '.join(never)} would"
             " lose no more than they may",
             do="they decode in full: record more questions, or calibrate on others",
         )
