@@ -27,7 +27,7 @@ from rlbudget.models.completions import (
     Token,
     spelling_of,
 )
-from rlbudget.models.logprobs import check_features, least_entropy, listed_signals
+from rlbudget.models.logprobs import check_features, lacking, least_entropy, listed_signals
 from rlbudget.models.openai_server import find_model, look
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.tokenizer import served_tokenizer
@@ -57,8 +57,10 @@ class Server:
     """whether entropy and the chance of the end are estimated"""
     context: int | None
     """most tokens of prompt and completion, where known"""
-    listed: int
-    """log-probabilities that it lists beside a token"""
+    size: int
+    """tokens of the tokenizer: a list of so many is the whole distribution"""
+    least: int
+    """log-probabilities without which a token has no signals"""
     fields: Mapping[str, Any]
     """of every request"""
     spelling: Spelling = field(repr=False)
@@ -93,7 +95,7 @@ async def connect(
     server lists; ``key`` is sent as a bearer token and never shown. ``eos_ids`` are ends of
     sequence beside those that the tokenizer, the model's configuration and the server tell. With
     ``approximate``, signals that ``top_logprobs`` likeliest tokens cannot give are estimated, and
-    exits may differ from the replay's. ``profile``, ``token_price`` (reward per token), ``stride``
+    exits may differ from the replay's; none is where the server lists the whole vocabulary. ``profile``, ``token_price`` (reward per token), ``stride``
     and ``max_thinking_tokens`` left out are the policy's. ``context`` caps prompt and completion
     where the server does not say it. A decode survives ``retries`` faults; ``timeout`` is the
     longest silence in seconds, and the longest that a decode waits in all where the server asks
@@ -113,13 +115,14 @@ async def connect(
             f" {top_logprobs}, {retries}, {timeout:g}"
         )
     site = find_site(url, key, "http://HOST:PORT/v1")
-    check_features(plan_of(policy).features, top=top_logprobs, approximate=approximate)
     spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
+    size, features = len(spelled), plan_of(policy).features
+    check_features(features, top=top_logprobs, size=size, approximate=approximate)
     core = bind(
         policy,
         spelled,
         OPENAI,
-        vocabulary_size=len(spelled) + _SPARE,
+        vocabulary_size=size + _SPARE,
         eos_ids=ends,
         profile=profile,
         token_price=token_price,
@@ -145,14 +148,15 @@ async def connect(
                 f"{site.name} streams no log-probabilities, which every stop policy needs:"
                 " switch them on there, or use another server"
             )
-        check_features(plan_of(policy).features, top=got, approximate=approximate)
+        check_features(features, top=got, size=size, approximate=approximate)
         yield Server(
             core=core,
             model=found,
             by_ids=by_ids,
             approximate=approximate,
             context=room if context is None else context,
-            listed=got,
+            size=size,
+            least=size if lacking(features, got, approximate=approximate) else min(got, 2),
             fields=asked,
             spelling=spelling_of(core.vocabulary, by_text=by_text),
             endpoint=endpoint,
@@ -331,8 +335,8 @@ class _Run:
             token.logprob,
             token.top,
             vocabulary.end_first_ids,
-            size=len(vocabulary.markers),
-            least=min(self._server.listed, 2),
+            size=self._server.size,
+            least=self._server.least,
             approximate=self._server.approximate,
         )
 

@@ -35,13 +35,14 @@ def listed_signals(
 
     ``least`` is how many tokens the server lists at other times: one that lists fewer (for a
     token that a draft model wrote, say) says nothing of how likely they are. ``size`` is the size
-    of the vocabulary. The rest is as in ``top_signals``.
+    of the vocabulary: a list of so many is the whole distribution. The rest is as in ``top_signals``.
     """
     if logprob is None or len(top) < max(least, 1):
         return None
-    if len(top) >= size:
-        logprobs = np.empty(size, dtype=np.float32)
-        listed = np.array([one for one, _ in top], dtype=np.int64)
+    if len(top) >= size and None not in (ids := [one for one, _ in top]):
+        listed = np.array(ids, dtype=np.int64)
+        width = max(size, 1 + int(listed.max()), 1 + int(end_ids.max(initial=0)))
+        logprobs = np.full(width, FLOOR, dtype=np.float32)
         logprobs[listed] = np.maximum([value for _, value in top], FLOOR)
         return token_signals(logprobs, token, end_ids)
     ends = frozenset(end_ids.tolist()) if approximate else frozenset()
@@ -89,11 +90,16 @@ def least_entropy(best: Sequence[float]) -> float:
     return listed if rest <= 1e-9 else listed - rest * min(best[-1], math.log(rest))
 
 
-def lacking(features: Sequence[str], top: int, *, approximate: bool = False) -> list[str]:
+def lacking(
+    features: Sequence[str], top: int, *, size: int | None = None, approximate: bool = False
+) -> list[str]:
     """The token signals that features need and ``top`` log-probabilities do not give.
 
+    ``size`` is the size of the vocabulary, where it is known: a list of so many gives all.
     What is no signal of a token is for the plan to refuse.
     """
+    if size is not None and top >= size:
+        return []
     given = {*(SIGNALS if approximate else TOP_SIGNALS)}
     if top < TOP_K:
         given -= {"topk_mean"}
@@ -103,9 +109,11 @@ def lacking(features: Sequence[str], top: int, *, approximate: bool = False) -> 
     return [signal for signal in needed if signal in SIGNALS and signal not in given]
 
 
-def check_features(features: Sequence[str], *, top: int, approximate: bool) -> None:
+def check_features(
+    features: Sequence[str], *, top: int, size: int | None = None, approximate: bool
+) -> None:
     """``UserError`` naming what a plan needs and ``top`` log-probabilities cannot give."""
-    if missing := lacking(features, top, approximate=approximate):
+    if missing := lacking(features, top, size=size, approximate=approximate):
         raise UserError(
             f"the policy needs {', '.join(missing)}, which the server's {top} top log-probabilities"
             " do not give: train one with --signals top, ask the server for 20, or accept"

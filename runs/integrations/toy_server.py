@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,6 +196,23 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
             return
         if not last:
             feed(toy, row, token)
+
+
+@contextmanager
+def serving(toy: Toy) -> Iterator[str]:
+    """The address of a server in a thread, on a free port, up to ``/v1``."""
+    config = uvicorn.Config(make_app(toy), port=0, log_level="critical", lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
 
 
 def main(host: str = "127.0.0.1", port: int = 8100) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import serving
 from trace_makers import make_trace
 
 from rlbudget.agents.freeze import freeze
@@ -41,7 +40,7 @@ from rlbudget.signals.tokens import SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import load_task
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import TraceTable
-from runs.integrations.toy_server import Toy
+from runs.integrations.toy_server import Toy, serving
 
 torch.set_num_threads(1)
 
@@ -365,6 +364,17 @@ def test_a_policy_that_looks_at_the_question_sees_the_one_that_is_asked(
     (found,) = answers(url, model, policy, questions[:1])
     assert found.message is None
     assert seen == pytest.approx([context_signals(questions[0])["question_words"]])
+
+
+def test_a_list_of_the_whole_vocabulary_gives_every_signal_exactly(
+    toy: Any, url: str, model: TransformersModel, table: TraceTable, questions: Sequence[str]
+) -> None:
+    size = len(model.tokenizer)
+    toy.logprobs = size
+    every = policy_on(table, SIGNALS)
+    found = answers(url, model, every, questions[:6], top_logprobs=size)
+    assert all(map(same, found, live(model, every, questions[:6])))
+    assert any(one.stopped for one in found)
 
 
 def test_estimates_are_an_option(
