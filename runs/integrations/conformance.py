@@ -1,183 +1,188 @@
-"""The conformance suite: the same questions, greedy, the same policy, and where a replay exits.
+"""The conformance suite (``suite.py``) in Hugging Face transformers; ``--record`` makes it anew.
 
-    python -m runs.integrations.conformance [--record]   # the reference; holds transformers to it
+    python -m runs.integrations.conformance [--record]
 
-With ``--record``, and where there is no reference, records the questions greedily with the SmolLM2
-reasoner, replays the kept policies on the traces and keeps questions and exits as
-``runs/models/smollm2/reference.json``, which every engine's check reads: ``policy`` looks at all
-free signals, ``policy_top`` at those that the 20 likeliest tokens give. Then decodes them with the
-adapters for transformers. Writes ``runs/results/conformance_hf.json``.
+With ``--record``, and where there is none, records the questions greedily with the SmolLM2
+reasoner, replays the plans on the traces and keeps questions and exits as
+``runs/models/smollm2/reference.json``, beside how many exits each rule and the guard change: no
+part of the plan may be idle. Then decodes them with the integrations of transformers. What other
+engines do is measured by their own checks; all rows end up in ``runs/results/conformance.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runs.common import KEPT, write_result
+from rlbudget.strategies.hybrid import RequestFacts
+from rlbudget.strategies.plan import Plan, load_plan
+from runs.common import OUT
+from runs.integrations.suite import (
+    PLANS,
+    REFERENCE,
+    SEED,
+    Suite,
+    keep,
+    load_suite,
+    others,
+    plan_file,
+    row_of,
+)
 
-REFERENCE, POLICY = KEPT / "reference.json", KEPT / "policy"
-POLICIES = ("policy", "policy_top")
-WANTED = 0.99
-SEED = 11
-RELATIVE_PRICE = 0.05
-"""of the suite: exits lie everywhere, natural ends among them"""
-BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Questions and where a replay exits."""
-
-    questions: list[str]
-    policy: str
-    """of ``POLICIES``"""
-    exits: list[list[Any]]
-    """(thinking tokens, reason) of each"""
-    token_price: float
-
-
-def load_reference(policy: str = "policy", path: Path = REFERENCE) -> Reference:
-    """What this script kept of one of ``POLICIES``."""
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return Reference(kept["questions"], policy, **kept["policies"][policy])
-
-
-def conforms(engine: str, found: Sequence[Sequence[Any]], reference: Reference) -> dict[str, Any]:
-    """The row of an engine; ``found`` are its exits as in ``Reference.exits``, or of the first."""
-    wanted = reference.exits[: len(found)]
-    same = sum(list(one) == other for one, other in zip(found, wanted, strict=True))
-    return {
-        "row": f"greedy questions with the exit of the replay, {engine}, {reference.policy}",
-        "wanted": f">= {WANTED:.0%}",
-        "reached": f"{same} of {len(wanted)}",
-        "met": same >= WANTED * len(wanted),
-    }
+QUESTIONS = 100
+TRACES = OUT / "conformance"
+"""of the questions, as recorded last: to look at what differs"""
+TIERS = ("gold", "plain", "plain", "audited", "plain")
+LEVEL = 3
 
 
 def main() -> None:
-    import torch
-    from transformers import StoppingCriteriaList
-
     from rlbudget.integrations.hf import BudgetProcessor
     from rlbudget.integrations.hf_generate import BudgetGenerate
     from rlbudget.models import load_model
-    from rlbudget.policy.folder import load_policy
     from rlbudget.tasks.load import load_task
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--n", type=int, default=100, help="questions of a new reference")
     parser.add_argument("--record", action="store_true", help="make the reference anew")
     arguments = parser.parse_args()
     model = load_model("smollm2")
-    policies = {name: load_policy(KEPT / name) for name in POLICIES}
     if arguments.record or not REFERENCE.is_file():
-        references = made(model, policies, load_task("smollm2", n=arguments.n, seed=SEED))
-        text = json.dumps(references_json(references), indent=1) + "\n"
-        REFERENCE.write_text(text, encoding="utf-8")
+        record_suite(model, load_task("smollm2", n=QUESTIONS, seed=SEED))
         print("the reference is made", file=sys.stderr, flush=True)
-    rows = []
-    for budget, names in ((BudgetProcessor, POLICIES), (BudgetGenerate, POLICIES[:1])):
-        for reference in map(load_reference, names):
-            found: list[list[Any]] = []
-            for start in range(0, len(reference.questions), BATCH):
-                part = reference.questions[start : start + BATCH]
-                given: Any = budget.for_model(
-                    model.network,
-                    model.tokenizer,
-                    policies[reference.policy],
-                    token_price=reference.token_price,
-                )
-                prompts = [model.prompt_ids(question) for question in part]
-                width = max(map(len, prompts))
-                inputs = {
-                    "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
-                    "attention_mask": torch.tensor(
-                        [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-                    ),
-                }
-                room = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
-                where: dict[str, Any] = (
-                    {"logits_processor": [given]}
-                    if budget is BudgetProcessor
-                    else {"custom_generate": given}
-                )
-                ids = model.network.generate(
-                    **inputs,
-                    **where,
-                    stopping_criteria=StoppingCriteriaList([all_exited(given)]),
-                    do_sample=False,
-                    max_new_tokens=model.profile.max_tokens + room,
-                    pad_token_id=int(model.vocabulary.eos_ids[0]),
-                )
-                outcomes = given.report(ids) if budget is BudgetProcessor else given.report()
-                found += [[outcome.thinking_tokens, outcome.reason] for outcome in outcomes]
-                print(f"{budget.__name__}: {len(found)}", file=sys.stderr, flush=True)
-            rows.append(conforms(f"transformers, {budget.__name__}", found, reference))
-    write_result("conformance_hf", rows, seed=SEED)
+    rows, differences = [], {}
+    for budget, name in ((BudgetProcessor, "plan"), (BudgetProcessor, "plan_top"),
+                         (BudgetGenerate, "plan")):  # fmt: skip
+        suite, engine = load_suite(name), f"transformers, {budget.__name__}"
+        found = decoded(model, budget, suite)
+        rows.append(row_of(engine, found, suite))
+        differences[f"{engine}, {name}"] = others(found, suite)
+    keep("Hugging Face", rows, differences=differences)
+
+
+def decoded(model: Any, budget: Any, suite: Suite) -> list[list[Any]]:
+    """The exits of a processor, or of what takes the place of ``generate``'s loop."""
+    import torch
+    from transformers import StoppingCriteriaList
+
+    found: list[list[Any]] = [[] for _ in suite.requests]
+    plan = suite.plan
+    for task, places in suite.by_task().items():
+        part = [suite.requests[place] for place in places]
+        given = budget.for_model(
+            model.network,
+            model.tokenizer,
+            plan,
+            questions=[request.question for request in part],
+            metadata=[request.metadata for request in part],
+            task=task,
+        )
+        prompts = [model.prompt_ids(request.question) for request in part]
+        width = max(map(len, prompts))
+        inputs = {
+            "input_ids": torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
+            "attention_mask": torch.tensor(
+                [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+            ),
+        }
+        room = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
+        processor = not hasattr(given, "decoded")
+        ids = model.network.generate(
+            **inputs,
+            **({"logits_processor": [given]} if processor else {"custom_generate": given}),
+            stopping_criteria=StoppingCriteriaList([all_exited(given)]),
+            do_sample=False,
+            max_new_tokens=model.profile.max_tokens + room,
+            pad_token_id=int(model.vocabulary.eos_ids[0]),
+        )
+        endings = given.report(ids) if processor else given.report()
+        for place, ending in zip(places, endings, strict=True):
+            found[place] = [ending.thinking_tokens, ending.reason]
+        print(f"{budget.__name__}, {suite.name}: {task}", file=sys.stderr, flush=True)
+    return found
 
 
 def all_exited(budget: Any) -> Any:
     """A criterion: every row has ended its thinking, and what it answers is not asked here."""
 
     def criterion(ids: Any, scores: Any) -> Any:
-        ended = all(outcome.reason is not None for outcome in budget.report())
+        ended = all(ending.reason is not None for ending in budget.report())
         return ids.new_full((len(ids),), ended).bool()
 
     return criterion
 
 
-def made(model: Any, policies: Mapping[str, Any], task: Any) -> list[Reference]:
-    """Record greedily and replay each policy."""
+def record_suite(model: Any, task: Any) -> None:
+    """Record greedily, replay each plan, keep both."""
     from rlbudget.decoding.record import record
-    from rlbudget.policy.replay import replay
     from rlbudget.traces.store import load_table, load_traces
 
-    with tempfile.TemporaryDirectory() as scratch:
-        record(model, task, scratch, temperature=0.0)
-        table = load_table(scratch)
-        natural = {t.trace_id: bool(t.meta["natural"]) for t in load_traces(scratch)}
-    references = []
-    for name, policy in policies.items():
-        price = RELATIVE_PRICE / float(policy.config["trained"]["traces"]["mean_full_tokens"])
-        played = replay(policy, table, price)
-        exits = {
-            str(question): [
+    shutil.rmtree(TRACES, ignore_errors=True)
+    record(model, task, TRACES, temperature=0.0)
+    table = load_table(TRACES)
+    traces = {t.question_id: t for t in load_traces(TRACES)}
+    asked = {
+        traces[question.question_id].trace_id: RequestFacts(
+            question.question,
+            str(question.meta["family"]),
+            {"tier": TIERS[place // 5 % len(TIERS)], "level": LEVEL},
+        )
+        for place, question in enumerate(task.questions)
+    }
+    natural = {t.trace_id: bool(t.meta["natural"]) for t in traces.values()}
+
+    def exits(plan: Plan) -> dict[str, list[Any]]:
+        composed = plan.compose()
+        assert composed is not None
+        played = composed.replay(table, plan.dial.price(plan.policy), asked)
+        return {
+            str(trace): [
                 int(thinking),
                 "policy" if stop >= 0 else "natural" if natural[str(trace)] else "max_tokens",
             ]
-            for question, trace, stop, thinking in zip(
-                table.question_ids,
-                table.trace_ids,
-                played.stops,
-                played.outcome.thinking,
-                strict=True,
+            for trace, stop, thinking in zip(
+                table.trace_ids, played.stops, played.outcome.thinking, strict=True
             )
         }
-        references.append(
-            Reference(
-                [question.question for question in task.questions],
-                name,
-                [exits[question.question_id] for question in task.questions],
-                price,
-            )
-        )
-    return references
 
-
-def references_json(references: Sequence[Reference]) -> dict[str, Any]:
-    return {
-        "questions": references[0].questions,
-        "policies": {
-            one.policy: {"exits": one.exits, "token_price": one.token_price} for one in references
-        },
+    plans = {name: load_plan(plan_file(name)) for name in PLANS}
+    found = {name: exits(plan) for name, plan in plans.items()}
+    kept = {
+        "requests": [asdict(request) for request in asked.values()],
+        "exits": {name: [here[trace] for trace in asked] for name, here in found.items()},
+        "changed_by": {name: changed(plan, exits) for name, plan in plans.items()},
     }
+    REFERENCE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def changed(plan: Plan, exits: Callable[[Plan], Mapping[str, Any]]) -> dict[str, int]:
+    """Part of the plan -> exits that are others without it."""
+    whole, strategy = exits(plan), plan.strategy
+    assert strategy.rules is not None
+    head, *rules = re.split(r"(?m)^(?=\[\[rule\]\])", strategy.rules.read_text(encoding="utf-8"))
+    without = {"guard": replace(strategy, guard=None)}
+    with tempfile.TemporaryDirectory() as place:
+        for at, rule in enumerate(rules):
+            file = Path(place) / f"{at}.toml"
+            file.write_text("".join([head, *rules[:at], *rules[at + 1 :]]), encoding="utf-8")
+            name = rule.partition('name = "')[2].partition('"')[0]
+            without[name] = replace(strategy, rules=file)
+        return {
+            part: differing(whole, exits(replace(plan, strategy=left)))
+            for part, left in without.items()
+        }
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """How many exits."""
+    return sum(one[trace] != other[trace] for trace in one)
 
 
 if __name__ == "__main__":

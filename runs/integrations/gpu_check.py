@@ -30,7 +30,7 @@ from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.tasks import load_task
 from runs.common import row, write_result
-from runs.integrations.adapter_overhead import BATCHES, inputs_of, never_stops, overhead
+from runs.integrations.integration_overhead import BATCHES, inputs_of, never_stops, overhead
 
 SEED = 0
 SIZES = (1, 16, 64)

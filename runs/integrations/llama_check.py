@@ -1,33 +1,34 @@
-"""The conformance suite (``conformance.py``) on a real llama-server: does it exit there too?
+"""The conformance suite (``suite.py``) on a real llama-server: does it exit there too?
 
     runs/integrations/llama_server.sh
     python -m runs.integrations.llama_check [--n 100]
 
 The SmolLM2 reasoner is converted to f32 in a temporary file, the server started with a cache in
-f32. ``policy_top`` asks for 20 probabilities a token and is tried on all questions; ``policy``
-asks for all 49,152 of them, which is slow, and is tried on a tenth. The control route is tried with
-the first on a tenth of the questions, unless ``--no-control``. Writes
-``runs/results/llama_check.json``.
+f32. Asked by the server's own client and by that of OpenAI-compatible servers: under
+``plan_top.toml``, for which 20 probabilities a token do, on all questions; under ``plan.toml``,
+which needs all 49,152 of them, by the first on a tenth, since that is slow. The control route is
+tried with the first on a tenth of the questions, unless ``--no-control``.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
+from rlbudget.integrations import openai
 from rlbudget.integrations.llama_server import Server, ServerError, connect, decode, decode_chat
 from rlbudget.models.smollm2 import smollm2_folder
-from rlbudget.policy.folder import Policy, load_policy
-from runs.common import KEPT, write_result
-from runs.integrations.conformance import Reference, conforms, load_reference
 from runs.integrations.llama_process import llama_server
+from runs.integrations.suite import Suite, keep, load_suite, others, row_of
 from runs.models.smol_gguf import write_gguf
 
 
@@ -45,30 +46,66 @@ def main() -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     folder = smollm2_folder()
-    rows, details = [], {}
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "model.gguf"
         write_gguf(folder, file)
         with llama_server(file, context=1024, threads=arguments.threads) as address:
-            for name, n in (("policy_top", arguments.n), ("policy", arguments.n // 10)):
-                suite, policy = load_reference(name), load_policy(KEPT / name)
-                questions = suite.questions[:n]
-                with connect(address, policy, folder, token_price=suite.token_price) as server:
-                    started = time.perf_counter()
-                    found = []
-                    for at, question in enumerate(questions, 1):
-                        found.append(decode(server, question))
-                        progress(f"llama-server, {name} {at}/{n}")
-                    seconds = time.perf_counter() - started
-                    slow = name == "policy"  # the stream lags so far that there is nothing to end
-                    late = {} if arguments.no_control or slow else control(server, questions[::10])
-                    exits = [[one.thinking_tokens, one.reason] for one in found]
-                    rows.append(conforms("llama-server", exits, suite))
-                    details[name] = about(found, exits, suite, server, policy, seconds) | late
-    write_result("llama_check", rows, details=details)
+            suite = load_suite("plan_top").first(arguments.n)
+            own, late = by_own_client(address, folder, suite, control=not arguments.no_control)
+            every = load_suite("plan").first(max(arguments.n // 10, 1))
+            slow, _ = by_own_client(address, folder, every, control=False)
+            found = {suite.name: exits(own), every.name: exits(slow)}
+            keep(
+                "llama-server",
+                [row_of("llama-server", found[one.name], one) for one in (suite, every)],
+                differences={one.name: others(found[one.name], one) for one in (suite, every)},
+                **late,
+            )
+            there = exits(asyncio.run(by_openai(f"{address}/v1", folder, suite)))
+            engine = "OpenAI client, llama-server"
+            keep(engine, [row_of(engine, there, suite)], differences=others(there, suite))
 
 
-def control(server: Server, questions: list[str]) -> dict[str, Any]:
+def by_own_client(
+    address: str, folder: Path, suite: Suite, *, control: bool
+) -> tuple[list[Decoded], dict[str, Any]]:
+    """The decodes, and what is to be said of the control route."""
+    with connect(address, suite.plan, folder) as server:
+        started = time.perf_counter()
+        found = []
+        for at, asked in enumerate(suite.requests, 1):
+            found.append(
+                decode(server, asked.question, task=asked.task, metadata=asked.metadata)
+            )
+            progress(f"llama-server, {suite.name} {at}/{len(suite.requests)}")
+        seconds = time.perf_counter() - started
+        questions = [asked.question for asked in suite.requests[::10]]
+        late = late_tokens(server, questions) if control else {}
+        speed = round(sum(one.total_tokens for one in found) / seconds, 1)
+        return found, {"tokens_per_second": speed, **late}
+
+
+async def by_openai(address: str, folder: Path, suite: Suite) -> list[Decoded]:
+    """The decodes of the client of any OpenAI-compatible server."""
+    found = []
+    async with openai.connect(address, suite.plan, folder) as server:
+        for at, asked in enumerate(suite.requests, 1):
+            found.append(
+                await openai.decode(
+                    server, asked.question, temperature=0.0, task=asked.task,
+                    metadata=asked.metadata,
+                )
+            )  # fmt: skip
+            progress(f"OpenAI client, {suite.name} {at}/{len(suite.requests)}")
+    return found
+
+
+def exits(found: Sequence[Decoded]) -> list[list[Any]]:
+    """As those of a ``Suite``."""
+    return [[one.thinking_tokens, one.reason] for one in found]
+
+
+def late_tokens(server: Server, questions: Sequence[str]) -> dict[str, Any]:
     """How late a control request is obeyed, or why the route is closed."""
     try:
         found = [decode_chat(server, question) for question in questions]
@@ -85,26 +122,6 @@ def control(server: Server, questions: list[str]) -> dict[str, Any]:
             "late_tokens_max": max(late, default=None),
             "tokens_without_probabilities": sum(one.unseen_tokens for one in found),
         }
-    }
-
-
-def about(
-    found: list[Decoded],
-    exits: list[list[Any]],
-    suite: Reference,
-    server: Server,
-    policy: Policy,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "token_price": suite.token_price,
-        "signals": sorted({feature.partition(".")[0] for feature in policy.features}),
-        "probabilities_a_token": server.n_probs,
-        "stopped_by_the_policy": sum(one.stopped for one in found),
-        "other_exits": [
-            [one, other] for one, other in zip(exits, suite.exits, strict=False) if one != other
-        ],
-        "tokens_per_second": round(sum(one.total_tokens for one in found) / seconds, 1),
     }
 
 

@@ -1,10 +1,10 @@
-"""What the Hugging Face adapter costs a token, and what a policy saves by the clock.
+"""What the Hugging Face integration costs a token, and what a policy saves by the clock.
 
-    python -m runs.integrations.adapter_overhead [--model FOLDER --profile smollm2]
+    python -m runs.integrations.integration_overhead [--model FOLDER --profile smollm2]
         [--policy FOLDER] [--name N]
 
 Two parts. *Overhead*: ``generate`` of a fixed number of tokens with a policy of the usual size that
-never stops, against ``generate`` without the adapter, in alternating runs; ends are suppressed in
+never stops, against ``generate`` without the integration, in alternating runs; ends are suppressed in
 both, so that every token is a thinking one. *Saving* (with ``--policy``): questions decoded one by
 one, in full and under the policy in turns, with the same seeds. Prints one JSON object as its last
 line and keeps it as ``runs/results/N.json`` only if ``--name`` is given.
@@ -32,7 +32,7 @@ from rlbudget.tasks import load_task
 from runs.common import write_result
 
 BATCHES = {1: 0.02, 16: 0.05}
-"""batch size -> the most that the adapter may add to a token"""
+"""batch size -> the most that the integration may add to a token"""
 SAVED = 0.85
 """of the share of tokens saved, the share of time that must be saved too"""
 SEED = 0
@@ -72,7 +72,7 @@ def inputs_of(model: TransformersModel, questions: Sequence[str]) -> dict[str, t
 def overhead(
     model: TransformersModel, questions: Sequence[str], tokens: int, runs: int
 ) -> dict[str, Any]:
-    """Seconds a step with and without the adapter, for one batch of questions."""
+    """Seconds a step with and without the integration, for one batch of questions."""
     inputs = inputs_of(model, questions)
     budget = BudgetProcessor.for_model(
         model.network,
@@ -111,7 +111,7 @@ def overhead(
         "batch_size": len(questions),
         "overhead": statistics.median(u / p for u, p in zip(under, plain, strict=True)) - 1,
         "plain_ms": [round(1e3 * t, 3) for t in plain],
-        "adapter_ms": [round(1e3 * t, 3) for t in under],
+        "integration_ms": [round(1e3 * t, 3) for t in under],
     }
 
 
@@ -179,7 +179,7 @@ def main() -> None:
         details["overhead"].append(found)
         rows.append(
             {
-                "row": f"what the Hugging Face adapter adds to a step, batch {size}",
+                "row": f"what the Hugging Face integration adds to a step, batch {size}",
                 "wanted": f"<= {most:g}",
                 "reached": round(found["overhead"], 4),
                 "met": found["overhead"] <= most,
@@ -200,7 +200,7 @@ def main() -> None:
             }
         )
     write_result(
-        arguments.name or "adapter_overhead",
+        arguments.name or "integration_overhead",
         rows,
         keep=arguments.name is not None,
         seed=SEED,

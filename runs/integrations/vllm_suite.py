@@ -1,0 +1,104 @@
+"""The conformance suite (``suite.py``) with a real vLLM, on this machine's CPU.
+
+    MODULE=vllm_suite bash runs/integrations/vllm.sh FOLDER [--only engine|client]
+
+FOLDER is that of the SmolLM2 reasoner. The logits processor inside the engine, under ``plan.toml``;
+and the client of any OpenAI-compatible server under ``plan_top.toml``, before a vLLM that knows
+nothing of rlbudget. Written by ``python -m runs.integrations.vllm_suite`` in vLLM's own venv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rlbudget.strategies.hybrid import RequestFacts
+from runs.integrations.llama_process import free_port
+from runs.integrations.suite import Suite, keep, load_suite, others, plan_file, row_of
+
+PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
+AT_ONCE = 16
+START_SECONDS = 600
+CONTEXT = 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", help="the model")
+    parser.add_argument("--n", type=int, default=100, help="questions (default: 100)")
+    parser.add_argument("--only", choices=("engine", "client"), help="one of the two")
+    arguments = parser.parse_args()
+    if arguments.only != "engine":
+        suite, engine = load_suite("plan_top").first(arguments.n), "OpenAI client, vLLM"
+        with server(arguments.folder) as address:
+            found = asyncio.run(by_client(address, arguments.folder, suite))
+        keep(engine, [row_of(engine, found, suite)], differences=others(found, suite))
+    if arguments.only != "client":
+        suite = load_suite("plan").first(arguments.n)
+        found = in_engine(arguments.folder, suite)
+        keep("vLLM", [row_of("vLLM", found, suite)], differences=others(found, suite))
+
+
+async def by_client(address: str, folder: str, suite: Suite) -> list[list[Any]]:
+    """Exits of the client, several requests at once."""
+    from rlbudget.integrations import openai
+
+    async with openai.connect(address, suite.plan, folder) as server:
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(asked: RequestFacts) -> list[Any]:
+            async with free:
+                one = await openai.decode(
+                    server, asked.question, temperature=0.0, task=asked.task,
+                    metadata=asked.metadata,
+                )  # fmt: skip
+            print(".", end="", file=sys.stderr, flush=True)
+            return [one.thinking_tokens, one.reason]
+
+        return list(await asyncio.gather(*map(ask, suite.requests)))
+
+
+def in_engine(folder: str, suite: Suite) -> list[list[Any]]:
+    """Exits inside the engine, read off its tokens by a request of our own."""
+    raise NotImplementedError(os.environ.get("RLBUDGET_PLAN", str(plan_file(suite.name))))
+
+
+@contextmanager
+def server(folder: str) -> Iterator[str]:
+    """The address of a vLLM without any processor, up to ``/v1``."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder,
+        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
+        "--max-model-len", str(CONTEXT), "--max-num-seqs", str(AT_ONCE),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_for(process, f"http://127.0.0.1:{port}/health")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for(process: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(1)
+    raise SystemExit("the server did not start: see the lines above")
+
+
+if __name__ == "__main__":
+    main()
