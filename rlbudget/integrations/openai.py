@@ -95,8 +95,9 @@ async def connect(
     server lists; ``key`` is sent as a bearer token and never shown. ``eos_ids`` are ends of
     sequence beside those that the tokenizer, the model's configuration and the server tell. With
     ``approximate``, signals that ``top_logprobs`` likeliest tokens cannot give are estimated, and
-    exits may differ from the replay's; none is where the server lists the whole vocabulary. ``profile``, ``token_price`` (reward per token), ``stride``
-    and ``max_thinking_tokens`` left out are the policy's. ``context`` caps prompt and completion
+    exits may differ from the replay's; a server that lists the whole vocabulary gives all exactly.
+    ``profile``, ``token_price`` (reward per token), ``stride`` and ``max_thinking_tokens`` left out
+    are the policy's. ``context`` caps prompt and completion
     where the server does not say it. A decode survives ``retries`` faults; ``timeout`` is the
     longest silence in seconds, and the longest that a decode waits in all where the server asks
     for it (``Retry-After``). Sampling is the model's own in every request; ``fields`` (``top_p``,

@@ -35,7 +35,8 @@ def listed_signals(
 
     ``least`` is how many tokens the server lists at other times: one that lists fewer (for a
     token that a draft model wrote, say) says nothing of how likely they are. ``size`` is the size
-    of the vocabulary: a list of so many is the whole distribution. The rest is as in ``top_signals``.
+    of the vocabulary: a list of so many is the whole distribution. The rest is as in
+    ``top_signals``.
     """
     if logprob is None or len(top) < max(least, 1):
         return None

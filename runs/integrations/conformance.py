@@ -125,7 +125,7 @@ def record_suite(model: Any, task: Any) -> None:
     from rlbudget.traces.store import load_table, load_traces
 
     shutil.rmtree(TRACES, ignore_errors=True)
-    record(model, task, TRACES, temperature=0.0)
+    record(model, task, TRACES, temperature=0.0, probe_tokens=0)
     table = load_table(TRACES)
     traces = {t.question_id: t for t in load_traces(TRACES)}
     asked = {

@@ -4,8 +4,8 @@
 
 The embedded model under ``runs/models/embedded/plan.toml``, greedy: two policies decide together,
 and exits that look wrong are taken back. ``BudgetGenerate`` in transformers, and the OpenAI client
-against ``toy_server.py``, which lists all log-probabilities, so that the signals are exact. Compared
-are answer, text, every count of tokens, reason, exit and how often the decode thought on.
+against ``toy_server.py``, which lists all log-probabilities, so that the signals are exact. What
+is compared: answer, text, every count of tokens, reason, exit, how often the decode thought on.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
         [--policy FOLDER] [--name N]
 
 Two parts. *Overhead*: ``generate`` of a fixed number of tokens with a policy of the usual size that
-never stops, against ``generate`` without the integration, in alternating runs; ends are suppressed in
-both, so that every token is a thinking one. *Saving* (with ``--policy``): questions decoded one by
+never stops, against ``generate`` without it, in alternating runs; ends are suppressed in both, so
+that every token is a thinking one. *Saving* (with ``--policy``): questions decoded one by
 one, in full and under the policy in turns, with the same seeds. Prints one JSON object as its last
 line and keeps it as ``runs/results/N.json`` only if ``--name`` is given.
 """

@@ -17,7 +17,7 @@ runs/integrations/llama_server.sh
 python -m runs.integrations.llama_check
 bash runs/integrations/llama_cpp.sh
 folder=$(python -c 'from rlbudget.models.smollm2 import *; print(smollm2_folder())')
-MODULE=vllm_suite bash runs/integrations/vllm.sh "$folder"
+bash runs/integrations/vllm.sh suite "$folder"
 bash runs/integrations/vllm.sh
 bash runs/integrations/vllm.sh --model "$folder" --name vllm_check
 bash runs/integrations/vllm.sh --model "$folder" --overhead --name vllm_overhead

@@ -74,9 +74,7 @@ def by_own_client(
         started = time.perf_counter()
         found = []
         for at, asked in enumerate(suite.requests, 1):
-            found.append(
-                decode(server, asked.question, task=asked.task, metadata=asked.metadata)
-            )
+            found.append(decode(server, asked.question, task=asked.task, metadata=asked.metadata))
             progress(f"llama-server, {suite.name} {at}/{len(suite.requests)}")
         seconds = time.perf_counter() - started
         questions = [asked.question for asked in suite.requests[::10]]

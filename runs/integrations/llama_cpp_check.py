@@ -1,6 +1,6 @@
 """The conformance suite (``suite.py``) in llama-cpp-python; started by ``llama_cpp.sh``.
 
-    python -m runs.integrations.llama_cpp_check FOLDER FILE [--n 100]
+python -m runs.integrations.llama_cpp_check FOLDER FILE [--n 100]
 """
 
 from __future__ import annotations

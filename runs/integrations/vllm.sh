@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The vLLM integration in the real engine, on this machine's CPU:
 # bash runs/integrations/vllm.sh [--model FOLDER] [--name NAME]; --help lists all arguments.
-# MODULE=vllm_suite starts the conformance suite instead.
+# bash runs/integrations/vllm.sh suite FOLDER: the conformance suite instead.
 # Makes a venv of its own, .venv-vllm (3.5 GB).
 # Needs Python 3.11 or newer and pip. Set PYTHON to choose the interpreter.
 set -euo pipefail
@@ -25,4 +25,8 @@ fi
 
 export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1} VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
 export VLLM_LOGGING_LEVEL=${VLLM_LOGGING_LEVEL:-WARNING} TOKENIZERS_PARALLELISM=false
-exec "$venv/bin/python" -m "runs.integrations.${MODULE:-vllm_check}" "$@"
+if [ "${1:-}" = suite ]; then
+  shift
+  exec "$venv/bin/python" -m runs.integrations.vllm_suite "$@"
+fi
+exec "$venv/bin/python" -m runs.integrations.vllm_check "$@"

@@ -1,23 +1,22 @@
-"""The vLLM adapter against the decoder of this project, in the real engine.
+"""The vLLM integration against the decoder of this project, in the real engine.
 
     bash runs/integrations/vllm.sh [--questions N] [--overhead] [--name NAME]   # a toy made here
     bash runs/integrations/vllm.sh --model FOLDER [--overhead] [--name NAME]    # SmolLM2
 
 The toy has random weights. So has its policy, but it sees the model's own signals normalised and
 stops at about one checkpoint in eight, so that exits lie everywhere. A model is served with the
-policy and the questions of the conformance suite (``conformance.py``), whose exits are those
-of a replay. Checked, all greedy:
+policy and the questions of the conformance suite, which itself is in ``vllm_suite.py``. Checked,
+all greedy:
 
 * the engine's tokens under the policy are those that ``rlbudget.decode`` gives, and where two
   first choices are so close that the kernels differ, those that ``Request`` gives on the logits
   of the engine's own tokens;
-* of a model, the exits are those of the suite;
 * ``rlbudget_off`` leaves the engine's own decode;
 * over HTTP, wrong arguments are answered with 400 and the server goes on.
 
 ``--overhead`` checks nothing, but times a policy that never stops beside an engine without the
-adapter, in turns, and beside both requests with ``rlbudget_off``: what vLLM itself spends once it
-has any such processor.
+integration, in turns, and beside both requests with ``rlbudget_off``: what vLLM itself spends once
+it has any such processor.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
 from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 from rlbudget.policy.observation import Observer, feature_names
 from rlbudget.signals.tokens import SIGNALS
-from runs.common import write_result
-from runs.integrations.conformance import POLICY, Reference, conforms, load_reference
+from runs.common import KEPT, write_result
+from runs.integrations.suite import load_suite
 
 PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
 PRICES = (1e-5, 1e-2)
@@ -70,7 +69,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         policies = Path(place) / "policies"
-        suite = load_reference() if options.model else None
+        suite = load_suite("plan") if options.model else None
         if suite is None:
             folder = toy_model(Path(place) / "model")
             model = load_model(str(folder), profile="embedded")
@@ -78,18 +77,18 @@ def main() -> None:
             policy = stopping_policy(model, questions[:16], TOY_CAP)
             subject = Subject(model, policy, questions, PRICE, TOY_CAP)
         else:
-            folder, policy = Path(options.model), load_policy(POLICY)
+            folder, policy = Path(options.model), load_policy(KEPT / "policy")
             model = load_model(str(folder), profile="smollm2")
-            questions = suite.questions[: options.questions]
+            questions = [one.question for one in suite.first(options.questions).requests]
             cap = model.profile.max_tokens
-            subject = Subject(model, policy, questions, suite.token_price, cap)
+            subject = Subject(model, policy, questions, suite.plan.dial.price(policy), cap)
         save_policy(policies / "main", policy)
         save_policy(policies / "never", changed(policy, threshold=1.0))
         os.environ["RLBUDGET_POLICY"] = f"main={policies / 'main'},never={policies / 'never'}"
         if options.overhead:
             rows = [overhead(folder, subject)]
         else:
-            rows = check_decodes(folder, subject, suite) + check_http(folder, subject)
+            rows = check_decodes(folder, subject, toy=suite is None) + check_http(folder, subject)
     if options.name:
         write_result(options.name, rows, seeds=[0], details={"toy": suite is None})
     else:
@@ -110,7 +109,7 @@ class Subject:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Check the vLLM adapter in the real engine.")
+    parser = argparse.ArgumentParser(description="Check the vLLM integration in the real engine.")
     parser.add_argument("--model", help="folder of the SmolLM2 reasoner (default: a toy is made)")
     parser.add_argument("--questions", type=int, default=100, help="decodes to compare")
     parser.add_argument("--overhead", action="store_true", help="time it, check nothing")
@@ -207,7 +206,7 @@ def changed(policy: Policy, *, threshold: float) -> Policy:
     )
 
 
-def engine(folder: Path, *, adapter: bool) -> Any:
+def engine(folder: Path, *, ours: bool) -> Any:
     from vllm import LLM
 
     return LLM(
@@ -216,7 +215,7 @@ def engine(folder: Path, *, adapter: bool) -> Any:
         enforce_eager=True,
         max_model_len=1024,
         max_num_seqs=BATCH,
-        logits_processors=[PROCESSOR] if adapter else None,
+        logits_processors=[PROCESSOR] if ours else None,
     )
 
 
@@ -231,7 +230,7 @@ def generate(llm: Any, prompts: list[list[int]], most: int, **extra: Any) -> lis
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def check_decodes(folder: Path, subject: Subject, suite: Reference | None) -> list[dict[str, Any]]:
+def check_decodes(folder: Path, subject: Subject, *, toy: bool) -> list[dict[str, Any]]:
     model, questions = subject.model, subject.questions
     plan = bind(
         subject.policy,
@@ -243,7 +242,7 @@ def check_decodes(folder: Path, subject: Subject, suite: Reference | None) -> li
     )
     prompts = [model.prompt_ids(question) for question in questions]
     most = subject.cap + plan.reserve + 16
-    llm = engine(folder, adapter=True)
+    llm = engine(folder, ours=True)
     said = generate(llm, prompts, most, rlbudget_token_price=subject.price)
     off = generate(llm, prompts[:OWN], most, rlbudget_off=True)
     replayed, ties, exits = 0, 0, []
@@ -258,13 +257,13 @@ def check_decodes(folder: Path, subject: Subject, suite: Reference | None) -> li
     reasons, places = [reason for _, reason in exits], {place for place, _ in exits}
     print(f"ends: {({r: reasons.count(r) for r in set(reasons)})}, close calls: {ties}",
           file=sys.stderr)  # fmt: skip
-    agreed = as_decoded(subject, said, ties) if suite is None else conforms("vLLM", exits, suite)
+    agreed = [as_decoded(subject, said, ties)] if toy else []
     return [
         {
             "row": "decodes in vLLM that are those of Request on the engine's own tokens",
             "wanted": n, "reached": replayed, "met": replayed == n,
         },
-        agreed,
+        *agreed,
         {
             "row": "stops by the policy among them, and different places",
             "wanted": ">= 1 in 4, >= 4",
@@ -411,13 +410,13 @@ def status(port: int, name: str, prompt: list[int], most: int, xargs: dict[str, 
 
 
 def overhead(folder: Path, subject: Subject) -> dict[str, Any]:
-    """Percent more time a step with the adapter, 16 requests of equal length."""
+    """Percent more time a step with the integration, 16 requests of equal length."""
     from vllm import SamplingParams
 
     model, questions = subject.model, subject.questions[:BATCH]
     prompts = [{"prompt_token_ids": model.prompt_ids(question)} for question in questions]
     length = min(subject.cap // 2, 96)  # all of it thinking: the part that costs
-    engines = {"without": engine(folder, adapter=False), "with": engine(folder, adapter=True)}
+    engines = {"without": engine(folder, ours=False), "with": engine(folder, ours=True)}
     reserve = len(model.vocabulary.exit_ids) + model.profile.max_answer_tokens
     print(f"{length} tokens a request, {reserve} kept for the answer", file=sys.stderr)
     asked: dict[str, tuple[Any, dict[str, Any] | None]] = {

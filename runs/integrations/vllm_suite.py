@@ -1,6 +1,6 @@
 """The conformance suite (``suite.py``) with a real vLLM, on this machine's CPU.
 
-    MODULE=vllm_suite bash runs/integrations/vllm.sh FOLDER [--only engine|client]
+    bash runs/integrations/vllm.sh suite FOLDER [--only engine|client]
 
 FOLDER is that of the SmolLM2 reasoner. The logits processor inside the engine, under ``plan.toml``;
 and the client of any OpenAI-compatible server under ``plan_top.toml``, before a vLLM that knows
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -67,8 +68,50 @@ async def by_client(address: str, folder: str, suite: Suite) -> list[list[Any]]:
 
 
 def in_engine(folder: str, suite: Suite) -> list[list[Any]]:
-    """Exits inside the engine, read off its tokens by a request of our own."""
-    raise NotImplementedError(os.environ.get("RLBUDGET_PLAN", str(plan_file(suite.name))))
+    """Exits inside the engine, read off its tokens, which do not tell the reason."""
+    from transformers import AutoTokenizer
+    from vllm import LLM, SamplingParams
+
+    from rlbudget.decoding.core import VLLM, bind
+
+    os.environ["RLBUDGET_PLAN"] = str(plan_file(suite.name))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    core = bind(
+        suite.plan, tokenizer, VLLM, vocabulary_size=len(tokenizer),
+        eos_ids=[tokenizer.eos_token_id],
+    )  # fmt: skip
+    llm = LLM(
+        model=folder, dtype="float32", enforce_eager=True, max_model_len=CONTEXT,
+        max_num_seqs=AT_ONCE, logits_processors=[PROCESSOR],
+    )  # fmt: skip
+    params = [
+        SamplingParams(
+            temperature=0.0,
+            max_tokens=core.max_thinking + core.reserve + 16,
+            skip_special_tokens=False,
+            extra_args={
+                "rlbudget_question": asked.question,
+                "rlbudget_task": asked.task,
+                "rlbudget_metadata": json.dumps(asked.metadata),
+            },
+        )
+        for asked in suite.requests
+    ]
+    prompts: list[Any] = [
+        {"prompt_token_ids": core.profile.prompt(asked.question, tokenizer)}
+        for asked in suite.requests
+    ]
+    outputs = llm.generate(prompts, params, use_tqdm=True)
+    places = [thinking(core, list(output.outputs[0].token_ids)) for output in outputs]
+    return [[place, reason] for place, (_, reason) in zip(places, suite.exits, strict=True)]
+
+
+def thinking(core: Any, ids: list[int]) -> int:
+    """Tokens before the end of the thinking."""
+    for at, token in enumerate(ids):
+        if spelled := core.tags.end_length(token, ids[max(at - 23, 0) : at + 1]):
+            return int(max(at + 1 - spelled, at // core.stride * core.stride))
+    return len(ids)
 
 
 @contextmanager
