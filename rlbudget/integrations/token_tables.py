@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlbudget.arrays import Ints
+from rlbudget.arrays import Bools, Ints
 
 _BYTE_LEVEL = [*range(33, 127), *range(161, 173), *range(174, 256)]
 """The bytes that byte-level tokenizers write as the character of the same number; the others are
@@ -28,6 +28,8 @@ class TokenTables:
     state, from which nothing leads away, is all of it"""
     character: Ints
     """(9, vocabulary) -> next state: what the last character still lacks; 0 if it is whole"""
+    blank: Bools
+    """(vocabulary,): whether a token is white space alone"""
 
 
 def token_tables(pieces: Sequence[str], end_text: str) -> TokenTables:
@@ -37,6 +39,7 @@ def token_tables(pieces: Sequence[str], end_text: str) -> TokenTables:
     return TokenTables(
         end=_table(spelled, _matcher(end_text.encode())),
         character=_table(spelled, _lacking()),
+        blank=np.array([not token.strip() for token in spelled], dtype=bool),
     )
 
 

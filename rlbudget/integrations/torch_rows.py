@@ -10,18 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from rlbudget.decoding.core import Core
+from rlbudget.decoding.tags import LOOK_BACK
 from rlbudget.errors import UserError
+from rlbudget.integrations.engine_settings import Wish
 from rlbudget.integrations.token_tables import token_tables
 from rlbudget.integrations.torch_policy import Network, Observers, Windows
 from rlbudget.policy.folder import Policy
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
-OFF, WAITING, THINKING, EXITING = 0, 1, 2, 3
-"""Left alone; not begun; thinking; the exit text is being forced."""
+OFF, WAITING, UNOPENED, OPENING, THINKING, EXITING = range(6)
+"""Left alone; the prompt is being read, and leaves thinking open, or leaves opening it to the
+model; the model may open it now; thinking; the exit text is being forced."""
+_PATIENCE = 16
+"""tokens after which a model that has not opened its thinking is taken not to think"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,77 +51,99 @@ class Rows:
 
 
 class Slots:
-    """The requests of one policy; ``context`` is the engine's longest sequence in tokens.
+    """The requests of one plan; ``context`` is the engine's longest sequence in tokens.
 
-    Raises ``UserError`` for a policy whose features cost tokens.
+    Raises ``UserError`` for a plan that is more than a frozen policy, and for a policy whose
+    features cost tokens.
     """
 
-    def __init__(self, plan: Core, slots: int, context: int, device: torch.device) -> None:
-        policy, vocabulary = plan.plan.policy, plan.vocabulary
-        if not isinstance(policy, Policy):
+    def __init__(self, core: Core, slots: int, context: int, device: torch.device) -> None:
+        policy, vocabulary, tags = core.plan.policy, core.vocabulary, core.tags
+        more = not core.plan.plain or core.plan.correction is not None or core.log is not None
+        if more or not isinstance(policy, Policy):
             raise UserError(
-                "vLLM's V2 runner takes frozen policies only: rlbudget freeze makes one"
+                "vLLM's V2 runner serves one frozen policy: leave combine, [guard], [rules],"
+                " [correction] and [audit] out of the plan, or start vLLM with"
+                " VLLM_USE_V2_MODEL_RUNNER=0"
             )
-        self._plan = plan
-        self._context = context
-        self._device = device
+        self._core, self._context, self._device = core, context, device
         self._network = Network(policy, device)
         self._threshold = policy.threshold
         self._windows = Windows(slots, device)
         self._observers = Observers(policy.features, slots, device)
         size = len(vocabulary.markers)
-        pieces = vocabulary.tokenizer.convert_ids_to_tokens(
-            list(range(min(size, len(vocabulary.tokenizer))))
-        )
-        pieces = [piece or "" for piece in pieces] + [""] * (size - len(pieces))
-        tables = token_tables(pieces, vocabulary.end_text)
+        tables = token_tables([*vocabulary.pieces, *[""] * size][:size], vocabulary.end_text)
+
+        def known(ids: Any) -> torch.Tensor:
+            """(vocabulary,) bool: which tokens are among these."""
+            table = torch.zeros(size, dtype=torch.bool, device=device)
+            table[torch.tensor(sorted(map(int, ids)), dtype=torch.int64, device=device)] = True
+            return table
+
         self._end = torch.tensor(tables.end, dtype=torch.uint8, device=device)
         self._character = torch.tensor(tables.character, dtype=torch.uint8, device=device)
+        self._blank = torch.tensor(tables.blank, device=device)
         self._markers = torch.tensor(vocabulary.markers, device=device)
         self._end_first = torch.tensor(vocabulary.end_first_ids, device=device)
         self._eos = torch.tensor(vocabulary.eos_ids, device=device)
-        self._is_eos = torch.zeros(size, dtype=torch.bool, device=device)
-        self._is_eos[self._eos] = True
+        self._is_eos, self._is_tool = known(vocabulary.eos_ids), known(tags.tool_ids)
+        self._is_control = known(i for i in tags.control if i < size)
+        # Where a tag is spelled in several tokens, prompts are taken to leave thinking open.
+        single = tags.start_id is not None and vocabulary.end_id is not None
+        self._tags = (tags.start_id, vocabulary.end_id) if single else None
         self._exit = torch.tensor(vocabulary.exit_ids, device=device)
-        self._mode = self._int(slots)
-        self._length = self._int(slots)
-        self._cap = self._int(slots)
-        self._thinking = self._int(slots)
-        self._place = self._int(slots)
-        self._end_state = self._int(slots)
-        self._character_state = self._int(slots)
-        self._ends = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._failed = torch.zeros(slots, dtype=torch.bool, device=device)
+
+        def ints() -> torch.Tensor:
+            return torch.zeros(slots, dtype=torch.int64, device=device)
+
+        self._mode, self._length, self._cap, self._most, self._budget = (ints() for _ in range(5))
+        self._thinking, self._place, self._end_state = ints(), ints(), ints()
+        self._character_state = ints()
+        self._ends, self._failed, self._fresh = (ints().bool() for _ in range(3))
         self._price = torch.zeros(slots, dtype=torch.float32, device=device)
         self._signals = torch.zeros(slots, 6, dtype=torch.float32, device=device)
         self._logits = torch.zeros(slots, size, dtype=torch.float32, device=device)
-        self._most = self._int(slots)
         self.failures = torch.zeros((), dtype=torch.int64, device=device)
         """requests that were left alone because something broke down"""
 
-    def _int(self, slots: int) -> torch.Tensor:
-        return torch.zeros(slots, dtype=torch.int64, device=self._device)
-
     def begin(
         self, slots: Sequence[int], token_prices: Sequence[float | None],
-        max_tokens: Sequence[int | None],
+        max_tokens: Sequence[int | None], budgets: Sequence[int | None],
+        ids: torch.Tensor | None = None, lengths: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
         """New requests in these slots; None is the plan's price, and no cap of the request's own.
 
-        The prices must be in the policy's range.
+        The prices must be in the policy's range. ``ids`` (n, longest) and ``lengths`` (n,) are the
+        prompts, without which thinking is taken to be open.
         """
-        where = torch.tensor(slots, dtype=torch.int64).to(self._device, non_blocking=True)
-        prices = [self._plan.token_price if p is None else p for p in token_prices]
-        most = [self._context if m is None else m for m in max_tokens]
-        features = [self._network.price_feature(price) for price in prices]
-        self._price[where] = torch.tensor(features).to(self._device, non_blocking=True)
-        self._most[where] = torch.tensor(most).to(self._device, non_blocking=True)
-        for state in (self._thinking, self._place, self._end_state,
-                      self._character_state, self._ends, self._failed, self._length):  # fmt: skip
+
+        def there(values: Sequence[float]) -> torch.Tensor:
+            return torch.tensor(values).to(self._device, non_blocking=True)
+
+        where = there(slots)
+        prices = [self._core.token_price if p is None else p for p in token_prices]
+        self._price[where] = there([self._network.price_feature(price) for price in prices])
+        self._most[where] = there([self._context if m is None else m for m in max_tokens])
+        self._budget[where] = there([self._core.max_thinking if b is None else b for b in budgets])
+        for state in (self._thinking, self._place, self._end_state, self._length,
+                      self._character_state, self._ends, self._failed, self._fresh):  # fmt: skip
             state[where] = 0
-        self._mode[where] = WAITING
+        self._mode[where] = WAITING if ids is None or lengths is None else self._opened(ids, lengths)
         self._windows.forget(where)
         self._observers.forget(where)
+
+    def _opened(self, ids: torch.Tensor, lengths: torch.Tensor) -> Any:
+        """``Tags.opened`` of prompts, as modes (n,)."""
+        if self._tags is None:
+            return WAITING
+        places = torch.arange(ids.shape[1], device=self._device)[None]
+        there = (places < lengths[:, None]) & (places >= lengths[:, None] - LOOK_BACK)
+        last = places.masked_fill(~(there & self._is_control[ids]), -1).amax(1, keepdim=True)
+        start, end = (
+            places.masked_fill(~(there & (places > last) & (ids == token)), -1).amax(1)
+            for token in self._tags
+        )
+        return torch.where(start > end, WAITING, torch.where(end >= 0, OFF, UNOPENED))
 
     def end(self, slots: Sequence[int]) -> None:
         """Leave these slots alone."""
@@ -130,33 +159,36 @@ class Slots:
         self._choose(rows, ready)
 
     def _meet(self, rows: Rows, ready: torch.Tensor) -> None:
-        """Begin to think after the prompt; give up on what was missed."""
+        """Begin after the prompt; give up on what was missed."""
         slots, mode = rows.slots, self._mode[rows.slots]
-        room = torch.minimum(self._most[slots], self._context - rows.prompts) - self._plan.reserve
-        begins = ready & (mode == WAITING)
+        room = torch.minimum(self._most[slots], self._context - rows.prompts) - self._core.reserve
+        begins = ready & ((mode == WAITING) | (mode == UNOPENED))
         lost = begins & ((rows.lengths != rows.prompts) | (room <= 0))
         missed = rows.lengths - self._length[slots]
-        lost |= ready & (mode > WAITING) & ((missed < 0) | (missed > 1))
-        mode = torch.where(begins, THINKING, mode).masked_fill(lost, OFF)
-        self._cap[slots] = torch.where(begins, room.clamp(max=self._plan.max_thinking),
-                                       self._cap[slots])  # fmt: skip
+        lost |= ready & (mode > UNOPENED) & ((missed < 0) | (missed > 1))
+        mode = torch.where(begins, torch.where(mode == WAITING, THINKING, OPENING), mode)
+        cap = torch.minimum(room, self._budget[slots]).clamp(max=self._core.max_thinking)
+        self._cap[slots] = torch.where(begins, cap, self._cap[slots])
         self._length[slots] = torch.where(begins, rows.lengths, self._length[slots])
-        self._mode[slots] = mode
+        self._mode[slots] = mode.masked_fill(lost, OFF)
         self.failures += lost.sum()
 
     def _take(self, rows: Rows, ready: torch.Tensor) -> None:
         slots, tokens = rows.slots, rows.tokens
         mode, place = self._mode[slots], self._place[slots]
-        new = ready & (rows.lengths == self._length[slots] + 1) & (mode >= THINKING)
+        new = ready & (rows.lengths == self._length[slots] + 1) & (mode >= OPENING)
         self._length[slots] += new
         exiting = new & ((mode == EXITING) | self._ends[slots])
-        thinks = new & ~exiting
+        # The line break after the start of the thinking is in prompts, and no thought.
+        fresh = new & self._fresh[slots]
+        self._fresh[slots] &= ~new
+        thinks = new & (mode == THINKING) & ~exiting & ~(fresh & self._blank[tokens])
 
         count = self._thinking[slots] + thinks
         self._thinking[slots] = count
         character = self._moved(self._character, self._character_state, slots, tokens, thinks)
         end = self._moved(self._end, self._end_state, slots, tokens, thinks)
-        ended = thinks & (end == len(self._end) - 1)
+        ended = thinks & ((end == len(self._end) - 1) | self._is_tool[tokens])
         cap = self._cap[slots]
         stops = self._decide(rows, thinks & ~ended & (count < cap), count, character == 0)
         exits = stops | (thinks & ~ended & (count >= cap))
@@ -167,6 +199,13 @@ class Slots:
         followed = exiting & (tokens == self._exit[place])
         place = place + followed
         done = ended | (exiting & ~followed) | (place >= len(self._exit))
+        if self._tags is not None:
+            opening = new & (mode == OPENING)
+            opens = opening & (tokens == self._tags[0])
+            waits = self._blank[tokens] & (rows.lengths - rows.prompts <= _PATIENCE)
+            self._fresh[slots] |= opens
+            done |= opening & ~opens & ~waits
+            mode = torch.where(opens, THINKING, mode)
         mode = torch.where(exits | exiting, EXITING, mode).masked_fill(done, OFF)
         self._place[slots] = place.clamp(max=len(self._exit) - 1)
         self._mode[slots] = mode
@@ -194,7 +233,7 @@ class Slots:
         broken = works & ~torch.isfinite(signals).all(dim=1)
         works &= ~broken
         window = self._windows.push(slots, signals, self._markers[tokens], works)
-        here = works & whole & (count % self._plan.stride == 0)
+        here = works & whole & (count % self._core.stride == 0)
         observations = self._observers.update(slots, window, count, here)
         self._windows.clear(slots, here)
         probability = self._network.stop_probability(observations, self._price[slots])
@@ -242,3 +281,72 @@ class Slots:
         self._signals[slots] = torch.where(mask[:, None], values, self._signals[slots])
         self._logits[slots] = torch.where(mask[:, None], logits, self._logits[slots])
         return self._is_eos[first[:, 0]]
+
+
+class Batch:
+    """V2's view of all requests, by slot; the plans by name."""
+
+    def __init__(self, cores: dict[str, Core], context: int, states: Any) -> None:
+        slots, device = int(states.max_num_reqs), states.device
+        self._cores, self._names, self._states = cores, list(cores), states
+        self._slots = {name: Slots(core, slots, context, device) for name, core in cores.items()}
+        self._plan_of = np.full(slots, -1)
+        self._new: dict[int, tuple[Wish | None, int | None]] = {}
+        self._counts = torch.zeros(len(cores), dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._broken = False
+
+    def add(self, slot: int, wish: Wish | None, max_tokens: int | None) -> None:
+        """Note a request; None leaves it alone."""
+        wish = None if wish is None or wish.off else wish
+        self._new[slot] = wish, max_tokens
+        self._plan_of[slot] = -1 if wish is None else self._names.index(wish.name)
+
+    def flush(self) -> None:
+        """Bring the noted ones to the device, and fetch the number of failures, without waiting."""
+        for place, (name, slots) in enumerate(self._slots.items()):
+            failures = self._cores[name].failures
+            if int(self._counts[place]) > failures.count:
+                failures.add("on the device; rlbudget.integrations.torch_rows says what can")
+                failures.count = int(self._counts[place])
+            self._counts[place].copy_(slots.failures, non_blocking=True)
+            if self._new:
+                slots.end(list(self._new))
+            mine = [(slot, w.dial.price(self._cores[name].plan.policy) if not w.dial.silent else None, most,
+                     w.thinking_budget)
+                    for slot, (w, most) in self._new.items()
+                    if w is not None and w.name == name]  # fmt: skip
+            if mine:
+                where = torch.tensor([slot for slot, *_ in mine])
+                where = where.to(self._states.device, non_blocking=True)
+                slots.begin(
+                    *zip(*mine, strict=True),
+                    ids=self._states.all_token_ids.gpu[where].long(),
+                    lengths=self._states.prompt_len.gpu[where].long(),
+                )
+        self._new.clear()
+
+    def step(self, logits: torch.Tensor, ctx: Any) -> None:
+        """One pass over the batch for each plan that is in it; none after a fault."""
+        if self._broken:
+            return
+        try:
+            self._step(logits, ctx)
+        except Exception as error:  # whatever it is, the engine must go on
+            self._broken = True
+            next(iter(self._cores.values())).failures.add(f"{type(error).__name__}: {error}")
+
+    def _step(self, logits: torch.Tensor, ctx: Any) -> None:
+        used = set(self._plan_of[ctx.idx_mapping_np].tolist()) - {-1}
+        if not used:
+            return
+        slots = ctx.expanded_idx_mapping.long()
+        rows = Rows(
+            logits=logits,
+            slots=slots,
+            tokens=ctx.input_ids.long(),
+            lengths=ctx.pos.long() + 1,
+            prompts=self._states.prompt_len.gpu[slots].long(),
+            filled=self._states.prefill_len.gpu[slots].long(),
+        )
+        for plan in sorted(used):
+            self._slots[self._names[plan]].step(rows)

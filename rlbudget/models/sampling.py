@@ -99,46 +99,63 @@ def _token_signals(
 class Distribution:
     """What is measured of logits before a token is chosen from them.
 
-    ``token_signals`` for an engine that shows its logits one step before the token: the same
-    numbers but for rounding, at a third of the time. Buffers are kept from step to step.
+    ``token_signals`` for an engine that shows its logits one step before the token, and may change
+    them after it: the same numbers but for rounding, at a third of the time. Buffers are kept from
+    step to step.
     """
 
-    __slots__ = ("_buffers", "_end_ids", "_logits", "_measured", "_normaliser")
+    __slots__ = ("_buffers", "_end_ids", "_measured", "_normaliser", "highest")
 
     def __init__(self, end_ids: torch.Tensor) -> None:
         self._end_ids = end_ids
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def measure(self, logits: torch.Tensor) -> None:
-        """Take raw ``logits``, (n, vocabulary) float32; they are read again by ``signals``."""
+        """Take raw ``logits``, (n, vocabulary) float32."""
         below, mass = self._room(logits)
         top = _top(logits)
-        highest = top[:, :1]
-        torch.sub(logits, highest, out=below)
+        self.highest = top[:, 0]
+        torch.sub(logits, top[:, :1], out=below)
         # exp() of the bound is 0, and 0 times the bound is 0 too, which 0 times -inf is not.
         below.clamp_(min=-_LOWEST)
-        torch.exp(below, out=mass)
+        if below.device.type == "cpu" and torch.get_num_threads() < _FEW_THREADS:
+            np.exp(below.numpy(), out=mass.numpy())  # half as long as torch's
+        else:
+            torch.exp(below, out=mass)
         total = mass.sum(dim=-1)
         normaliser = total.log()
         entropy = normaliser - torch.linalg.vecdot(mass, below) / total
         end = below[:, self._end_ids].logsumexp(dim=-1)
-        self._logits = logits
-        self._normaliser = normaliser + highest[:, 0]
+        self._normaliser = normaliser
         self._measured = torch.stack(
             [
                 entropy,
                 top[:, 0] - top[:, 1],
                 (end - normaliser).exp(),
-                top.mean(dim=-1) - self._normaliser,
+                top.mean(dim=-1) - (normaliser + self.highest),
                 (-end).clamp(max=NO_SENTENCE_END),
             ],
             dim=-1,
         )
 
-    def signals(self, tokens: torch.Tensor) -> torch.Tensor:
-        """``TOKEN_SIGNALS`` of the ``tokens`` (n,) chosen since: shape (n, 6), float32."""
-        chosen = self._logits.gather(1, tokens[:, None])[:, 0] - self._normaliser
-        return torch.cat([chosen[:, None], self._measured], dim=1)
+    def signals(self, tokens: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """``TOKEN_SIGNALS`` of the ``tokens`` (n,) chosen since, of all rows or of ``rows`` (n,):
+        shape (n, 6), float32."""  # fmt: skip
+        assert self._buffers is not None
+        if rows is None:
+            rows = torch.arange(len(tokens), device=tokens.device)
+        chosen = self._buffers[0][rows, tokens] - self._normaliser[rows]
+        return torch.cat([chosen[:, None], self._measured[rows]], dim=1)
+
+    def alone(self, row: int) -> Distribution:
+        """One row for itself, as it is, whatever is measured next."""
+        assert self._buffers is not None
+        one = Distribution(self._end_ids)
+        below = self._buffers[0][row : row + 1].clone()
+        one._buffers = below, below
+        one._normaliser, one._measured = self._normaliser[[row]], self._measured[[row]]
+        one.highest = self.highest[[row]]
+        return one
 
     def _room(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Fresh pages every step cost more than the arithmetic.
@@ -148,6 +165,7 @@ class Distribution:
 
 
 _LOWEST = 200.0
+_FEW_THREADS = 4
 _GROUP = 192
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass, field
+from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -12,15 +13,42 @@ import numpy as np
 import torch
 
 
-class AdapterLogitsProcessor:
-    """V1."""
+class V1LogitsProcessor:
+    """V1's base class. ``new_req_logits_processor`` is no part of it: it drives the batch interface
+    for scripts that show one row at a time."""  # fmt: skip
 
-    def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
-        self.made_by_v1 = True
+    def new_req_logits_processor(self, params: Any) -> Any:
+        """A callable of (prompt, output, row) for a request in a slot of its own."""
+        mine: Any = self
+        rows: list[torch.Tensor | None] = vars(self).setdefault("_rows", [])
+        slot, output = len(rows), list[int]()
+        rows.append(None)
+
+        def call(prompt: list[int], tokens: list[int], row: torch.Tensor) -> torch.Tensor:
+            if rows[slot] is None:
+                mine.update_state(update(added=[(slot, params, list(prompt), output)]))
+            output[:] = tokens
+            rows[slot] = row.clone()
+            logits = torch.stack([torch.zeros_like(row) if r is None else r for r in rows])
+            return row.copy_(mine.apply(logits)[slot])
+
+        return call
 
 
 class LogitsProcessor:
     """V2."""
+
+
+class Move(Enum):
+    """MoveDirectionality."""
+
+    UNIDIRECTIONAL = 0
+    SWAP = 1
+
+
+def update(*, added: Any = (), removed: Any = (), moved: Any = (), size: int = 0) -> Any:
+    """BatchUpdate."""
+    return SimpleNamespace(batch_size=size, added=added, removed=removed, moved=moved)
 
 
 @dataclass
@@ -29,6 +57,7 @@ class Params:
 
     max_tokens: int | None = None
     extra_args: dict[str, Any] | None = None
+    stop_token_ids: list[int] | None = None
 
 
 @dataclass
@@ -87,7 +116,7 @@ def context(slots: list[int], tokens: list[int], position: int) -> Any:
 def adapter() -> Any:
     """``integrations.vllm``, imported as if vLLM were there; the fakes are gone after it."""
     names = {
-        "vllm.v1.sample.logits_processor": {"AdapterLogitsProcessor": AdapterLogitsProcessor},
+        "vllm.v1.sample.logits_processor": {"LogitsProcessor": V1LogitsProcessor},
         "vllm.v1.worker.gpu.sample.logits_processor": {"LogitsProcessor": LogitsProcessor},
     }
     made: dict[str, ModuleType] = {}
