@@ -26,12 +26,13 @@ PROFILE, TOKEN_PRICE = "RLBUDGET_PROFILE", "RLBUDGET_TOKEN_PRICE"
 PREFIX = "rlbudget_"
 _KINDS = {
     "token_price": "a number", "effort": "a text", "max_em_loss": "a number",
+    "answer_worth": "a number", "price_per_million": "a number",
     "thinking_budget": "a whole number of tokens, at least 1", "off": "true or false",
     "policy": "a text", "task": "a text", "metadata": "a JSON object as text",
     "question": "a text", "request_id": "a text",
 }  # fmt: skip
 """What a request may say; in ``vllm_xargs`` each name begins with ``PREFIX``."""
-_DIAL = ("token_price", "effort", "max_em_loss")
+_DIAL = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class Settings:
             )
         return find_profile(str(name))
 
-    def bind(self, tokenizer: Any, engine: Engine, size: int, eos: Sequence[int]) -> dict[str, Core]:
+    def bind(
+        self, tokenizer: Any, engine: Engine, size: int, eos: Sequence[int]
+    ) -> dict[str, Core]:
         """The plans in an engine with ``size`` logits; raises as ``decoding.core.bind`` does."""
         return {
             name: bind(plan, tokenizer, engine, vocabulary_size=size, eos_ids=eos,
@@ -116,7 +119,7 @@ def settings_for(
 ) -> Settings:
     """The settings around these plans or policies; raises as ``settings_of`` does."""
     plans = {name: plan_of(one) for name, one in given.items()}
-    served = {name: plan.compose() or plan.policy for name, plan in plans.items()}
+    served: dict[str, Any] = {name: plan.compose() or plan.policy for name, plan in plans.items()}
     if price is not None:
         for name, policy in served.items():
             check_price(price, policy.price_range, name=f"{TOKEN_PRICE} for the policy {name!r}")
@@ -167,9 +170,11 @@ def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> W
         )
     plan = settings.plans[name]
     dial = Dial(**{key: said.pop(key) for key in _DIAL if key in said})
-    if not dial.silent:
-        price = dial.price(plan.policy)
-        check_price(price, settings.served[name].price_range, name=f"{prefix}token_price")
+    plan.spot(dial)
+    if dial.token_price is not None:
+        check_price(
+            dial.token_price, settings.served[name].price_range, name=f"{prefix}token_price"
+        )
     return Wish(name, dial, said.pop("off", False), said.pop("thinking_budget", None), said)
 
 
@@ -207,8 +212,9 @@ def _read(prefix: str, name: str, value: Any) -> Any:
         value = _object(value)
         if isinstance(value, Mapping):
             return value
-    if kind == "a text" and isinstance(value, str) and value.isprintable() | (name == "question"):
-        if value.strip() and value == value.encode(errors="ignore").decode():
+    if kind == "a text" and isinstance(value, str) and value.strip():
+        whole = value == value.encode(errors="ignore").decode()  # no half of a character
+        if whole and (value.isprintable() or name == "question"):
             return value
     raise UserError(f"{prefix}{name} must be {kind}, not {value!r}")
 

@@ -21,6 +21,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Wish
 from rlbudget.integrations.token_tables import token_tables
 from rlbudget.integrations.torch_policy import Network, Observers, Windows
+from rlbudget.policy.dial import Spot
 from rlbudget.policy.folder import Policy
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
@@ -99,7 +100,7 @@ class Slots:
         self._mode, self._length, self._cap, self._most, self._budget = (ints() for _ in range(5))
         self._thinking, self._place, self._end_state = ints(), ints(), ints()
         self._character_state = ints()
-        self._ends, self._failed, self._fresh = (ints().bool() for _ in range(3))
+        self._ends, self._failed, self._fresh, self._quiet = (ints().bool() for _ in range(4))
         self._price = torch.zeros(slots, dtype=torch.float32, device=device)
         self._signals = torch.zeros(slots, 6, dtype=torch.float32, device=device)
         self._logits = torch.zeros(slots, size, dtype=torch.float32, device=device)
@@ -107,28 +108,35 @@ class Slots:
         """requests that were left alone because something broke down"""
 
     def begin(
-        self, slots: Sequence[int], token_prices: Sequence[float | None],
-        max_tokens: Sequence[int | None], budgets: Sequence[int | None],
+        self, slots: Sequence[int], spots: Sequence[Spot | None] | None = None,
+        max_tokens: Sequence[int | None] | None = None,
+        budgets: Sequence[int | None] | None = None,
         ids: torch.Tensor | None = None, lengths: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
-        """New requests in these slots; None is the plan's price, and no cap of the request's own.
+        """New requests in these slots; None is the plan's spot, and no cap of the request's own.
 
-        The prices must be in the policy's range. ``ids`` (n, longest) and ``lengths`` (n,) are the
-        prompts, without which thinking is taken to be open.
+        ``ids`` (n, longest) and ``lengths`` (n,) are the prompts, without which thinking is taken
+        to be open.
         """
+        none = [None] * len(slots)
+        dialed = [spot or self._core.spot() for spot in spots or none]
+        most = [self._context if m is None else m for m in max_tokens or none]
+        caps = [self._core.max_thinking if b is None else b for b in budgets or none]
+        caps = [0 if s.stops == "at once" else b for s, b in zip(dialed, caps, strict=True)]
 
         def there(values: Sequence[float]) -> torch.Tensor:
             return torch.tensor(values).to(self._device, non_blocking=True)
 
         where = there(slots)
-        prices = [self._core.token_price if p is None else p for p in token_prices]
-        self._price[where] = there([self._network.price_feature(price) for price in prices])
-        self._most[where] = there([self._context if m is None else m for m in max_tokens])
-        self._budget[where] = there([self._core.max_thinking if b is None else b for b in budgets])
+        self._price[where] = there([self._network.price_feature(s.token_price) for s in dialed])
+        self._most[where], self._budget[where] = there(most), there(caps)
+        self._quiet[where] = there([s.stops == "never" for s in dialed])
         for state in (self._thinking, self._place, self._end_state, self._length,
                       self._character_state, self._ends, self._failed, self._fresh):  # fmt: skip
             state[where] = 0
-        self._mode[where] = WAITING if ids is None or lengths is None else self._opened(ids, lengths)
+        self._mode[where] = (
+            WAITING if ids is None or lengths is None else self._opened(ids, lengths)
+        )
         self._windows.forget(where)
         self._observers.forget(where)
 
@@ -166,7 +174,8 @@ class Slots:
         lost = begins & ((rows.lengths != rows.prompts) | (room <= 0))
         missed = rows.lengths - self._length[slots]
         lost |= ready & (mode > UNOPENED) & ((missed < 0) | (missed > 1))
-        mode = torch.where(begins, torch.where(mode == WAITING, THINKING, OPENING), mode)
+        first = torch.where(self._budget[slots] > 0, THINKING, EXITING)
+        mode = torch.where(begins, torch.where(mode == WAITING, first, OPENING), mode)
         cap = torch.minimum(room, self._budget[slots]).clamp(max=self._core.max_thinking)
         self._cap[slots] = torch.where(begins, cap, self._cap[slots])
         self._length[slots] = torch.where(begins, rows.lengths, self._length[slots])
@@ -205,7 +214,8 @@ class Slots:
             waits = self._blank[tokens] & (rows.lengths - rows.prompts <= _PATIENCE)
             self._fresh[slots] |= opens
             done |= opening & ~opens & ~waits
-            mode = torch.where(opens, THINKING, mode)
+            first = torch.where(self._budget[slots] > 0, THINKING, EXITING)
+            mode = torch.where(opens, first, mode)
         mode = torch.where(exits | exiting, EXITING, mode).masked_fill(done, OFF)
         self._place[slots] = place.clamp(max=len(self._exit) - 1)
         self._mode[slots] = mode
@@ -240,7 +250,7 @@ class Slots:
         broken |= here & torch.isnan(probability)
         self._failed[slots] = failed | broken
         self.failures += broken.sum()
-        return here & (probability > self._threshold)
+        return here & (probability > self._threshold) & ~self._quiet[slots]
 
     def _choose(self, rows: Rows, ready: torch.Tensor) -> None:
         slots, logits = rows.slots, rows.logits
@@ -311,18 +321,20 @@ class Batch:
             self._counts[place].copy_(slots.failures, non_blocking=True)
             if self._new:
                 slots.end(list(self._new))
-            mine = [(slot, w.dial.price(self._cores[name].plan.policy) if not w.dial.silent else None, most,
-                     w.thinking_budget)
-                    for slot, (w, most) in self._new.items()
+            mine = [(slot, w, most) for slot, (w, most) in self._new.items()
                     if w is not None and w.name == name]  # fmt: skip
-            if mine:
-                where = torch.tensor([slot for slot, *_ in mine])
-                where = where.to(self._states.device, non_blocking=True)
-                slots.begin(
-                    *zip(*mine, strict=True),
-                    ids=self._states.all_token_ids.gpu[where].long(),
-                    lengths=self._states.prompt_len.gpu[where].long(),
-                )
+            if not mine:
+                continue
+            where = [slot for slot, *_ in mine]
+            there = torch.tensor(where).to(self._states.device, non_blocking=True)
+            slots.begin(
+                where,
+                [self._cores[name].spot(w.dial) for _, w, _ in mine],
+                [most for *_, most in mine],
+                [w.thinking_budget for _, w, _ in mine],
+                self._states.all_token_ids.gpu[there].long(),
+                self._states.prompt_len.gpu[there].long(),
+            )
         self._new.clear()
 
     def step(self, logits: torch.Tensor, ctx: Any) -> None:

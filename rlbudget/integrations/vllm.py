@@ -34,8 +34,8 @@ from rlbudget.integrations.torch_rows import Batch
 from rlbudget.models.tokenizer import read_tokenizer
 
 try:
-    from vllm.v1.sample.logits_processor import LogitsProcessor as V1
-    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2
+    from vllm.v1.sample.logits_processor import LogitsProcessor as BatchProcessor
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotProcessor
 except ModuleNotFoundError as error:
     raise ImportError(
         f"rlbudget.integrations.vllm works inside vLLM 0.31 or newer, but {error.name} is not"
@@ -43,7 +43,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class BudgetProcessor(V1, V2):  # type: ignore[misc]
+class BudgetProcessor(BatchProcessor, SlotProcessor):  # type: ignore[misc]
     """Ends the thinking of every request where its plan finds that worth it."""
 
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
@@ -138,8 +138,8 @@ class Live:
 class Slots:
     """V1's requests, by their place in vLLM's batch.
 
-    A request that is set aside leaves the batch as one that has ended does. One whose thinking is
-    not over is kept for a while, and known again by what it was asked and what it wrote.
+    A request that is set aside leaves the batch as one that has ended does. What does not look
+    ended is kept for a while, and known again by what it was asked and what it wrote.
     """
 
     def __init__(self, cores: dict[str, Core], context: int, most: int) -> None:
@@ -147,12 +147,13 @@ class Slots:
         self._rows = {name: EngineRows(core) for name, core in cores.items()}
         self._live: dict[int, Live] = {}
         self._aside: deque[Live] = deque()
+        self._logs = any(core.log is not None for core in cores.values())
 
     def update(self, change: Any) -> None:
         """Take vLLM's ``BatchUpdate``."""
         gone = [*change.removed, *(index for index, *_ in change.added)]
-        for live in [self._live.pop(index) for index in gone if index in self._live]:
-            self._left(live)
+        for left in [self._live.pop(index) for index in gone if index in self._live]:
+            self._left(left)
         for index, params, prompt, output in change.added:
             live = self._back(params, prompt or [], output) or self._new(
                 params, prompt or [], output
@@ -178,12 +179,11 @@ class Slots:
             except Exception as error:  # whatever it is, the engine must go on
                 for _, live in mine:
                     live.row.leave(self._cores[name], f"{type(error).__name__}: {error}")
-            for i, live in mine:
-                request = live.row.request
-                if request is None or (request.idle and self._cores[name].log is None):
-                    del self._live[i]
 
     def _told(self, live: Live) -> list[tuple[Row, int]]:
+        request = live.row.request
+        if request is None or request.done or (request.idle and not self._logs):
+            return []
         try:
             return [(live.row, token) for token in live.newest()]
         except UserError as error:
@@ -193,30 +193,34 @@ class Slots:
     def _new(self, params: Any, prompt: list[int], output: list[int]) -> Live | None:
         core = next(iter(self._cores.values()))
         try:
-            if output:
-                raise UserError("vLLM set a request aside and its signals were lost")
             wish = _wish(params)
             core = self._cores[wish.name]
             room = self._context - len(prompt)
             most = room if params.max_tokens is None else min(room, params.max_tokens)
             request = wish.request(core, prompt, most)
+            if output and not request.idle:
+                raise UserError("vLLM set a request aside and its signals were lost")
         except Exception as error:  # whatever it is, the engine must go on
             core.failures.add(str(error) or type(error).__name__)
             return None
-        if request.idle and core.log is None:
+        if output or (request.idle and core.log is None):
             return None
         ends = tuple(set(getattr(params, "stop_token_ids", None) or ()) - core.eos)
         return Live(wish.name, params, prompt, output, Row(request, ends), most)
 
     def _back(self, params: Any, prompt: list[int], output: list[int]) -> Live | None:
-        for live in self._aside if output else ():
-            same = live.params is params and live.prompt == prompt
-            request = live.row.request
-            if same and request is not None and live.output[: live.seen] == output[: live.seen]:
-                self._aside.remove(live)
-                live.output = output
-                return live
-        return None
+        same = [
+            live
+            for live in self._aside
+            if output and live.params is params and live.prompt == prompt
+            and live.output == output[: live.seen]
+        ]  # fmt: skip
+        if not same:
+            return None
+        live = max(same, key=lambda live: live.seen)
+        self._aside.remove(live)
+        live.output = output
+        return live
 
     def _left(self, live: Live) -> None:
         """A request left the batch: ended, given up by its client, or set aside."""
@@ -226,13 +230,11 @@ class Slots:
             request = live.row.request
             if request is None:
                 return
-            ended = live.seen >= live.most or (
-                live.seen > 0 and live.output[live.seen - 1] in {*core.eos, *live.row.ends}
-            )
-            if not live.seen:  # nothing was ever written
-                return
+            last = live.output[live.seen - 1] if live.seen else None
+            ended = live.seen >= live.most or last in {*core.eos, *live.row.ends}
             if request.idle or ended:
                 request.finish()
+            if ended or (last is None and live.row.source is None):
                 return
             live.output = live.output[: live.seen]
             self._aside.append(live)

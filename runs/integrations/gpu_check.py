@@ -99,7 +99,7 @@ def same_as_on_the_cpu(model: TransformersModel, device: str) -> tuple[int, int]
     for name in ("cpu", device):
         place = torch.device(name)
         slots = Slots(plan, SLOTS, 10**4, place)
-        slots.begin(range(SLOTS), [None] * SLOTS, [None] * SLOTS)
+        slots.begin(range(SLOTS))
         where = torch.arange(SLOTS, device=place)
         prompts = torch.full((SLOTS,), PROMPT, device=place)
         tokens, written = torch.zeros_like(where), []

@@ -19,7 +19,7 @@ import torch
 
 from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import decode
-from rlbudget.integrations import sglang
+from rlbudget.integrations.engine_settings import PLAN, POLICY, settings_for
 from rlbudget.integrations.sglang import ENGINE, Engine, StopProcessor, outcome
 from rlbudget.models import load_model
 from rlbudget.models.sequences import Sequences
@@ -53,6 +53,13 @@ class Told:
         return Decision(bool(observation[1] >= self.at), 0.5)
 
 
+def told(at: float) -> Told:
+    """The engine's policy from here on."""
+    policy = Told(at)
+    ENGINE.settings = settings_for({"default": policy})
+    return policy
+
+
 @dataclass(eq=False)
 class Req:
     """What the processor looks at of ``sglang.srt.managers.schedule_batch.Req``."""
@@ -78,9 +85,10 @@ def model() -> TransformersModel:
 
 @pytest.fixture(autouse=True)
 def fresh_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(sglang.POLICY, raising=False)
+    for name in (PLAN, POLICY):
+        monkeypatch.delenv(name, raising=False)
     blank = Engine()
-    for name in ("policy", "plan", "end_ids", "broken", "failures"):
+    for name in ("settings", "cores", "rows", "broken", "failures"):
         monkeypatch.setattr(ENGINE, name, getattr(blank, name))
 
 
@@ -121,7 +129,7 @@ def answer(model: TransformersModel, ids: Sequence[int]) -> str:
 
 @pytest.mark.parametrize("at", [16, 1000])
 def test_a_batch_stops_and_answers_as_the_model_itself(model: TransformersModel, at: int) -> None:
-    ENGINE.policy = mine = Told(at)
+    mine = told(at)
     reqs = [Req(model.tokenizer) for _ in QUESTIONS]
     params = [params_of(req) for req in reqs]
     written = run(model, QUESTIONS, params, reqs)
@@ -139,7 +147,7 @@ def test_a_batch_stops_and_answers_as_the_model_itself(model: TransformersModel,
 
 
 def test_requests_without_parameters_are_left_alone(model: TransformersModel) -> None:
-    ENGINE.policy = Told(8)
+    told(8)
     logits = torch.randn(2, len(model.tokenizer))
     before = logits.clone()
     assert StopProcessor()(logits, [None, {"a": 1}]) is logits
@@ -148,7 +156,7 @@ def test_requests_without_parameters_are_left_alone(model: TransformersModel) ->
 
 
 def test_state_ends_with_the_request(model: TransformersModel) -> None:
-    ENGINE.policy = Told(8)
+    told(8)
     req = Req(model.tokenizer)
     params = params_of(req)
     StopProcessor()(torch.randn(1, len(model.tokenizer)), [params])
@@ -158,7 +166,7 @@ def test_state_ends_with_the_request(model: TransformersModel) -> None:
 
 
 def test_the_parts_of_a_long_prompt_are_passed_over(model: TransformersModel) -> None:
-    ENGINE.policy = Told(8)
+    told(8)
     req = Req(model.tokenizer, inflight_middle_chunks=1)
     params = params_of(req)
     logits = torch.randn(1, len(model.tokenizer))
@@ -170,7 +178,7 @@ def test_the_parts_of_a_long_prompt_are_passed_over(model: TransformersModel) ->
 def test_an_engine_that_runs_ahead_is_noticed(
     model: TransformersModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ENGINE.policy = Told(16)
+    told(16)
     reqs = [Req(model.tokenizer, max_new_tokens=60)]
     params = [params_of(reqs[0])]
     with caplog.at_level(logging.WARNING, logger="rlbudget"):
@@ -182,12 +190,16 @@ def test_an_engine_that_runs_ahead_is_noticed(
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"token_price": 1.0}, "token price 1"), ({"token_price": "x"}, "not supported")],
+    [
+        ({"token_price": 1.0}, "token_price 1: this policy serves"),
+        ({"token_price": "x"}, "must be a number, not 'x'"),
+        ({"off": 3}, "true or false"),
+    ],
 )
 def test_no_mistake_of_a_request_reaches_the_engine(
     model: TransformersModel, given: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ENGINE.policy = Told(8)
+    told(8)
     req = Req(model.tokenizer)
     params = params_of(req, **given)
     logits = torch.randn(1, len(model.tokenizer))
@@ -212,7 +224,7 @@ def test_a_missing_policy_and_speculation_are_named(
 
 
 def test_a_policy_that_breaks_down_costs_nothing(model: TransformersModel) -> None:
-    ENGINE.policy = Told(-1)
+    told(-1)
     reqs = [Req(model.tokenizer)]
     params = [params_of(reqs[0])]
     (ids,) = run(model, QUESTIONS[:1], params, reqs)

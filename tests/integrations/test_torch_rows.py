@@ -123,7 +123,7 @@ class Engine:
                 busy[slot] = waiting.pop(0)
                 started.append(slot)
             if started:
-                self.slots.begin(started, [None] * len(started), [None] * len(started))
+                self.slots.begin(started)
                 self._show_part_of_a_prompt(started[0], int(prompts[busy[started[0]]]))
             running = [slot for slot in busy if self.rng.random() < 0.8]
             self.rng.shuffle(running)
@@ -202,7 +202,7 @@ def test_what_was_missed_or_has_no_room_is_left_alone_and_counted(
     lengths: tuple[int, ...], filled: int, context: int
 ) -> None:
     slots = Slots(plan_of(), 2, context, CPU)
-    slots.begin([0], [None], [None])
+    slots.begin([0])
     logits = rows(1, 0, fond_of=EOS)[0]
     for length in lengths:
         out = one_row(slots, logits, length, filled=filled)
@@ -212,7 +212,7 @@ def test_what_was_missed_or_has_no_room_is_left_alone_and_counted(
 
 def test_a_token_that_another_ruled_out_is_not_forced() -> None:
     slots = Slots(plan_of(), 2, 1000, CPU)
-    slots.begin([0], [None], [None])
+    slots.begin([0])
     logits = rows(1, 0, fond_of=EOS)[0]
     logits[END] = -torch.inf
     assert torch.equal(one_row(slots, logits, 3), logits)
@@ -222,7 +222,7 @@ def test_a_token_that_another_ruled_out_is_not_forced() -> None:
 def test_a_slot_that_was_ended_is_left_alone() -> None:
     slots = Slots(plan_of(), 2, 1000, CPU)
     logits = rows(1, 0, fond_of=EOS)[0]
-    slots.begin([0], [None], [None])
+    slots.begin([0])
     assert not torch.equal(one_row(slots, logits, 3), logits)
     slots.end([0])
     assert torch.equal(one_row(slots, logits, 4), logits)
@@ -252,3 +252,32 @@ def test_a_policy_that_looks_is_refused() -> None:
             eos_ids=[EOS],
             profile="embedded",
         )
+
+
+@pytest.mark.parametrize(
+    "prompt", [[1, 3], [1, 7], [1, 3, 9, END], [1, 3, 9, END, EOS, 8], [3, 9, END, 5, 3, 8]]
+)
+@pytest.mark.parametrize("opens_at", [None, 0, 1])
+def test_thinking_that_is_closed_or_not_yet_open_is_known(
+    prompt: list[int], opens_at: int | None
+) -> None:
+    plan = plan_of(profile="think")
+    tokenizer = plan.vocabulary.tokenizer
+    blank = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    logits = rows(60, 2)
+    logits[:, EOS] = -50
+    if opens_at is not None:
+        logits[0, blank] = 50
+        logits[opens_at, 3] = logits[opens_at + 1, blank] = 60
+    slots = Slots(plan, 1, 1000, CPU)
+    ids = torch.tensor([[*prompt, *[0] * 10]])
+    slots.begin([0], ids=ids, lengths=torch.tensor([len(prompt)]))
+    tokens: list[int] = []
+    for step, row in enumerate(logits):
+        out = row[None].clone()
+        n = torch.tensor([len(prompt)])
+        newest = torch.tensor([tokens[-1] if tokens else prompt[-1]])
+        slots.step(Rows(out, torch.tensor([0]), newest, n + step, n, n))
+        tokens.append(int(out.argmax()))
+    assert tokens == by_request(Request(plan, prompt=prompt), plan, logits)
+    assert int(slots.failures) == 0
