@@ -59,6 +59,10 @@ class Policy:
         """
         return self._frozen.chances(observations, token_price)[0]
 
+    def alone(self, observation: npt.ArrayLike, token_price: float) -> tuple[float, float]:
+        """``chances`` at one checkpoint, as two numbers: what stands over a policy asks so."""
+        return self._frozen.alone(observation, token_price)
+
     def chances(
         self, observations: npt.ArrayLike, token_price: npt.ArrayLike
     ) -> tuple[Floats, Floats]:

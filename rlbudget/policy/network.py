@@ -110,6 +110,11 @@ class FrozenPolicy:
         token. Raises ``ValueError`` for what the policy was not trained on: another length or
         kind of number, NaN or infinity, a price out of ``price_range``.
         """
+        probability, look = self.alone(observation, token_price)
+        return Decision(probability > self.threshold, probability, look > 0.5)
+
+    def alone(self, observation: npt.ArrayLike, token_price: float) -> tuple[float, float]:
+        """The two ``chances`` at one checkpoint, (n_features,); raises as ``decide`` does."""
         if (
             type(observation) is not np.ndarray
             or observation.dtype is not _FLOAT32
@@ -133,10 +138,8 @@ class FrozenPolicy:
             np.tanh(out, out)
         odds = float(end.dot(self._last))
         if self._look is None:
-            probability = 0.5 + 0.5 * math.tanh(0.5 * odds)
-            return Decision(probability > self.threshold, probability)
-        probability, look = _of_three(odds, float(end.dot(self._look)))
-        return Decision(probability > self.threshold, probability, look > 0.5)
+            return 0.5 + 0.5 * math.tanh(0.5 * odds), 0.0
+        return _of_three(odds, float(end.dot(self._look)))
 
     def chances(
         self, observations: npt.ArrayLike, token_price: npt.ArrayLike
@@ -155,8 +158,7 @@ class FrozenPolicy:
         if prices.ndim and prices.shape != (len(rows),):
             raise ValueError(f"token_price: shape {prices.shape}, not () or ({len(rows)},)")
         if len(rows) == 1 and self._look is None:  # what stands over a policy asks live like this
-            alone = self.decide(rows[0], prices.item()).stop_probability
-            return np.array([alone]), np.zeros(1)
+            return np.array([self.alone(rows[0], prices.item())[0]]), np.zeros(1)
         feature = np.array([self._price_feature(price) for price in np.atleast_1d(prices).tolist()])
         feature = np.broadcast_to(feature, (len(rows),))
         parts = [

@@ -72,6 +72,10 @@ class Ensemble:
             together = np.mean(each, axis=0, dtype=np.float64)
         return together, np.zeros(len(together))
 
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        """``chances`` at one checkpoint, (n_features,)."""
+        return self.chances(observation[None], token_price)[0].item(), 0.0
+
     def of_members(self, observations: Any, token_price: float) -> list[Floats]:
         """(n, n_features) -> each member's chance to stop, (n,)."""
         each = []

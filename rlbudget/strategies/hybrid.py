@@ -114,6 +114,13 @@ class LiveRules:
         fired = np.logical_and.reduceat(holds, self.starts, axis=1)
         return fired[:, : self.continuing].any(axis=1), fired[:, self.continuing :].any(axis=1)
 
+    def first(self, seen: npt.NDArray[Any]) -> bool | None:
+        """(n_features,) -> False where some rule continues, True where some stops and none
+        continues, None where none says anything."""  # fmt: skip
+        holds = seen.take(self.places) * self.signs >= self.least
+        place = np.logical_and.reduceat(holds, self.starts).tobytes().find(1)
+        return None if place < 0 else place >= self.continuing
+
 
 def _compile(rules: Sequence[HybridRule], features: Sequence[str]) -> LiveRules | None:
     own = sorted((rule for rule in rules if rule.live), key=lambda rule: rule.then == "stop")
@@ -167,6 +174,17 @@ class Ruling:
         if asked.any():
             chance[asked], probe[asked] = self.policy.chances(seen[asked], price)
         return chance, probe
+
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        """``chances`` at one checkpoint, (n_features,)."""
+        tokens = observation[self.tokens_at]
+        if self.full or tokens < self.least:
+            return 0.0, 0.0
+        stops = None if self.live is None else self.live.first(observation)
+        if stops is not None or tokens >= self.most:
+            return (0.0 if stops is False else 1.0), 0.0
+        price = nearest_price(token_price * self.price_factor, self.policy.price_range)
+        return self.policy.alone(observation, price)
 
 
 @dataclass(frozen=True, slots=True)

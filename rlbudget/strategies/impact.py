@@ -8,6 +8,7 @@ the risk is at most r*) and is the confidence of an exit. Serving needs numpy al
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +54,28 @@ class ImpactModel:
         rows = np.atleast_2d(np.asarray(observations, dtype=np.float64))
         if rows.shape[1] != len(self.features):
             raise ValueError(f"{rows.shape[1]} features, not {len(self.features)}")
+        if len(rows) == 1:
+            return np.array([self.alone(rows[0])])
         x = np.clip((rows - self.mean) / self.std, -CLIP, CLIP)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.tanh(x @ weight + bias)
         logit: Floats = (x @ self.weights[-1] + self.biases[-1])[:, 0]
         return 1 / (1 + np.exp(-logit))
+
+    def alone(self, observation: npt.NDArray[Any]) -> float:
+        """The risk at one checkpoint, (n_features,)."""
+        if len(observation) != len(self.features):
+            raise ValueError(f"{len(observation)} features, not {len(self.features)}")
+        x = np.subtract(observation, self.mean, dtype=np.float64)
+        np.divide(x, self.std, x)
+        np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)
+        last = len(self.weights) - 1
+        for layer, weight in enumerate(self.weights):
+            x = np.dot(x, weight)
+            np.add(x, self.biases[layer], x)
+            if layer < last:
+                np.tanh(x, x)
+        return 0.5 + 0.5 * math.tanh(0.5 * x.item())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,11 @@ class Guard:
         """As the policy's; no chance to stop where the risk is too high."""
         stop, probe = self.policy.chances(observations, token_price)
         return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), probe
+
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        """``chances`` at one checkpoint, (n_features,)."""
+        stop, probe = self.policy.alone(observation, token_price)
+        return (stop if self.impact.alone(observation) <= self.max_risk else 0.0), probe
 
 
 def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:

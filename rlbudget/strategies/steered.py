@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
-from rlbudget.policy.stop_policy import decide
 
 
 class Steering(Protocol):
@@ -18,6 +18,9 @@ class Steering(Protocol):
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
+
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        """The same at one checkpoint, (n_features,), without arrays of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,14 @@ class SteeredPolicy:
         """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
         return self.steering.chances(observations, token_price)
 
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        """``chances`` at one checkpoint, (n_features,)."""
+        return self.steering.alone(observation, token_price)
+
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
         """Decide at one checkpoint."""
-        return decide(self, observation, token_price)
+        stop, probe = self.steering.alone(np.asarray(observation), token_price)
+        return Decision(stop > self.threshold, stop, probe > 0.5)
 
 
 AnyPolicy: TypeAlias = Policy | SteeredPolicy

@@ -198,13 +198,13 @@ def test_a_broken_guard_does_not_cost_the_answer(tmp_path: Path) -> None:
 
 def test_the_guard_is_asked_once_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    risk = ImpactModel.risk
+    risk = ImpactModel.alone
 
-    def counted(model: ImpactModel, observations: Any) -> Any:
+    def counted(model: ImpactModel, observation: Any) -> float:
         asked.append(1)
-        return risk(model, observations)
+        return risk(model, observation)
 
-    monkeypatch.setattr(ImpactModel, "risk", counted)
+    monkeypatch.setattr(ImpactModel, "alone", counted)
     served = compose({"a": POLICIES["a"]}, Strategy(guard=GUARD)).serve(RequestFacts("Why?"))
     for row in observe(TABLE, FEATURES)[:5]:
         served(row, token_price=PRICE)
