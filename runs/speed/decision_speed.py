@@ -1,12 +1,14 @@
-"""How long one decision takes: the frozen policy beside SB3's ``predict`` on the same network.
+"""How long one decision takes: the frozen policy, a whole plan over it, and SB3's ``predict``.
 
     python -m runs.speed.decision_speed [POLICY_FOLDER]
 
 Writes ``runs/results/decision_speed.json``. Without a folder the network has the usual size
 (34 features and the price, 64 and 64 hidden units) and random weights; the time does not depend
-on them. Both are asked one observation at a time, in turns of many calls within one process, on
-one thread. ``predict`` gets its observation normalised already, the frozen policy does that
-itself, checks the numbers and gives the probability beside the action.
+on them. The plan is that policy under a guard of the usual size and a hundred rules that compare a
+signal at every checkpoint and that never hold, so that rules, policy and guard are all asked;
+``predict`` runs the same network. All are asked one observation at a time, in turns of many calls
+within one process, on one thread. ``predict`` gets its observation normalised already, the frozen
+policy does that itself, checks the numbers and gives the probability beside the action.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -27,12 +32,16 @@ from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.policy.folder import Policy, load_policy, make_policy
 from rlbudget.policy.observation import feature_names
 from rlbudget.signals.tokens import SIGNALS
+from rlbudget.strategies.compose import Served, Strategy, compose
+from rlbudget.strategies.hybrid import RequestFacts
+from rlbudget.strategies.impact import HIDDEN, ImpactModel
 from runs.common import write_result
 
 ROUNDS = 25
 FROZEN_CALLS, PREDICT_CALLS = 4000, 200
 SEED = 0
-MICROSECONDS, TIMES_FASTER = 12.0, 10.0
+MICROSECONDS, PLAN_MICROSECONDS, TIMES_FASTER = 10.0, 25.0, 10.0
+RULES = 100
 
 
 def main() -> None:
@@ -46,6 +55,8 @@ def main() -> None:
     drawn = policy.tensors["obs_mean"] + policy.tensors["obs_std"] * rng.normal(
         size=(1000, len(policy.features))
     )
+    thinking = policy.features.index("thinking_tokens")
+    drawn[:, thinking] = np.abs(drawn[:, thinking])
     observations = drawn.astype(np.float32)
     normaliser = Normaliser(
         policy.tensors["obs_mean"],
@@ -56,17 +67,24 @@ def main() -> None:
     inputs = normaliser.inputs(observations, price)
     check_same_actions(policy, actor, observations, inputs, price)
 
-    frozen, predict = [], []
+    served = whole_plan(policy)
+    for row in observations:
+        if served(row, token_price=price) != policy(row, token_price=price):
+            raise SystemExit("the plan decided without its policy: its time says nothing")
+    frozen, whole, predict = [], [], []
     for _ in range(ROUNDS):
         frozen.append(
             median_microseconds(lambda o: policy(o, token_price=price), observations, FROZEN_CALLS)
+        )
+        whole.append(
+            median_microseconds(lambda o: served(o, token_price=price), observations, FROZEN_CALLS)
         )
         predict.append(
             median_microseconds(
                 lambda x: actor.predict(x, deterministic=True), inputs, PREDICT_CALLS
             )
         )
-    one, sb3 = statistics.median(frozen), statistics.median(predict)
+    one, plan, sb3 = map(statistics.median, (frozen, whole, predict))
     ratio = statistics.median(p / f for p, f in zip(predict, frozen, strict=True))
     write_result(
         "decision_speed",
@@ -76,6 +94,12 @@ def main() -> None:
                 "wanted": f"<= {MICROSECONDS:g}",
                 "reached": round(one, 2),
                 "met": one <= MICROSECONDS,
+            },
+            {
+                "row": "one decision of policy, guard and 100 rules, median microseconds",
+                "wanted": f"<= {PLAN_MICROSECONDS:g}",
+                "reached": round(plan, 2),
+                "met": plan <= PLAN_MICROSECONDS,
             },
             {
                 "row": "times faster than SB3's predict on the same network, same run",
@@ -91,6 +115,7 @@ def main() -> None:
             "rounds": ROUNDS,
             "calls_a_round": {"frozen": FROZEN_CALLS, "predict": PREDICT_CALLS},
             "frozen_microseconds": [round(t, 2) for t in frozen],
+            "plan_microseconds": [round(t, 2) for t in whole],
             "predict_microseconds": [round(t, 2) for t in predict],
             "predict_median_microseconds": round(sb3, 2),
             "batch_of_1000_microseconds_a_row": round(batch_microseconds(policy, observations), 3),
@@ -113,6 +138,31 @@ def random_policy() -> Policy:
         tensors[f"{name}.weight"] = weight.astype(np.float32)
         tensors[f"{name}.bias"] = np.zeros(outputs, dtype=np.float32)
     return make_policy(tensors, features=features, preset="free", price_range=(1e-5, 1e-2))
+
+
+def whole_plan(policy: Policy) -> Served:
+    """The policy under a guard and a hundred rules that are asked and never hold."""
+    rng = np.random.default_rng(SEED)
+    sizes = [len(policy.features), *HIDDEN, 1]
+    guard = ImpactModel(
+        policy.features,
+        policy.tensors["obs_mean"].astype(np.float64),
+        policy.tensors["obs_std"].astype(np.float64),
+        tuple(rng.normal(0, n**-0.5, (n, m)) for n, m in pairwise(sizes)),
+        tuple(np.zeros(m) for m in sizes[1:]),
+    )
+    signals = sorted(set(policy.features) & set(SIGNALS))
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "rules.toml"
+        file.write_text(
+            "".join(
+                f"[[rule]]\nname = '{i}'\nthen = 'go on'\n"
+                f"signal = {{ {signals[i % len(signals)]} = '> 1e{i + 20}' }}\n"
+                for i in range(RULES)
+            )
+        )
+        strategy = Strategy(guard=guard, max_risk=1.0, rules=file)
+        return compose({"policy": policy}, strategy).serve(RequestFacts("2 + 2?"))
 
 
 def sb3_actor(policy: Policy) -> ActorCriticPolicy:
