@@ -165,6 +165,8 @@ class Decode:
         assert plan.chooser is not None
         chooser = load_chooser(plan.chooser)
         said = plan.dial if dial.silent else dial
+        if said.effort is not None or said.max_em_loss is not None:
+            raise UserError("a chooser has no operating points: say a token price or money")
         price = float(np.median(chooser.token_prices)) if said.silent else said.price(Full())
         audit = plan.audit
         chosen = decode_chosen(

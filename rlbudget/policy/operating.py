@@ -121,8 +121,9 @@ def promised(point: Mapping[str, Any]) -> str:
     if not point["token_price"]:
         return "never stopped, as no price was shown to keep the loss"
     how = "certified" if point["certified"] else "not certified"
+    may = 100 * point["max_em_loss"]
     return (
-        f"may lose {100 * point['max_em_loss']:g} points of exact match ({how}); on"
+        f"may lose {may:g} {'point' if may == 1 else 'points'} of exact match ({how}); on"
         f" {point['questions']} questions it lost {100 * point['em_loss'] + 0.0:.1f} and saved"
         f" {point['savings']:.0%} of the tokens"
     )

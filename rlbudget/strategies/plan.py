@@ -15,7 +15,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
-from rlbudget.policy.dial import Dial, Spot
+from rlbudget.policy.dial import NO_EFFORT, Dial, Spot
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.operating import promised
 from rlbudget.policy.prices import nearest_price
@@ -154,6 +154,9 @@ class Plan:
         and for a loss of exact match where more than one policy decides: no certificate covers it.
         """
         said = self.dial if dial is None or dial.silent else dial
+        named = said.max_em_loss is not None or said.effort not in (None, NO_EFFORT)
+        if self.cascade is not None and named:
+            raise UserError("a cascade has no operating points: say a token price or money")
         if said.max_em_loss is not None and not (self.plain and self.correction is None):
             raise UserError(
                 "a certificate covers one policy alone: say an effort or a price under an"
@@ -312,6 +315,9 @@ class _Reader:
             self._wrong("name policy or policies, not both", "policies")
         if "cascade" in top and ("policy" in top or "policies" in top):
             self._wrong("a cascade stops the model by itself: leave the policy out", "cascade")
+        for name in ("effort", "max_em_loss"):
+            if "chooser" in top and name in top:
+                self._wrong("a chooser has no operating points: say a token price or money", name)
         if not {"policy", "policies", "cascade", "chooser"} & set(top):
             self._wrong("name a policy, policies, a cascade or a chooser")
         needs = {"guard": ("folder",), "rules": ("file",), "correction": ("folder",),

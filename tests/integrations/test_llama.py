@@ -25,6 +25,7 @@ from rlbudget.models.numpy_signals import token_signals
 from rlbudget.models.sampling import token_signals as torch_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import feature_names
 from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
@@ -123,6 +124,18 @@ def check_same(budget: BudgetProcessor, wanted: Decoded) -> None:
         assert found.stop_probability is None
     else:
         assert found.stop_probability == pytest.approx(wanted.stop_probability, abs=1e-4)
+
+
+def test_no_effort_answers_before_the_first_thought(
+    model: TransformersModel, questions: list[str]
+) -> None:
+    policy, dial = next(policies()), Dial(effort="none")
+    budget = BudgetProcessor(plan_for(model, policy), dial=dial)
+    run(model, budget, questions[0])
+    wanted = decode(model, questions[0], policy, dial=dial, temperature=0, max_tokens=CAP)
+    check_same(budget, wanted)
+    assert budget.ending.thinking_tokens == 0
+    assert budget.answer
 
 
 def test_a_processor_serves_one_request(model: TransformersModel) -> None:

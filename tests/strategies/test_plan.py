@@ -18,6 +18,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import save_policy
 from rlbudget.policy.observation import feature_names
+from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.plan import KEYS, Plan, describe, load_plan, plan_of
 
@@ -60,6 +61,23 @@ def test_a_plan_and_what_it_names_have_one_digest(home: Path) -> None:
     assert load_plan(home / "plan.toml").digest != first
 
 
+def test_an_effort_is_told_with_what_it_promises(home: Path) -> None:
+    points = choose_points([Swept(1e-3, 0.004, 0.0, 0.25)], 1000)
+    save_policy(home / "c", random_policy(FREE, operating_points=points))
+    plan = load_plan(plan_file(home / "plan.toml", policy="c", effort="medium"))
+    assert plan.spot().token_price == 1e-3
+    text = "\n".join(describe(plan))
+    assert "effort medium: may lose 1 point of exact match (not certified)" in text
+    assert "on 1000 questions it lost 0.4 and saved 25%" in text
+    composed = load_plan(plan_file(
+        home / "over.toml", policies=["c", "a"], combine="mean", effort="medium",
+        rules={"file": "rules.toml"},
+    ))  # fmt: skip
+    assert composed.spot().token_price == 1e-3
+    at_once = describe(load_plan(plan_file(home / "none.toml", policy="a", effort="none")))
+    assert "effort none: exits at once" in "\n".join(at_once)
+
+
 WRONG: Mapping[str, tuple[str, str]] = {
     "unknown key": ('policy = "a"\nefort = "low"\n', ":2: efort: unknown"),
     "unknown section": ('policy = "a"\n[gaurd]\nfolder = "x"\n', ":2: gaurd: unknown"),
@@ -76,6 +94,17 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "a missing folder": ('\npolicy = "none"\n', ":2: "),
     "a share": ('policy = "a"\n[audit]\nlog = "l"\nshare = 2\n', ":4: share must lie in [0, 1]"),
     "a rule file": ('policy = "a"\n[rules]\nfile = "none.toml"\n', "none.toml"),
+    "an effort without points": ('policy = "a"\neffort = "low"\n', ":2: this policy has no oper"),
+    "an unknown effort": ('policy = "a"\neffort = "hard"\n', ":2: effort 'hard': it is one of"),
+    "a loss without a certificate": ('policy = "a"\nmax_em_loss = 0.01\n', "rlbudget calibrate"),
+    "a loss under an ensemble": (
+        'policies = ["a", "b"]\ncombine = "mean"\nmax_em_loss = 0.5\n',
+        ":3: a certificate covers",
+    ),
+    "an effort of a chooser": (
+        'effort = "low"\n[chooser]\nfolder = "c"\nmodels = ["x", "y"]\n',
+        ":1: a chooser has no op",
+    ),
     "no toml": ('policy = "a\n', ":1: "),
     "deep": ("x = " + "[" * 5000, ":1: "),
     "empty": ("", ":1: name a policy"),
