@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from rlbudget.decoding.core import VLLM, Core
+from rlbudget.decoding.device.slots import Batch
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_rows import EngineRows, Row
 from rlbudget.integrations.engine_settings import (
@@ -30,7 +31,6 @@ from rlbudget.integrations.engine_settings import (
     wish_of,
     xargs_of,
 )
-from rlbudget.integrations.torch_rows import Batch
 from rlbudget.models.tokenizer import read_tokenizer
 
 try:

@@ -22,10 +22,10 @@ import torch
 
 from rlbudget.decoding.core import VLLM
 from rlbudget.decoding.decode import decode
+from rlbudget.decoding.device.slots import Rows, Slots
 from rlbudget.decoding.record import record
 from rlbudget.integrations.hf import BudgetProcessor, core_for
 from rlbudget.integrations.hf_generate import BudgetGenerate
-from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.tasks import load_task

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from rlbudget.decoding.core import Core
+from rlbudget.decoding.device.network import Network, Observers, Windows
+from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.tags import LOOK_BACK
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Wish
-from rlbudget.integrations.token_tables import token_tables
-from rlbudget.integrations.torch_policy import Network, Observers, Windows
 from rlbudget.policy.dial import Spot
 from rlbudget.policy.folder import Policy
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
@@ -316,7 +316,7 @@ class Batch:
         for place, (name, slots) in enumerate(self._slots.items()):
             failures = self._cores[name].failures
             if int(self._counts[place]) > failures.count:
-                failures.add("on the device; rlbudget.integrations.torch_rows says what can")
+                failures.add("on the device; rlbudget.decoding.device.slots says what can")
                 failures.count = int(self._counts[place])
             self._counts[place].copy_(slots.failures, non_blocking=True)
             if self._new:

@@ -14,11 +14,11 @@ from test_vllm import END, EOS, SIZE, by_request, plan_of, rows
 from tiny_model import tiny_tokenizer
 
 from rlbudget.decoding.core import VLLM, bind
+from rlbudget.decoding.device.network import Network, Observers, Windows
+from rlbudget.decoding.device.slots import Rows, Slots
+from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.integrations.token_tables import token_tables
-from rlbudget.integrations.torch_policy import Network, Observers, Windows
-from rlbudget.integrations.torch_rows import Rows, Slots
 from rlbudget.models.profiles import find_profile
 from rlbudget.models.vocabulary import build_vocabulary
 from rlbudget.policy.observation import Observer, feature_names
