@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from rlbudget.decoding.core import Core, Engine, bind
-from rlbudget.decoding.request import Request
+from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, find_profile
 from rlbudget.policy.dial import Dial
@@ -80,30 +80,6 @@ class Settings:
         return profile.max_answer_tokens + len(profile.exit_text.encode()) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What one request asks for."""
-
-    name: str
-    """of a plan"""
-    dial: Dial
-    off: bool = False
-    thinking_budget: int | None = None
-    said: Mapping[str, Any] | None = None
-    """question, task, metadata and request id, as ``Request`` takes them"""
-
-    def request(self, core: Core, prompt: Sequence[int] | None, room: int | None) -> Request:
-        """The request; raises as ``Request`` does. Rules that look at the question see the
-        prompt's text where the client tells no question."""  # fmt: skip
-        said = dict(self.said or {})
-        if "question" not in said and (core.composed is not None or core.log is not None):
-            said["question"] = core.vocabulary.text(prompt or ())
-        return Request(
-            core, prompt=prompt, dial=self.dial, max_new_tokens=room,
-            max_thinking_tokens=self.thinking_budget, off=self.off, **said,
-        )  # fmt: skip
-
-
 def settings_of(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings in the environment; plans and policies are loaded once a process.
 
@@ -155,7 +131,7 @@ def _settings(plan: str, policy: str, profile: str, token_price: str) -> Setting
     return settings_for(found, profile.strip() or None, price)
 
 
-def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> Wish:
+def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> Wanted:
     """What a request asks for; ``prefix`` stands before its names.
 
     Raises ``UserError`` for values of the wrong kind, an unknown plan, and a price, effort or loss
@@ -175,7 +151,7 @@ def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> W
         check_price(
             dial.token_price, settings.served[name].price_range, name=f"{prefix}token_price"
         )
-    return Wish(name, dial, said.pop("off", False), said.pop("thinking_budget", None), said)
+    return Wanted(name, dial, said.pop("off", False), said.pop("thinking_budget", None), said)
 
 
 def xargs_of(params: Any) -> dict[str, Any]:
@@ -188,7 +164,7 @@ def xargs_of(params: Any) -> dict[str, Any]:
     return given
 
 
-def check_room(wish: Wish, settings: Settings, max_tokens: int | None) -> None:
+def check_room(wish: Wanted, settings: Settings, max_tokens: int | None) -> None:
     """``UserError`` for a ``max_tokens`` that cannot hold an answer."""
     needed = settings.reserve(wish.name)
     if not wish.off and max_tokens is not None and max_tokens <= needed:

@@ -21,16 +21,10 @@ import torch
 
 from rlbudget.decoding.core import VLLM, Core
 from rlbudget.decoding.device.slots import Batch
+from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_rows import EngineRows, Row
-from rlbudget.integrations.engine_settings import (
-    PREFIX,
-    Wish,
-    check_room,
-    settings_of,
-    wish_of,
-    xargs_of,
-)
+from rlbudget.integrations.engine_settings import PREFIX, check_room, settings_of, wish_of, xargs_of
 from rlbudget.models.tokenizer import read_tokenizer
 
 try:
@@ -246,7 +240,7 @@ class Slots:
             live.row.leave(core, f"{type(error).__name__}: {error}")
 
 
-def _wish(params: Any) -> Wish:
+def _wish(params: Any) -> Wanted:
     return wish_of(xargs_of(params), settings_of(), PREFIX)
 
 

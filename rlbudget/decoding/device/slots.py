@@ -19,8 +19,8 @@ from rlbudget.decoding.core import Core
 from rlbudget.decoding.device.network import Network, Observers, Windows
 from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.tags import LOOK_BACK
+from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
-from rlbudget.integrations.engine_settings import Wish
 from rlbudget.policy.dial import Spot
 from rlbudget.policy.folder import Policy
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
@@ -301,11 +301,11 @@ class Batch:
         self._cores, self._names, self._states = cores, list(cores), states
         self._slots = {name: Slots(core, slots, context, device) for name, core in cores.items()}
         self._plan_of = np.full(slots, -1)
-        self._new: dict[int, tuple[Wish | None, int | None]] = {}
+        self._new: dict[int, tuple[Wanted | None, int | None]] = {}
         self._counts = torch.zeros(len(cores), dtype=torch.int64, pin_memory=device.type == "cuda")
         self._broken = False
 
-    def add(self, slot: int, wish: Wish | None, max_tokens: int | None) -> None:
+    def add(self, slot: int, wish: Wanted | None, max_tokens: int | None) -> None:
         """Note a request; None leaves it alone."""
         wish = None if wish is None or wish.off else wish
         self._new[slot] = wish, max_tokens
