@@ -57,6 +57,8 @@ class Tags:
     """tokens that can be the last one of a spelled beginning of a tool call"""
     tool_texts: tuple[str, ...]
     """beginnings of tool calls that are spelled in several tokens, as the tokens' pieces are"""
+    tool_begun: frozenset[str]
+    """what a half spelled one may look like"""
     tool_window: int
     """tokens to look back for one of them"""
     breaks: bool
@@ -113,12 +115,9 @@ class Tags:
 
     def may_begin_tool_call(self, ids: Sequence[int]) -> bool:
         """Whether the last of the ``ids`` leave the beginning of a tool call half spelled."""
-        if not self.tool_texts:
-            return False
-        spelled = self._spelled(ids)
-        return any(
-            spelled.endswith(text[:n]) for text in self.tool_texts for n in range(_BEGUN, len(text))
-        )
+        spelled = self._spelled(ids) if self.tool_texts else ""
+        place = max(spelled.rfind("<"), spelled.rfind("["))
+        return place >= 0 and spelled[place:] in self.tool_begun
 
     def _spelled(self, ids: Sequence[int]) -> str:
         pieces = self.vocabulary.pieces
@@ -152,6 +151,7 @@ def find_tags(vocabulary: Vocabulary, profile: Profile) -> Tags:
         tool_ids=frozenset(single),
         tool_last=_last_ones(pieces, {text[-1] for text in texts}),
         tool_texts=tuple(texts),
+        tool_begun=frozenset(text[:n] for text in texts for n in range(_BEGUN, len(text))),
         tool_window=max([_RECENT, *(len(known[text]) + 1 for text in spelled)]),
         breaks=_breaks(tokenizer, profile),
     )
