@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from frozen_nets import PRICES
+from frozen_nets import FREE, PRICES, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
@@ -23,7 +25,14 @@ from rlbudget.models.reading import Continuation
 from rlbudget.policy.network import Decision
 from rlbudget.signals.loops import tokens_needed
 from rlbudget.signals.tokens import NO_SENTENCE_END, TokenWindow, Window
+from rlbudget.strategies.compose import Strategy
+from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.harvest import scored_trace
+from rlbudget.strategies.feedback.log import Feedback
+from rlbudget.strategies.hybrid import RequestFacts
+from rlbudget.strategies.impact import ImpactModel
 from rlbudget.strategies.plan import LogSettings, Plan
+from rlbudget.traces.columns import table_of
 
 EOS, START, END = 2, 3, 4
 STRIDE = 4
@@ -468,3 +477,103 @@ def test_one_decodes_window_is_the_window_of_many(rows: list[Any]) -> None:
         if read:
             assert one.read() == {name: float(v[0]) for name, v in many.read().items()}
     assert one.read()["end_gap_min"] <= NO_SENTENCE_END
+
+
+# --- a whole plan
+
+
+RULES = """
+[[rule]]
+name = "unsure"
+signal = { entropy_mean = "> 0.9" }
+then = "go on"
+[[rule]]
+name = "sure"
+signal = { margin_mean = "> 1.6" }
+tokens = "> 8"
+then = "stop"
+[[rule]]
+name = "gold"
+metadata = { tier = "gold" }
+min_tokens = 24
+price = 0.5
+[[rule]]
+name = "long"
+question = "long"
+max_tokens = 40
+"""
+
+
+@cache
+def whole_plan(folder: Path) -> Plan:
+    policy = random_policy(seed=3)
+    rng = np.random.default_rng(5)
+    sizes = [len(FREE), 8, 1]
+    guard = ImpactModel(
+        FREE,
+        policy.tensors["obs_mean"].astype(np.float64),
+        policy.tensors["obs_std"].astype(np.float64),
+        tuple(rng.normal(0, 1, shape) for shape in pairwise(sizes)),
+        tuple(rng.normal(0, 1, n) for n in sizes[1:]),
+    )
+    (folder / "rules.toml").write_text(RULES)
+    strategy = Strategy(guard=guard, max_risk=0.5, rules=folder / "rules.toml")
+    return Plan({"policy": policy}, strategy)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plan")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(1, 70), question=st.sampled_from(["long", "short"]),
+    metadata=st.sampled_from([{}, {"tier": "gold"}]), price=st.sampled_from([1e-5, 3e-4, 1e-2]),
+)  # fmt: skip
+def test_guard_and_rules_stop_a_request_where_the_replay_of_its_audit_stops(
+    seed: int, n: int, question: str, metadata: dict[str, str], price: float, place: Path
+) -> None:
+    plan = whole_plan(place)
+    rng = np.random.default_rng(seed)
+    signals = np.abs(rng.normal(0.8, 0.6, (n, 6)))
+    ids = rng.integers(20, 250, n).tolist()
+
+    def served(share: float, log: Path) -> Request:
+        logged = replace(plan, audit=LogSettings(log, share))
+        made = core(logged, engine=HF_GENERATE, profile="embedded")
+        request = Request(made, question=question, metadata=metadata, token_price=price,
+                          request_id=f"r{seed}")  # fmt: skip
+        for token, values in zip(ids, signals, strict=True):
+            if not request.thinking:
+                break
+            fork(request, request.push(token, values), text="7")
+        while (token := request.forced()) is not None:
+            request.push(token)
+        for token in [*([END] if request.thinking else []), *spell("7"), EOS]:
+            request.push(token)
+        request.close()
+        return request
+
+    with TemporaryDirectory() as folder:
+        live = served(0.0, Path(folder) / "live").decoded()
+        full = served(1.0, Path(folder) / "audited").decoded()
+        (logged,) = read_log(Path(folder) / "audited").decisions.values()
+        (audit,) = read_log(Path(folder) / "audited").audits.values()
+    assert full.reason == "natural"
+    assert logged.stop.stopped_at == live.stopped_at
+    assert logged.stop.tokens == live.total_tokens
+    assert logged.stop.stop_probability == live.stop_probability
+    scored = scored_trace(audit, Feedback(audit.trace_id, "", target="7"))
+    assert scored is not None
+    assert scored.final.answer_tokens == full.answer_tokens
+    if not scored.checkpoints:
+        assert live.stopped_at is None
+        return
+    composed = plan.compose()
+    assert composed is not None
+    facts = {audit.trace_id: RequestFacts(question, "", metadata)}
+    played = composed.replay(table_of([scored]), price, facts)
+    at = [point.thinking_tokens for point in scored.checkpoints]
+    assert live.stopped_at == (None if played.stops[0] < 0 else at[played.stops[0]])
+    assert played.outcome.tokens[0] == live.total_tokens
