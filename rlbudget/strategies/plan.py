@@ -315,6 +315,9 @@ class _Reader:
             self._wrong("name policy or policies, not both", "policies")
         if "cascade" in top and ("policy" in top or "policies" in top):
             self._wrong("a cascade stops the model by itself: leave the policy out", "cascade")
+        for name in ("combine", "price_factors", "guard", "rules", "correction"):
+            if "cascade" in top and name in top:
+                self._wrong(f"nothing stands over a cascade: leave {name} out", name)
         for name in ("effort", "max_em_loss"):
             if "chooser" in top and name in top:
                 self._wrong("a chooser has no operating points: say a token price or money", name)

@@ -105,6 +105,11 @@ WRONG: Mapping[str, tuple[str, str]] = {
         'effort = "low"\n[chooser]\nfolder = "c"\nmodels = ["x", "y"]\n',
         ":1: a chooser has no op",
     ),
+    "rules over a cascade": (
+        '[cascade]\nfolder = "c"\nlarge = "x"\n[rules]\nfile = "rules.toml"\n',
+        ":4: nothing stands over a cascade: leave rules out",
+    ),
+    "loops as text": ('policy = "a"\nloops = "no"\n', ":2: loops must be true or false"),
     "no toml": ('policy = "a\n', ":1: "),
     "deep": ("x = " + "[" * 5000, ":1: "),
     "empty": ("", ":1: name a policy"),
