@@ -488,7 +488,8 @@ class Request:
         """Where an audited request would have been closed; it goes on."""
         here = self._exit_of((yield self._exit_fork()))
         self._note_stop("loop", None, here.answer_tokens + self._paid)
-        self._resume_at, self._kept, self._paid = None, None, 0
+        self._ended_resumed()
+        self._kept, self._paid = None, 0
 
     def _take(self, token: int, signals: npt.ArrayLike | None) -> None:
         if self._signals_fault or (self.failed is not None and not self.audited):

@@ -26,6 +26,7 @@ from rlbudget.policy.network import Decision
 from rlbudget.signals.loops import tokens_needed
 from rlbudget.signals.tokens import NO_SENTENCE_END, TokenWindow, Window
 from rlbudget.strategies.compose import Strategy
+from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.feedback.entries import read_log
 from rlbudget.strategies.feedback.harvest import scored_trace
 from rlbudget.strategies.feedback.log import Feedback
@@ -577,3 +578,121 @@ def test_guard_and_rules_stop_a_request_where_the_replay_of_its_audit_stops(
     at = [point.thinking_tokens for point in scored.checkpoints]
     assert live.stopped_at == (None if played.stops[0] < 0 else at[played.stops[0]])
     assert played.outcome.tokens[0] == live.total_tokens
+
+
+# --- corrections
+
+
+def doubting(bias: float, **rest: Any) -> Correction:
+    """A correction whose doubt is the same everywhere."""
+    doubt = ImpactModel(("thinking_tokens",), np.zeros(1), np.ones(1), (np.zeros((1, 1)),),
+                        (np.array([bias]),))  # fmt: skip
+    settings: dict[str, Any] = {"threshold": 0.5, "budget": 8, "rounds": 2}
+    return Correction(doubt, **(settings | rest))
+
+
+def corrected(correction: Correction, log: Path, share: float = 0.0, **rest: Any) -> Core:
+    plan = Plan({"policy": Scripted(8)}, correction=correction, audit=LogSettings(log, share))
+    return core(plan, engine=HF_GENERATE, profile="embedded", **rest)
+
+
+def decode(made: Core, ids: Sequence[int], answers: Sequence[str]) -> Request:
+    """Push a stream; each exit that is written aside gives the next answer."""
+    request, given = Request(made, question="2?", request_id="r"), iter(answers)
+    for token in ids:
+        if request.done:
+            break
+        must = request.forced(token)
+        wish = request.push(token if must is None else must, SIGNAL)
+        while wish is not None:
+            text = (*spell(next(given)), EOS)
+            wish = request.forked(Continuation(text, (-0.1,) * len(text), 0.1))
+    request.close()
+    return request
+
+
+def test_a_doubted_exit_thinks_on_and_the_last_of_equals_is_kept(tmp_path: Path) -> None:
+    request = decode(corrected(doubting(5.0), tmp_path), [9] * 99, ["1", "2", "3"])
+    done = request.decoded()
+    assert (done.answer, done.reason, done.resumed) == ("3", "policy", 2)
+    assert (done.thinking_tokens, done.stopped_at) == (24, 24)
+    assert done.answer_tokens == 3 * 3
+
+
+def test_an_exit_that_is_not_doubted_is_the_answer(tmp_path: Path) -> None:
+    request = decode(corrected(doubting(-5.0), tmp_path), [9] * 99, ["1"])
+    done = request.decoded()
+    assert (done.answer, done.thinking_tokens, done.answer_tokens, done.resumed) == ("1", 8, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "cap", "reason", "thinking"),
+    [
+        ([9] * 12 + [END, *spell("7"), EOS], 99, "natural", 12),
+        ([9] * 14 + [END, *spell("7"), EOS], 14, "max_tokens", 14),
+        ([9] * 14 + [EOS, *spell("7"), EOS], 99, "natural", 14),
+        ([9] * 8 + looping(2) + [END, *spell("7"), EOS], 600, "loop", tokens_needed(2) + 8),
+    ],
+)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_ends_a_resumed_thinking_gives_the_answer(
+    ids: list[int], cap: int, reason: str, thinking: int, share: float, tmp_path: Path
+) -> None:
+    correction = doubting(5.0, budget=None, rounds=1)
+    made = corrected(correction, tmp_path, share, max_thinking_tokens=cap)
+    request = decode(made, ids, ["1"] * 999)
+    done = request.decoded()
+    (row,) = lines(tmp_path / "decisions.jsonl")
+    assert row["stop"]["reason"] == reason
+    assert row["stop"]["thinking_tokens"] == thinking
+    assert row["correction"]["resumed"] == 1
+    paid = row["stop"]["answer_tokens"]
+    assert paid == 3 + 3  # the exit that was taken back, and the answer
+    if not share:
+        assert (done.answer, done.reason, done.answer_tokens) == ("7", reason, paid)
+        return
+    (audit,) = lines(tmp_path / "audits.jsonl")
+    assert audit["final"]["answer"] == "7"
+    assert audit["final"]["answer_tokens"] == done.answer_tokens == 3
+
+
+def test_an_audited_correction_notes_what_it_would_have_done(tmp_path: Path) -> None:
+    ids = [*[9] * 40, END, *spell("7"), EOS]
+    live = decode(corrected(doubting(5.0), tmp_path / "live"), ids, ["1", "2", "3"]).decoded()
+    full = decode(corrected(doubting(5.0), tmp_path / "full", 1.0), ids, list("123456789") * 2)
+    (row,) = lines(tmp_path / "full" / "decisions.jsonl")
+    stop = row["stop"]
+    assert full.decoded().answer == "7"
+    assert (stop["stopped_at"], stop["thinking_tokens"], stop["answer_tokens"]) == (
+        live.stopped_at, live.thinking_tokens, live.answer_tokens,
+    )  # fmt: skip
+
+
+def test_a_fork_that_fails_in_a_resumed_thinking_costs_no_answer(tmp_path: Path) -> None:
+    request = Request(corrected(doubting(5.0), tmp_path), question="2?")
+    wish = None
+    for _ in range(8):
+        wish = request.push(9, SIGNAL)
+    assert isinstance(wish, Fork)
+    ids = (*spell("1"), EOS)
+    assert request.forked(Continuation(ids, (-0.1,) * len(ids), 0.1)) is None
+    for _ in range(8):
+        wish = request.push(9, SIGNAL)
+    assert isinstance(wish, Fork)
+    request.forked(RuntimeError("no memory"))
+    assert request.done
+    done = request.decoded()
+    assert (done.answer, done.stopped_at) == ("1", 8)
+    assert "no memory" in str(done.message)
+
+
+def test_a_wish_left_undone_in_a_resumed_thinking_costs_no_answer(tmp_path: Path) -> None:
+    request = Request(corrected(doubting(5.0), tmp_path), question="2?")
+    for count in range(1, 40):
+        wish = request.push(9, SIGNAL)
+        if wish is not None and count == 8:
+            ids = (*spell("1"), EOS)
+            request.forked(Continuation(ids, (-0.1,) * len(ids), 0.1))
+        if request.done:
+            break
+    assert request.decoded().answer == "1"
