@@ -120,6 +120,7 @@ class BudgetProcessor(LogitsProcessor):
             rows.take(input_ids[:, -1])
         else:
             self._refuse_other_rows(input_ids)
+            self._finish()
             self._prompts = input_ids
             prompts = input_ids.tolist()
             requests = requests_of(self._core, self._questions, self._metadata, prompts, self._said)
@@ -131,7 +132,8 @@ class BudgetProcessor(LogitsProcessor):
         """Where and why each row of the last call stopped.
 
         ``output`` is what ``generate`` returned: it holds the very last token, which no processor
-        is shown and which is not counted otherwise.
+        is shown and which is not counted otherwise. The requests are over then: a plan's log gets
+        those that the limit ended, too.
         """
         if self._rows is None or self._seen is None:
             return []
@@ -142,7 +144,12 @@ class BudgetProcessor(LogitsProcessor):
                 self._seen = ids
             elif not torch.equal(ids, self._seen):
                 raise UserError("this is not the output of the last call of generate")
+            self._finish()
         return self._rows.endings
+
+    def _finish(self) -> None:
+        for request in [] if self._rows is None else self._rows.requests:
+            request.finish()
 
     def _goes_on(self, ids: torch.Tensor) -> bool:
         """Whether these are the sequences of the last step and one token more."""

@@ -60,7 +60,8 @@ class BudgetProcessor:
         return self._request.answer
 
     def decoded(self) -> Decoded:
-        """What came of it, once the completion is over."""
+        """What came of it, once the completion is over; a plan's log has it from then on."""
+        self._request.finish()
         return self._request.decoded()
 
     def __call__(self, input_ids: Ids | Sequence[int], scores: Scores) -> Scores:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from frozen_nets import policy_for
+from frozen_nets import policy_for, random_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_request import Scripted
-from tiny_model import save_tiny_model, tiny_questions
+from tiny_model import save_tiny_model, tiny_network, tiny_questions, tiny_tokenizer
 from transformers import StaticCache
 
 from rlbudget.decoding.decode import decode
@@ -31,6 +31,7 @@ from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
+from rlbudget.strategies.plan import LogSettings, Plan
 from rlbudget.tasks import load_task
 from rlbudget.tasks.task import Task
 from rlbudget.traces.store import load_table, load_traces
@@ -507,3 +508,22 @@ def test_no_effort_answers_before_the_first_thought(
         assert (ending.thinking_tokens, ending.reason) == (0, "max_tokens")
         assert answer_of(model, row, ending) == wanted.answer != ""
         assert ending.answer_tokens == wanted.answer_tokens
+
+
+def test_rows_that_the_limit_ends_are_logged_once_too(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    network = tiny_network(len(tokenizer))
+    plan = Plan({"policy": random_policy()}, audit=LogSettings(tmp_path))
+    processor = BudgetProcessor.for_model(
+        network, tokenizer, plan, profile="embedded", stride=8, max_thinking_tokens=9,
+        questions=["1", "2"],
+    )  # fmt: skip
+    prompts = torch.tensor([[1, 5, 3], [1, 6, 3]])
+    for _ in range(2):
+        ids = network.generate(
+            prompts, attention_mask=torch.ones_like(prompts), logits_processor=[processor],
+            max_new_tokens=12, do_sample=False,
+        )  # fmt: skip
+    processor.report(ids)
+    processor.report(ids)
+    assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 4
