@@ -138,7 +138,7 @@ def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> W
     that it does not serve.
     """
     said = {name: _read(prefix, name, given[prefix + name])
-            for name in _KINDS if given.get(prefix + name) is not None}  # fmt: skip
+            for name in _KINDS if given.get(prefix + name) not in (None, "")}  # fmt: skip
     name = said.pop("policy", next(iter(settings.plans)))
     if name not in settings.plans:
         raise UserError(

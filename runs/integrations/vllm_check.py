@@ -58,6 +58,8 @@ PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
 TOY_CAP = 96
 BATCH, ROUNDS = 16, 7
+MEMORY = 0.5
+"""Share of the machine's memory that must be free, for others work on it too."""
 OWN = 8
 """Decodes that are compared with the model's own, which is slow."""
 TIE = 1e-3
@@ -167,7 +169,7 @@ def stopping_policy(model: TransformersModel, questions: list[str], most: int) -
         batch.advance()
         rows = np.asarray(batch.at_checkpoint, dtype=np.int64)
         if len(rows):
-            tokens = np.full(len(rows), batch.thinking_tokens)
+            tokens = batch.thinking_tokens(rows)
             seen.append(observer.update(rows, tokens, batch.signals(rows)))
     observations = np.concatenate(seen)
     sizes = [len(features) + 1, 32, 2]
@@ -215,6 +217,7 @@ def engine(folder: Path, *, ours: bool) -> Any:
         enforce_eager=True,
         max_model_len=1024,
         max_num_seqs=BATCH,
+        gpu_memory_utilization=MEMORY,
         logits_processors=[PROCESSOR] if ours else None,
     )
 
@@ -369,6 +372,7 @@ def server(folder: Path) -> Iterator[Any]:
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
         "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
         "--max-model-len", "1024", "--logits-processors", PROCESSOR,
+        "--gpu-memory-utilization", str(MEMORY),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
