@@ -160,6 +160,8 @@ class Slots:
                 self._live[b] = moved
             if other is not None and how.name == "SWAP":
                 self._live[a] = other
+            elif other is not None:  # replaced, and named nowhere else
+                self._left(other)
 
     def step(self, logits: torch.Tensor) -> None:
         """Force the next tokens in ``logits`` (rows, vocabulary), one pass for each plan."""

@@ -123,6 +123,7 @@ class V1:
         for i in [f for f in free if f not in [before[slot] for slot in gone]]:
             waiting.remove(i)
             slot = gone.pop() if gone else size
+            removed = [one for one in removed if one != slot]
             size = max(size, slot + 1)
             self.batch[slot:] = [i, *self.batch[slot + 1 :]]
             added.append((slot, params[i], [prompt[0], 10 + i, *prompt[1:]], self.tokens[i]))
@@ -132,6 +133,7 @@ class V1:
                 size -= 1
             holes.discard(hole)
             if hole < size:
+                removed.remove(hole)  # vLLM names no slot as emptied that is filled again
                 moved.append((size - 1, hole, fake_vllm.Move.UNIDIRECTIONAL))
                 self.batch[hole] = self.batch[size - 1]
                 size -= 1
@@ -140,7 +142,7 @@ class V1:
             a, b = 0, len(self.batch) - 1
             self.batch[a], self.batch[b] = self.batch[b], self.batch[a]
             moved.append((a, b, fake_vllm.Move.SWAP))
-        self.slots.update(fake_vllm.update(added=added, removed=gone, moved=moved))
+        self.slots.update(fake_vllm.update(added=added, removed=removed, moved=moved))
 
 
 @pytest.fixture
