@@ -58,7 +58,7 @@ PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
 TOY_CAP = 96
 BATCH, ROUNDS = 16, 7
-MEMORY = 0.5
+MEMORY = 0.2
 """Share of the machine's memory that must be free, for others work on it too."""
 OWN = 8
 """Decodes that are compared with the model's own, which is slow."""
