@@ -58,13 +58,13 @@ def main() -> None:
         record_suite(model, load_task("smollm2", n=QUESTIONS, seed=SEED))
         print("the reference is made", file=sys.stderr, flush=True)
     rows, differences = [], {}
-    for budget, name in ((BudgetProcessor, "plan"), (BudgetProcessor, "plan_top"),
-                         (BudgetGenerate, "plan")):  # fmt: skip
+    for budget, name in ((BudgetGenerate, "plan"), (BudgetProcessor, "plan_top"),
+                         (BudgetProcessor, "plan")):  # fmt: skip
         suite, engine = load_suite(name), f"transformers, {budget.__name__}"
         found = decoded(model, budget, suite)
         rows.append(row_of(engine, found, suite))
         differences[f"{engine}, {name}"] = others(found, suite)
-    keep("Hugging Face", rows, differences=differences)
+        keep("Hugging Face", rows, differences=differences)
 
 
 def decoded(model: Any, budget: Any, suite: Suite) -> list[list[Any]]:

@@ -51,19 +51,17 @@ def check(arguments: argparse.Namespace) -> None:
         write_gguf(folder, file)
         with llama_server(file, context=1024, threads=arguments.threads) as address:
             suite = load_suite("plan_top").first(arguments.n)
-            own, late = by_own_client(address, folder, suite, control=not arguments.no_control)
             every = load_suite("plan").first(max(arguments.n // 10, 1))
-            slow, _ = by_own_client(address, folder, every, control=False)
-            found = {suite.name: exits(own), every.name: exits(slow)}
-            keep(
-                "llama-server",
-                [row_of("llama-server", found[one.name], one) for one in (suite, every)],
-                differences={one.name: others(found[one.name], one) for one in (suite, every)},
-                **late,
-            )
             there = exits(asyncio.run(by_openai(f"{address}/v1", folder, suite)))
             engine = "OpenAI client, llama-server"
             keep(engine, [row_of(engine, there, suite)], differences=others(there, suite))
+            rows, differences, engine = [], {}, "llama-server"
+            for one, control in ((suite, not arguments.no_control), (every, False)):
+                decodes, late = by_own_client(address, folder, one, control=control)
+                found = exits(decodes)
+                rows.append(row_of(engine, found, one))
+                differences[one.name] = {"others": others(found, one), **late}
+                keep(engine, rows, differences=differences)
 
 
 def by_own_client(
