@@ -8,6 +8,7 @@ exits; the checks of the engines read them here. This needs no torch.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.plan import Plan, load_plan
-from runs.common import KEPT, RESULTS, ROOT, made, write_result
+from runs.common import KEPT, OUT, RESULTS, ROOT, made, write_result
 
 REFERENCE = KEPT / "reference.json"
 PLANS = ("plan", "plan_top")
@@ -34,6 +35,19 @@ ENGINES = (
 )
 """in the order of the rows"""
 _KEPT = "conformance"
+
+
+def _code() -> str:
+    """A digest of the sources that decide."""
+    digest = sha256()
+    for room in ("decoding", "integrations", "policy", "signals", "strategies", "models"):
+        for file in sorted((ROOT / "rlbudget" / room).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+CODE = _code()
+"""Names the code of the package as it was when the check began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +111,17 @@ def others(found: Sequence[Sequence[Any]], suite: Suite) -> list[Any]:
 def keep(engine: str, rows: Sequence[Mapping[str, Any]], **details: Any) -> None:
     """Put the rows of one of ``ENGINES`` in the place of those that were kept of it."""
     file = RESULTS / f"{_KEPT}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    parts = {**kept.get("parts", {}), engine: {"code": code(), **details, **made()}}
+    OUT.mkdir(exist_ok=True)
+    with (OUT / f"{_KEPT}.lock").open("w") as lock:  # checks may run at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        _keep(kept, engine, rows, details)
+
+
+def _keep(
+    kept: Mapping[str, Any], engine: str, rows: Sequence[Mapping[str, Any]], details: Any
+) -> None:
+    parts = {**kept.get("parts", {}), engine: {"code": CODE, **details, **made()}}
     known = [row for row in kept.get("rows", []) if row["engine"] != engine]
     known += [{**row, "engine": engine} for row in rows]
     known.sort(key=lambda row: ENGINES.index(row["engine"]))
@@ -109,12 +132,3 @@ def keep(engine: str, rows: Sequence[Mapping[str, Any]], **details: Any) -> None
         seeds=[SEED],
         parts={name: parts[name] for name in ENGINES if name in parts},
     )
-
-
-def code() -> str:
-    """Names the package's code, as far as it decides: a digest of its sources."""
-    digest = sha256()
-    for room in ("decoding", "integrations", "policy", "signals", "strategies", "models"):
-        for file in sorted((ROOT / "rlbudget" / room).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
