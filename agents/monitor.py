@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -42,9 +43,9 @@ class Watch(BaseCallback):
         self.updates = 0
         """updates begun"""
 
+    @abstractmethod
     def look(self, *, last: bool) -> None:
         """Measure the policy."""
-        raise NotImplementedError
 
     def _on_rollout_start(self) -> None:
         if self.updates % self.every == 0:
