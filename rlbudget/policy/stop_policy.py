@@ -42,14 +42,6 @@ class StopPolicy(Protocol):
         """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
 
 
-def decide(policy: StopPolicy, observation: Any, token_price: float) -> Decision:
-    """The decision at one checkpoint, (n_features,), from ``chances`` of a batch of one."""
-    stop, probe = (
-        float(chance[0]) for chance in policy.chances(np.asarray(observation)[None], token_price)
-    )
-    return Decision(stop > policy.threshold, stop, probe > 0.5)
-
-
 @dataclass(frozen=True, slots=True)
 class Full:
     """Never stops, at any price: the full decode as a policy."""
