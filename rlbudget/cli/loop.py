@@ -40,7 +40,7 @@ class Feedback:
     log: TheLog
     """Folder of the log."""
     request_id: Annotated[str, tyro.conf.arg(metavar="ID")]
-    """Id of the request, as `rlbudget decode --log` said it."""
+    """Id of the request, as `rlbudget decode` said it."""
     target: OptionalText = None
     """The right answer."""
     right: Flag = False

@@ -21,7 +21,7 @@ class Member:
     """``n`` traces of one model."""
 
     table: TraceTable
-    """an ``exit_table`` (``rlbudget.strategies.correction.exits``)"""
+    """an ``exit_table`` (``rlbudget.strategies.correction.doubt``)"""
     ratio: float
     """what a token of the model costs, in tokens of the dearest: above 0, at most 1"""
     answers: Answers

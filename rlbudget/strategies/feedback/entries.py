@@ -43,7 +43,9 @@ def read_log(folder: Path | str) -> Entries:
     """All that a log holds. Raises ``UserError`` for a folder that is no log."""
     folder = Path(folder)
     if not any((folder / name).is_file() for name in (DECISIONS, AUDITS)):
-        raise UserError(f"{folder} is no decision log; one is made by: rlbudget decode --log")
+        raise UserError(
+            f'{folder} is no decision log; one is made by a plan with [audit] log = "log"'
+        )
     decisions = list(_rows(folder / DECISIONS, _served))
     audits = list(_rows(folder / AUDITS, _audit))
     outcomes = list(_rows(folder / OUTCOMES, _outcome))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.policy.controller import Reason
@@ -30,11 +30,6 @@ from rlbudget.traces.trace import Trace, trace_to_dict
 DECISIONS, AUDITS, OUTCOMES = "decisions.jsonl", "audits.jsonl", "outcomes.jsonl"
 VERSION = 1
 
-LoggedReason = Reason | Literal["loop", "tool_call", "off", "large_failed"]
-"""``loop``: exact repetition closed the thinking; ``tool_call``: the model called a tool out of its
-thinking; ``off``: the request asked for no policy; ``large_failed``: the model that was to take
-over could not, and the small one answered at its own end."""
-
 _log = logging.getLogger("rlbudget")
 
 
@@ -42,7 +37,7 @@ _log = logging.getLogger("rlbudget")
 class Stop:
     """Where and why a policy ended a thinking, and what that cost."""
 
-    reason: LoggedReason
+    reason: Reason
     stopped_at: int | None
     """thinking tokens at the stop; None where the policy did not stop it"""
     stop_probability: float | None
