@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
@@ -29,7 +29,7 @@ from rlbudget.strategies.compose import (
 )
 from rlbudget.strategies.correction.correct import Correction, load_correction, load_second_policy
 from rlbudget.strategies.feedback.registry import load_servings
-from rlbudget.strategies.toml_lines import line_of, lines_of, parse_toml
+from rlbudget.strategies.toml_lines import TomlFile, read_toml
 from rlbudget.traces.trace import Trace
 
 _DIALS = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
@@ -239,20 +239,14 @@ def load_plan(path: Path | str) -> Plan:
     Raises ``UserError``, ``FILE:LINE: what is wrong``, for unknown keys, values of the wrong kind
     and files that are not what they should be.
     """
-    file = Path(path)
-    try:
-        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the plan {path}: {error}") from None
-    return _Reader(file, parse_toml(file, text), text).plan()
+    return _Reader(read_toml(path, "the plan")).plan()
 
 
 class _Reader:
     """One file on its way to a plan."""
 
-    def __init__(self, file: Path, said: Mapping[str, Any], text: str) -> None:
-        self._file, self._said, self._text = file, said, text
-        self._lines = lines_of(text)
+    def __init__(self, file: TomlFile) -> None:
+        self._file, self._said = file, file.content
         self._named: list[Path] = []
 
     def plan(self) -> Plan:
@@ -405,7 +399,7 @@ class _Reader:
         return self._named[-1]
 
     def _beside(self, name: str) -> Path:
-        return self._file.parent / Path(name).expanduser()
+        return self._file.path.parent / Path(name).expanduser()
 
     def _loaded(self, key: str, load: Any, given: Any) -> Any:
         """What ``load`` makes of a file that ``key`` names; its errors get the key's line."""
@@ -419,16 +413,15 @@ class _Reader:
             self._wrong(str(error), *([key] if key else []))
 
     def _digest(self) -> str:
-        digest = sha256(self._text.encode())
+        digest = sha256(self._file.text.encode())
         for path in self._named:
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
             for one in inside:
                 digest.update(one.read_bytes() if one.is_file() else b"")
         return digest.hexdigest()
 
-    def _wrong(self, why: str, *where: str) -> Any:
-        line = line_of(self._lines, *where) if where else 1
-        raise UserError(f"{self._file}:{line}: {why}")
+    def _wrong(self, why: str, *where: str) -> NoReturn:
+        raise self._file.wrong(why, *where)
 
 
 def _hash(text: str) -> str:

@@ -37,13 +37,17 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 class TomlFile:
     """A TOML file that was read, and where each of its keys stands."""
 
-    path: Path | str
+    path: Path
+    text: str
     content: Mapping[str, Any]
     lines: Mapping[KeyPath, int]
 
     def line(self, *path: str | int) -> int:
         """The line of a path, or of the nearest thing around it that has one."""
-        return line_of(self.lines, *path)
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return 1
 
     def wrong(self, said: str, *path: str | int) -> UserError:
         """The error for a mistake in a line: ``FILE:LINE: what is wrong``."""
@@ -52,14 +56,15 @@ class TomlFile:
 
 def read_toml(path: Path | str, what: str) -> TomlFile:
     """Read a TOML file; ``what`` names it in the ``UserError`` where it cannot be read."""
+    file = Path(path)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {what} {path}: {error}") from None
-    return TomlFile(path, parse_toml(path, text), lines_of(text))
+    return TomlFile(file, text, parse_toml(file, text), lines_of(text))
 
 
-def parse_toml(path: Path | str, text: str) -> dict[str, Any]:
+def parse_toml(path: Path, text: str) -> dict[str, Any]:
     """What a TOML text says; ``UserError``, ``FILE:LINE: what is wrong``, where it is none."""
     try:
         return tomllib.loads(text)
@@ -78,14 +83,6 @@ def lines_of(text: str) -> dict[KeyPath, int]:
     reader = _Reader(text)
     reader.document()
     return reader.lines
-
-
-def line_of(lines: Mapping[KeyPath, int], *path: str | int) -> int:
-    """The line of a path, or of the nearest thing around it that has one."""
-    for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            return lines[path[:end]]
-    return 1
 
 
 class _Reader:
