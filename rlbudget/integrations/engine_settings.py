@@ -13,7 +13,7 @@ from rlbudget.decoding.core import Core, Engine, bind
 from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile, find_profile
-from rlbudget.policy.dial import Dial
+from rlbudget.policy.dial import DIALS, Dial
 from rlbudget.policy.folder import load_policy
 from rlbudget.policy.prices import check_price
 from rlbudget.policy.stop_policy import StopPolicy
@@ -32,7 +32,6 @@ _KINDS = {
     "question": "a text", "request_id": "a text",
 }  # fmt: skip
 """What a request may say; in ``vllm_xargs`` each name begins with ``PREFIX``."""
-_DIAL = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> W
             f"{prefix}policy: no policy {name!r} here; there are: {', '.join(settings.plans)}"
         )
     plan = settings.plans[name]
-    dial = Dial(**{key: said.pop(key) for key in _DIAL if key in said})
+    dial = Dial(**{key: said.pop(key) for key in DIALS if key in said})
     plan.spot(dial)
     if dial.token_price is not None:
         check_price(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from rlbudget.errors import UserError
@@ -106,6 +106,10 @@ class Dial:
         if self.max_em_loss is not None:
             return Spot(_certified_price(self.max_em_loss, policy))
         return Spot(default)
+
+
+DIALS = tuple(field.name for field in fields(Dial))
+"""What plans and requests call what they say."""
 
 
 def certificates(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
-from rlbudget.policy.dial import NO_EFFORT, Dial, Spot
+from rlbudget.policy.dial import DIALS, NO_EFFORT, Dial, Spot
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.operating import promised
 from rlbudget.policy.prices import nearest_price
@@ -32,7 +32,6 @@ from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import TomlFile, read_toml
 from rlbudget.traces.trace import Trace
 
-_DIALS = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_million")
 SERVE_ONLY = ("price", "experiment", "queue", "upstream")
 """sections that the gateway alone reads"""
 NUMBER = (int, float)
@@ -288,7 +287,7 @@ class _Reader:
         parts = [name for name in ("rules", "guard", "combine", "policies") if name in top]
         self._loaded(next(iter(parts), ""), lambda _: plan.compose(), self._file)
         if plan.policies or plan.cascade is not None:
-            said = [name for name in _DIALS if name in top]
+            said = [name for name in DIALS if name in top]
             self._loaded(next(iter(said), ""), lambda _: plan.spot(), self._file)
         return plan
 
@@ -372,7 +371,7 @@ class _Reader:
         return strategy
 
     def _dial(self) -> Dial:
-        said = {name: self._said[name] for name in _DIALS if name in self._said}
+        said = {name: self._said[name] for name in DIALS if name in self._said}
         dial: Dial = self._loaded(next(iter(said), ""), lambda _: Dial(**said), self._file)
         return dial
 
