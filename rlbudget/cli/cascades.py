@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from rlbudget.cli.arguments import File, N, OptionalFolder, OptionalN, Share
+from rlbudget.cli.findings.learning import over_the_best
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.strategies.fit_cascade import fit_cascade
 
@@ -60,12 +61,7 @@ class Cascade:
             for at in done.prices
         ]
         show(plain_table(["price", *ways, "over the best alone", "asked"], rows))
-        told = [at.ahead.verdict for at in done.prices]
-        tell(
-            f"Of {len(rows)} prices the cascade is better than the best model alone at"
-            f" {told.count('better')}, worse at {told.count('worse')};"
-            f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}."
-        )
+        tell(over_the_best("cascade", [at.ahead for at in done.prices], done.questions))
         for line in done.notes:
             note(line)
         note(f"Cascade written to {self.out}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from rlbudget.cli.arguments import Folder, Folders, N, Numbers
+from rlbudget.cli.findings.learning import over_the_best
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
@@ -67,12 +68,7 @@ class Choose:
             for at in done.prices
         ]
         show(plain_table(["price", *names, "chooses", "over the best alone"], rows))
-        told = [at.ahead.verdict for at in done.prices]
-        tell(
-            f"Of {len(rows)} prices the chooser is better than the best model alone at"
-            f" {told.count('better')}, worse at {told.count('worse')};"
-            f" {done.questions:,} questions cannot tell at {told.count('cannot tell')}."
-        )
+        tell(over_the_best("chooser", [at.ahead for at in done.prices], done.questions))
         for line in done.notes:
             note(line)
         note(f"Chooser written to {self.out}")

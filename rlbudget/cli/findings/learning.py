@@ -7,6 +7,7 @@ from math import sqrt
 from typing import Any
 
 from rlbudget.cli.findings.finding import odd, some
+from rlbudget.evaluate.verdicts import Paired
 from rlbudget.policy.operating import FEW_QUESTIONS, promised
 
 FEW_TRAINING_QUESTIONS = 200
@@ -165,6 +166,16 @@ def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[str]:
             do=f"hold out {FEW_HELD_OUT_QUESTIONS} (record more) before you trust a difference"
             " of a point or two",
         )
+
+
+def over_the_best(what: str, ahead: Sequence[Paired], questions: int) -> str:
+    """At how many prices a way of using several models is better than the best of them alone."""
+    told = [each.verdict for each in ahead]
+    return (
+        f"Of {len(told)} prices the {what} is better than the best model alone at"
+        f" {told.count('better')}, worse at {told.count('worse')};"
+        f" {questions:,} questions cannot tell at {told.count('cannot tell')}."
+    )
 
 
 def of_certificate(certificate: Mapping[str, Any], price_range: Sequence[float]) -> Iterator[str]:
