@@ -40,11 +40,11 @@ from rlbudget.strategies.correction.doubt import (
     fit_doubt,
     stop_chances,
 )
-from rlbudget.strategies.correction.fit import Fitted, joined
+from rlbudget.strategies.correction.fit import Fitted
 from rlbudget.strategies.correction.fit_second import save_second
 from rlbudget.strategies.impact import ImpactModel, save_impact
 from rlbudget.traces.store import TraceWriter
-from rlbudget.traces.table import Split, TraceTable, split_questions
+from rlbudget.traces.table import Split, TraceTable, joined, split_questions
 
 PRICE = 1e-4
 
@@ -187,7 +187,7 @@ def test_stop_chances_are_those_of_a_policy_that_tosses_a_coin(split: Split) -> 
 
 
 def test_joined_tables_hold_both(split: Split) -> None:
-    both = joined(split.train, split.validation)
+    both = joined([split.train, split.validation])
     n = len(split.train)
     for part, rows in ((split.train, range(n)), (split.validation, range(n, len(both)))):
         taken = both.take(list(rows))

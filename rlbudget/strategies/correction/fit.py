@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from rlbudget.strategies.correction.doubt import (
 )
 from rlbudget.strategies.impact import ImpactModel
 from rlbudget.traces.store import digest
-from rlbudget.traces.table import Split, TraceTable, split_questions
+from rlbudget.traces.table import Split, TraceTable, joined, split_questions
 
 MOST_EXTRA = 0.1
 """extra tokens, as a share of those that the stops save"""
@@ -124,7 +123,7 @@ def fit_doubts(
     in_turn = doubts_in_turn(train, validation, policy, features, second=second, seed=seed)
     return Doubts(
         model,
-        joined(split.train, split.validation),
+        joined([split.train, split.validation]),
         np.concatenate([in_turn, doubts_of(model, split.validation)]),
     )
 
@@ -163,20 +162,3 @@ def own_split(policy: Policy, traces: Path | str) -> Split:
     before = int(fitted.get("split_seed") or 0)  # other traces may hold the same questions
     seed, _ = split_seed_of({"of the correction": fitted}, digest(traces), before)
     return split_questions(exit_table(traces), seed=seed)
-
-
-def joined(first: TraceTable, second: TraceTable) -> TraceTable:
-    """The traces of both, one table after the other, which must hold the same signals."""
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in TraceTable.__slots__
-        if name not in ("signals", "offsets")
-    }
-    return TraceTable(
-        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
-        signals={
-            name: np.concatenate([column, second.signals[name]])
-            for name, column in first.signals.items()
-        },
-        **columns,
-    )
