@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from rlbudget.policy.outcomes import (
     Choice,
     Outcome,
     Probing,
+    concatenated,
     full_stops,
     operating_prices,
     oracle_stops,
@@ -111,14 +112,9 @@ def _joined(points: Sequence[Point]) -> Point:
     same = all(other == parameters[0] for other in parameters)
     return Point(
         parameters[0] if same else {"folds": parameters},
-        _together([point.train for point in points]),
-        _together([point.held_out for point in points]),
+        concatenated([point.train for point in points]),
+        concatenated([point.held_out for point in points]),
     )
-
-
-def _together(outcomes: Sequence[Outcome]) -> Outcome:
-    columns = (field.name for field in fields(Outcome))
-    return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))
 
 
 def _point(parameters: Mapping[str, Any], on: Sets, play: Callable[[TraceTable], Outcome]) -> Point:

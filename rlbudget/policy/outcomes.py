@@ -8,7 +8,8 @@ Everything works on all traces at once, and a trace without a checkpoint always 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,12 @@ class Outcome:
     def tokens(self) -> Floats:
         """(n,) all tokens: thinking, probe and answer."""
         return self.thinking + self.probe + self.answer
+
+
+def concatenated(outcomes: Sequence[Outcome]) -> Outcome:
+    """The traces of several, one after the other."""
+    columns = (field.name for field in fields(Outcome))
+    return Outcome(*(np.concatenate([getattr(o, c) for o in outcomes]) for c in columns))
 
 
 def first_stop(table: TraceTable, says_stop: Bools) -> Ints:

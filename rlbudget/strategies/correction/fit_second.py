@@ -16,7 +16,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.unseen import fitted_to
 from rlbudget.policy.folder import Policy, save_policy
 from rlbudget.policy.handover import served
-from rlbudget.policy.outcomes import Outcome
+from rlbudget.policy.outcomes import concatenated
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.correction.correct import (
     FILE,
@@ -65,12 +65,6 @@ def fit_second(
     right = [one.exact_match for one in given]
     doubts = fit_doubts(split, policy, second=(right[0], right[1]), seed=seed)
     refiner = Refiner(token_ratio, recorded_of(next(iter_traces(second))))
-    known = Outcome(
-        *(
-            np.concatenate([getattr(part, name) for part in given[:2]])
-            for name in ("exact_match", "thinking", "probe", "answer")
-        )
-    )
     correction = tune(
         doubts.model,
         replay(policy, doubts.tuning, token_price),
@@ -78,7 +72,7 @@ def fit_second(
         token_price,
         most_extra=most_extra,
         aim=aim,
-        second=Second(known, refiner),
+        second=Second(concatenated(given[:2]), refiner),
     )
     done = replay(policy, split.held_out, token_price)
     measured = correct(
