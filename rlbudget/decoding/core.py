@@ -178,6 +178,23 @@ class Core:
         served = (self.composed or self.plan.policy).price_range
         return replace(spot, token_price=nearest_price(spot.token_price, served))
 
+    def thinking_cap(self, spot: Spot, *, of_request: int | None, of_engine: int | None) -> int:
+        """Thinking tokens at most of a request that has a budget of its own, in an engine that
+        caps all of its tokens: room is left for an answer."""
+        cap = self.max_thinking if spot.stops != "at once" else 0
+        if of_request is not None:
+            if of_request < 1:
+                raise UserError(f"a budget of {of_request} thinking tokens: at least 1")
+            cap = min(cap, of_request)
+        if of_engine is not None:
+            if of_engine <= self.reserve:
+                raise UserError(
+                    f"a limit of {of_engine} new tokens leaves no room to think: the exit text and"
+                    f" the answer take {self.reserve} of them"
+                )
+            cap = min(cap, of_engine - self.reserve)
+        return cap
+
     def policy_for(self, facts: RequestFacts) -> StopPolicy:
         """What decides about one request."""
         return self.plan.policy if self.composed is None else self.composed.serve(facts)

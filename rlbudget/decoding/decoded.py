@@ -8,6 +8,23 @@ from rlbudget.policy.controller import Reason
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """Where and why a thinking ended, so far."""
+
+    thinking_tokens: int
+    probe_tokens: int
+    """tokens of all trial answers that were made"""
+    answer_tokens: int
+    """every token after the thinking"""
+    reason: Reason | None
+    """None while it thinks"""
+    stop_probability: float | None
+    """at the last checkpoint; None where there was none"""
+    message: str | None
+    """what went wrong"""
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """An answer, what it cost, and where and why its thinking ended."""
 

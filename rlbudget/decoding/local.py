@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from rlbudget.decoding.aside import Fork, Wish
 from rlbudget.decoding.core import Core, HandOver
-from rlbudget.decoding.request import Fork, Request, Wish
+from rlbudget.decoding.request import Request
 from rlbudget.models.answers import continue_greedily
 from rlbudget.models.decode_batch import NOT_NUMBERS
 from rlbudget.models.reading import Continuation

@@ -8,47 +8,35 @@ A shell decodes tokens and tells of each::
         wish = request.forked(...)          # a Fork: the continuation that the shell decoded
         wish = request.handed_over(...)     # a HandOver: what Core.hand_over gave
 
-until ``request.done``. Everything else is decided here: checkpoints, stops, trial answers, the end
-of the thinking, corrections, audits, the log. What a request decodes is what the recorder would
-have recorded up to the stop, and the exit's answer after it. No fault of a policy or a strategy
-reaches the shell: the decode goes on to its natural end, and ``message`` says so.
+until ``request.done``. Everything else is decided here: where there are checkpoints, the end of the
+thinking and of the answer; and, by the plan's ``Decider`` (``deciding.py``), stops, trial answers,
+corrections and audits. What a request decodes is what the recorder would have recorded up to the
+stop, and the exit's answer after it. No fault of a policy or a strategy reaches the shell: the
+decode goes on to its natural end, and ``message`` says so.
 """
 
 from __future__ import annotations
 
-import math
 import uuid
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from rlbudget.decoding.core import Core, HandOver
-from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.aside import Wish
+from rlbudget.decoding.core import Core
+from rlbudget.decoding.deciding import Decider, Kept, Steps, Verdict
+from rlbudget.decoding.decoded import Decoded, Ending
+from rlbudget.decoding.report import decoded_of, note
+from rlbudget.decoding.transcript import Transcript
 from rlbudget.errors import UserError
-from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.reading import (
-    Continuation,
-    ExitResult,
-    ProbeResult,
-    ends_answer,
-    make_probe,
-    read_answer,
-)
-from rlbudget.policy.cascade import CascadeRequest
-from rlbudget.policy.controller import Controller, Reason
+from rlbudget.models.reading import Continuation, ends_answer
+from rlbudget.policy.controller import Reason
 from rlbudget.policy.dial import Dial
 from rlbudget.signals.loops import Loops
-from rlbudget.signals.tokens import TOKEN_SIGNALS, TokenWindow
-from rlbudget.strategies.correction.corrector import Corrector
 from rlbudget.strategies.feedback.audit import audited
-from rlbudget.strategies.feedback.log import CorrectionEntry, LoggedRequest, ModelTokens, Stop, now
 from rlbudget.strategies.hybrid import RequestFacts
-from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 _OPENING = 16
 """tokens after which a model that has not opened its thinking is taken not to think"""
@@ -62,48 +50,6 @@ class State(Enum):
     ANSWERING = "the exit text is being forced, or the answer written"
     ALONE = "nothing is decided about it any more"
     DONE = "the answer is written"
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """A wish of a request: decode greedily from here, aside; the decode itself goes on untouched.
-
-    ``cue`` is fed first, then up to ``cap`` tokens until an end of sequence or one of ``stops``.
-    """
-
-    cue: tuple[int, ...]
-    cap: int
-    stops: tuple[str, ...]
-
-
-Wish: TypeAlias = Fork | HandOver
-Steps: TypeAlias = Generator[Wish, Any, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Where and why a thinking ended, so far."""
-
-    thinking_tokens: int
-    probe_tokens: int
-    """tokens of all trial answers that were made"""
-    answer_tokens: int
-    """every token after the thinking"""
-    reason: Reason | None
-    """None while it thinks"""
-    stop_probability: float | None
-    """at the last checkpoint; None where there was none"""
-    message: str | None
-    """what went wrong"""
-
-
-@dataclass(slots=True)
-class _Kept:
-    """The least doubted exit so far."""
-
-    written: ExitResult
-    at: int
-    doubt: float
 
 
 class Request:
@@ -138,43 +84,17 @@ class Request:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._core = core
-        self._facts = RequestFacts(question or "", task, metadata or {})
-        self._policy = core.policy_for(self._facts)
+        self._transcript = Transcript(core.vocabulary)
         spot = core.spot(dial, token_price)
+        facts = RequestFacts(question or "", task, metadata or {})
+        self._decider = Decider(core, facts, spot, self._transcript, question=question)
         self.token_price = spot.token_price
         """reward lost per token"""
-        self._stops = spot.stops
         own = token_price is not None or not (dial is None or dial.silent)
         self._effort = (dial.effort if dial else None) if own else core.plan.dial.effort
-        self._controller: Controller | None = None
-        self._cascade: CascadeRequest | None = None
-        if core.plan.cascade is not None:
-            self._cascade = CascadeRequest(
-                core.plan.cascade, token_price=self.token_price, question=question
-            )
-        else:
-            self._controller = Controller(
-                self._policy, token_price=self.token_price, question=question, task=task,
-                on_failure=core.failures.add,
-            )  # fmt: skip
-        correction = core.plan.correction
-        self._corrector: Corrector | None = None
-        if correction is not None and not correction.off:
-            self._corrector = Corrector(
-                correction, probe_tokens=core.probe_tokens, question=question
-            )
-        self._cap = core.max_thinking if spot.stops != "at once" else 0
-        if max_thinking_tokens is not None:
-            if max_thinking_tokens < 1:
-                raise UserError(f"a budget of {max_thinking_tokens} thinking tokens: at least 1")
-            self._cap = min(self._cap, max_thinking_tokens)
-        if max_new_tokens is not None and not off:
-            if max_new_tokens <= core.reserve:
-                raise UserError(
-                    f"a limit of {max_new_tokens} new tokens leaves no room to think: the exit"
-                    f" text and the answer take {core.reserve} of them"
-                )
-            self._cap = min(self._cap, max_new_tokens - core.reserve)
+        self._cap = core.thinking_cap(
+            spot, of_request=max_thinking_tokens, of_engine=None if off else max_new_tokens
+        )
         self._limit = max_new_tokens
         if request_id is not None and (not request_id.strip() or "\0" in request_id):
             raise UserError("the request id must not be blank or hold a NUL character")
@@ -185,44 +105,28 @@ class Request:
         if off:
             self.state = State.ALONE
         audit = core.plan.audit
-        self.audited = bool(
+        self._decider.audited = bool(
             audit is not None
             and self._cap
             and self.request_id is not None
             and self.state is not State.ALONE
             and audited(self.request_id, audit.share)
         )
-        """whether it runs to its natural end and is recorded"""
         self._steps: Steps | None = None
-        self._window = TokenWindow()
         self._tags, self._eos, self._stride = core.tags, core.eos, core.stride
-        self._markers = core.vocabulary.markers
         self._loops = Loops() if core.plan.loops else None
-        self._fault: str | None = None
         self.problem: str | None = None
         """what the engine found wrong with the model itself, for ``message``"""
         self._reason: Reason | None = "off" if self.state is State.ALONE else None
-        self._ids: list[int] = []
-        self._texts: list[str] = []
+        self._ids = self._transcript.ids
         self._before: list[int] = []  # tokens before the model opened its thinking
         self._thinking = 0
-        self._answer_from = 0
         self._answer_tokens = 0
-        self._paid = 0  # tokens of exits that were taken back
-        self._probe_tokens = 0
-        self._probability: float | None = None
         self._forced: list[int] = []
-        self._points: list[Checkpoint] = []
-        self._would: Stop | None = None  # where an audited request would have stopped
-        self._written: ExitResult | None = None  # an exit that stands in for the rest of the decode
-        self._kept: _Kept | None = None
-        self._resume_at: float | None = None
-        self._resumed = 0
+        self._kept: Kept | None = None  # an exit that stands in for the rest of the decode
         self._ask_end = False
         self._opened_itself = False
-        self._second: Decoded | None = None
         self._logged = self._closed = False
-        self._signals_fault = self._audit_fault = False
         if self.state is State.THINKING and not self._cap:
             self._exit("max_tokens")
 
@@ -265,9 +169,7 @@ class Request:
     def ahead(self) -> int:
         """Thinking tokens that can be asked for at once: a request that wants something done aside
         at every checkpoint goes no further than the next."""
-        controller = self._controller if self._stops == "policy" else None
-        often = self.audited or (controller is not None and controller.needs_probe)
-        return self.to_checkpoint if often else self.room
+        return self.to_checkpoint if self._decider.forks_often else self.room
 
     @property
     def ids(self) -> Sequence[int]:
@@ -277,7 +179,12 @@ class Request:
     @property
     def failed(self) -> str | None:
         """Why the policy is off, if it is."""
-        return self._fault or (None if self._controller is None else self._controller.failed)
+        return self._decider.failed
+
+    @property
+    def audited(self) -> bool:
+        """Whether it runs to its natural end and is recorded."""
+        return self._decider.audited
 
     def forced(self, likeliest: int = -1) -> int | None:
         """The token that must come next, or None.
@@ -341,7 +248,7 @@ class Request:
             self._go_on(RuntimeError("what the plan wanted done aside was left undone"), fails=True)
         self._ids.append(token)
         if text is not None:
-            self._texts.append(text)
+            self._transcript.texts.append(text)
         if self.state is State.THINKING:
             return self._think(token, signals)
         if self.state is State.WAITING:
@@ -350,7 +257,7 @@ class Request:
             self._answer(token)
             if self._ask_end:
                 self._ask_end = False
-                return self._run(self._at_end())
+                return self._run(self._decider.at_end(self._thinking))
         return None
 
     def forked(self, found: Continuation | Exception) -> Wish | None:
@@ -365,50 +272,22 @@ class Request:
     @property
     def ending(self) -> Ending:
         """Where it stands."""
-        reason: Reason | None = self._reason
-        went_on = self.failed is not None and reason in ("natural", "max_tokens")
+        decider, reason = self._decider, self._reason
+        went_on = decider.failed is not None and reason in ("natural", "max_tokens")
         return Ending(
             thinking_tokens=self._thinking,
-            probe_tokens=self._probe_tokens,
-            answer_tokens=self._answer_tokens + (0 if self.audited else self._paid),
+            probe_tokens=decider.probe_tokens,
+            answer_tokens=self._answer_tokens + (0 if decider.audited else decider.paid),
             reason="policy_failed" if went_on else reason,
-            stop_probability=self._probability,
-            message=self._message,
+            stop_probability=decider.probability,
+            message=decider.message if self.problem is None else self.problem,
         )
 
     def decoded(self) -> Decoded:
         """What came of it; for one that is ``done``."""
-        ending, core = self.ending, self._core
-        written, second = self._written, self._second
-        at = self._kept.at if written is not None and self._kept is not None else self._thinking
-        if written is not None:
-            answer = core.answer(written.ids)
-            rest = core.profile.exit_text + core.vocabulary.text(written.ids, special=True)
-        else:
-            answer = self.answer
-            rest = self._text(self._thinking, len(self._ids))
-        stopped = self._reason == "policy"
-        reason = ending.reason or "natural"
-        return Decoded(
-            answer=answer if second is None else second.answer,
-            text=self._text(0, at) + (rest if second is None else "") + (
-                "" if second is None else second.text),
-            thinking_tokens=ending.thinking_tokens,
-            probe_tokens=0 if self.audited else ending.probe_tokens,
-            answer_tokens=ending.answer_tokens,
-            stopped=stopped,
-            stopped_at=at if stopped else None,
-            reason=reason,
-            stop_probability=ending.stop_probability,
-            message=ending.message,
-            resumed=self._resumed,
-            confidence=getattr(self._policy, "confidence", None) if stopped else None,
-            second=second,
-            ratio=1.0 if core.plan.cascade is None else core.plan.cascade.ratio,
-            second_ratio=self._second_ratio,
-            request_id=self.request_id,
-            audited=self.audited,
-        )  # fmt: skip
+        return decoded_of(
+            self._decider, self._transcript, self.ending, self._kept, request_id=self.request_id
+        )
 
     # The thinking ---------------------------------------------------------------------------------
 
@@ -431,8 +310,7 @@ class Request:
 
     def _begin(self) -> None:
         """Thoughts are counted from here on; what was written before them is paid for."""
-        self._ids.clear()
-        self._texts.clear()
+        self._transcript.clear()
         if self._limit is not None:
             room = self._limit - self._core.reserve - self._answer_tokens
             self._cap = max(min(self._cap, room), 0)
@@ -459,21 +337,21 @@ class Request:
         if token in self._eos:  # the engine ended everything: no thought, and no answer
             self._thinking -= 1
             self._answer_tokens += 1
-            self._reason, self._answer_from = "natural", len(ids)
-            self._ended_resumed()
+            self._reason, self._transcript.answer_from = "natural", len(ids)
+            self._decider.thinking_ended()
             self.finish()
             return None
         if tags.begins_tool_call(token, ids):
             self._leave("tool_call")
             return None
-        self._take(token, signals)
+        self._decider.take(token, signals)
         if self._loops is not None and self._loops.push(token):
             self._loops = None
             if not self.audited:
                 self._exit("loop")
                 return None
-            if self._would is None:
-                return self._run(self._note_loop())
+            if self._decider.would is None:
+                return self._run(self._decider.at_loop(self._thinking))
         on_grid = self._thinking % self._stride == 0
         over = self._thinking >= self._cap
         if (on_grid or over) and tags.may_begin_tool_call(ids):
@@ -481,298 +359,78 @@ class Request:
         if over:
             self._exit("max_tokens")
         elif on_grid and not self._core.vocabulary.inside_character(ids):
-            return self._run(self._at_checkpoint())
+            return self._run(self._decider.at_checkpoint(self._thinking))
         return None
 
-    def _note_loop(self) -> Steps:
-        """Where an audited request would have been closed; it goes on."""
-        here = self._exit_of((yield self._exit_fork()))
-        self._note_stop("loop", None, here.answer_tokens + self._paid)
-        self._ended_resumed()
-        self._kept, self._paid = None, 0
-
-    def _take(self, token: int, signals: npt.ArrayLike | None) -> None:
-        if self._signals_fault or (self.failed is not None and not self.audited):
-            return
-        try:
-            values = [] if signals is None else _numbers(signals)
-            if len(values) != len(TOKEN_SIGNALS):
-                raise ValueError("a token came without log-probabilities")
-            if not math.isfinite(sum(values)):
-                name, value = next(
-                    (n, v) for n, v in zip(TOKEN_SIGNALS, values, strict=True)
-                    if not math.isfinite(v)
-                )  # fmt: skip
-                raise ValueError(f"{name} is {value}")
-            self._window.push(values, self._markers[token].tolist())
-        except Exception as error:  # whatever it is, the decode must go on
-            self._signals_fault = True
-            if self.failed is None:
-                self._broke(error)
-
-    def _at_checkpoint(self) -> Steps:
-        """What the plan does at a checkpoint."""
-        core, thinking = self._core, self._thinking
-        signals: dict[str, float] = {}
-        if not self._signals_fault and (self.failed is None or self.audited):
-            signals = self._window.read()
-        if self._corrector is not None:
-            self._corrector.take(signals, thinking)
-        here: ExitResult | None = None
-        trial: ProbeResult | None = None
-        if self.audited:
-            here = self._exit_of((yield self._exit_fork()))
-            trial = self._trial_of(here)
-            if trial is None and core.probe_tokens:
-                trial = self._probe_of((yield self._probe_fork()))
-            self._points.append(_point(thinking, signals, here, trial))
-        if self._resume_at is not None:
-            if thinking >= self._resume_at:
-                yield from self._exit_again(here)
-            return
-        if self._would is not None or self.failed is not None or self._stops == "never":
-            return
-        if self._cascade is not None:
-            yield from self._ask_cascade(signals)
-            return
-        controller = self._controller
-        assert controller is not None
-        probe = None
-        if controller.needs_probe:
-            trial = trial or self._probe_of((yield self._probe_fork()))
-            probe = self._charged(trial)
-        decision = controller.at_checkpoint(signals, thinking, probe)
-        if decision.probe:
-            trial = trial or self._probe_of((yield self._probe_fork()))
-            decision = controller.looked(self._charged(trial))
-        if controller.failed is None:
-            self._probability = decision.stop_probability
-        if decision.stop:
-            if self._corrector is not None and self._corrector.failed is None:
-                yield from self._exit_checked(here)
-            else:
-                self._stop(here)
-
-    def _ask_cascade(self, signals: Mapping[str, float]) -> Steps:
-        assert self._cascade is not None
-        try:
-            decision = self._cascade.checkpoint(signals, self._thinking)
-            if not all(map(math.isfinite, decision.chances)):
-                raise ValueError(f"its chances are {decision.chances}")
-        except Exception as error:  # whatever it is, the decode must go on
-            self._broke(error)
-            return
-        if decision.escalate:
-            yield from self._escalate()
-        elif decision.stop:
-            self._stop(None)
-
-    def _at_end(self) -> Steps:
-        """A cascade is asked once more where the small model ends its thinking."""
-        assert self._cascade is not None
-        if self.failed is not None or self._would is not None:
-            return
-        try:
-            decision = self._cascade.natural_end(self._thinking)
-            if not all(map(math.isfinite, decision.chances)):
-                raise ValueError(f"its chances are {decision.chances}")
-        except Exception as error:  # whatever it is, the decode must go on
-            self._broke(error)
-            return
-        if decision.escalate:
-            yield from self._escalate()
-
-    def _escalate(self) -> Steps:
-        if self.audited:
-            self._note_stop("escalate", self._thinking, 0)
-            return
-        found = yield HandOver(self._facts.question, self.token_price, None)
-        if isinstance(found, Exception):
-            self._broke(found, "the large model")
-            return
-        self._second = found
-        self._reason = "escalate"
-        self._answer_tokens = 0
-        self._forced.clear()
-        self.finish()
-
-    # Exits ----------------------------------------------------------------------------------------
-
-    def _stop(self, here: ExitResult | None) -> None:
-        if self.audited:
-            self._note_stop("policy", self._thinking, 0 if here is None else here.answer_tokens)
-        else:
-            self._exit("policy")
-
-    def _exit_checked(self, here: ExitResult | None) -> Steps:
-        """Write the exit aside; where its answer is doubted, think on or ask a second model."""
-        written = here or self._exit_of((yield self._exit_fork()))
-        self._paid += written.answer_tokens
-        self._kept = _Kept(written, self._thinking, math.inf)
-        yield from self._judge(written)
-
-    def _exit_again(self, here: ExitResult | None) -> Steps:
-        """The next exit of a correction."""
-        written = here or self._exit_of((yield self._exit_fork()))
-        self._resumed += 1
-        self._paid += written.answer_tokens
-        yield from self._judge(written)
-
-    def _judge(self, written: ExitResult) -> Steps:
-        corrector, kept = self._corrector, self._kept
-        assert corrector is not None
-        assert kept is not None
-        correction = corrector.correction
-        try:
-            trial = self._trial_of(written)
-            doubt = corrector.doubt(written, trial, self._text(0, self._thinking))
-        except Exception as error:  # whatever it is, there is an answer
-            corrector.fail(error)
-            self._keep()
-            return
-        if doubt <= kept.doubt:
-            self._kept = kept = _Kept(written, self._thinking, doubt)
-        if kept.doubt <= correction.threshold or self._resumed >= correction.rounds:
-            self._keep()
-        elif correction.second is not None:
-            if self.audited:
-                self._keep()
-                return
-            price = self.token_price / self._second_ratio
-            found = yield HandOver(self._facts.question, price, self._core.answer(written.ids))
-            if isinstance(found, Exception):
-                corrector.fail(found)
-            else:
-                self._second = found
-            self._keep()
-        else:
-            budget = correction.budget
-            self._resume_at = math.inf if budget is None else self._thinking + budget
-
-    def _keep(self) -> None:
-        """The least doubted exit is the answer."""
-        assert self._kept is not None
-        self._resume_at = None
-        if self.audited:
-            self._note_stop("policy", self._kept.at, self._paid)
-            self._paid = 0
-            self._kept = None
-            return
-        self._written = self._kept.written
-        self._reason = "policy"
-        self._forced = [*self._core.vocabulary.exit_ids, *self._written.ids]
-        self.finish()
-
-    def _note_stop(self, reason: Reason, at: int | None, answer_tokens: int) -> None:
-        self._would = Stop(reason, at, self._probability, self._thinking, self._probe_tokens,
-                           answer_tokens)  # fmt: skip
+    # The end of the thinking ----------------------------------------------------------------------
 
     def _exit(self, reason: Reason) -> None:
         """Force the exit text."""
         self._reason = reason
-        self._ask_end = self._cascade is not None and reason != "policy" and self._cap > 0
-        self._ended_resumed()
+        self._ask_end = reason != "policy" and self._cap > 0
+        self._decider.thinking_ended()
         self.state = State.ANSWERING
         self._forced = list(self._core.vocabulary.exit_ids)
-        self._answer_from = len(self._ids) + len(self._forced)
+        self._transcript.answer_from = len(self._ids) + len(self._forced)
 
     def _end(self, reason: Reason) -> Wish | None:
         """The model ended its thinking by itself."""
         self._reason = reason
-        self._ended_resumed()
+        self._decider.thinking_ended()
         self.state = State.ANSWERING
-        self._answer_from = len(self._ids)
-        return self._run(self._at_end()) if self._cascade is not None else None
+        self._transcript.answer_from = len(self._ids)
+        return self._run(self._decider.at_end(self._thinking))
 
-    def _ended_resumed(self) -> None:
-        if self._resume_at is not None:
-            self._resumed += 1
-            self._resume_at = None
+    def _settle(self, verdict: Verdict | None) -> None:
+        """The plan ends the thinking, or does not."""
+        if verdict is None:
+            return
+        if verdict.reason == "escalate":
+            self._reason = "escalate"
+            self._answer_tokens = 0
+            self._forced.clear()
+            self.finish()
+        elif verdict.kept is None:
+            self._exit("policy")
+        else:
+            self._kept, self._reason = verdict.kept, "policy"
+            self._forced = [*self._core.vocabulary.exit_ids, *verdict.kept.written.ids]
+            self.finish()
 
     def _leave(self, reason: Reason) -> None:
         """Decide nothing about this request any more."""
         self.state = State.ALONE
-        self.audited, self._would = False, None  # there is no answer to compare with
+        self._decider.leave()
         self._reason = reason
-        self._answer_from = len(self._ids)
+        self._transcript.answer_from = len(self._ids)
 
     # The answer -----------------------------------------------------------------------------------
 
     def _answer(self, token: int) -> None:
-        if self._written is None:
+        if self._kept is None:
             self._answer_tokens += 1
         if self._forced:
             if self._forced.pop(0) == token:
                 return
             self._forced.clear()  # the engine went its own way
-            self._answer_from = len(self._ids) - 1
+            self._transcript.answer_from = len(self._ids) - 1
         if self.state is State.DONE:
             return
         if token in self._eos:
             self.finish()
         elif self.state is State.ANSWERING:
             profile = self._core.profile
-            written = len(self._ids) - self._answer_from
+            written = len(self._ids) - self._transcript.answer_from
             stops = profile.answer_stop
             if written >= profile.max_answer_tokens or (
-                stops and ends_answer(self._answer_ids, self._core.vocabulary, stops)
+                stops and ends_answer(self._transcript.answer_ids, self._core.vocabulary, stops)
             ):
                 self.finish()
 
     @property
-    def _answer_ids(self) -> list[int]:
-        if self._texts:
-            spelled = "".join(self._texts[self._answer_from :])
-            return list(trusted_ids(self._core.vocabulary.tokenizer, spelled))
-        return self._ids[self._answer_from :]
-
-    @property
     def answer(self) -> str:
         """The answer that is found in what was written so far."""
-        return self._core.answer(self._answer_ids)
-
-    def _text(self, start: int, stop: int) -> str:
-        if self._texts:
-            return "".join(self._texts[start:stop])
-        return self._core.vocabulary.text(self._ids[start:stop], special=True)
-
-    # Forks ----------------------------------------------------------------------------------------
-
-    def _exit_fork(self) -> Fork:
-        profile = self._core.profile
-        exit_ids = self._core.vocabulary.exit_ids
-        return Fork(exit_ids, profile.max_answer_tokens, profile.answer_stop)
-
-    def _probe_fork(self) -> Fork:
-        core = self._core
-        return Fork(core.vocabulary.probe_ids, core.probe_tokens, core.profile.probe_stop)
-
-    def _exit_of(self, found: Continuation) -> ExitResult:
-        core = self._core
-        return ExitResult(
-            answer=read_answer(found.ids, core.vocabulary, core.profile, core.profile.answer_stop),
-            answer_tokens=len(core.vocabulary.exit_ids) + len(found.ids),
-            ids=found.ids,
-            logprobs=found.logprobs,
-            entropy=found.entropy,
-        )
-
-    def _probe_of(self, found: Continuation) -> ProbeResult:
-        core = self._core
-        return make_probe(found, core.probe_tokens, core.vocabulary, core.profile)
-
-    def _trial_of(self, exit: ExitResult) -> ProbeResult | None:
-        """The trial answer that an exit begins with; None where a probe has a cue of its own."""
-        core = self._core
-        profile, most = core.profile, core.probe_tokens
-        same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
-        if not same or not 0 < most <= profile.max_answer_tokens:
-            return None
-        return make_probe(exit, most, core.vocabulary, profile)
-
-    def _charged(self, made: ProbeResult) -> Probe:
-        self._probe_tokens += made.tokens
-        return Probe(made.answer, made.confidence, made.tokens)
+        return self._core.answer(self._transcript.answer_ids)
 
     # The way of the steps -------------------------------------------------------------------------
 
@@ -785,160 +443,24 @@ class Request:
             return None
         try:
             return self._steps.throw(found) if fails else self._steps.send(found)
-        except StopIteration:
+        except StopIteration as ended:
             self._steps = None
+            self._settle(ended.value)
         except Exception as error:  # whatever it is, the decode must go on
             self._steps = None
-            self._audit_fault = True  # its record would lack an exit
-            if self._kept is not None and self._corrector is not None:
-                self._corrector.fail(error)
-                self._keep()
-            else:
-                self._broke(error)
+            self._settle(self._decider.broke(error))
         return None
-
-    def _broke(self, error: Exception, what: str = "") -> None:
-        """The plan is off for the rest of the request."""
-        said = str(error) or type(error).__name__
-        self._fault = f"{what} failed: {said}" if what else said
-        self._core.failures.add(self._fault)
-
-    @property
-    def _message(self) -> str | None:
-        if self.problem is not None:
-            return self.problem
-        if self.failed is not None:
-            what = "cascade" if self._cascade is not None else "policy"
-            return f"the {what} failed: {self.failed}"
-        if self._corrector is not None and self._corrector.failed is not None:
-            return f"the correction failed: {self._corrector.failed}"
-        return None
-
-    # The log --------------------------------------------------------------------------------------
 
     def _note(self) -> None:
         """Once, and no fault of the log reaches anybody."""
-        log, core = self._core.log, self._core
-        if log is None or self._logged or self.request_id is None:
+        if self._core.log is None or self._logged or self.request_id is None:
             return
         self._logged = True
         try:
-            decoded = self.decoded()
-            stop = self._would or Stop(
-                decoded.reason, decoded.stopped_at, decoded.stop_probability,
-                decoded.thinking_tokens, self._probe_tokens, self._answer_tokens + self._paid,
+            note(
+                self._core.log, self._decider, self._transcript, self.decoded(),
+                effort=self._effort, natural=self._reason == "natural", max_tokens=self._cap,
+                settings=self._settings,
             )  # fmt: skip
-            versions = core.plan.versions
-            log.decision(
-                LoggedRequest(
-                    request_id=self.request_id,
-                    time=now(),
-                    policy=core.plan.fingerprint,
-                    registry_version=next(iter(versions.values())) if len(versions) == 1 else None,
-                    strategy=None if core.plan.plain else core.plan.digest,
-                    token_price=self.token_price,
-                    audited=self.audited,
-                    stop=stop,
-                    question=self._facts.question,
-                    answer=decoded.answer,
-                    engine=core.engine.name,
-                    effort=self._effort,
-                    correction=self._corrected,
-                    answered_by=None if self._second is None else self._second_name,
-                    escalated=self._reason == "escalate",
-                    models=self._models(decoded),
-                )
-            )
-            if self.audited and not self._audit_fault:
-                log.audit(self._trace(decoded))
         except Exception as error:  # whatever it is, the answer is there
-            core.failures.add(f"the log: {error}")
-
-    @property
-    def _second_name(self) -> str:
-        return str(self._core.plan.second_model or self._core.plan.large_model)
-
-    @property
-    def _second_ratio(self) -> float:
-        correction = self._core.plan.correction
-        refiner = None if correction is None else correction.second
-        return 1.0 if refiner is None else refiner.ratio
-
-    @property
-    def _corrected(self) -> CorrectionEntry | None:
-        if self._kept is None and not self._resumed:
-            return None
-        doubt = None if self._kept is None or math.isinf(self._kept.doubt) else self._kept.doubt
-        return CorrectionEntry(self._resumed, doubt, self._second_name if self._second else None)
-
-    def _models(self, decoded: Decoded) -> tuple[ModelTokens, ...]:
-        """What each model spent, where there were two."""
-        second = decoded.second
-        if second is None:
-            return ()
-        return (
-            ModelTokens(self._core.model, decoded.thinking_tokens, decoded.probe_tokens,
-                        decoded.answer_tokens, decoded.ratio),
-            ModelTokens(self._second_name, second.thinking_tokens, second.probe_tokens,
-                        second.answer_tokens, decoded.second_ratio),
-        )  # fmt: skip
-
-    def _trace(self, decoded: Decoded) -> Trace:
-        """The full decode of an audited request."""
-        core, facts = self._core, self._facts
-        meta = {
-            **facts.metadata,
-            "stride": core.stride,
-            "max_tokens": self._cap,
-            "probe_tokens": core.probe_tokens,
-            "profile": core.profile.name,
-            "exit_text": core.profile.exit_text,
-            "scorer": core.scorer,
-            "natural": self._reason == "natural",
-            **self._settings,
-        }
-        if core.log is not None and core.log.store_text:
-            meta["thinking"] = self._text(0, self._thinking)
-            meta["cuts"] = [len(self._text(0, p.thinking_tokens)) for p in self._points]
-        return Trace(
-            trace_id=str(self.request_id),
-            question_id=question_id(facts.task, facts.question),
-            task=facts.task,
-            question=facts.question,
-            target="",
-            model=core.model,
-            seed=int(self._settings.get("row_seed", 0)),
-            final=Final(
-                answer=read_answer(self._answer_ids, core.vocabulary, core.profile,
-                                   core.profile.answer_stop),
-                exact_match=0,
-                thinking_tokens=decoded.thinking_tokens,
-                answer_tokens=decoded.answer_tokens,
-            ),
-            checkpoints=tuple(self._points),
-            meta=meta,
-        )  # fmt: skip
-
-
-def question_id(task: str, question: str) -> str:
-    """The same for the same question, however often it is asked."""
-    return f"{task or 'request'}-{sha256(question.encode()).hexdigest()[:16]}"
-
-
-def _point(
-    thinking: int, signals: Mapping[str, float], here: ExitResult, trial: ProbeResult | None
-) -> Checkpoint:
-    looks = {"exit_entropy": here.entropy} if math.isfinite(here.entropy) else {}
-    if trial is not None:
-        looks["probe_tail"] = trial.tail
-    return Checkpoint(
-        thinking_tokens=thinking,
-        signals={**signals, **looks},
-        exit=Exit(here.answer, 0, here.answer_tokens),
-        probe=None if trial is None else Probe(trial.answer, trial.confidence, trial.tokens),
-    )
-
-
-def _numbers(values: npt.ArrayLike) -> list[float]:
-    numbers: list[float] = np.asarray(values, dtype=np.float64).tolist()
-    return numbers
+            self._core.failures.add(f"the log: {error}")

@@ -21,7 +21,8 @@ import torch
 from transformers import LogitsProcessor
 
 from rlbudget.decoding.core import HF_PROCESSOR, Core, Engine, bind
-from rlbudget.decoding.request import Ending, Request
+from rlbudget.decoding.decoded import Ending
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf_rows import Rows
 from rlbudget.models.transformers_model import eos_ids, logits_size

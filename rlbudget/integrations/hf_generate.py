@@ -24,10 +24,10 @@ from transformers import StaticCache
 from transformers.cache_utils import Cache, StaticLayer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from rlbudget.decoding.aside import Fork, Wish
 from rlbudget.decoding.core import HF_GENERATE, Core, HandOver
-from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.decoded import Decoded, Ending
 from rlbudget.decoding.local import forked
-from rlbudget.decoding.request import Ending, Fork, Wish
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf import core_for, requests_of
 from rlbudget.integrations.hf_rows import Rows

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from rlbudget.arrays import Floats
+from rlbudget.decoding.aside import Wish
 from rlbudget.decoding.core import Core
-from rlbudget.decoding.request import Ending, Request, Wish
+from rlbudget.decoding.decoded import Ending
+from rlbudget.decoding.request import Request
 from rlbudget.models.sampling import Distribution
 
 

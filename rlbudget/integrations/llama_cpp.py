@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.decoding.core import LLAMA_CPP, Core, bind
-from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.request import Ending, Request
+from rlbudget.decoding.decoded import Decoded, Ending
+from rlbudget.decoding.request import Request
 from rlbudget.models.numpy_signals import token_signals
 
 __all__ = ["LLAMA_CPP", "BudgetProcessor", "bind", "eos_ids"]

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.arrays import Floats
+from rlbudget.decoding.aside import Fork, Wish
 from rlbudget.decoding.core import LLAMA_CHAT, LLAMA_SERVER, Core, HandOver, bind, refusals
 from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.request import Fork, Request, Wish
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Listed, Spelling, listed_tokens, spelling_of
 from rlbudget.models.llama_completion import ENDS, PLAIN, check_spelling, complete, look

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.arrays import Floats
+from rlbudget.decoding.aside import Fork, Wish
 from rlbudget.decoding.core import OPENAI, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.request import Fork, Request, Wish
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.models.completions import (
     Endpoint,

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from rlbudget.decoding.core import SGLANG, Core, Failures
-from rlbudget.decoding.request import Ending
+from rlbudget.decoding.decoded import Ending
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_rows import EngineRows, Row
 from rlbudget.integrations.engine_settings import Settings, settings_of, wish_of

@@ -13,7 +13,6 @@ tried with the first on a tenth of the questions, unless ``--no-control``.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile
@@ -24,11 +23,11 @@ from typing import Any
 
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
-from rlbudget.integrations import openai
 from rlbudget.integrations.llama_server import Server, ServerError, connect, decode, decode_chat
 from rlbudget.models.smollm2 import smollm2_folder
 from runs.integrations.llama_process import llama_server
 from runs.integrations.suite import Suite, keep, load_suite, others, row_of
+from runs.integrations.suite_client import check_client
 from runs.models.smol_gguf import write_gguf
 
 
@@ -52,9 +51,7 @@ def check(arguments: argparse.Namespace) -> None:
         with llama_server(file, context=1024, threads=arguments.threads) as address:
             suite = load_suite("plan_top").first(arguments.n)
             every = load_suite("plan").first(max(arguments.n // 10, 1))
-            there = exits(asyncio.run(by_openai(f"{address}/v1", folder, suite)))
-            engine = "OpenAI client, llama-server"
-            keep(engine, [row_of(engine, there, suite)], differences=others(there, suite))
+            check_client("OpenAI client, llama-server", f"{address}/v1", folder, suite, at_once=1)
             rows, differences, engine = [], {}, "llama-server"
             for one, control in ((suite, not arguments.no_control), (every, False)):
                 decodes, late = by_own_client(address, folder, one, control=control)
@@ -79,21 +76,6 @@ def by_own_client(
         late = late_tokens(server, questions) if control else {}
         speed = round(sum(one.total_tokens for one in found) / seconds, 1)
         return found, {"tokens_per_second": speed, **late}
-
-
-async def by_openai(address: str, folder: Path, suite: Suite) -> list[Decoded]:
-    """The decodes of the client of any OpenAI-compatible server."""
-    found = []
-    async with openai.connect(address, suite.plan, folder) as server:
-        for at, asked in enumerate(suite.requests, 1):
-            found.append(
-                await openai.decode(
-                    server, asked.question, temperature=0.0, task=asked.task,
-                    metadata=asked.metadata,
-                )
-            )  # fmt: skip
-            progress(f"OpenAI client, {suite.name} {at}/{len(suite.requests)}")
-    return found
 
 
 def exits(found: Sequence[Decoded]) -> list[list[Any]]:

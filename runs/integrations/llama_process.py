@@ -34,7 +34,7 @@ def llama_server(model: Path, *, context: int, threads: int = 1) -> Iterator[str
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             address = f"http://127.0.0.1:{port}"
-            wait_for(address, process)
+            wait_for(address, process, START_SECONDS)
             yield address
         except TimeoutError:
             log.seek(0)
@@ -50,9 +50,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float) -> None:
     """``TimeoutError`` if it does not come up, or ends."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5):

@@ -24,17 +24,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +40,8 @@ import torch
 
 from rlbudget.decoding.core import VLLM, Core, bind
 from rlbudget.decoding.decode import decode
-from rlbudget.decoding.request import Ending, Request
+from rlbudget.decoding.decoded import Ending
+from rlbudget.decoding.request import Request
 from rlbudget.models import load_model
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import EMBEDDED, TransformersModel
@@ -52,11 +50,12 @@ from rlbudget.policy.observation import Observer, feature_names
 from rlbudget.signals.tokens import SIGNALS
 from runs.common import KEPT, write_result
 from runs.integrations.suite import load_suite
+from runs.integrations.vllm_process import PROCESSOR, vllm_server
 
-PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
 PRICES = (1e-5, 1e-2)
 PRICE = 1e-3
 TOY_CAP = 96
+CONTEXT = 1024
 BATCH, ROUNDS = 16, 7
 MEMORY = 0.2
 """Share of the machine's memory that must be free, for others work on it too."""
@@ -215,7 +214,7 @@ def engine(folder: Path, *, ours: bool) -> Any:
         model=str(folder),
         dtype="float32",
         enforce_eager=True,
-        max_model_len=1024,
+        max_model_len=CONTEXT,
         max_num_seqs=BATCH,
         gpu_memory_utilization=MEMORY,
         logits_processors=[PROCESSOR] if ours else None,
@@ -338,69 +337,42 @@ def own_decodes(model: TransformersModel, prompts: list[list[int]], most: int) -
 
 
 def check_http(folder: Path, subject: Subject) -> list[dict[str, Any]]:
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"rlbudget_token_price": 1e9},
         {"rlbudget_token_price": "x"},
         {"rlbudget_policy": "none"},
         {"rlbudget_nonsense": 1},
         {"rlbudget_off": 3},
     ]
+    right: list[dict[str, Any]] = [
+        {},
+        {"rlbudget_off": True},
+        {"rlbudget_policy": "never", "rlbudget_token_price": subject.price},
+    ]
     prompt = subject.model.prompt_ids(subject.questions[0])
-    with server(folder) as ask:
-        codes = [ask(prompt, 200, xargs) for xargs in wrong] + [ask(prompt, 3, {})]
-        right = [ask(prompt, 200, xargs) for xargs in ({}, {"rlbudget_off": True},
-                 {"rlbudget_policy": "never", "rlbudget_token_price": subject.price})]  # fmt: skip
+    own = ("--logits-processors", PROCESSOR, "--gpu-memory-utilization", str(MEMORY))
+    with vllm_server(folder, CONTEXT, *own) as address:
+        ask = partial(status, address, str(folder), prompt)
+        refused = [ask(200, xargs) for xargs in wrong] + [ask(3, {})]
+        answered = [ask(200, xargs) for xargs in right]
     return [
         {
             "row": "wrong requests over HTTP that are answered with 400",
-            "wanted": len(codes), "reached": codes.count(400), "met": set(codes) == {400},
+            "wanted": len(refused), "reached": refused.count(400), "met": set(refused) == {400},
         },
         {
             "row": "right requests after them that are answered",
-            "wanted": len(right), "reached": right.count(200), "met": set(right) == {200},
+            "wanted": len(right), "reached": answered.count(200), "met": set(answered) == {200},
         },
     ]  # fmt: skip
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[Any]:
-    """A server on the loopback; yields a function that asks and returns the status."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
-        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
-        "--max-model-len", "1024", "--logits-processors", PROCESSOR,
-        "--gpu-memory-utilization", str(MEMORY),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_for(process, f"http://127.0.0.1:{port}/health")
-            yield lambda prompt, most, xargs: status(port, str(folder), prompt, most, xargs)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait_for(process: subprocess.Popen[bytes], address: str) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit("the server did not start: see the lines above")
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(1)
-    raise SystemExit("the server did not answer within ten minutes")
-
-
-def status(port: int, name: str, prompt: list[int], most: int, xargs: dict[str, Any]) -> int:
+def status(address: str, name: str, prompt: list[int], most: int, xargs: dict[str, Any]) -> int:
     body = {"model": name, "prompt": prompt, "max_tokens": most, "temperature": 0}
     if xargs:
         body["vllm_xargs"] = xargs
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions",
+        f"{address}/v1/completions",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )

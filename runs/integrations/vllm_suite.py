@@ -10,24 +10,15 @@ nothing of rlbudget. Written by ``python -m runs.integrations.vllm_suite`` in vL
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from rlbudget.strategies.hybrid import RequestFacts
-from runs.integrations.llama_process import free_port
 from runs.integrations.suite import Suite, keep, load_suite, others, plan_file, row_of
+from runs.integrations.suite_client import check_client
+from runs.integrations.vllm_process import PROCESSOR, vllm_server
 
-PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
 AT_ONCE = 16
-START_SECONDS = 600
 CONTEXT = 1024
 
 
@@ -38,33 +29,15 @@ def main() -> None:
     parser.add_argument("--only", choices=("engine", "client"), help="one of the two")
     arguments = parser.parse_args()
     if arguments.only != "engine":
-        suite, engine = load_suite("plan_top").first(arguments.n), "OpenAI client, vLLM"
-        with server(arguments.folder) as address:
-            found = asyncio.run(by_client(address, arguments.folder, suite))
-        keep(engine, [row_of(engine, found, suite)], differences=others(found, suite))
+        suite = load_suite("plan_top").first(arguments.n)
+        with vllm_server(arguments.folder, CONTEXT, "--max-num-seqs", str(AT_ONCE)) as address:
+            check_client(
+                "OpenAI client, vLLM", f"{address}/v1", arguments.folder, suite, at_once=AT_ONCE
+            )
     if arguments.only != "client":
         suite = load_suite("plan").first(arguments.n)
         found = in_engine(arguments.folder, suite)
         keep("vLLM", [row_of("vLLM", found, suite)], differences=others(found, suite))
-
-
-async def by_client(address: str, folder: str, suite: Suite) -> list[list[Any]]:
-    """Exits of the client, several requests at once."""
-    from rlbudget.integrations import openai
-
-    async with openai.connect(address, suite.plan, folder) as server:
-        free = asyncio.Semaphore(AT_ONCE)
-
-        async def ask(asked: RequestFacts) -> list[Any]:
-            async with free:
-                one = await openai.decode(
-                    server, asked.question, temperature=0.0, task=asked.task,
-                    metadata=asked.metadata,
-                )  # fmt: skip
-            print(".", end="", file=sys.stderr, flush=True)
-            return [one.thinking_tokens, one.reason]
-
-        return list(await asyncio.gather(*map(ask, suite.requests)))
 
 
 def in_engine(folder: str, suite: Suite) -> list[list[Any]]:
@@ -112,35 +85,6 @@ def thinking(core: Any, ids: list[int]) -> int:
         if spelled := core.tags.end_length(token, ids[max(at - 23, 0) : at + 1]):
             return int(max(at + 1 - spelled, at // core.stride * core.stride))
     return len(ids)
-
-
-@contextmanager
-def server(folder: str) -> Iterator[str]:
-    """The address of a vLLM without any processor, up to ``/v1``."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder,
-        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
-        "--max-model-len", str(CONTEXT), "--max-num-seqs", str(AT_ONCE),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_for(process, f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait_for(process: subprocess.Popen[bytes], address: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(1)
-    raise SystemExit("the server did not start: see the lines above")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tiny_model import tiny_tokenizer
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+from rlbudget.decoding.aside import Fork
 from rlbudget.decoding.core import HF_GENERATE, HF_PROCESSOR, Core, Engine, bind
-from rlbudget.decoding.request import Fork, Request
+from rlbudget.decoding.request import Request
 from rlbudget.models.reading import Continuation
 from rlbudget.policy.network import Decision
 from rlbudget.signals.loops import tokens_needed

@@ -18,8 +18,8 @@ from tiny_model import save_tiny_model, tiny_network, tiny_questions, tiny_token
 from transformers import StaticCache
 
 from rlbudget.decoding.decode import decode
+from rlbudget.decoding.decoded import Ending
 from rlbudget.decoding.record import record
-from rlbudget.decoding.request import Ending
 from rlbudget.errors import UserError
 from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.integrations.hf_generate import BudgetGenerate

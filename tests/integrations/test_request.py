@@ -16,8 +16,9 @@ from tiny_model import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rlbudget.decoding.aside import Fork
 from rlbudget.decoding.core import HF_GENERATE, HF_PROCESSOR, Core, bind
-from rlbudget.decoding.request import Fork, Request
+from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.models.reading import Continuation
 from rlbudget.policy.dial import Dial

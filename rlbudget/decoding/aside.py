@@ -1,0 +1,87 @@
+"""What a request wants decoded aside, and how what came of it is read.
+
+An exit, whose answer is written before it counts, and a trial answer, which is thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rlbudget.decoding.core import Core, HandOver
+from rlbudget.models.reading import (
+    Continuation,
+    ExitResult,
+    ProbeResult,
+    make_probe,
+    read_answer,
+)
+from rlbudget.traces.trace import Checkpoint, Exit, Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A wish of a request: decode greedily from here, aside; the decode itself goes on untouched.
+
+    ``cue`` is fed first, then up to ``cap`` tokens until an end of sequence or one of ``stops``.
+    """
+
+    cue: tuple[int, ...]
+    cap: int
+    stops: tuple[str, ...]
+
+
+Wish: TypeAlias = Fork | HandOver
+
+
+def exit_fork(core: Core) -> Fork:
+    """The exit text and the answer after it."""
+    profile = core.profile
+    return Fork(core.vocabulary.exit_ids, profile.max_answer_tokens, profile.answer_stop)
+
+
+def exit_of(core: Core, found: Continuation) -> ExitResult:
+    """What an ``exit_fork`` gave."""
+    return ExitResult(
+        answer=read_answer(found.ids, core.vocabulary, core.profile, core.profile.answer_stop),
+        answer_tokens=len(core.vocabulary.exit_ids) + len(found.ids),
+        ids=found.ids,
+        logprobs=found.logprobs,
+        entropy=found.entropy,
+    )
+
+
+def probe_fork(core: Core) -> Fork:
+    """A trial answer."""
+    return Fork(core.vocabulary.probe_ids, core.probe_tokens, core.profile.probe_stop)
+
+
+def probe_of(core: Core, found: Continuation) -> ProbeResult:
+    """What a ``probe_fork`` gave."""
+    return make_probe(found, core.probe_tokens, core.vocabulary, core.profile)
+
+
+def trial_of(core: Core, exit: ExitResult) -> ProbeResult | None:
+    """The trial answer that an exit begins with; None where a probe has a cue of its own."""
+    profile, most = core.profile, core.probe_tokens
+    same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
+    if not same or not 0 < most <= profile.max_answer_tokens:
+        return None
+    return make_probe(exit, most, core.vocabulary, profile)
+
+
+def checkpoint_of(
+    thinking: int, signals: Mapping[str, float], here: ExitResult, trial: ProbeResult | None
+) -> Checkpoint:
+    """A checkpoint as the recorder writes it, its exits not scored."""
+    looks = {"exit_entropy": here.entropy} if math.isfinite(here.entropy) else {}
+    if trial is not None:
+        looks["probe_tail"] = trial.tail
+    return Checkpoint(
+        thinking_tokens=thinking,
+        signals={**signals, **looks},
+        exit=Exit(here.answer, 0, here.answer_tokens),
+        probe=None if trial is None else Probe(trial.answer, trial.confidence, trial.tokens),
+    )
