@@ -8,6 +8,7 @@ environment; what needs more is imported by the function that needs it.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -80,6 +81,25 @@ def write_result(name: str, rows: list[dict[str, Any]], *, keep: bool = True, **
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)
+
+
+def write_part(name: str, part: str, rows: list[dict[str, Any]], **details: Any) -> None:
+    """Put the rows of one script in the place of those that ``runs/results/NAME.json`` has of it.
+
+    For a result that several scripts make: each names its ``part``, whose seeds, versions, machine
+    and command stand beside its ``details``. Scripts may end at once.
+    """
+    file = RESULTS / f"{name}.json"
+    RESULTS.mkdir(exist_ok=True)
+    OUT.mkdir(exist_ok=True)
+    with (OUT / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        parts = {**kept.get("parts", {}), part: {**details, **made()}}
+        known = [row for row in kept.get("rows", []) if row["part"] != part]
+        known += [{**row, "part": part} for row in rows]
+        known.sort(key=lambda row: str(row["part"]))
+        write_result(name, known, parts=dict(sorted(parts.items())))
 
 
 def made() -> dict[str, Any]:
