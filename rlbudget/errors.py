@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 _EXTRAS = {
-    **dict.fromkeys(("msgspec", "orjson", "pyarrow", "rich", "tyro"), "cli"),
+    **dict.fromkeys(("orjson", "pyarrow", "rich", "tyro"), "cli"),
     **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
     "httpx": "serve",
