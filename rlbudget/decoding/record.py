@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlbudget.decoding.checkpoints import checkpoints_of
 from rlbudget.decoding.fitting import fitting
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.store import TraceWriter, existing_ids, load_traces
-from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Exit, Final, Probe, Trace
+from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
 if TYPE_CHECKING:
-    from rlbudget.models.decode_batch import DecodeBatch, Finished
+    from rlbudget.models.decode_batch import Finished
     from rlbudget.models.transformers_model import TransformersModel
     from rlbudget.models.vocabulary import Vocabulary
 
@@ -259,7 +260,7 @@ def _record(
                 stride=settings.stride,
             ):
                 rows = batch.at_checkpoint.tolist()
-                looks = _look(batch, numbers, options, settings, score)
+                looks = checkpoints_of(batch, numbers, options, settings.probe_tokens, score)
                 for row, point in zip(rows, looks, strict=True):
                     checkpoints.setdefault(row, []).append(point)
                 recorded = []
@@ -272,47 +273,6 @@ def _record(
                     attempt.ended(number)
                 if recorded:
                     yield recorded
-
-
-def _look(
-    batch: DecodeBatch,
-    numbers: Sequence[int],
-    options: Sequence[Sequence[Sequence[int]]],
-    settings: _Settings,
-    score: Callable[[int, str], int],
-) -> Iterator[Checkpoint]:
-    """What every row at a checkpoint has to say there; ``numbers`` are the rows' questions."""
-    rows = batch.at_checkpoint
-    if not len(rows):
-        return
-    signals = batch.signals(rows)
-    written = batch.thinking_tokens(rows).tolist()
-    exits = batch.fork_exits(rows)
-    probes = None
-    if settings.probe_tokens:
-        probes = batch.probes_of(exits, settings.probe_tokens)
-        if probes is None:
-            probes = batch.fork_probes(rows, settings.probe_tokens)
-    choosing = [row for row in rows.tolist() if options[numbers[row]]]
-    read = batch.fork_options(choosing, [options[numbers[row]] for row in choosing])
-    choices = dict(zip(choosing, read, strict=True))
-    for place, row in enumerate(rows.tolist()):
-        answer, probe = exits[place], probes[place] if probes else None
-        looks = {"exit_entropy": answer.entropy}
-        if probe:
-            looks["probe_tail"] = probe.tail
-        if row in choices:
-            looks["answer_entropy"] = choices[row].entropy
-            looks["option_tokens"] = float(choices[row].tokens)
-        yield Checkpoint(
-            thinking_tokens=written[place],
-            signals={
-                **{name: float(column[place]) for name, column in signals.items()},
-                **looks,
-            },
-            exit=Exit(answer.answer, score(numbers[row], answer.answer), answer.answer_tokens),
-            probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
-        )
 
 
 def _trace(

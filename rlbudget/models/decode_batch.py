@@ -8,8 +8,7 @@ answer greedily in the same forward passes; a row that is through leaves its pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +16,10 @@ import numpy.typing as npt
 import torch
 
 from rlbudget.arrays import Bools, Floats, Ints
-from rlbudget.models.answers import OptionsResult, continue_greedily, read_options
+from rlbudget.models.answers import OptionsResult
+from rlbudget.models.forks import Forks
 from rlbudget.models.profiles import Profile
-from rlbudget.models.reading import (
-    Continuation,
-    ExitResult,
-    ProbeResult,
-    ends_answer,
-    make_probe,
-    read_answer,
-)
+from rlbudget.models.reading import ExitResult, ProbeResult, ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
@@ -86,6 +79,7 @@ class DecodeBatch:
         """rows of which some logits were NaN: no token after them means anything"""
         self.generated = 0
         """tokens produced by sampling or as natural answers so far, all rows, exits left out"""
+        self._forks = Forks(vocabulary, profile)
         self._temperature = temperature
         self._sequences = sequences
         self._uniforms = Uniforms(seeds)
@@ -202,56 +196,32 @@ class DecodeBatch:
         places = self._places(np.asarray(rows, dtype=np.int64))
         return {name: column[places] for name, column in self._signals.items()}
 
-    @torch.inference_mode()
     def fork_exits(self, rows: npt.ArrayLike) -> list[ExitResult]:
         """What a stop of these rows here would give; the decode goes on untouched."""
-        cap = self.profile.max_answer_tokens
-        stops = self.profile.answer_stop
-        exit_ids = self.vocabulary.exit_ids
-        return [
-            ExitResult(
-                answer=read_answer(c.ids, self.vocabulary, self.profile, stops),
-                answer_tokens=len(exit_ids) + len(c.ids),
-                ids=c.ids,
-                logprobs=c.logprobs,
-                entropy=c.entropy,
-            )
-            for c in self._ahead(np.asarray(rows, dtype=np.int64), exit_ids, cap, stops)
-        ]
+        index = np.asarray(rows, dtype=np.int64)
+        exits = self._forks.exits(self._sequences, self._places(index))
+        broken = [bool(np.isnan(written.logprobs).any()) for written in exits]
+        self.broken.update(index[broken].tolist())
+        return exits
 
-    @torch.inference_mode()
     def fork_probes(self, rows: npt.ArrayLike, max_new: int) -> list[ProbeResult]:
         """Trial answers of up to ``max_new`` tokens; the decode goes on untouched."""
         index = np.asarray(rows, dtype=np.int64)
-        stops = self.profile.probe_stop
-        ahead = self._ahead(index, self.vocabulary.probe_ids, max_new, stops)
-        return [make_probe(c, max_new, self.vocabulary, self.profile) for c in ahead]
+        probes = self._forks.probes(self._sequences, self._places(index), max_new)
+        self.broken.update(index[[np.isnan(probe.confidence) for probe in probes]].tolist())
+        return probes
 
     def probes_of(self, exits: Sequence[ExitResult], max_new: int) -> list[ProbeResult] | None:
         """The probes that these exits begin with; None where a probe has a cue of its own."""
-        profile = self.profile
-        same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
-        if not same or max_new > profile.max_answer_tokens:
-            return None
-        return [make_probe(e, max_new, self.vocabulary, self.profile) for e in exits]
+        return self._forks.probes_of(exits, max_new)
 
-    @torch.inference_mode()
     def fork_options(
         self, rows: npt.ArrayLike, options: Sequence[Sequence[Sequence[int]]]
     ) -> list[OptionsResult]:
         """How likely each option is as the trial answer of these rows; the decode goes on
         untouched. ``options`` has a row's token ids, see ``TransformersModel.option_ids``."""
         places = self._places(np.asarray(rows, dtype=np.int64))
-        if not len(places):
-            return []
-        cue = list(self.vocabulary.probe_ids)
-        with self._fork_of(places) as (ahead, wanted):
-            ahead.feed(torch.tensor([cue], device=ahead.logits.device).expand(len(ahead), -1))
-            of_place: list[Sequence[Sequence[int]]] = [()] * len(ahead)
-            for place, given in zip(wanted.tolist(), options, strict=True):
-                of_place[place] = given
-            found = read_options(ahead, of_place, self.vocabulary)
-        return [found[place] for place in wanted.tolist()]
+        return self._forks.options(self._sequences, places, options)
 
     def stop(self, rows: npt.ArrayLike) -> list[ExitResult]:
         """End the thinking of these rows here and write their answers."""
@@ -284,35 +254,6 @@ class DecodeBatch:
             return np.array([place_of[row] for row in rows.tolist()], dtype=np.int64)
         except KeyError as error:
             raise ValueError(f"row {error} is no longer being decoded") from None
-
-    def _ahead(
-        self, rows: Ints, cue: Sequence[int], cap: int, stops: Sequence[str]
-    ) -> list[Continuation]:
-        places = self._places(rows)
-        if not len(places):
-            return []
-        with self._fork_of(places) as (sequences, wanted):
-            found = continue_greedily(
-                sequences,
-                cue,
-                np.isin(np.arange(len(sequences)), wanted),
-                cap=cap,
-                vocabulary=self.vocabulary,
-                stops=stops,
-            )
-        for row, place in zip(rows.tolist(), wanted.tolist(), strict=True):
-            if np.isnan(found[place].logprobs).any():
-                self.broken.add(row)
-        return [found[place] for place in wanted.tolist()]
-
-    @contextmanager
-    def _fork_of(self, places: Ints) -> Iterator[tuple[Unfinished, Ints]]:
-        if 2 * len(places) >= len(self._sequences):
-            with self._sequences.fork() as ahead:
-                yield ahead, places
-            return
-        index = torch.from_numpy(places).to(self._sequences.logits.device)
-        yield self._sequences.selected(index), np.arange(len(places))
 
     def _advance_one(self) -> None:
         self._drop_finished()

@@ -1,0 +1,82 @@
+"""What is recorded at a checkpoint: signals, exit, trial answer, choice of an option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy.typing as npt
+
+from rlbudget.arrays import Floats, Ints
+from rlbudget.models.reading import ExitResult, ProbeResult
+from rlbudget.traces.trace import Checkpoint, Exit, Probe
+
+if TYPE_CHECKING:
+    from rlbudget.models.answers import OptionsResult
+
+
+class Standing(Protocol):
+    """Decodes of which some stand at a checkpoint; ``DecodeBatch`` says what each does."""
+
+    at_checkpoint: Ints
+
+    def thinking_tokens(self, rows: npt.ArrayLike) -> Ints: ...  # noqa: D102
+
+    def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]: ...  # noqa: D102
+
+    def fork_exits(self, rows: npt.ArrayLike) -> list[ExitResult]: ...  # noqa: D102
+
+    def probes_of(  # noqa: D102
+        self, exits: Sequence[ExitResult], max_new: int
+    ) -> list[ProbeResult] | None: ...
+
+    def fork_probes(self, rows: npt.ArrayLike, max_new: int) -> list[ProbeResult]: ...  # noqa: D102
+
+    def fork_options(  # noqa: D102
+        self, rows: npt.ArrayLike, options: Sequence[Sequence[Sequence[int]]]
+    ) -> list[OptionsResult]: ...
+
+
+def checkpoints_of(
+    batch: Standing,
+    numbers: Sequence[int],
+    options: Sequence[Sequence[Sequence[int]]],
+    probe_tokens: int,
+    score: Callable[[int, str], int],
+) -> Iterator[Checkpoint]:
+    """What every row at a checkpoint has to say there.
+
+    ``numbers`` are the rows' questions; ``options``, the token ids of each answer option, and
+    ``score`` go by them. ``probe_tokens`` is the length of the trial answers, 0 for none.
+    """
+    rows = batch.at_checkpoint
+    if not len(rows):
+        return
+    signals = batch.signals(rows)
+    written = batch.thinking_tokens(rows).tolist()
+    exits = batch.fork_exits(rows)
+    probes = None
+    if probe_tokens:
+        probes = batch.probes_of(exits, probe_tokens)
+        if probes is None:
+            probes = batch.fork_probes(rows, probe_tokens)
+    choosing = [row for row in rows.tolist() if options[numbers[row]]]
+    read = batch.fork_options(choosing, [options[numbers[row]] for row in choosing])
+    choices = dict(zip(choosing, read, strict=True))
+    for place, row in enumerate(rows.tolist()):
+        answer, probe = exits[place], probes[place] if probes else None
+        looks = {"exit_entropy": answer.entropy}
+        if probe:
+            looks["probe_tail"] = probe.tail
+        if row in choices:
+            looks["answer_entropy"] = choices[row].entropy
+            looks["option_tokens"] = float(choices[row].tokens)
+        yield Checkpoint(
+            thinking_tokens=written[place],
+            signals={
+                **{name: float(column[place]) for name, column in signals.items()},
+                **looks,
+            },
+            exit=Exit(answer.answer, score(numbers[row], answer.answer), answer.answer_tokens),
+            probe=Probe(probe.answer, probe.confidence, probe.tokens) if probe else None,
+        )
