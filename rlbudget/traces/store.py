@@ -170,6 +170,14 @@ def iter_traces(folder: Folders) -> Iterator[Trace]:
         yield from traces
 
 
+def iter_questions(folder: Folders) -> Iterator[tuple[str, str]]:
+    """The question id and the question of each trace; errors as ``iter_traces``, ids aside."""
+    for path in _all_parts(folder):
+        part = _read(path, ["question_id", "question"])
+        ids, texts = (part.column(name).to_pylist() for name in ("question_id", "question"))
+        yield from zip(ids, texts, strict=True)
+
+
 def load_traces(folder: Folders) -> list[Trace]:
     """All traces of a folder, in the order they were written; errors as ``iter_traces``."""
     return list(iter_traces(folder))
