@@ -28,7 +28,7 @@ from rlbudget.policy.seen import (
     texts_of,
     together,
 )
-from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.store import digest, iter_questions, load_table
 from rlbudget.traces.table import TraceTable
 
 PRICES = 40
@@ -105,7 +105,7 @@ def calibration_questions(policy: Policy, traces: Path) -> Unseen:
             "the policy does not say which questions it was made with, so none is known to be"
             " unseen: train and freeze it with rlbudget"
         )
-    table, texts = load_table(traces, context=True), texts_of(traces)
+    table, texts = load_table(traces, context=True), texts_of(iter_questions(traces))
     seen = seen_by(policy.seen, table.question_ids, texts)
     left_out = len(np.unique(one_id_each(table.question_ids[seen], texts)))
     if seen.all():

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Strs
-from rlbudget.traces.store import Folders, iter_questions
 
 Marks = npt.NDArray[np.uint64]
 """(n,) sorted, each once"""
@@ -44,11 +43,11 @@ def text_mark(question: str) -> int | None:
     return _mark("text", text) if text else None
 
 
-def texts_of(folder: Folders) -> Texts:
-    """The marks of the texts of a folder of traces; errors as ``iter_questions``."""
+def texts_of(questions: Iterable[tuple[str, str]]) -> Texts:
+    """The marks of the texts of questions, (id, text) each (``traces.store.iter_questions``)."""
     ids: dict[int, set[str]] = defaultdict(set)
     texts: dict[str, set[int]] = defaultdict(set)
-    for question_id, question in iter_questions(folder):
+    for question_id, question in questions:
         mark = text_mark(question)
         if mark is not None:
             ids[mark].add(question_id)

@@ -23,7 +23,7 @@ from rlbudget.policy.folder import load_policy, save_policy, seen_also
 from rlbudget.policy.seen import marks_of, seen_by, texts_of
 from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.strategies.feedback.retrain import retrain
-from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.store import TraceWriter, iter_questions, load_table
 from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
@@ -58,7 +58,7 @@ def test_no_seen_question_is_calibrated_on(
     other decodes, or under another id."""
     plain = [make_trace(i) for i in range(QUESTIONS)]
     with tempfile.TemporaryDirectory() as scratch:
-        texts = texts_of(_store(Path(scratch) / "old", plain))
+        texts = texts_of(iter_questions(_store(Path(scratch) / "old", plain)))
         policy = random_policy(seen=marks_of([f"q{i}" for i in seen_by_parent], texts))
         policy = seen_also(policy, marks_of([f"q{i}" for i in seen_itself], texts))
         traces = [

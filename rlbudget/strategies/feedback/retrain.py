@@ -37,7 +37,7 @@ from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
 from rlbudget.policy.seen import NONE, marks_of, seen_by, texts_of
 from rlbudget.strategies.feedback.registry import Registry
-from rlbudget.traces.store import load_table
+from rlbudget.traces.store import iter_questions, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 
 
@@ -139,7 +139,7 @@ def retrain(
     """
     _check_margin(margin)
     served = registry.served_policy()
-    texts, seen = texts_of(traces), served.seen
+    texts, seen = texts_of(iter_questions(traces)), served.seen
     before = NONE if seen is None else seen
     split = split_questions(load_table(traces, context=True), seed=seed)
     if seen_by(before, split.train.question_ids, texts).all():
