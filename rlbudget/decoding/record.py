@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from rlbudget.decoding.checkpoints import checkpoints_of
 from rlbudget.decoding.fitting import fitting
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces.store import TraceWriter, existing_ids, load_traces
+from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def record(
     with TraceWriter(folder, append=resume) as writer:
         there = existing_ids(folder) & set(ids)
         if there:
-            _check_same(folder, there, model, settings)
+            check_same(folder, there, {**settings.meta(model), "model": model.name})
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
         missing.sort(key=lambda q: -len(model.prompt_ids(q.question)))
         rows = [options_of[trace_id(seed, question.question_id)] for question in missing]
@@ -217,11 +217,10 @@ def record_one(
     return next(one for ended in recorded for one in ended)
 
 
-def _check_same(
-    folder: Path | str, there: set[str], model: TransformersModel, settings: _Settings
-) -> None:
-    trace = next(trace for trace in load_traces(folder) if trace.trace_id in there)
-    wanted = {**settings.meta(model), "model": model.name}
+def check_same(folder: Path | str, there: Collection[str], wanted: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` where a trace of these ids was made with other settings than ``wanted``,
+    a model's name among them."""
+    trace = next(trace for trace in iter_traces(folder) if trace.trace_id in there)
     found = {**trace.meta, "model": trace.model}
     for name, value in wanted.items():
         if found.get(name) != value:
