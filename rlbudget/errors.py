@@ -15,7 +15,7 @@ _EXTRAS = {
     **dict.fromkeys(("orjson", "pyarrow", "rich", "tyro"), "cli"),
     **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
-    "httpx": "serve",
+    "aiohttp": "serve",
 }
 """package -> the extra that brings it"""
 

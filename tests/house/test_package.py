@@ -62,7 +62,7 @@ def test_using_a_frozen_policy_needs_numpy_alone(tmp_path: Path) -> None:
 
 
 EXTRAS = ("orjson", "pyarrow", "rich", "tyro", "torch", "transformers", "tokenizers",
-          "gymnasium", "stable_baselines3", "matplotlib", "sklearn", "httpx")  # fmt: skip
+          "gymnasium", "stable_baselines3", "matplotlib", "sklearn", "aiohttp")  # fmt: skip
 WITHOUT = """
 import sys
 class Absent:
@@ -158,7 +158,7 @@ for name in ENTRIES:
         assert end.code == 0, name
 """
     extra = ("torch", "transformers", "gymnasium", "stable_baselines3", "matplotlib", "sklearn",
-             "scipy", "sympy", "math_verify", "httpx")  # fmt: skip
+             "scipy", "sympy", "math_verify", "aiohttp")  # fmt: skip
     ran = without(extra, code)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("usage: rlbudget ") == len(ENTRIES)
