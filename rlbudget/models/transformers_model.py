@@ -237,9 +237,10 @@ def _read(name: str, source: str, dtype: Any, device_map: DeviceMap | None) -> t
     if device_map is not None:
         settings["device_map"] = device_map
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
-        return tokenizer, class_of(config).from_pretrained(source, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        network = class_of(config).from_pretrained(source, trust_remote_code=False, **settings)
+        return tokenizer, network
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

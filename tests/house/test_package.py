@@ -172,7 +172,7 @@ def test_a_plain_install_brings_three_packages_and_all_brings_every_extra() -> N
 
     extras = project["optional-dependencies"]
     assert names(project["dependencies"]) == {"msgspec", "numpy", "safetensors"}
-    assert names(extras["cli"]) == {"orjson", "pyarrow", "rich", "tyro"}
+    assert names(extras["cli"]) == {"google-re2", "orjson", "pyarrow", "rich", "tyro"}
     (together,) = extras["all"]
     assert set(together.removeprefix("rlbudget[").removesuffix("]").split(",")) == (
         set(extras) - {"all", "dev", "smollm2"}
