@@ -26,9 +26,11 @@ from rlbudget.cli.findings.survey import survey
 from rlbudget.console import Told, note, progress
 from rlbudget.decoding.record import record
 from rlbudget.decoding.record_samples import record_samples
+from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.tasks import Columns, Task, load_task
 from rlbudget.traces.interchange import import_jsonl
+from rlbudget.traces.trace import PROBE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Record:
     """Sampling temperature, 0 for greedy; by default the profile's."""
     samples: OptionalN = None
     """Draw so many samples of each question instead, to learn when to stop drawing."""
-    probe_tokens: N = 8
+    probe_tokens: N = PROBE_TOKENS
     """Tokens of the trial answer recorded at each checkpoint, 0 for none."""
     batch_size: N = 128
     """Decodes at once; halved where the memory runs out."""
@@ -87,6 +89,8 @@ class Record:
 
     def execute(self) -> None:
         """Run it."""
+        if self.samples is not None:
+            self._refuse_exits()
         bad, left_out = Told("bad row"), Told("question")
         task = self.questions(bad)
         model = load_model(self.model, profile=self.profile, device=self.device, dtype=self.dtype)
@@ -114,6 +118,17 @@ class Record:
         first.flush()
         note(f"{stats.n} {what} to {self.out}{bad}{left_out}")
         report(of_recording(survey(self.out), stats))
+
+    def _refuse_exits(self) -> None:
+        """Samples have no exits: what speaks of theirs is refused, not ignored."""
+        given = {
+            "--store-text": self.store_text,
+            "--stride": self.stride is not None,
+            "--probe-tokens": self.probe_tokens != PROBE_TOKENS,
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise UserError(f"{name} is not for --samples: a sample is its answer alone")
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:
         """The task to record; rows left out are told to ``on_bad``."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.decoding.checkpoints import checkpoints_of
 from rlbudget.decoding.fitting import fitting
+from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
+from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
 if TYPE_CHECKING:
@@ -126,12 +127,13 @@ def record(
     Settings left out are those of the model's profile. ``probe_tokens`` is the length of the
     trial answer recorded at each checkpoint, 0 for none. ``store_text`` keeps the thinking and
     where the checkpoints lie in it. ``resume`` goes on with a folder recorded under the same
-    settings. ``progress(done, total)`` is called with counts of questions, ``on_trace`` with each
-    trace as it ends, ``on_halved`` with a line when the memory runs out: then the recording goes
-    on with half the batch. Questions with options get the entropy of the model's choice among
-    them at each checkpoint. Raises ``UserError`` for a folder that holds other traces, settings
-    out of range, a task of which no question can be decoded, logits that are NaN, a memory that
-    does not hold a single decode, and a full disk.
+    settings, which it keeps from before its first trace on. ``progress(done, total)`` is called
+    with counts of questions, ``on_trace`` with each trace as it ends, ``on_halved`` with a line
+    when the memory runs out: then the recording goes on with half the batch. Questions with
+    options get the entropy of the model's choice among them at each checkpoint. Raises
+    ``UserError`` for a folder that holds other traces, settings out of range, a task of which
+    no question can be decoded, logits that are NaN, a memory that does not hold a single
+    decode, and a full disk.
     """
     begun = time.monotonic()
     settings = _settings_of(
@@ -152,10 +154,11 @@ def record(
     spelled = [model.option_ids(question.options) for question in task.questions]
     options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = written = 0
-    with TraceWriter(folder, append=resume) as writer:
-        there = existing_ids(folder) & set(ids)
-        if there:
-            check_same(folder, there, {**settings.meta(model), "model": model.name})
+    known = recording_settings(
+        "record", model, task, settings.meta(model), seed=seed, store_text=store_text
+    )
+    with TraceWriter(folder, append=resume, settings=known) as writer:
+        there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
         missing.sort(key=lambda q: -len(model.prompt_ids(q.question)))
         rows = [options_of[trace_id(seed, question.question_id)] for question in missing]
@@ -215,19 +218,6 @@ def record_one(
     rows = [model.option_ids(question.options)]
     recorded = _record(model, task, [question], [seed], rows, settings, 1)
     return next(one for ended in recorded for one in ended)
-
-
-def check_same(folder: Path | str, there: Collection[str], wanted: Mapping[str, Any]) -> None:
-    """Raise ``UserError`` where a trace of these ids was made with other settings than ``wanted``,
-    a model's name among them."""
-    trace = next(trace for trace in iter_traces(folder) if trace.trace_id in there)
-    found = {**trace.meta, "model": trace.model}
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise UserError(
-                f"{folder} was recorded with {name} {found.get(name)!r}, not {value!r}: resume"
-                " with the same settings or choose another folder"
-            )
 
 
 def _record(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlbudget.decoding.fitting import fitting
+from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.decoding.record import BATCH_SIZE, RecordStats, remembering, row_seed
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.samples import Sample, Sampled, traces_of_samples
-from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
+from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -50,11 +51,23 @@ def record_samples(
     fits = fitting(model, task, max_tokens, on_left_out)
     task = fits.task
     n = tokens = 0
-    with TraceWriter(folder, append=resume) as writer:
-        there = existing_ids(folder)
-        if there:
-            _check_samples(folder, samples, model)
-        missing = [q for q in task.questions if f"{q.question_id}-o0" not in there]
+    profile = model.profile
+    known = recording_settings(
+        "samples",
+        model,
+        task,
+        {"profile": profile.name, "exit_text": profile.exit_text},
+        samples=samples,
+        max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
+        temperature=float(profile.temperature if temperature is None else temperature),
+        seed=seed,
+    )
+    if len({question.question_id for question in task.questions}) < len(task.questions):
+        raise UserError(f"the task {task.name} has two questions of one id")
+    firsts = {f"{question.question_id}-o0": question for question in task.questions}
+    with TraceWriter(folder, append=resume, settings=known) as writer:
+        there = there_of(folder, firsts)
+        missing = [question for name, question in firsts.items() if name not in there]
         skipped = len(task.questions) - len(missing)
         if progress is not None:
             progress(skipped, len(task.questions))
@@ -122,13 +135,3 @@ def _sample(
                             model.name, tuple(own[number] for number in range(samples)),
                             task.scorer,
                         )  # fmt: skip
-
-
-def _check_samples(folder: Path | str, samples: int, model: TransformersModel) -> None:
-    trace = next(iter_traces(folder))
-    found = (trace.meta.get("kind"), trace.meta.get("samples"), trace.model)
-    if found != ("samples", samples, model.name):
-        raise UserError(
-            f"{folder} holds other traces than {samples} samples of {model.name}: choose another"
-            " folder"
-        )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,16 @@ from rlbudget.arrays import Bools, Ints
 from rlbudget.signals.questions import context_columns, task_columns
 from rlbudget.signals.tokens import hedged
 from rlbudget.tasks.scorers import vote_key
+from rlbudget.traces.laws import SIGNAL
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, plain_json, scorer_of
 
 FORMAT_KEY = b"rlbudget.traces"
-FORMAT_VERSION = b"1"
-
-_SIGNAL = "signal."
+FORMAT_VERSION = b"2"
+SETTINGS_KEY = b"rlbudget.settings"
+"""what a part says of the settings of its folder: their digest, empty where it has none"""
+_SIGNALS_KEY = b"rlbudget.signals"
+"""what a part says of its signals: a JSON list of their names"""
 _TRACE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Trace], Any]]] = {
     **{
         name: (pa.string(), attrgetter(name))
@@ -52,8 +55,14 @@ _CHECKPOINT_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Checkpoint], Any]]] 
 }
 
 
-def part_of(traces: Sequence[Trace]) -> pa.Table:
-    """The rows of a part."""
+_TYPES = {name: kind for name, (kind, _) in _TRACE_COLUMNS.items()} | {
+    name: pa.list_(kind) for name, (kind, _) in _CHECKPOINT_COLUMNS.items()
+}
+_MEASURED = pa.list_(pa.float64())
+
+
+def part_of(traces: Sequence[Trace], *, settings: str = "") -> pa.Table:
+    """The rows of a part; ``settings`` is the digest of those of its folder."""
     points = [point for trace in traces for point in trace.checkpoints]
     layouts = {tuple(point.signals) for point in points}
     signals: dict[str, Any]
@@ -68,13 +77,39 @@ def part_of(traces: Sequence[Trace]) -> pa.Table:
     offsets = pa.array(np.cumsum([0, *(len(t.checkpoints) for t in traces)]), pa.int32())
     flat = {name: pa.array(list(map(value, points)), kind)
             for name, (kind, value) in _CHECKPOINT_COLUMNS.items()}  # fmt: skip
-    flat |= {_SIGNAL + name: pa.array(signals[name], pa.float64()) for name in sorted(signals)}
+    flat |= {SIGNAL + name: pa.array(signals[name], pa.float64()) for name in sorted(signals)}
     arrays = {name: pa.array(list(map(value, traces)), kind)
               for name, (kind, value) in _TRACE_COLUMNS.items()}  # fmt: skip
     arrays |= {name: pa.ListArray.from_arrays(offsets, column) for name, column in flat.items()}
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
-    schema = pa.schema(fields, metadata={FORMAT_KEY: FORMAT_VERSION})
+    metadata = {
+        FORMAT_KEY: FORMAT_VERSION,
+        SETTINGS_KEY: settings.encode(),
+        _SIGNALS_KEY: json.dumps(sorted(signals)).encode(),
+    }
+    schema = pa.schema(fields, metadata=metadata)
     return pa.Table.from_arrays(list(arrays.values()), schema=schema)
+
+
+def layout_problem(schema: pa.Schema) -> str | None:
+    """What a part's columns lack, have too much or of another type, or None."""
+    names, signals = schema.names, []
+    if len(set(names)) < len(names):
+        return "it has two columns of one name"
+    for name in names:
+        if name.startswith(SIGNAL):
+            signals.append(name.removeprefix(SIGNAL))
+        elif name not in _TYPES:
+            return f"it has a column {name!r:.80}"
+    for name, kind in [*_TYPES.items(), *((SIGNAL + name, _MEASURED) for name in signals)]:
+        if name not in names:
+            return f"its column {name} is missing"
+        if (found := schema.field(name).type) != kind:
+            return f"its column {name} is {found}, not {kind}"
+    said = json.loads(schema.metadata.get(_SIGNALS_KEY, b"null"))
+    if said != sorted(signals):
+        return "its signals are not those that it says it has"
+    return None
 
 
 def traces_of(part: pa.Table) -> list[Trace]:
@@ -90,10 +125,29 @@ def traces_of(part: pa.Table) -> list[Trace]:
                 answer_tokens=row["final_answer_tokens"],
             ),
             checkpoints=_checkpoints(row, signals),
-            meta=json.loads(row["meta"]),
+            meta=_meta_of(row),
         )
         for row in part.to_pylist()
     ]
+
+
+def meta_of(text: str) -> dict[str, Any]:
+    """The ``meta`` of a trace from its column; ``ValueError`` for what is no JSON object."""
+    meta = json.loads(text, parse_constant=_no_number)
+    if not isinstance(meta, dict):
+        raise ValueError("a meta is no object")
+    return meta
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"a meta holds {name}")
+
+
+def _meta_of(row: dict[str, Any]) -> dict[str, Any]:
+    meta = meta_of(row["meta"])
+    if str(meta.get("scorer", "auto")) != row["scorer"]:
+        raise ValueError("a trace names two scorers")
+    return meta
 
 
 _TEXTS_AND_SEED = ("trace_id", "question_id", "task", "question", "target", "model", "seed")
@@ -101,7 +155,7 @@ _TEXTS_AND_SEED = ("trace_id", "question_id", "task", "question", "target", "mod
 
 def _checkpoints(row: dict[str, Any], signals: Sequence[str]) -> tuple[Checkpoint, ...]:
     bases = zip(*(row[name] for name in _CHECKPOINT_COLUMNS), strict=True)
-    values = zip(*(row[_SIGNAL + name] for name in signals), strict=True)
+    values = zip(*(row[SIGNAL + name] for name in signals), strict=True)
     measured = values if signals else (() for _ in row["thinking_tokens"])
     return tuple(
         Checkpoint(
@@ -136,10 +190,10 @@ def table_of_part(part: pa.Table) -> TraceTable:
         if not np.array_equal(np.diff(column.offsets.to_numpy()), lengths):
             raise ValueError(f"column {name} does not fit its neighbours")
         flat[name] = column.flatten()
-    signals = {name: _numbers(flat[_SIGNAL + name], np.float64) for name in _signals_of(part)}
+    signals = {name: _numbers(flat[SIGNAL + name], np.float64) for name in _signals_of(part)}
     if "question" in part.column_names:
         named = zip(part.column("meta").to_pylist(), part.column("task").to_pylist(), strict=True)
-        families = [str(json.loads(meta).get("family", task)) for meta, task in named]
+        families = [str(meta_of(meta).get("family", task)) for meta, task in named]
         context = context_columns(part.column("question").to_pylist()) | task_columns(families)
         signals |= {name: np.repeat(column, lengths) for name, column in context.items()}
     return TraceTable(
@@ -161,7 +215,7 @@ def table_of_part(part: pa.Table) -> TraceTable:
 
 
 def _signals_of(part: pa.Table) -> list[str]:
-    return sorted(n.removeprefix(_SIGNAL) for n in part.column_names if n.startswith(_SIGNAL))
+    return sorted(n.removeprefix(SIGNAL) for n in part.column_names if n.startswith(SIGNAL))
 
 
 def _is_list(part: pa.Table, name: str) -> bool:
@@ -188,17 +242,41 @@ def _answer_codes(part: pa.Table) -> Ints:
 
     Answers that are equal under the trace's scorer have one code.
     """
+    answers = part.column("probe_answer").combine_chunks()
+    lengths = np.diff(answers.offsets.to_numpy())
+    texts = answers.flatten().dictionary_encode()
+    spelled = texts.indices.fill_null(len(texts.dictionary)).to_numpy().astype(np.int64)
     named = "scorer" in part.column_names
     scorers = part.column("scorer").to_pylist() if named else ["auto"] * part.num_rows
-    keys: dict[tuple[str, str], Hashable] = {}
-    codes: list[int] = []
-    for scorer, answers in zip(scorers, part.column("probe_answer").to_pylist(), strict=True):
-        known: dict[Hashable, int] = {}
-        for answer in answers:
-            if answer is None:
-                codes.append(-1)
-                continue
-            if (answer, scorer) not in keys:
-                keys[answer, scorer] = vote_key(answer, scorer)
-            codes.append(known.setdefault(keys[answer, scorer], len(known)))
-    return np.array(codes, dtype=np.int64)
+    numbers: dict[str, int] = {}
+    scorer = np.repeat([numbers.setdefault(name, len(numbers)) for name in scorers], lengths)
+    keys = _keys(texts.dictionary.to_pylist(), scorer, spelled, list(numbers))
+    trace = np.repeat(np.arange(part.num_rows), lengths)
+    given = np.flatnonzero(keys >= 0)
+    # Each (trace, key) once, by its first row; those of a trace are then counted in this order.
+    wide = int(keys.max(initial=0)) + 1
+    _, first, which = np.unique(
+        trace[given] * wide + keys[given], return_index=True, return_inverse=True
+    )
+    order = np.argsort(first)
+    of_trace = trace[given][first[order]]
+    begins = np.searchsorted(of_trace, of_trace)
+    count = np.empty(len(order), dtype=np.int64)
+    count[order] = np.arange(len(order)) - begins
+    codes = np.full(len(keys), -1, dtype=np.int64)
+    codes[given] = count[which]
+    return codes
+
+
+def _keys(texts: list[str], scorer: Ints, spelled: Ints, scorers: list[str]) -> Ints:
+    """(m,) a number that answers share which are equal under their scorer, -1 for none."""
+    known: dict[tuple[str, Hashable], int] = {}
+    keys = np.full(len(spelled), -1, dtype=np.int64)
+    for number, name in enumerate(scorers):
+        rows = scorer == number
+        used = np.unique(spelled[rows])
+        of_text = np.full(len(texts) + 1, -1, dtype=np.int64)
+        for text in used[used < len(texts)].tolist():
+            of_text[text] = known.setdefault((name, vote_key(texts[text], name)), len(known))
+        keys[rows] = of_text[spelled[rows]]
+    return keys

@@ -3,7 +3,8 @@
 A part holds up to some hundreds of traces, one row each; what belongs to checkpoints is a
 column of lists. A part appears whole or not at all (a temporary file in the same folder,
 flushed to the disk, then renamed), so a process killed at any moment loses at most the
-traces it had not yet written, and pages carry checksums, so damage is noticed.
+traces it had not yet written; ``traces.parts`` notices damage, ``traces.settings`` what a folder
+was recorded with.
 """
 
 from __future__ import annotations
@@ -11,78 +12,86 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
+from rlbudget.folders import locked
 
 try:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 except ModuleNotFoundError as missing:
     raise missing_extra("cli", "pyarrow") from missing
 
-from rlbudget.traces.columns import FORMAT_KEY, FORMAT_VERSION, part_of, table_of_part, traces_of
+from rlbudget.traces.columns import meta_of, part_of, table_of_part, traces_of
+from rlbudget.traces.parts import damage_named, read_part, sealed
+from rlbudget.traces.settings import NONE, Settings, check_same, read_settings, write_settings
 from rlbudget.traces.table import TraceTable, joined
-from rlbudget.traces.trace import LARGEST_SIGNAL, Trace, problem_of, signal_problem, trace_to_dict
-
-if sys.platform != "win32":
-    import fcntl
+from rlbudget.traces.trace import Trace, problem_of, trace_to_dict
 
 Folders = Path | str | Sequence[Path | str]
 """A folder of traces, or several of them in order, no trace id in two."""
 
 PART_SIZE = 256
 _PART = re.compile(r"part-([0-9]{6,})\.parquet")
-_TEMPORARY = re.compile(r"\.part-[0-9]{6,}\.parquet\..*")
-_LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.(part-[0-9]{6,}\.parquet|settings\.json)\..*")
 
 
 class TraceWriter:
     """Writes traces into a folder, a part at a time; one writer a folder.
 
     With ``append`` it adds parts to those that are there and never touches them; without, a
-    folder that already holds traces is refused. A trace id may be added once only. Used as a
+    folder that already holds traces is refused. ``settings`` are those of a recording: a folder
+    keeps its first ones, and others are refused. A trace id may be added once only. Used as a
     context manager it also writes what it holds when the block ends by an exception.
     """
 
     def __init__(
-        self, folder: Path | str, *, append: bool = False, part_size: int = PART_SIZE
+        self,
+        folder: Path | str,
+        *,
+        append: bool = False,
+        settings: Settings = NONE,
+        part_size: int = PART_SIZE,
     ) -> None:
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
         self.folder = Path(folder)
+        self.n = 0
+        """traces written"""
         self._part_size = part_size
+        self._settings = settings
         self._held: list[Trace] = []
-        self._lock: int | None = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{folder} is a file, not a folder for traces") from None
-        except OSError as error:
-            raise UserError(f"{folder}: cannot make this folder: {error.strerror}") from error
-        self._lock = _lock(self.folder)
-        try:
-            for stray in self.folder.iterdir():
-                if _TEMPORARY.fullmatch(stray.name):
-                    stray.unlink()
-            parts = _parts(self.folder)
-            if parts and not append:
-                raise UserError(
-                    f"{folder} already holds traces: add --resume to go on with them, or choose"
-                    " another --out"
-                )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{folder} is a file, not a folder for traces")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.folder))
+            parts = self._begin(append)
             self._ids = existing_ids(self.folder)
-        except BaseException:
-            self._unlock()
-            raise
+            self._lock: contextlib.ExitStack | None = stack.pop_all()
         self._next = 1 + max((_number(part) for part in parts), default=-1)
+
+    def _begin(self, append: bool) -> list[Path]:
+        """The parts that are there; whatever may not be added to is refused."""
+        for stray in self.folder.iterdir():
+            if _TEMPORARY.fullmatch(stray.name):
+                stray.unlink()
+        parts = _parts(self.folder)
+        if parts and not append:
+            raise UserError(
+                f"{self.folder} already holds traces: add --resume to go on with them, or choose"
+                " another --out"
+            )
+        if parts or read_settings(self.folder) != NONE:
+            check_same(self.folder, self._settings)
+        elif self._settings != NONE:
+            try:
+                write_settings(self.folder, self._settings)
+            except OSError as error:
+                raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
+        return parts
 
     def add(self, trace: Trace, *, checked: bool = False) -> None:
         """Take a trace; every ``part_size`` traces a part is written.
@@ -110,14 +119,15 @@ class TraceWriter:
         held, self._held = self._held, []
         path = self.folder / f"part-{self._next:06d}.parquet"
         try:
-            write_bytes(path, _bytes_of(part_of(held)))
+            write_bytes(path, sealed(part_of(held, settings=self._settings.digest)))
         except OSError as error:
+            kept = f"the {len(self._ids) - len(held)} traces written before are kept: make room and"
+            again = "run the same command with --resume"
             raise UserError(
-                f"{self.folder}: writing failed: {error.strerror or error}; the"
-                f" {len(self._ids) - len(held)} traces written before are kept: make room and"
-                " run the same command with --resume"
+                f"{self.folder}: writing failed: {error.strerror or error}; {kept} {again}"
             ) from error
         self._next += 1
+        self.n += len(held)
 
     def close(self) -> None:
         """Write what is held and unlock the folder; closing twice is allowed."""
@@ -135,7 +145,7 @@ class TraceWriter:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
 
@@ -151,9 +161,17 @@ def existing_ids(folder: Path | str) -> set[str]:
     if not folder.is_dir():
         return set()
     seen: dict[str, Path] = {}
-    for path in _parts(folder):
-        _claim(_read(path, ["trace_id"]).column("trace_id").to_pylist(), path, seen)
+    for path, part in _read(folder, ["trace_id"]):
+        _claim(part.column("trace_id").to_pylist(), path, seen)
     return set(seen)
+
+
+def iter_asked(folder: Path | str) -> Iterator[tuple[str, str, str]]:
+    """Trace id, question and target of each trace of a folder; nothing where there is none yet."""
+    if Path(folder).is_dir():
+        names = ("trace_id", "question", "target")
+        for _, part in _read(Path(folder), names):
+            yield from zip(*(part.column(name).to_pylist() for name in names), strict=True)
 
 
 def iter_traces(folder: Folders) -> Iterator[Trace]:
@@ -163,19 +181,11 @@ def iter_traces(folder: Folders) -> Iterator[Trace]:
     id that occurs twice.
     """
     seen: dict[str, Path] = {}
-    for path in _all_parts(folder):
-        with _damage_named(path):
-            traces = traces_of(_read(path))
+    for path, part in _all_parts(folder):
+        with damage_named(path):
+            traces = traces_of(part)
         _claim([trace.trace_id for trace in traces], path, seen)
         yield from traces
-
-
-def iter_questions(folder: Folders) -> Iterator[tuple[str, str]]:
-    """The question id and the question of each trace; errors as ``iter_traces``, ids aside."""
-    for path in _all_parts(folder):
-        part = _read(path, ["question_id", "question"])
-        ids, texts = (part.column(name).to_pylist() for name in ("question_id", "question"))
-        yield from zip(ids, texts, strict=True)
 
 
 def load_traces(folder: Folders) -> list[Trace]:
@@ -188,24 +198,30 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
 
     Reads the columns it needs straight from arrow, texts left out. ``context`` adds the
     ``CONTEXT_SIGNALS`` and ``TASK_SIGNALS`` of each question to its checkpoints. Errors as
-    ``iter_traces``, and for a signal that is infinite in float32.
+    ``iter_traces``.
     """
+    return joined(list(iter_tables(folder, context=context)))
+
+
+def iter_tables(folder: Folders, *, context: bool = False) -> Iterator[TraceTable]:
+    """The parts of ``load_table``, one in memory at a time."""
     seen: dict[str, Path] = {}
-    parts = []
-    for path in _all_parts(folder):
-        with _damage_named(path):
-            part = table_of_part(_read(path, without=_TEXTS - (_CONTEXT if context else set())))
-        _claim(part.trace_ids.tolist(), path, seen)
-        _check_signals(part, path)
-        parts.append(part)
-    return joined(parts)
+    for path, part in _all_parts(folder, without=_TEXTS - (_CONTEXT if context else set())):
+        with damage_named(path):
+            table = table_of_part(part)
+        _claim(table.trace_ids.tolist(), path, seen)
+        yield table
 
 
 def iter_parts(folder: Folders) -> Iterator[pa.Table]:
     """The parts of a folder as arrow tables, their texts left out but for ``task``, ``model`` and
     ``meta``; errors as ``iter_traces``."""  # fmt: skip
-    for path in _all_parts(folder):
-        yield _read(path, without=_TEXTS - {"task", "model", "meta"} | {"probe_answer"})
+    left_out = _TEXTS - {"task", "model", "meta"} | {"probe_answer"}
+    for path, part in _all_parts(folder, without=left_out):
+        with damage_named(path):
+            for meta in part.column("meta").to_pylist():
+                meta_of(meta)
+        yield part
 
 
 _TEXTS = {"task", "question", "target", "model", "meta", "final_answer", "exit_answer"}
@@ -237,63 +253,33 @@ def _number(part: Path) -> int:
     return int(part.name.removeprefix("part-").removesuffix(".parquet"))
 
 
-def _all_parts(folders: Folders) -> list[Path]:
+def _all_parts(
+    folders: Folders, *, without: Collection[str] = ()
+) -> Iterator[tuple[Path, pa.Table]]:
+    """The parts of one folder or several, each checked as it is read."""
     several = [folders] if isinstance(folders, Path | str) else folders
-    return [part for folder in several for part in _required_parts(Path(folder))]
+    for folder in several:
+        _require_parts(Path(folder))
+    for folder in several:
+        yield from _read(Path(folder), without=without)
 
 
-def _required_parts(folder: Path) -> list[Path]:
+def _read(
+    folder: Path, columns: Collection[str] | None = None, *, without: Collection[str] = ()
+) -> Iterator[tuple[Path, pa.Table]]:
+    settings = read_settings(folder)
+    for path in _parts(folder):
+        yield path, read_part(path, settings, columns, without=without)
+
+
+def _require_parts(folder: Path) -> None:
     advice = "make traces with: rlbudget record --out FOLDER, or rlbudget import FILE --out FOLDER"
     if not folder.exists():
         raise UserError(f"{folder}: no such folder; {advice}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder of traces; {advice}")
-    parts = _parts(folder)
-    if not parts:
+    if not _parts(folder):
         raise UserError(f"{folder} holds no traces; {advice}")
-    return parts
-
-
-def _read(
-    path: Path, columns: list[str] | None = None, *, without: Collection[str] = ()
-) -> pa.Table:
-    """A part: the ``columns`` alone, or all but those of ``without``."""
-    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = file.schema_arrow
-        version = (schema.metadata or {}).get(FORMAT_KEY)
-        if version is None:
-            raise pa.ArrowInvalid("it was not written by rlbudget")
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: written by another version of rlbudget (store format"
-                f" {version.decode(errors='replace')}); use that version or record again"
-            )
-        columns = columns or [name for name in schema.names if name not in without]
-        return file.read(columns=columns, use_threads=False)
-
-
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path} is not a whole part of a trace store ({reason}): delete it and run the"
-            " command that made it again, rlbudget record … --resume"
-        ) from error
-
-
-def _check_signals(part: TraceTable, path: Path) -> None:
-    """Refuse what no float32 can hold, which ``problem_of`` keeps from new parts."""
-    for name, column in part.signals.items():
-        beyond = np.flatnonzero(np.abs(column) > LARGEST_SIGNAL)
-        if len(beyond):
-            row = int(beyond[0])
-            trace_id = str(part.trace_ids[part.trace_of_row[row]])
-            raise UserError(f"{path}: trace {trace_id!r}: {signal_problem(name, column[row])}")
 
 
 def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
@@ -305,32 +291,3 @@ def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
                 f"{path}: trace {trace_id!r} is also in {where}: delete one of the parts"
             )
         seen[trace_id] = path
-
-
-def _bytes_of(part: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    # Signals hardly ever repeat, so a dictionary of them would be slower and larger. Nobody reads
-    # statistics, and no checksum covers them.
-    pq.write_table(
-        part, sink, compression="zstd", use_dictionary=False, write_statistics=False,
-        write_page_checksum=True,
-    )  # fmt: skip
-    whole: bytes = sink.getvalue().to_pybytes()
-    return whole
-
-
-def _lock(folder: Path) -> int:
-    """Lock the folder until the descriptor is closed, or the process is killed."""
-    try:
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here: {error.strerror}") from error
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise UserError(
-                f"{folder}: another process is writing traces here; wait for it to end"
-            ) from error
-    return handle

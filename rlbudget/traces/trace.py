@@ -22,11 +22,10 @@ RESERVED_SIGNALS = frozenset(
 VERSION = 1
 """of the interchange"""
 LARGEST_COUNT = 10**12
+LONGEST_ID = 256
+"""characters"""
 LARGEST_SIGNAL = 3.4e38
 """What the observation's float32 can hold."""
-FULL_DECODE = "full decode"
-"""``compared_with`` in the ``meta`` of traces whose target is the answer of their own full decode:
-their exact match is agreement with it"""
 PROBE_TOKENS = 8
 """length of a trial answer where nothing else is said"""
 _INT64 = range(-(2**63), 2**63)
@@ -106,14 +105,15 @@ def problem_of(trace: Trace) -> str | None:
     checkpoints come in order and not past the natural end, counts are not negative, signals are
     finite, in float32 as well.
     """
-    for name in ("trace_id", "question_id", "question", "target"):
+    for name in ("question", "target"):
         if not getattr(trace, name).strip():
             return f"{name} is empty"
     for name in ("trace_id", "question_id", "task", "question", "target", "model"):
         if problem := _text_problem(name, getattr(trace, name)):
             return problem
-    if "\0" in trace.trace_id or "\0" in trace.question_id:
-        return "trace_id and question_id may not hold a NUL character"
+    for name in ("trace_id", "question_id"):
+        if problem := id_problem(name, getattr(trace, name)):
+            return problem
     if trace.seed not in _INT64:
         return f"seed does not fit in 64 bits: {trace.seed}"
     final = trace.final
@@ -128,6 +128,17 @@ def problem_of(trace: Trace) -> str | None:
         if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
             return f"checkpoints[{index}].{problem}"
         before = checkpoint.thinking_tokens
+    return None
+
+
+def id_problem(name: str, text: str) -> str | None:
+    """What is wrong with an id, or None: tables hold ids in columns of one width."""
+    if not text.strip():
+        return f"{name} is empty"
+    if "\0" in text:
+        return f"{name} may not hold a NUL character"
+    if len(text) > LONGEST_ID:
+        return f"{name} is {len(text):,} characters long; {LONGEST_ID} are the most"
     return None
 
 

@@ -315,10 +315,51 @@ def test_a_folder_with_traces_is_not_written_over(model: TransformersModel, tmp_
     assert by_id(tmp_path) == before
 
 
-def test_resuming_with_other_settings_is_refused(model: TransformersModel, tmp_path: Path) -> None:
-    run(model, tmp_path, n=4)
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"stride": 4}, "stride 8, not 4"),
+        ({"seed": 3}, "seed 0, not 3"),
+        ({"temperature": 0.5}, r"temperature 1.0, not 0.5"),
+        ({"max_tokens": 24}, "max_tokens 40, not 24"),
+        ({"probe_tokens": 0}, "probe_tokens 3, not 0"),
+        ({"store_text": True}, "store_text False, not True"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(
+    model: TransformersModel, tmp_path: Path, other: dict[str, object], said: str
+) -> None:
+    run(model, tmp_path, n=2)
+    before = by_id(tmp_path)
+    with pytest.raises(UserError, match=f"was recorded with {said}: record into another"):
+        run(model, tmp_path, n=4, resume=True, **other)
+    assert by_id(tmp_path) == before
+
+
+def test_a_folder_knows_its_settings_before_its_first_trace(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path, n=2, progress=interrupted)
     with pytest.raises(UserError, match="was recorded with stride 8, not 4"):
-        run(model, tmp_path, n=8, stride=4, resume=True)
+        run(model, tmp_path, n=2, stride=4)
+    assert run(model, tmp_path, n=2).n == 2
+
+
+def test_another_task_or_another_question_of_the_same_id_is_refused(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"max_tokens": 16, "resume": True}
+    task = tiny_task(2)
+    record(model, task, tmp_path, **settings)
+    with pytest.raises(UserError, match="task 'tiny', not 'other'"):
+        record(model, replace(task, name="other"), tmp_path, **settings)
+    first = replace(task.questions[0], target="another")
+    with pytest.raises(UserError, match=r"the target of 'q0' was '.*' when 'q0-s0' was recorded"):
+        record(model, replace(task, questions=(first,)), tmp_path, **settings)
 
 
 def test_settings_out_of_range_are_refused(model: TransformersModel, tmp_path: Path) -> None:

@@ -270,7 +270,9 @@ def test_a_recording_of_samples_resumes_and_is_the_same_again(tmp_path: Path) ->
     assert a == b
     assert len(a) == 10 * ORDERS
     assert load_table(tmp_path / "a").signals["samples"].max() == 3
-    with pytest.raises(UserError, match="other traces than 5 samples"):
-        record_samples(model, tiny_task(10), tmp_path / "a", samples=5, resume=True)
+    with pytest.raises(UserError, match="was recorded with samples 4, not 5:"):
+        record_samples(
+            model, tiny_task(10), tmp_path / "a", **{**settings_, "samples": 5}, resume=True
+        )  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 2"):
         record_samples(model, tiny_task(10), tmp_path / "c", samples=1)

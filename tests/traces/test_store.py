@@ -78,7 +78,7 @@ def test_a_trace_is_added_once(tmp_path: Path) -> None:
 
 
 def test_one_writer_a_folder(tmp_path: Path) -> None:
-    with TraceWriter(tmp_path), pytest.raises(UserError, match="another process"):
+    with TraceWriter(tmp_path), pytest.raises(UserError, match=r"process \d+ is writing here"):
         TraceWriter(tmp_path, append=True)
     TraceWriter(tmp_path, append=True).close()
 

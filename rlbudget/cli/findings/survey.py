@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlbudget.arrays import Floats, Ints
+from rlbudget.traces.columns import meta_of
 from rlbudget.traces.store import iter_parts
 
 SETTINGS = ("profile", "stride", "max_tokens", "temperature", "probe_tokens", "scorer")
@@ -133,7 +133,7 @@ def _add_settings(found: Survey, part: pa.Table) -> None:
     columns = (part.column(name).to_pylist() for name in ("meta", "task", "model"))
     matches = _ints(part.column("final_exact_match")).tolist()
     for text, task, model, right in zip(*columns, matches, strict=True):
-        meta: Mapping[str, Any] = json.loads(text)
+        meta: Mapping[str, Any] = meta_of(text)
         found.samples |= meta.get("kind") == "samples"
         if isinstance(natural := meta.get("natural"), bool):
             found.told += 1
