@@ -13,6 +13,7 @@ from rlbudget.policy import network
 from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.observation import OBSERVATION_VERSION
 from rlbudget.policy.operating import Swept, choose_points
+from rlbudget.policy.seen import from_text
 
 BEST, RUN = "best.safetensors", "run.json"
 RUN_VERSION = 1
@@ -54,6 +55,7 @@ def policy_of_run(run_dir: str | Path) -> Policy:
             clip=run["clip"],
             trained=json_ready({k: v for k, v in run.items() if k not in _OWN}),
             operating_points=_points(run.get("swept")),
+            seen=None if run.get("seen") is None else from_text(run["seen"]),
         )
     except KeyError as error:
         raise UserError(f"{run_dir / RUN} lacks {error}; train again") from None
@@ -62,7 +64,7 @@ def policy_of_run(run_dir: str | Path) -> Policy:
 
 
 _OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation",
-        "swept"}  # fmt: skip
+        "swept", "seen"}  # fmt: skip
 """What a policy's config says in its own place."""
 
 

@@ -49,6 +49,7 @@ from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import features_of, observe
+from rlbudget.policy.seen import NONE, Marks, as_text, marks_of, together
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.traces.pairs import Pair
 from rlbudget.traces.table import TraceTable
@@ -225,13 +226,15 @@ def train(
     split_seed: int | None = None,
     recorded: Mapping[str, Any] | None = None,
     start: Policy | None = None,
+    seen: Marks = NONE,
 ) -> TrainResult:
     """Train a policy and keep the best of validation in ``run_dir``.
 
     The two tables must share no question. ``progress`` is called with the steps done and in all.
     ``resume`` continues an interrupted run, bit for bit, or starts one. ``digest``, ``split_seed``
     and ``recorded`` say in ``run.json`` which traces these are, how they were split and made.
-    ``start`` is a policy to continue from; its observation, normaliser and prices are kept. Raises
+    ``start`` is a policy to continue from; its observation, normaliser and prices are kept. The run
+    keeps the marks of all questions of the two tables, of ``seen`` and of ``start``. Raises
     ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
     """
     _check(train, validation, config)
@@ -252,6 +255,9 @@ def train(
         blind = _blind_start(train, validation, config, run_dir, _shifted(progress, 0, 2 * total))
         progress = _shifted(progress, total, 2 * total)
     run = describe(train, columns, config, digest, split_seed, recorded)
+    given = [*train.question_ids.tolist(), *validation.question_ids.tolist()]
+    all_seen = together(marks_of(given), seen, NONE if start is None else start.seen)
+    run["seen"] = None if all_seen is None else as_text(all_seen)
     if snapshot is not None:
         check_same(run_dir, run, snapshot[1]["progress"]["run"])
     judge = Validation(train, validation, columns.features, columns.scaling)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset, feature_names
+from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.tokens import TOP_SIGNALS
-from rlbudget.traces.store import digest, iter_traces, load_table
+from rlbudget.traces.store import digest, iter_questions, iter_traces, load_table
 from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
@@ -91,6 +92,10 @@ def train_on(
         split_seed=split_seed,
         recorded=recorded_of(first),
         start=start,
+        seen=marks_of(
+            [*split.train.question_ids, *split.validation.question_ids],
+            texts_of(iter_questions(traces)),
+        ),
     )
 
 

@@ -12,10 +12,10 @@ class UserError(ValueError):
 
 
 _EXTRAS = {
-    **dict.fromkeys(("orjson", "pyarrow", "rich", "tyro"), "cli"),
+    **dict.fromkeys(("orjson", "pyarrow", "re2", "rich", "tyro"), "cli"),
     **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
-    "httpx": "serve",
+    "aiohttp": "serve",
 }
 """package -> the extra that brings it"""
 

@@ -36,6 +36,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
               "--out quickstart"),
         Entry("record", "recording", "full decodes of a model, with the answer of every stop",
               "--model MODEL --task questions.jsonl --out traces"),
+        Entry("annotate", "annotating", "traces of thinking that your logs already hold",
+              "requests.jsonl --model MODEL --out traces"),
         Entry("import", "recording", "traces of any model from a JSONL file",
               "traces.jsonl --out traces"),
         Entry("score", "scoring", "score a file of answers, or recorded traces again",

@@ -175,7 +175,7 @@ class Calibrate:
     policy: ThePolicy
     """Policy folder."""
     traces: TheTraces
-    """Folder of traces; questions the policy has seen are left out."""
+    """Folder of traces; questions that the policy or its ancestors have seen are left out."""
     out: Folder
     """Policy folder with the certificate."""
     max_em_loss: Share = 0.01
@@ -184,8 +184,6 @@ class Calibrate:
     """Chance, over the calibration questions, that the bound holds."""
     mode: Literal["loss", "harm"] = "loss"
     """loss: answers lost minus answers gained; harm: answers lost, stricter."""
-    seed: N = 0
-    """Seed of the order of the questions."""
     overwrite: Flag = False
     """Replace a policy that is already there."""
 
@@ -198,10 +196,14 @@ class Calibrate:
             max_em_loss=self.max_em_loss,
             confidence=self.confidence,
             mode=self.mode,
-            seed=self.seed,
             overwrite=self.overwrite,
         )
         found = policy.config["calibration"]
+        left_out = found["left_out"]
+        tell(
+            f"{left_out} questions that the policy or its ancestors have seen are left out;"
+            f" {found['questions']} are left."
+        )
         what = "answers lost minus gained" if self.mode == "loss" else "answers lost"
         tell(
             f"Certified on {found['questions']} questions: at token prices up to"

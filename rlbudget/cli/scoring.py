@@ -13,7 +13,8 @@ from rlbudget.console import note, tell
 from rlbudget.errors import UserError
 from rlbudget.tasks.files import Columns, load_answers
 from rlbudget.tasks.peer import math_verify_says
-from rlbudget.tasks.scorers import Asked, find_scorer
+from rlbudget.tasks.scorer import Asked
+from rlbudget.tasks.scorers import find_scorer
 from rlbudget.traces.rescore import Changes, rescored
 from rlbudget.traces.store import TraceWriter, is_store, iter_traces
 

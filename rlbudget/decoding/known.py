@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.task import Question, Task
+from rlbudget.tasks.task import Question
 from rlbudget.traces.settings import Settings, settings_of
 from rlbudget.traces.store import iter_asked
 
@@ -21,7 +21,7 @@ class Named(Protocol):
 
 
 def recording_settings(
-    kind: str, model: Named, task: Task, values: Mapping[str, Any], **more: Any
+    kind: str, model: Named, task: str, values: Mapping[str, Any], **more: Any
 ) -> Settings:
     """Those of a recording: what it is, of whom and of what, and how (``values``, ``more``)."""
     network = getattr(model, "network", None)
@@ -31,8 +31,7 @@ def recording_settings(
             "kind": kind,
             "model": model.name,
             "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-            "task": task.name,
-            "scorer": task.scorer,
+            "task": task,
             **values,
             **more,
         }

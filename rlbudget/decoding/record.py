@@ -155,8 +155,9 @@ def record(
     options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = written = 0
     known = recording_settings(
-        "record", model, task, settings.meta(model), seed=seed, store_text=store_text
-    )
+        "record", model, task.name, settings.meta(model),
+        scorer=task.scorer, seed=seed, store_text=store_text,
+    )  # fmt: skip
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]

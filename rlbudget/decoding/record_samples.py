@@ -55,8 +55,9 @@ def record_samples(
     known = recording_settings(
         "samples",
         model,
-        task,
+        task.name,
         {"profile": profile.name, "exit_text": profile.exit_text},
+        scorer=task.scorer,
         samples=samples,
         max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
         temperature=float(profile.temperature if temperature is None else temperature),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlbudget.errors import UserError
 from rlbudget.evaluate.risk import Certified, Mode, certify, losses_of, questions_needed
-from rlbudget.evaluate.unseen import fitted_to
 from rlbudget.policy.dial import EFFORTS
 from rlbudget.policy.folder import Policy, load_policy, make_policy, save_policy
 from rlbudget.policy.network import CODE
@@ -17,8 +18,18 @@ from rlbudget.policy.operating import certified_points, sweep
 from rlbudget.policy.outcomes import full_stops, outcome
 from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
-from rlbudget.traces.store import digest, load_table
-from rlbudget.traces.table import TraceTable, split_questions
+from rlbudget.policy.seen import (
+    Marks,
+    Texts,
+    in_order,
+    marks_of,
+    one_id_each,
+    seen_by,
+    texts_of,
+    together,
+)
+from rlbudget.traces.store import digest, iter_questions, load_table
+from rlbudget.traces.table import TraceTable
 
 PRICES = 40
 """settings tried, log-spaced over the policy's prices"""
@@ -32,23 +43,23 @@ def calibrate(
     max_em_loss: float = 0.01,
     confidence: float = 0.9,
     mode: Mode = "loss",
-    seed: int = 0,
     overwrite: bool = False,
 ) -> Policy:
     """Write the policy with its certificate to ``out``, and ``policy.py`` where it has one.
 
     With probability ``confidence`` over the calibration questions, the certified token price
     loses at most ``max_em_loss`` of exact match on questions of the same kind. Calibration
-    questions are those of ``traces`` that the policy was neither trained nor chosen on: the
-    held-out ones where it was trained on these traces, else all. Raises ``UserError`` where
-    nothing can be certified: too few questions, or a policy that loses too much at its lowest
-    price.
+    questions are those of ``traces`` that neither the policy nor one it was made from has seen
+    (``policy.seen``), by their ids and their texts. ``out`` has seen them afterwards: its
+    operating points are chosen on them. Raises ``UserError`` where nothing can be certified: too
+    few questions, or a policy that loses too much at its lowest price.
     """
     policy = load_policy(policy_folder)
-    table = calibration_traces(policy, Path(traces))
+    unseen = calibration_questions(policy, Path(traces))
     done = calibrated(
-        policy, table, max_em_loss=max_em_loss, confidence=confidence, mode=mode, seed=seed
-    )
+        policy, unseen.table, max_em_loss=max_em_loss, confidence=confidence, mode=mode,
+        texts=unseen.texts, left_out=unseen.left_out,
+    )  # fmt: skip
     config = policy.config
     certified = make_policy(
         policy.tensors,
@@ -58,26 +69,55 @@ def calibrate(
         clip=config["clip"],
         threshold=policy.threshold,
         trained=config["trained"],
-        calibration={**done.certificate, "traces": digest(Path(traces))},
+        calibration={
+            **done.certificate,
+            "left_out": unseen.left_out,
+            "traces": digest(Path(traces)),
+        },
         operating_points=done.operating_points,
+        seen=together(policy.seen, unseen.marks),
     )
     standalone = (Path(policy_folder) / CODE).exists()
     save_policy(out, certified, overwrite=overwrite, standalone=standalone)
     return certified
 
 
-def calibration_traces(policy: Policy, traces: Path) -> TraceTable:
-    """The traces of questions that the policy has not seen."""
-    table = load_table(traces, context=True)
-    trained = fitted_to(policy)
-    if trained.get("digest") != digest(traces):
-        return table
-    if trained.get("split_seed") is None:
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """The part of a folder of traces that a policy has not seen."""
+
+    table: TraceTable
+    """with the signals of the questions; questions of the same text have one id"""
+    texts: Texts
+    left_out: int
+    """questions that it has seen"""
+    marks: Marks
+    """of the questions of ``table``"""
+
+
+def calibration_questions(policy: Policy, traces: Path) -> Unseen:
+    """The traces of questions that nothing about a policy was made with.
+
+    Raises ``UserError`` for a policy that does not say what it has seen, and where nothing is left.
+    """
+    if policy.seen is None:
         raise UserError(
-            "the policy was trained on these traces but does not say how they were split, so no"
-            " question is known to be unseen; calibrate on other traces"
+            "the policy does not say which questions it was made with, so none is known to be"
+            " unseen: train and freeze it with rlbudget"
         )
-    return split_questions(table, seed=int(trained["split_seed"])).held_out
+    table, texts = load_table(traces, context=True), texts_of(iter_questions(traces))
+    seen = seen_by(policy.seen, table.question_ids, texts)
+    left_out = len(np.unique(one_id_each(table.question_ids[seen], texts)))
+    if seen.all():
+        raise UserError(
+            f"{traces}: the policy, or one that it was made from, has seen all"
+            f" {left_out} questions (in training, validation, a contest or a calibration): none is"
+            " left to certify on; record others"
+        )
+    left = table.take(np.flatnonzero(~seen))
+    marks = marks_of(left.question_ids, texts)
+    left = replace(left, question_ids=one_id_each(left.question_ids, texts))
+    return Unseen(left, texts, left_out, marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +137,30 @@ def calibrated(
     max_em_loss: float,
     confidence: float,
     mode: Mode = "loss",
-    seed: int = 0,
+    texts: Texts | None = None,
+    left_out: int = 0,
 ) -> Calibrated:
-    """Replay a policy on calibration questions; raises ``UserError`` as ``calibrate``."""
+    """Replay a policy on calibration questions, bet on in an order by the hash of their ``texts``.
+
+    ``left_out`` is how many were seen before, for the message. Raises ``UserError`` as
+    ``calibrate``.
+    """
     prices = price_grid(policy.price_range, PRICES)
     observations = observe(table, policy.features)
     full = outcome(table, full_stops(table))
     stopped = {price: replay(policy, table, price, observations).outcome for price in prices}
-    losses = [losses_of(table, full, stopped[price], mode) for price in prices]
+    order = in_order(np.unique(table.question_ids), texts or {})
+    losses = [losses_of(table, full, stopped[price], mode)[order] for price in prices]
     swept = sweep(table, prices, stopped.__getitem__)
 
     def walk(loss: float) -> Certified:
-        return certify(losses, max_em_loss=loss, confidence=confidence, mode=mode, seed=seed)
+        return certify(losses, max_em_loss=loss, confidence=confidence, mode=mode)
 
-    asked = walk(max_em_loss)
+    try:
+        asked = walk(max_em_loss)
+    except UserError as error:
+        aside = f"; {left_out} that the policy has seen are left out" if left_out else ""
+        raise UserError(f"{error}{aside}") from None
     if asked.certified is None:
         raise UserError(
             f"cannot certify: even at its lowest price ({prices[0]:.3g}) the policy loses"

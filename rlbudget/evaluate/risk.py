@@ -49,15 +49,14 @@ def certify(
     max_em_loss: float,
     confidence: float,
     mode: Mode = "loss",
-    seed: int = 0,
 ) -> Certified:
     """Walk the settings from the safest to the boldest.
 
     ``losses``: for each setting (questions,), exact match of the full decode minus that under
     the setting, in [-1, 1]; in ``harm`` mode the share of a question's decodes that were harmed.
-    The bets are placed on the questions in an order drawn by ``seed``. Raises ``UserError`` for
-    a bound or a confidence that makes no sense, and when there are too few questions for any
-    setting to pass, saying how many are needed.
+    The bets are placed on the questions in this order, which must not depend on the losses. Raises
+    ``UserError`` for a bound or a confidence that makes no sense, and when there are too few
+    questions for any setting to pass, saying how many are needed.
     """
     if not 0 < max_em_loss < 1:
         raise UserError(f"max_em_loss is {max_em_loss:g}: it must be between 0 and 1")
@@ -71,10 +70,9 @@ def certify(
             f" {confidence:g} needs at least {needed} calibration questions, even if no answer"
             f" changes; there are {n}"
         )
-    order = np.random.default_rng(seed).permutation(n)
     p_values: list[float] = []
     for loss in losses:
-        p_values.append(p_value(loss[order], max_em_loss, confidence, mode))
+        p_values.append(p_value(loss, max_em_loss, confidence, mode))
         if p_values[-1] > 1 - confidence:
             break
     passed = sum(p <= 1 - confidence for p in p_values)

@@ -12,8 +12,8 @@ server has gone on by a token or more until that arrives. ``docs/llama_cpp.md`` 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,18 +23,22 @@ from rlbudget.decoding.core import LLAMA_CHAT, LLAMA_SERVER, Core, HandOver, bin
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.models.completions import Listed, Spelling, listed_tokens, spelling_of
+from rlbudget.models.caller import Caller, calling
+from rlbudget.models.completions import Spelling, spelling_of
 from rlbudget.models.llama_completion import ENDS, PLAIN, check_spelling, complete, look
 from rlbudget.models.logprobs import lacking, least_entropy, listed_signals
+from rlbudget.models.messages import Choice, Chunk, Control, Listed, listed_tokens
 from rlbudget.models.reading import Continuation, ends_answer
+from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import BROKEN, Caller, Patience, ServerError, find_site, httpx
+from rlbudget.models.wire import BROKEN, Patience, check_times, room_for
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of
 
 __all__ = ["ChatDecoded", "Server", "ServerError", "connect", "decode", "decode_chat"]
 
+_CHAT = "/v1/chat/completions"
 _ANSWER_PIECE = 8
 """Tokens of an answer asked for at a time where a text ends it."""
 
@@ -105,6 +109,7 @@ def connect(
     max_thinking_tokens: int | None = None,
     retries: int = 3,
     timeout: float = 120.0,
+    deadline: float = 3600.0,
     second: Callable[[HandOver], Decoded] | None = None,
 ) -> Iterator[Server]:
     """Look at a server and keep its connections open: ``with connect(...) as server``.
@@ -115,8 +120,9 @@ def connect(
     whole vocabulary, which is exact and slow. ``key`` is the server's ``--api-key``, never shown.
     ``eos_ids`` are ends of sequence beside those of the tokenizer, the model's configuration and
     llama.cpp. The other settings left out are the policy's. A decode survives ``retries`` faults;
-    ``timeout`` is the longest silence in seconds, and the longest that a decode waits in all where
-    the server asks for it.
+    ``timeout`` is the longest that it waits for an answer, or for a token of a chat, in seconds,
+    whatever else the server sends, and the longest that it waits in all where the server asks for
+    it. ``deadline`` is the longest that one request may take, its repetitions included.
 
     Raises ``UserError`` for a policy that needs more than ``n_probs`` alternatives give, a server
     with another vocabulary or a context too short for the cap, and settings out of range;
@@ -126,8 +132,8 @@ def connect(
     known = spelled.get_vocab()
     ends = sorted({*ends, *(known[text] for text in ENDS if text in known)})
     site = find_site(url, key, "http://HOST:PORT")
-    with httpx.Client(base_url=url, headers=site.headers, timeout=timeout) as client:
-        caller = Caller(site, client, retries, timeout)
+    check_times(retries, timeout, deadline)
+    with calling(site, retries=retries, timeout=timeout, deadline=deadline) as caller:
         size, context = look(caller)
         asked = alternatives(policy, size, n_probs)
         if len(spelled) > size:
@@ -259,11 +265,13 @@ def _fork(
         if wish.stops and ends_answer(taken, core.vocabulary, wish.stops):
             break
     listed = reply.listed[: len(taken)]
+    if any(one is None or one.logprob is None for one in listed[: len(taken) - reply.ended]):
+        return ServerError("the server lists no log-probability beside a trial answer")
     first = listed[0].top if listed and listed[0] is not None else ()
     return Continuation(
         tuple(taken),
         tuple(0.0 if one is None else one.logprob or 0.0 for one in listed),
-        least_entropy(sorted((v for _, v in first), reverse=True)),
+        least_entropy(sorted((v for _, v in first), reverse=True)) if first else float("nan"),
     )
 
 
@@ -303,21 +311,24 @@ def decode_chat(
         "max_tokens": core.max_thinking + core.reserve,
         **PLAIN,
     }
+    clock, most = server.caller.endpoint.clock(), core.max_thinking + core.reserve
+    limits = {"event": room_for(4, server.n_probs), "whole": 2 * room_for(most, server.n_probs)}
     while True:
-        chat = _Chat(server, Request(core, token_price=token_price, question=question))
+        chat = _Chat(server, Request(core, token_price=token_price, question=question), most)
         try:
-            chat.read(server.caller.events("/v1/chat/completions", body))
+            with closing(server.caller.events(_CHAT, body, clock, **limits)) as events:
+                chat.read(events)
             return chat.decoded(spent)
         except ServerError as error:
             spent += chat.total
-            time.sleep(patience.pause(error))
+            time.sleep(clock.pause(patience, error))
 
 
 class _Chat:
     """One chat stream."""
 
-    def __init__(self, server: Server, request: Request) -> None:
-        self._server, self._request = server, request
+    def __init__(self, server: Server, request: Request, most: int) -> None:
+        self._server, self._request, self._most = server, request, most
         self._shown: dict[str, list[str]] = {"reasoning_content": [], "content": []}
         self._waiting: list[Listed] = []  # it is not known yet whether they are thoughts
         self._read = self._at_decision = self._at_end = 0
@@ -325,30 +336,34 @@ class _Chat:
         self.total = 0
         """tokens so far"""
 
-    def read(self, events: Iterator[Mapping[str, Any]]) -> None:
+    def read(self, events: Iterator[Chunk]) -> None:
         """Read to the end; ``ServerError`` where the stream breaks off before."""
-        finish = None
+        site, finish = self._server.caller.site, ""
         for event in events:
-            made = [(event.get("timings") or {}).get("predicted_n"),
-                    (event.get("usage") or {}).get("completion_tokens")]  # fmt: skip
-            self.total = max(self.total, *(int(n or 0) for n in made))
-            for choice in event.get("choices") or ():
-                finish = choice.get("finish_reason") or finish
-                self._take(choice, str(event.get("id", "")))
-        if finish is None or finish in BROKEN:
-            said = "the stream ended in the middle" if finish is None else f"it said {finish!r}"
-            raise ServerError(f"{self._server.caller.site.name}: {said}")
+            if event.made <= self._most + 1:  # what it counts beyond is no count
+                self.total = max(self.total, event.made)
+            for choice in event.choices or ():
+                finish = choice.finish or finish
+                try:
+                    self._take(choice, str(event.id or ""))
+                except UserError:
+                    raise
+                except ValueError as error:
+                    raise site.fault(error, sent=True) from None
+        if not finish or finish in BROKEN:
+            said = f"it said {finish[:40]!r}" if finish else "the stream ended in the middle"
+            raise ServerError(f"{site.name}: {said}")
 
-    def _take(self, choice: Mapping[str, Any], stream: str) -> None:
-        delta, request = choice.get("delta") or {}, self._request
-        for name, parts in self._shown.items():
-            parts.append(delta.get(name) or "")
-        thoughts, content = map("".join, self._shown.values())
-        if delta.get("reasoning_content"):
+    def _take(self, choice: Choice, stream: str) -> None:
+        delta, request = choice.delta, self._request
+        if delta is not None and delta.reasoning_content:
+            self._shown["reasoning_content"].append(delta.reasoning_content)
             self._at_end = self.total
+        if delta is not None and delta.content:
+            self._shown["content"].append(delta.content)
         self._waiting += listed_tokens(choice)
-        if content or not thoughts:
-            if content:
+        if self._shown["content"] or not self._shown["reasoning_content"]:
+            if self._shown["content"]:
                 self._waiting.clear()  # tokens of the answer
             return
         waiting, self._waiting = self._waiting, []
@@ -365,10 +380,11 @@ class _Chat:
     def _end_reasoning(self, stream: str) -> None:
         body = {"id": stream, "action": "reasoning_end"}
         try:
-            path, once = "/v1/chat/completions/control", Patience(0, 0.0)
-            found = self._server.caller.ask(path, body, once)
-            self._obeyed = bool(found.get("success"))
-            self._refused = str(found.get("message") or "no thinking was open that it can end")
+            caller, once = self._server.caller, Patience(0, 0.0)
+            found = caller.ask(Control, f"{_CHAT}/control", body, patience=once)
+            self._obeyed = found.success
+            said = caller.site.clean(found.message or "")
+            self._refused = said or "no thinking was open that it can end"
         except (ServerError, UserError) as error:  # the answer is in the stream all the same
             self._refused = str(error)
 

@@ -3,7 +3,7 @@
 It thinks in one stream of ``/completions``, closes it where the policy stops, and asks for the
 answer after the exit text in a second one. What was thought so far is sent back as token ids
 where the server gives and takes them (vLLM, llama-server, SGLang), as text elsewhere. It needs
-httpx and a tokenizer, neither torch nor the openai package. ``docs/openai.md`` shows it at work.
+aiohttp and a tokenizer, neither torch nor the openai package. ``docs/openai.md`` shows it at work.
 """
 
 from __future__ import annotations
@@ -20,19 +20,13 @@ from rlbudget.decoding.core import OPENAI, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
-from rlbudget.models.completions import (
-    Endpoint,
-    Prompt,
-    Spelling,
-    Stream,
-    Token,
-    spelling_of,
-)
+from rlbudget.models.completions import Prompt, Spelling, Stream, Token, spelling_of
 from rlbudget.models.logprobs import check_features, lacking, least_entropy, listed_signals
 from rlbudget.models.openai_server import find_model, look
 from rlbudget.models.reading import Continuation, ends_answer
+from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import ServerError, find_site, httpx
+from rlbudget.models.wire import Endpoint, check_times, open_endpoint
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of
@@ -86,6 +80,7 @@ async def connect(
     top_logprobs: int = TOP_K,
     retries: int = 3,
     timeout: float = 120.0,
+    deadline: float = 3600.0,
     fields: Mapping[str, Any] | None = None,
     second: Callable[[HandOver], Decoded] | None = None,
 ) -> AsyncIterator[Server]:
@@ -100,9 +95,11 @@ async def connect(
     ``profile``, ``token_price`` (reward per token), ``stride`` and ``max_thinking_tokens`` left out
     are the policy's. ``context`` caps prompt and completion
     where the server does not say it. A decode survives ``retries`` faults; ``timeout`` is the
-    longest silence in seconds, and the longest that a decode waits in all where the server asks
-    for it (``Retry-After``). Sampling is the model's own in every request; ``fields`` (``top_p``,
-    ...) change that. ``second`` answers for a cascade or a correction by a second model.
+    longest that it waits for a token, in seconds, whatever else the server sends, and the longest
+    that it waits in all where the server asks for it (``Retry-After``). ``deadline`` is the longest
+    that one request may take, its repetitions included. Sampling is the model's own in every
+    request; ``fields`` (``top_p``, ...) change that. ``second`` answers for a cascade or a
+    correction by a second model.
 
     Raises ``UserError`` for a policy that needs more than the server gives, a server without
     log-probabilities, one that refuses the request, and settings out of range; ``ServerError``
@@ -111,11 +108,9 @@ async def connect(
     given = dict(fields or {})
     if taken := sorted(_OURS & set(given)):
         raise UserError(f"fields: {', '.join(taken)} cannot be set, the decode sets it itself")
-    if not top_logprobs >= 1 or retries < 0 or not timeout > 0:
-        raise UserError(
-            "top_logprobs must be at least 1, retries at least 0, timeout above 0, not"
-            f" {top_logprobs}, {retries}, {timeout:g}"
-        )
+    if not top_logprobs >= 1:
+        raise UserError(f"top_logprobs must be at least 1, not {top_logprobs}")
+    check_times(retries, timeout, deadline)
     site = find_site(url, key, "http://HOST:PORT/v1")
     spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
     size, features = len(spelled), plan_of(policy).features
@@ -133,14 +128,8 @@ async def connect(
         model=model or "",
         second=second,
     )
-    client = httpx.AsyncClient(
-        base_url=url,
-        headers=site.headers,
-        timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-        limits=httpx.Limits(max_connections=None),
-    )
-    endpoint = Endpoint(site, client, retries, timeout)
-    async with client:
+    opened = open_endpoint(site, retries=retries, timeout=timeout, deadline=deadline)
+    async with opened as endpoint:
         found, room = await find_model(endpoint, model)
         own = {**given, "model": found, "logprobs": top_logprobs}
         by_ids, asked, first, by_text = await look(endpoint, own, core.profile, core.vocabulary)
@@ -321,8 +310,10 @@ class _Run:
                     break
                 here.add([token.id], token.text)
                 ids.append(token.id)
+                if token.logprob is None and not token.end:
+                    raise ServerError("the server lists no log-probability beside a trial answer")
                 logprobs.append(token.logprob or 0.0)
-                if len(ids) == 1:
+                if len(ids) == 1 and token.top:
                     entropy = least_entropy(sorted((v for _, v in token.top), reverse=True))
                 if token.end or len(ids) >= wish.cap:
                     break

@@ -7,6 +7,7 @@ in a question is a control token, and how the prompt ends is known before the qu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,36 @@ def thinking_ids(tokenizer: Any, question: str) -> list[int]:
     """
     asked = _asked(tokenizer, _source(tokenizer), "", True)
     ids = _filled(tokenizer, question, "", asked)
+    return ids if asked.opens else ids + trusted_ids(tokenizer, _OPEN + "\n")
+
+
+def conversation_ids(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
+    """Token ids of a conversation (role, text), up to and including the start of the thinking.
+
+    Raises ``UserError`` as ``thinking_ids`` does, and for a template that does not show a message.
+    """
+    asked = _asked(tokenizer, _source(tokenizer), "", True)
+    marks = [f"rlbudget{place}message{place}rlbudget" for place in range(len(messages))]
+    given = [
+        {"role": role, "content": mark} for (role, _), mark in zip(messages, marks, strict=True)
+    ]
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                given, tokenize=False, add_generation_prompt=True, **dict(asked.switches)
+            )
+        )
+    except Exception as error:  # a template is a program of somebody else's
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"the model's chat template refuses the conversation: {said}") from None
+    ids: list[int] = []
+    for (role, content), mark in zip(messages, marks, strict=True):
+        before, shown, text = text.partition(mark)
+        if not shown:
+            raise UserError(f"the model's chat template does not show a message of the {role}")
+        check_text(content)
+        ids += trusted_ids(tokenizer, before) + literal_ids(tokenizer, content)
+    ids += trusted_ids(tokenizer, text)
     return ids if asked.opens else ids + trusted_ids(tokenizer, _OPEN + "\n")
 
 

@@ -8,32 +8,23 @@ are found by tokenising the text of the chunk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlbudget.errors import UserError
+from rlbudget.models.messages import PART, Choice, Chunk, Listed, listed_tokens
 from rlbudget.models.profiles import trusted_ids
+from rlbudget.models.site import ServerError
 from rlbudget.models.vocabulary import Vocabulary
-from rlbudget.models.wire import BROKEN, Events, Patience, ServerError, Site, dumps, httpx
+from rlbudget.models.wire import BROKEN, Clock, Endpoint, Patience, room_for
 
-_ID = "token_id:"
-_PART = "\ufffd"
-"""How a part of a character reads."""
+_CHARACTER = 16
+"""Entries that may wait for the rest of a character."""
+_APART = 256
+"""Tokens of a chunk whose texts are found by decoding its beginnings."""
 _ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
-
-
-class Listed(NamedTuple):
-    """What a server lists of one token."""
-
-    key: int | str | None
-    """its id, or its text where there is no id"""
-    name: str
-    logprob: float | None
-    """nats; None where there is none"""
-    top: tuple[tuple[int | str | None, float], ...]
-    """(key, nats) of the likeliest tokens"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +77,16 @@ class Spelling:
         """The id of a listed token, None where its name is not the text of one."""
         if isinstance(key, str):
             key = self.ids_of.get(key)
-        if key is not None and not 0 <= key < len(self.vocabulary.markers):
+        return None if key is None else self.known(key)
+
+    def known(self, token: int) -> int:
+        """The same; ``UserError`` where it is none of the vocabulary."""
+        if not 0 <= token < len(self.vocabulary.markers):
             raise UserError(
-                f"the server's token {key} is not one of the tokenizer's: name the tokenizer of the"
-                " served model"
+                f"the server's token {str(token)[:20]} is not one of the tokenizer's: name the"
+                " tokenizer of the served model"
             )
-        return key
+        return token
 
     def ids(self, text: str) -> list[int]:
         """The ids of a part of a text."""
@@ -112,7 +107,7 @@ class Spelling:
         """
         if token in self.ends or token in self.special:
             return True
-        return text == "" and _PART not in (own := self.text([token])) and bool(own)
+        return text == "" and PART not in (own := self.text([token])) and bool(own)
 
 
 def spelling_of(vocabulary: Vocabulary, *, by_text: bool = False) -> Spelling:
@@ -142,11 +137,13 @@ def spelling_of(vocabulary: Vocabulary, *, by_text: bool = False) -> Spelling:
 class Reader:
     """Reads the chunks of one request."""
 
-    __slots__ = ("_ended", "_held", "_least", "_open", "_read", "_spelling", "_usage", "_waiting",
-                 "finish", "ids_given", "names_given")  # fmt: skip
+    __slots__ = ("_ended", "_held", "_least", "_most", "_open", "_read", "_spelling", "_usage",
+                 "_waiting", "finish", "ids_given", "names_given", "over")  # fmt: skip
 
-    def __init__(self, spelling: Spelling) -> None:
+    def __init__(self, spelling: Spelling, most: int) -> None:
+        """``most`` tokens were asked for: more are not taken, nor believed in what it counts."""
         self._spelling = spelling
+        self._most = most
         self._held: list[Listed] = []  # inside a character, of unknown ids
         self._open: list[int] = []  # inside a character
         self._waiting: list[Token] = []  # the next chunk says whether it was the end
@@ -157,6 +154,8 @@ class Reader:
         """``stop`` at an end of sequence, another word at another end"""
         self.ids_given = False
         self.names_given = False
+        self.over = False
+        """whether more came than was asked for"""
 
     @property
     def paid(self) -> int:
@@ -166,35 +165,41 @@ class Reader:
             return self._usage
         return self._read + int(self.finish == "stop" and not self._ended)
 
-    def take(self, chunk: Mapping[str, Any]) -> list[Token]:
-        """The tokens of a chunk; ``ServerError`` where it says that the request was aborted."""
-        used = (chunk.get("usage") or {}).get("completion_tokens")
-        if isinstance(used, int):
-            self._usage = used
+    def take(self, chunk: Chunk) -> list[Token]:
+        """The tokens of a chunk; ``ServerError`` where it says that the request was aborted.
+
+        Raises ``ValueError`` for one that contradicts itself, or the request.
+        """
+        if chunk.usage is not None and 0 <= (chunk.usage.completion_tokens or 0) <= self._most:
+            self._usage = chunk.usage.completion_tokens
         found = []
-        for choice in chunk.get("choices") or ():
-            found += self._take(choice)
+        for choice in chunk.choices or ():
+            if not choice.index:  # one continuation was asked for
+                found += self._take(choice)
         return found
 
-    def _take(self, choice: Mapping[str, Any]) -> list[Token]:
+    def _take(self, choice: Choice) -> list[Token]:
         if self._ended:
             return []  # padding
         tokens = self._tokens(choice)
+        room = self._most - self._read
+        if len(tokens) > room:
+            tokens, self.over = tokens[:room], True
+            self._least = self._most
         ends = [place for place, token in enumerate(tokens) if token.end]
         if ends:
             tokens = tokens[: ends[0] + 1]
             self._least = min(self._least, self._read + len(tokens))
         self._read += len(tokens)
         tokens, self._waiting = [*self._waiting, *tokens], []
-        said = choice.get("finish_reason")
-        finish = str(said.get("type") if isinstance(said, dict) else said or "").lower()
+        finish = choice.finish
         if finish in BROKEN and not ends:
             raise ServerError(f"the request was ended by the server ({finish})")
         if finish or ends:
             self.finish = "stop" if finish in _ENDED or ends else finish
         last = tokens[-1] if tokens else None
         if last is not None and not ends:
-            told = next((choice[n] for n in ("stop_reason", "matched_stop") if n in choice), None)
+            told = choice.told
             shown = self._spelling.may_end(last.id, last.text)
             if self.finish == "stop" and (told == last.id if isinstance(told, int) else shown):
                 tokens[-1] = replace(last, end=True)
@@ -203,8 +208,10 @@ class Reader:
         self._ended = bool(tokens) and tokens[-1].end
         return tokens
 
-    def _tokens(self, choice: Mapping[str, Any]) -> list[Token]:
-        text, given = choice.get("text") or "", choice.get("token_ids")
+    def _tokens(self, choice: Choice) -> list[Token]:
+        text, given = choice.text or "", choice.token_ids
+        if len(text) > 4096 + 256 * self._most:
+            raise ValueError(f"{len(text):,} characters for {self._most:,} tokens")
         listed = [*self._held, *listed_tokens(choice)]
         self._held = []
         self.ids_given |= bool(given) or any(isinstance(one.key, int) for one in listed)
@@ -212,6 +219,8 @@ class Reader:
         keys = [self._spelling.id(one.key) for one in listed]
         known = [self._spelling.id(token) for token in given] if given else keys
         if None in known and not text:
+            if len(listed) > _CHARACTER:
+                raise ValueError(f"{len(listed)} tokens without an id or a text")
             self._held = listed
             return []
         lost = (bool(text) and not known) or None in known
@@ -231,8 +240,8 @@ class Reader:
     def _lacks(self, ids: list[int], text: str) -> bool:
         """Whether the text holds a character of which these ids spell only a part."""
         whole = self._spelling.text([*self._open, *ids])
-        lacks = not self._open and _PART in whole and bool(text) and _PART not in text
-        self._open = [] if text or not whole.endswith(_PART) else [*self._open, *ids]
+        lacks = not self._open and PART in whole and bool(text) and PART not in text
+        self._open = [] if text or not whole.endswith(PART) else [*self._open, *ids]
         return lacks
 
     def _texts(self, ids: Sequence[int], names: Sequence[str], text: str) -> list[str]:
@@ -241,6 +250,8 @@ class Reader:
             return [text]
         if len(ids) == len(names) and "".join(names) == text:
             return list(names)
+        if len(ids) > _APART:  # beginnings of beginnings: the square of their number
+            return [*[""] * (len(ids) - 1), text]
         ends = [self._spelling.text(ids[: n + 1]) for n in range(len(ids))]
         ends = [end for end in ends if text.startswith(end)]
         if len(ends) == len(ids) and ends[-1] == text:
@@ -252,96 +263,8 @@ class Reader:
         end = token in self._spelling.ends
         if beside is None:
             return Token(token, text, end=end)
-        top = tuple(
-            (self._spelling.ids_of.get(key) if isinstance(key, str) else key, value)
-            for key, value in beside.top
-        )
+        top = tuple((self._spelling.id(key), value) for key, value in beside.top)
         return Token(token, text, beside.logprob, top, end)
-
-
-@dataclass(slots=True)
-class Endpoint:
-    """``/completions`` of one server."""
-
-    site: Site
-    client: httpx.AsyncClient = field(repr=False)
-    retries: int
-    """faults that one decode survives"""
-    waiting: float
-    """seconds that one decode waits in all where the server asks for it"""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
-
-    @property
-    def patience(self) -> Patience:
-        """That of a fresh decode."""
-        return Patience(self.retries, self.waiting)
-
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of one request.
-
-        Raises ``UserError`` where the server refuses the request, ``ServerError`` where it, or
-        the way to it, breaks down: also in the middle. The connection is read and closed in tasks
-        of their own: httpx leaks one whose closing is cancelled, as a second cancel does.
-        """
-        blocks: asyncio.Queue[list[dict[str, Any]] | Exception] = asyncio.Queue()
-        opened: list[httpx.Response] = []
-        pump = self._start(self._pump(body, blocks, opened))
-        try:
-            while block := await blocks.get():
-                if isinstance(block, Exception):
-                    raise block
-                for chunk in block:
-                    self.site.check_event(chunk)
-                    yield chunk
-        finally:
-            await asyncio.shield(self._start(_close(pump, opened)))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self.tasks.add(task)  # the loop alone does not keep it
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    async def _pump(
-        self,
-        body: Mapping[str, Any],
-        blocks: asyncio.Queue[list[dict[str, Any]] | Exception],
-        opened: list[httpx.Response],
-    ) -> None:
-        """Put what arrives, block by block, and at the end an empty one or the error."""
-        events = Events()
-        try:
-            content = dumps({**body, "stream": True, "n": 1})
-            request = self.client.build_request("POST", "completions", content=content)
-            response = await self.client.send(request, stream=True)
-            opened.append(response)
-            try:
-                if response.status_code != 200:
-                    await response.aread()
-                self.site.check(response)
-                async for data in response.aiter_bytes():
-                    if found := list(events.feed(data)):
-                        blocks.put_nowait(found)
-                    if events.done:
-                        break
-            finally:
-                await response.aclose()
-            if found := list(events.close()):
-                blocks.put_nowait(found)
-            blocks.put_nowait([])
-        except (UserError, ServerError) as error:
-            blocks.put_nowait(error)
-        except Exception as error:  # whatever it is, the reader must hear of it
-            blocks.put_nowait(self.site.fault(error))
-
-
-async def _close(pump: asyncio.Task[None], opened: Sequence[httpx.Response]) -> None:
-    """Close a response at once, or take back the request where there is none yet."""
-    if opened:
-        await opened[0].aclose()
-    else:
-        pump.cancel()
-    await asyncio.wait([pump])
 
 
 @dataclass(slots=True)
@@ -367,27 +290,41 @@ class Stream:
 
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Tokens, as they come. The reader adds to the prompt those it takes, one by one."""
-        left = self.max_tokens
+        left, clock = self.max_tokens, self.endpoint.clock()
         while left > 0:
-            self.readers.append(reader := Reader(self.spelling))
-            body = {**self.fields, "prompt": self.prompt.body, "max_tokens": left}
+            self.readers.append(reader := Reader(self.spelling, left))
             try:
-                async with aclosing(self.endpoint.stream(body)) as chunks:
+                async with aclosing(self._asked(left, clock)) as chunks:
                     async for chunk in chunks:
                         for token in self._take(reader, chunk):
                             left -= 1
                             yield token
+                        if reader.over:
+                            break
                 if reader.finish is None:
                     raise ServerError(f"{self.endpoint.site.name}: the stream ended in the middle")
             except ServerError as error:
                 if reader.finish is None and left > 0:
-                    await asyncio.sleep(self.patience.pause(error))
+                    await asyncio.sleep(clock.pause(self.patience, error))
                     continue
             self.finish = reader.finish or "length"
             return
         self.finish = "length"
 
-    def _take(self, reader: Reader, chunk: Mapping[str, Any]) -> list[Token]:
+    async def _asked(self, left: int, clock: Clock) -> AsyncGenerator[Chunk, None]:
+        said = {"prompt": self.prompt.body, "max_tokens": left, "stream": True, "n": 1}
+        top = self.fields.get("logprobs")
+        top = top if isinstance(top, int) else 0
+        blocks = self.endpoint.stream(
+            "completions", {**self.fields, **said}, clock,
+            event=room_for(4, top), whole=2 * room_for(left, top),
+        )  # fmt: skip
+        async with aclosing(blocks):
+            async for block in blocks:
+                for chunk in block:
+                    yield chunk
+
+    def _take(self, reader: Reader, chunk: Chunk) -> list[Token]:
         site = self.endpoint.site
         try:
             return reader.take(chunk)
@@ -395,29 +332,8 @@ class Stream:
             raise
         except ServerError as error:
             raise ServerError(f"{site.name}: {error}") from None
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise site.fault(error) from None
-
-
-def listed_tokens(choice: Mapping[str, Any]) -> list[Listed]:
-    """What a chunk's choice lists, whichever way its server writes it."""
-    logprobs = choice.get("logprobs") or {}
-    if logprobs.get("content"):
-        return [listed_token(item) for item in logprobs["content"]]
-    names = logprobs.get("tokens") or []
-    values = logprobs.get("token_logprobs") or [None] * len(names)
-    tops = logprobs.get("top_logprobs") or [None] * len(names)
-    return [
-        Listed(_key(name), name, value, _likeliest((top or {}).items()))
-        for name, value, top in zip(names, values, tops, strict=True)
-    ]
-
-
-def listed_token(item: Mapping[str, Any]) -> Listed:
-    """What an object of llama-server lists of a token."""
-    top = ((one.get("id", one.get("token")), one["logprob"]) for one in item["top_logprobs"] or ())
-    name = item.get("token") or ""
-    return Listed(item.get("id", _key(name)), name, item.get("logprob"), _likeliest(top))
+        except ValueError as error:
+            raise site.fault(error, sent=True) from None
 
 
 def aligned(
@@ -440,22 +356,6 @@ def aligned(
             found.append(listed[place])
             place += 1
         else:
-            shared = listed and _PART in spelling.text([token])
+            shared = listed and PART in spelling.text([token])
             found.append(listed[min(place, len(listed) - 1)] if shared else None)
     return found if place == len(listed) else None
-
-
-def _likeliest(
-    top: Iterable[tuple[int | str | None, float | None]],
-) -> tuple[tuple[int | str | None, float], ...]:
-    return tuple(
-        (_key(key) if isinstance(key, str) else key, -float("inf") if value is None else value)
-        for key, value in top
-    )
-
-
-def _key(name: str) -> int | str | None:
-    """A token's id or text from the name it is listed under; None for a part of a character."""
-    if name.startswith(_ID):
-        return int(name[len(_ID) :])
-    return None if _PART in name or name.startswith("bytes:") else name

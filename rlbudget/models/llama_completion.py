@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from rlbudget.errors import UserError
-from rlbudget.models.completions import Listed, Spelling, aligned, listed_token
+from rlbudget.models.caller import Caller
+from rlbudget.models.completions import Spelling, aligned
+from rlbudget.models.messages import Completion, Listed, Listing, Model, Tokens, listed_token, read
 from rlbudget.models.profiles import Profile, trusted_ids
-from rlbudget.models.wire import NEUTRAL, Caller, Patience, ServerError
+from rlbudget.models.site import ServerError
+from rlbudget.models.wire import NEUTRAL, ROOM, Patience, room_for
 
 PLAIN: Mapping[str, Any] = {**NEUTRAL, "samplers": ["temperature"]}
 """The temperature alone: the server's own cuts would sample from another distribution."""
@@ -21,6 +27,8 @@ ENDS = frozenset({
 })  # fmt: skip
 """Tokens that llama.cpp takes for an end of sequence by their text alone."""
 
+_VOCABULARY = 1 << 22
+"""Tokens that no vocabulary exceeds."""
 _FIELDS = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted")
 
 
@@ -56,23 +64,24 @@ def complete(
         **PLAIN,
         **settings,
     }
+    most = room_for(n, int(settings.get("n_probs", 0)))
     while True:
-        found = caller.ask("/completion", body, patience)
+        found = caller.ask(Completion, "/completion", body, patience=patience, most=most)
         try:
-            return read_reply(spelling, found)
-        except UserError:
-            raise
+            return read_reply(spelling, found, n)
         except ServerError as error:
             fault = ServerError(f"{caller.site.name}: {error}")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            fault = caller.site.fault(error)
         time.sleep(patience.pause(fault))
 
 
-def read_reply(spelling: Spelling, found: Mapping[str, Any]) -> Reply:
-    """The reply in a server's JSON object; ``ServerError`` where it holds nothing."""
-    tokens = [int(token) for token in found.get("tokens") or ()]
-    ended = found.get("stop_type") == "eos"
+def read_reply(spelling: Spelling, found: Completion, n: int) -> Reply:
+    """The reply in a server's message, where ``n`` tokens were asked for.
+
+    Raises ``ServerError`` where it holds nothing, or what names no token, and ``UserError`` for
+    tokens that the tokenizer does not have.
+    """
+    tokens = [spelling.known(token) for token in (found.tokens or ())[:n]]
+    ended = found.stop_type == "eos"
     if not tokens and not ended:
         raise ServerError("it sent no tokens")
     ends = [place for place, token in enumerate(tokens) if token in spelling.ends]
@@ -80,11 +89,14 @@ def read_reply(spelling: Spelling, found: Mapping[str, Any]) -> Reply:
         tokens, ended = tokens[: ends[0] + 1], True  # padding follows an end
     unknown = ended and not ends and bool(tokens) and spelling.may_end(tokens[-1])
     paid = len(tokens) + int(ended and not ends and not unknown)
-    predicted = found.get("tokens_predicted")
-    if isinstance(predicted, int) and not ends:
+    predicted = found.tokens_predicted
+    if predicted is not None and predicted <= n + 1 and not ends:
         paid = max(len(tokens), predicted)
-    listed = [listed_token(item) for item in found.get("completion_probabilities") or ()]
-    listed = listed[: len(tokens)]
+    try:
+        entries = (found.completion_probabilities or ())[: len(tokens)]
+        listed = [listed_token(entry) for entry in entries]
+    except ValueError as error:
+        raise ServerError(str(error)) from None
     keys = [spelling.id(one.key) for one in listed]
     beside = aligned(tokens, keys, listed, spelling) or [None] * len(tokens)
     known = len(tokens) - unknown
@@ -93,22 +105,21 @@ def read_reply(spelling: Spelling, found: Mapping[str, Any]) -> Reply:
 
 def look(caller: Caller) -> tuple[int, int]:
     """The size of the vocabulary and the context of one request."""
-    found = caller.ask("/v1/models")
-    try:
-        meta = found["data"][0]["meta"]
-        return int(meta["n_vocab"]), int(meta["n_ctx"])
-    except (LookupError, TypeError, ValueError):
-        raise UserError(
-            f"{caller.site.name} is no llama-server of 2026 or later: for another OpenAI-compatible"
-            " server use rlbudget.integrations.openai"
-        ) from None
+    found = caller.ask(Listing, "/v1/models", most=4 * ROOM)
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError, IndexError):
+        meta = read(Model, bytes((found.data or [])[0])).meta
+        if meta and 0 < (meta.n_vocab or 0) <= _VOCABULARY and (meta.n_ctx or 0) > 0:
+            return meta.n_vocab or 0, meta.n_ctx or 0
+    raise UserError(
+        f"{caller.site.name} is no llama-server of 2026 or later: for another OpenAI-compatible"
+        " server use rlbudget.integrations.openai"
+    )
 
 
 def check_spelling(caller: Caller, profile: Profile, tokenizer: Any) -> None:
     """The server's tokenizer must spell the exit text as ours does."""
     body = {"content": profile.exit_text, "add_special": False, "parse_special": True}
-    found = caller.ask("/tokenize", body).get("tokens")
-    if found != trusted_ids(tokenizer, profile.exit_text):
+    if caller.ask(Tokens, "/tokenize", body).tokens != trusted_ids(tokenizer, profile.exit_text):
         raise UserError(
             f"the server's model spells the exit text {profile.exit_text!r} in other tokens than"
             " this tokenizer: name the tokenizer of the served model"

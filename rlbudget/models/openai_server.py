@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from rlbudget.errors import UserError
-from rlbudget.models.completions import Endpoint, Prompt, Stream, Token, spelling_of
+from rlbudget.models.completions import Prompt, Stream, Token, spelling_of
+from rlbudget.models.messages import Listing, Model, read
 from rlbudget.models.profiles import Profile
+from rlbudget.models.site import ServerError
 from rlbudget.models.vocabulary import Vocabulary
-from rlbudget.models.wire import NEUTRAL, ServerError, httpx, loads
+from rlbudget.models.wire import NEUTRAL, ROOM, Endpoint
 
 _IDS: Mapping[str, Any] = {
     "return_token_ids": True,
@@ -23,36 +27,51 @@ _SPARE_FIELDS: Mapping[str, Any] = {
     **NEUTRAL,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
 }
+_NAME = 1000
+"""Characters of a model's name."""
 _EVERYWHERE = frozenset({"top_p", "presence_penalty", "frequency_penalty"})
 
 
 async def find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int | None]:
-    """The model's name and its context, as far as the server tells."""
-    site, patience = endpoint.site, endpoint.patience
+    """The model's name and its context, as far as the server tells.
+
+    Raises ``UserError`` where none is ``wanted`` and none is listed, ``ServerError`` for a server
+    that cannot be reached.
+    """
+    site, patience, clock = endpoint.site, endpoint.patience, endpoint.clock(whole=True)
     while True:
         try:
-            response = await endpoint.client.get("models")
-            if wanted is None or response.status_code in (401, 403):
-                site.check(response)
-            break
-        except httpx.TransportError as error:
-            what = site.clean(str(error)) or type(error).__name__
-            raise ServerError(f"cannot reach {site.name}: {what}") from None
+            answer = await endpoint.fetch("models", None, clock, most=4 * ROOM)
         except ServerError as error:
-            await asyncio.sleep(patience.pause(error))
-    listed: list[dict[str, Any]] = []
+            raise ServerError(f"cannot reach {error}") from None
+        try:
+            if wanted is None or answer.status in (401, 403):
+                site.check(answer.status, answer.content, answer.headers)
+            break
+        except ServerError as error:
+            await asyncio.sleep(clock.pause(patience, error))
+    for model in _listed(answer.content):
+        if wanted in (None, model.id):
+            known = model.max_model_len or (model.meta.n_ctx if model.meta else None) or 0
+            return model.id, known if known > 0 else None
+    if wanted is None:
+        raise UserError(f"{site.name} lists no models: name one, and let the address end in /v1")
+    return wanted, None
+
+
+def _listed(content: bytes) -> Iterator[Model]:
+    """The entries that are models; what else a server lists is passed over."""
     try:
-        listed = [entry for entry in loads(response.content)["data"] if "id" in entry]
-    except (ValueError, LookupError, TypeError):
-        if wanted is None:
-            raise UserError(
-                f"{site.name} lists no models: name one, and let the address end in /v1"
-            ) from None
-    if wanted is None and not listed:
-        raise UserError(f"{site.name} lists no models: name one")
-    entry = next((e for e in listed if wanted in (None, e["id"])), {})
-    room = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
-    return str(wanted or entry["id"]), int(room) if room else None
+        entries = read(Listing, content).data or ()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return
+    for entry in entries:
+        try:
+            model = read(Model, bytes(entry))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            continue
+        if model.id.isprintable() and 0 < len(model.id) <= _NAME:
+            yield model
 
 
 async def look(

@@ -20,8 +20,10 @@ except ModuleNotFoundError as error:
 def convert(source: Path, adapter: Path | None, folder: Path, *, chat_template: str) -> None:
     """Write the model of the file ``source`` and its tokenizer to ``folder`` as safetensors."""
     place, name = str(source.parent), source.name
-    tokenizer: Any = AutoTokenizer.from_pretrained(place, gguf_file=name)
-    read: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False)
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        place, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+    )
     # A model read from GGUF cannot be saved: build it anew without the mark of its origin.
     config = read.config
     del config.quantization_config

@@ -12,12 +12,14 @@ from rlbudget.errors import UserError, missing_extra
 _EMBEDDED = Path(__file__).parent / "embedded"
 
 
-def read_tokenizer(name: str | Path, **settings: Any) -> Any:
+def read_tokenizer(name: str | Path, *, trust_remote_code: bool = False, **settings: Any) -> Any:
     """The tokenizer of a folder or a hub name; ``settings`` are those of ``from_pretrained``.
 
+    A folder's own Python is run only where ``trust_remote_code`` says so.
     Raises ``UserError`` where transformers is not installed, else what it raises.
     """
-    return _transformers().AutoTokenizer.from_pretrained(str(name), **settings)
+    read = _transformers().AutoTokenizer
+    return read.from_pretrained(str(name), trust_remote_code=trust_remote_code, **settings)
 
 
 def served_tokenizer(given: Any, eos_ids: Iterable[int] = ()) -> tuple[Any, list[int]]:

@@ -154,21 +154,30 @@ class TransformersModel:
             return str(error)
         return None
 
+    def room(self, prompt_tokens: int) -> int | None:
+        """Tokens of thinking that fit into the model's context between a prompt and an answer, at
+        most 0 where none does; None where the context has no known bound."""
+        most = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        return None if most is None else int(most) - prompt_tokens - self._after
+
+    @property
+    def _after(self) -> int:
+        return self.profile.max_answer_tokens + len(self.vocabulary.exit_ids)
+
     def _check_room(self, prompt_tokens: int, max_tokens: int) -> None:
-        room = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
-        after = self.profile.max_answer_tokens + len(self.vocabulary.exit_ids)
-        if room is None or prompt_tokens + max_tokens + after <= room:
+        left = self.room(prompt_tokens)
+        if left is None or max_tokens <= left:
             return
-        left = room - prompt_tokens - after
         advice = (
             f"lower max_tokens to {left} or less"
             if left > 0
             else "no max_tokens is small enough: shorten the question, or take a model with a"
             " longer context"
         )
+        after = self._after
         raise UserError(
             f"{prompt_tokens} prompt tokens, {max_tokens} of thinking and {after} of answer"
-            f" do not fit into the model's context of {room}: {advice}"
+            f" do not fit into the model's context of {left + prompt_tokens + after}: {advice}"
         )
 
 
@@ -228,9 +237,10 @@ def _read(name: str, source: str, dtype: Any, device_map: DeviceMap | None) -> t
     if device_map is not None:
         settings["device_map"] = device_map
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
-        return tokenizer, class_of(config).from_pretrained(source, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        network = class_of(config).from_pretrained(source, trust_remote_code=False, **settings)
+        return tokenizer, network
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -1,24 +1,35 @@
-"""What the clients of servers share: addresses, statuses, patience, streams of events, sampling."""
+"""The one HTTP client: every request ends, every answer has a size, every connection is closed.
+
+It stands on aiohttp: a cancelled request closes its connection at once, without an ``await`` that
+a second cancel could break off, and a block of many events is read at once.
+``rlbudget.models.caller`` is its face for threads.
+"""
 
 from __future__ import annotations
 
-import json
-import re
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+import msgspec
 
 from rlbudget.errors import UserError, missing_extra
+from rlbudget.models.messages import Chunk, read
+from rlbudget.models.server_events import Events
+from rlbudget.models.site import ServerError, Site
 
 try:
-    import httpx as httpx
-    import orjson
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
 except ModuleNotFoundError as missing:
-    if missing.name not in ("httpx", "orjson"):
-        raise
-    raise missing_extra("serve", missing.name) from None
+    raise missing_extra("serve", "aiohttp") from missing
+
+T = TypeVar("T")
 
 NEUTRAL: Mapping[str, Any] = {
     "top_p": 1.0,
@@ -34,20 +45,68 @@ NEUTRAL: Mapping[str, Any] = {
 BROKEN = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeout"})
 """Finish reasons of a request that the server gave up: a fault, not an end."""
 
+ROOM = 1 << 20
+"""Bytes of an answer, or of an event, beside those of the tokens that were asked for."""
+
 _PAUSE = 0.1
-_AGAIN = frozenset({408, 409, 425, 429})
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+_REFUSAL = 1 << 16
+"""Bytes of an error's body that are read."""
+_PIECE = 1 << 16
+_GOODBYE = 0.05
+"""Seconds that a stream may take to close after ``[DONE]``, for its connection to be kept."""
+_BROKEN_OFF = (aiohttp.ClientError, HttpProcessingError, OSError)
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, zlib.error)
 
 
-class ServerError(ConnectionError):
-    """The server failed, in one line; nothing that the caller said was wrong.
+def room_for(tokens: int, top: int) -> int:
+    """Bytes that an answer of ``tokens`` tokens with ``top`` log-probabilities each may have."""
+    return ROOM + tokens * (top + 8) * 256
 
-    ``wait`` is how many seconds it asked to be left alone; None where it did not ask.
-    """
 
-    def __init__(self, said: str, wait: float | None = None) -> None:
-        super().__init__(said)
-        self.wait = wait
+@dataclass(slots=True)
+class Clock:
+    """Until when a request, with its repetitions, may go on: nothing that the server does extends
+    it."""  # fmt: skip
+
+    silence: float
+    """seconds that may pass without a token"""
+    total: float
+    """seconds that it may take in all"""
+    begun: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        """Seconds."""
+        return min(self.heard + self.silence, self.begun + self.total) - time.monotonic()
+
+    def hear(self) -> None:
+        """A token came."""
+        self.heard = time.monotonic()
+
+    def pause(self, patience: Patience, error: ServerError) -> float:
+        """Seconds until one may ask again; raises ``ServerError`` where there is no time left."""
+        pause = patience.pause(error)
+        if error.wait is not None:
+            self.heard += pause  # asked for: no silence
+        if pause >= self.left():
+            raise error
+        return pause
+
+    async def within(self, work: Awaitable[T], site: Site) -> T:
+        """What ``work`` gives in time; ``ServerError`` where the time is over before."""
+        try:
+            async with asyncio.timeout(max(self.left(), 0.0)) as watch:
+                return await work
+        except TimeoutError as error:
+            if watch.expired():
+                raise self.over(site) from None
+            raise site.fault(error) from None
+
+    def over(self, site: Site) -> ServerError:
+        """The error where no time is left."""
+        if time.monotonic() >= self.begun + self.total:
+            return ServerError(f"{site.name}: not done within {self.total:g} s")
+        return ServerError(f"{site.name}: nothing came for {self.silence:g} s")
 
 
 @dataclass(slots=True)
@@ -81,215 +140,249 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The address of a server, and how its answers are read."""
+class Answer:
+    """A whole answer."""
 
-    url: str = field(repr=False)
-    name: str
-    """the address without anything secret"""
-    secret: str | None = field(repr=False)
-    """must never show in a message"""
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that is asked from an event loop; made by ``open_endpoint``."""
+
+    site: Site
+    session: aiohttp.ClientSession = field(repr=False)
+    retries: int
+    """faults that one decode survives"""
+    timeout: float
+    """seconds that may pass without a token, and that an answer in one piece may take"""
+    deadline: float
+    """seconds that one request may take in all"""
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Of every request."""
-        given = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
-        return {"Content-Type": "application/json"} | given
+    def patience(self) -> Patience:
+        """That of a fresh decode."""
+        return Patience(self.retries, self.timeout)
 
-    def check(self, response: httpx.Response) -> None:
-        """Raise what a status other than 200 means; the content must have been read."""
-        if response.status_code != 200:
+    def clock(self, *, whole: bool = False) -> Clock:
+        """That of a fresh request, for a stream or for a ``whole`` answer."""
+        return Clock(self.timeout, min(self.timeout, self.deadline) if whole else self.deadline)
+
+    async def ask(
+        self,
+        kind: type[T],
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        patience: Patience | None = None,
+        most: int = 2 * ROOM,
+    ) -> T:
+        """The message that is answered, of at most ``most`` bytes, without a ``body`` to a GET.
+
+        Raises ``ServerError`` where patience or time ends before, ``UserError`` where the request
+        is refused.
+        """
+        patience, clock = patience or self.patience, self.clock(whole=True)
+        while True:
             try:
-                content = orjson.loads(response.content)
-            except orjson.JSONDecodeError:
-                content = response.content.decode(errors="replace")
-            self.refuse(response.status_code, content, retry_after(response.headers))
+                answer = await self.fetch(path, body, clock, most=most)
+                self.site.check(answer.status, answer.content, answer.headers)
+                return read(kind, answer.content)
+            except ServerError as error:
+                fault = error
+            except UserError:
+                raise
+            except _UNREADABLE as error:
+                fault = self.site.fault(error, sent=True)
+            await asyncio.sleep(clock.pause(patience, fault))
 
-    def refuse(self, status: int, content: Any, wait: float | None = None) -> None:
-        """Raise what an answer of this status means."""
-        said = self.clean(_message(content))
-        if status >= 500 or status in _AGAIN:
-            raise ServerError(f"{self.name}: status {status}: {said}", wait)
-        if status in (401, 403):
-            raise UserError(f"{self.name} does not accept the key (status {status})")
-        raise UserError(f"{self.name} refuses the request (status {status}): {said}")
+    async def fetch(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        clock: Clock,
+        *,
+        most: int = 2 * ROOM,
+    ) -> Answer:
+        """One attempt at a whole answer, whatever its status; ``ServerError`` where it fails."""
+        response = await self._open(path, body, clock)
+        try:
+            content = await self._whole(response, clock, most)
+        finally:
+            response.close()
+        return Answer(response.status, response.headers, content)
 
-    def check_event(self, event: Mapping[str, Any]) -> None:
-        """Raise the error that a stream holds: servers have said 200 when it comes."""
-        if error := event.get("error"):
-            code = error.get("code") if isinstance(error, dict) else None
-            if isinstance(code, int) and 400 <= code < 600:
-                self.refuse(code, event)
-            raise ServerError(f"{self.name}: {self.clean(_message(event))}")
+    async def stream(
+        self, path: str, body: Mapping[str, Any], clock: Clock, *, event: int, whole: int
+    ) -> AsyncGenerator[list[Chunk], None]:
+        """One attempt at a stream: what came in a block at a time.
 
-    def fault(self, error: Exception) -> ServerError:
-        """What an error on the way to the server, or in what it sent, is to the caller."""
-        what = self.clean(str(error)) or type(error).__name__
-        if not isinstance(error, httpx.TransportError):
-            what = f"it sent what cannot be read ({what})"
-        return ServerError(f"{self.name}: {what}")
+        ``event`` and ``whole`` are the bytes that an event and all of it may have. Raises
+        ``ServerError`` where it breaks down, also in the middle, ``UserError`` where the request
+        is refused. Closing the generator closes the connection at once.
+        """
+        site, events, size = self.site, Events(event), 0
+        response = await self._open(path, body, clock)
+        try:
+            if response.status != 200:
+                content = await self._whole(response, clock, _REFUSAL)
+                site.check(response.status, content, response.headers)
+            async with aclosing(self._pieces(response, clock)) as pieces:
+                async for piece in pieces:
+                    size += len(piece)
+                    if size > whole:
+                        raise ServerError(f"{site.name}: it sent more than {whole:,} bytes")
+                    for chunks in self._chunks(events, piece):
+                        if any(one.says for chunk in chunks for one in chunk.choices or ()):
+                            clock.hear()
+                        given = time.monotonic()
+                        yield chunks
+                        clock.heard += time.monotonic() - given
+                    if events.done:
+                        break
+            for chunks in self._chunks(events, b"\n\n"):
+                yield chunks
+            if events.done and not response.content.at_eof():
+                with suppress(TimeoutError, *_BROKEN_OFF):
+                    async with asyncio.timeout(_GOODBYE):
+                        while await response.content.readany():
+                            pass
+        finally:
+            response.close()
 
-    def clean(self, text: str) -> str:
-        """One line without the key."""
-        hidden = text.replace(self.secret, "***") if self.secret else text
-        return " ".join(hidden.split())[:300]
+    def _chunks(self, events: Events, piece: bytes) -> Iterator[list[Chunk]]:
+        """Those that end in this piece; what came before a fault comes before it."""
+        found: list[Chunk] = []
+        fault: Exception | None = None
+        try:
+            for text in events.feed(piece):
+                found.append(chunk := read(Chunk, text))
+                if chunk.error:
+                    found.pop()
+                    self.site.check_error(chunk.error)
+        except (ServerError, UserError) as error:
+            fault = error
+        except _UNREADABLE as error:
+            fault = self.site.fault(error, sent=True)
+        if found:
+            yield found
+        if fault is not None:
+            raise fault
+
+    async def _open(
+        self, path: str, body: Mapping[str, Any] | None, clock: Clock
+    ) -> aiohttp.ClientResponse:
+        method, content = ("GET", None) if body is None else ("POST", dumps(body))
+        if clock.left() <= 0:
+            raise clock.over(self.site)
+        asked = self.session.request(
+            method, self.site.at(path), data=content, allow_redirects=False
+        )
+        try:
+            return await clock.within(asked, self.site)
+        except _BROKEN_OFF as error:
+            if isinstance(error, ServerError):
+                raise
+            raise self.site.fault(error) from None
+        except _UNREADABLE as error:
+            raise self.site.fault(error, sent=True) from None
+
+    async def _whole(self, response: aiohttp.ClientResponse, clock: Clock, most: int) -> bytes:
+        most = most if response.status == 200 else min(most, _REFUSAL)
+        found = bytearray()
+        async with aclosing(self._pieces(response, clock)) as pieces:
+            async for piece in pieces:
+                found += piece
+                if len(found) > most and response.status == 200:
+                    raise ServerError(f"{self.site.name}: its answer is longer than {most:,} bytes")
+                if len(found) > most:
+                    # A key may be cut at the end.
+                    return bytes(found[: most - max(map(len, self.site.secrets), default=0)])
+        return bytes(found)
+
+    async def _pieces(
+        self, response: aiohttp.ClientResponse, clock: Clock
+    ) -> AsyncGenerator[bytes, None]:
+        """The body, decompressed, in pieces of bounded size."""
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        unpack: Any = None
+        if coding in ("gzip", "x-gzip", "deflate"):
+            unpack = zlib.decompressobj(47)  # by its first bytes
+        elif coding not in ("identity", ""):
+            raise ServerError(
+                f"{self.site.name}: it compresses its answer ({self.site.clean(coding)[:20]})"
+                " although it was asked not to"
+            )
+        try:
+            while data := await clock.within(response.content.readany(), self.site):
+                if clock.left() <= 0:
+                    raise clock.over(self.site)
+                if unpack is None:
+                    yield data
+                while unpack is not None and data and not unpack.eof:
+                    yield unpack.decompress(data, _PIECE)
+                    data = unpack.unconsumed_tail
+                    await asyncio.sleep(0)  # a little data can become much
+                    if clock.left() <= 0:
+                        raise clock.over(self.site)
+            if unpack is not None and not unpack.eof:
+                raise ServerError(f"{self.site.name}: the compressed answer breaks off")
+        except _BROKEN_OFF as error:
+            if isinstance(error, ServerError):
+                raise
+            raise self.site.fault(error) from None
+        except _UNREADABLE as error:
+            raise self.site.fault(error, sent=True) from None
 
 
-def find_site(url: str, key: str | None, example: str) -> Site:
-    """Check an address and a key; ``UserError`` shows ``example`` where it is none."""
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError("the key holds a character that a header cannot: a line break, perhaps")
-    try:
-        at = httpx.URL(url)
-        if at.scheme not in ("http", "https") or not at.host:
-            raise httpx.InvalidURL("")
-    except (httpx.InvalidURL, UnicodeError):
-        raise UserError(f"the server's address must look like {example}") from None
-    port = f":{at.port}" if at.port else ""
-    return Site(url, f"{at.scheme}://{at.host}{port}{at.path}".rstrip("/"), key)
+@asynccontextmanager
+async def open_endpoint(
+    site: Site, *, retries: int, timeout: float, deadline: float
+) -> AsyncIterator[Endpoint]:
+    """A server's connections, kept open and closed at the end.
+
+    ``timeout`` and ``deadline`` are those of ``Endpoint``. The system's proxies are heeded.
+    Cookies and redirects are not.
+    """
+    at = site.at("")
+    proxy = None if proxy_bypass(at.host or "") else getproxies().get(at.scheme)
+    async with aiohttp.ClientSession(
+        headers=site.headers,
+        auto_decompress=False,
+        connector=_Connector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(timeout, 10.0)),
+        proxy=proxy,
+    ) as session:
+        yield Endpoint(site, session, retries, timeout, deadline)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to be left alone: ``Retry-After``, a number or an HTTP date."""
-    said = headers.get("retry-after", "").strip()
-    try:
-        if said.replace(".", "", 1).isdecimal():
-            return float(said)
-        return max(parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None
+def check_times(retries: int, timeout: float, deadline: float) -> None:
+    """``UserError`` for settings out of range."""
+    if not (retries >= 0 and timeout > 0 and deadline > 0):
+        raise UserError(
+            "retries must be at least 0, timeout and deadline above 0, not"
+            f" {retries}, {timeout:g}, {deadline:g}"
+        )
 
 
-class Events:
-    """The JSON objects of a stream of server-sent events, fed with blocks cut at any byte."""
+class _Connector(aiohttp.TCPConnector):
+    """Takes no connection again on which something came that nobody had asked for: it would be
+    taken for the next answer."""  # fmt: skip
 
-    __slots__ = ("_after_return", "_data", "_kind", "_rest", "done")
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-        self._after_return = False
-        self._data: list[bytes] = []
-        self._kind = b""
-        self.done = False
-        """whether ``[DONE]`` was said"""
-
-    def feed(self, block: bytes) -> Iterator[dict[str, Any]]:
-        """The objects that end in this block; ``ValueError`` for data that is no JSON."""
-        if self._after_return and block[:1] == b"\n":
-            block = block[1:]
-        self._after_return = block.endswith(b"\r")
-        first, *others = _LINE_END.split(block)
-        self._rest += first
-        for other in others:
-            line, self._rest = bytes(self._rest), bytearray(other)
-            yield from self._take(line.removeprefix(b"\xef\xbb\xbf"))
-
-    def close(self) -> Iterator[dict[str, Any]]:
-        """What stands before an end without an empty line."""
-        yield from self.feed(b"\n\n")
-
-    def _take(self, line: bytes) -> Iterator[dict[str, Any]]:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
-        elif name == b"event":
-            self._kind = value.strip()
-        elif not line:
-            kind, data = self._kind, self._data
-            self._kind, self._data = b"", []
-            # Some servers leave the empty line out: then each line is a whole object.
-            whole = len(data) > 1 and _is_whole(data[0])
-            for part in data if whole else [b"\n".join(data)]:
-                self.done = self.done or part.strip() == b"[DONE]"
-                found = None if self.done or not part.strip() else loads(part)
-                if isinstance(found, dict):
-                    failed = kind == b"error" and "error" not in found
-                    yield {"error": found} if failed else found
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        while True:
+            found = await super().connect(*args, **kwargs)
+            if found.protocol is None or not found.protocol.should_close:
+                return found
+            found.close()
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
     """A request's body; ``UserError`` for text that is no UTF-8."""
     try:
-        return orjson.dumps(body)
-    except TypeError as error:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise UserError(f"the request cannot be sent: {error}") from None
-
-
-def _is_whole(data: bytes) -> bool:
-    try:
-        return isinstance(loads(data), dict)
-    except ValueError:
-        return False
-
-
-def loads(data: bytes) -> Any:
-    """JSON, in which Python servers also write -Infinity and NaN."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return json.loads(data)
-
-
-def _message(content: Any) -> str:
-    error = content.get("error", content) if isinstance(content, dict) else content
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error
-    return str(error)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A server that is asked by one thread."""
-
-    site: Site
-    client: httpx.Client = field(repr=False)
-    retries: int
-    """faults that one decode survives"""
-    waiting: float
-    """seconds that one decode waits in all where the server asks for it"""
-
-    @property
-    def patience(self) -> Patience:
-        """That of a fresh decode."""
-        return Patience(self.retries, self.waiting)
-
-    def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, patience: Patience | None = None
-    ) -> dict[str, Any]:
-        """The JSON object that is answered; ``ServerError`` where patience ends before.
-
-        Without a ``body`` it is a GET. Raises ``UserError`` where the request is refused.
-        """
-        patience = patience or self.patience
-        method, content = "GET" if body is None else "POST", None if body is None else dumps(body)
-        while True:
-            try:
-                response = self.client.request(method, path, content=content)
-                self.site.check(response)
-                return dict(loads(response.content))
-            except UserError:
-                raise
-            except ServerError as error:
-                fault = error
-            except (httpx.HTTPError, TypeError, ValueError) as error:
-                fault = self.site.fault(error)
-            time.sleep(patience.pause(fault))
-
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The objects of a stream; ``ServerError`` where it breaks down, ``UserError`` where the
-        request is refused."""  # fmt: skip
-        events = Events()
-        try:
-            with self.client.stream("POST", path, content=dumps(body)) as response:
-                if response.status_code != 200:
-                    response.read()
-                self.site.check(response)
-                for block in response.iter_bytes():
-                    for event in events.feed(block):
-                        self.site.check_event(event)
-                        yield event
-                yield from events.close()
-        except (UserError, ServerError):
-            raise
-        except (httpx.HTTPError, TypeError, ValueError) as error:
-            raise self.site.fault(error) from None

@@ -20,6 +20,7 @@ from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
 from rlbudget.policy.prices import middle_price
+from rlbudget.policy.seen import Marks, as_text, from_text, together
 
 CARD = "README.md"
 DEFAULT_THRESHOLD = 0.5
@@ -106,6 +107,13 @@ class Policy:
         return dict(self._frozen.config.get("operating_points") or {})
 
     @property
+    def seen(self) -> Marks | None:
+        """Marks of the questions that it and its ancestors were trained, chosen, promoted or
+        certified on (``policy.seen``); None for one that does not say."""  # fmt: skip
+        text = self._frozen.config.get("seen")
+        return None if text is None else from_text(text)
+
+    @property
     def config(self) -> dict[str, Any]:
         """What ``config.json`` holds, without the digests of the files."""
         return {k: v for k, v in self._frozen.config.items() if k != "digests"}
@@ -148,13 +156,15 @@ def make_policy(
     trained: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
     operating_points: Mapping[str, Mapping[str, Any]] | None = None,
+    seen: Marks | None = None,
 ) -> Policy:
     """A policy from a trained actor.
 
     ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
     a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
     the ``look`` preset), under SB3's names. ``trained`` is what it came from, ``operating_points``
-    what efforts mean, JSON-ready both. Raises ``UserError`` if the parts do not fit together.
+    what efforts mean, JSON-ready both; ``seen`` are the marks of the questions that any of it was
+    made with. Raises ``UserError`` if the parts do not fit together.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
@@ -166,6 +176,8 @@ def make_policy(
         "trained": dict(trained or {}),
         "calibration": None if calibration is None else dict(calibration),
     }
+    if seen is not None:
+        config["seen"] = as_text(seen)
     if operating_points:
         config["operating_points"] = {n: dict(point) for n, point in operating_points.items()}
     try:
@@ -175,6 +187,13 @@ def make_policy(
         return policy
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def seen_also(policy: Policy, marks: Marks) -> Policy:
+    """The same policy, which has seen more questions."""
+    seen = together(policy.seen, marks)
+    config = policy.config | ({} if seen is None else {"seen": as_text(seen)})
+    return Policy(FrozenPolicy(config, dict(policy.tensors)))
 
 
 def network_config(
@@ -205,6 +224,7 @@ def load_policy(folder: str | Path) -> Policy:
     """
     try:
         policy = Policy(network.load(Path(folder)))
+        _ = policy.seen
     except ValueError as error:
         raise UserError(str(error)) from None
     made = policy.config.get("observation_version")

@@ -13,7 +13,6 @@ the first ``policy`` named is taken. Between rules that disagree, not stopping w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from rlbudget.policy.outcomes import Probing
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
+from rlbudget.tasks.patterns import Pattern
 from rlbudget.traces.table import TraceTable
 
 Then = Literal["full", "go on", "stop"]
@@ -54,7 +54,7 @@ class HybridRule:
     name: str
     line: int
     """where it stands in its file"""
-    question: re.Pattern[str] | None = None
+    question: Pattern | None = None
     task: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     live: tuple[Comparison, ...] = ()
@@ -68,7 +68,7 @@ class HybridRule:
     def matches(self, request: RequestFacts) -> bool:
         """Whether the conditions known when the request begins hold."""
         return (
-            (self.question is None or self.question.search(request.question) is not None)
+            (self.question is None or self.question.found_in(request.question))
             and (self.task is None or self.task == request.task)
             and all(request.metadata.get(k) == value for k, value in self.metadata.items())
         )

@@ -17,6 +17,7 @@ from rlbudget.errors import UserError
 from rlbudget.strategies.hybrid import Comparison, HybridRule, HybridRules
 from rlbudget.strategies.steered import AnyPolicy
 from rlbudget.strategies.toml_lines import TomlFile, read_toml
+from rlbudget.tasks.patterns import Pattern
 
 MOST_TOKENS = 1_000_000_000
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -129,10 +130,10 @@ class _Entry:
         if rule.live and rule.then == "full":
             raise self._bad('"full" is for whole requests; at a checkpoint say "go on"', "then")
 
-    def _question(self) -> re.Pattern[str] | None:
+    def _question(self) -> Pattern | None:
         try:
-            return re.compile(self.said["question"]) if "question" in self.said else None
-        except (re.error, OverflowError) as error:
+            return Pattern(self.said["question"]) if "question" in self.said else None
+        except ValueError as error:
             raise self._bad(f"not a regular expression: {error}", "question") from None
 
     def _live(self) -> tuple[Comparison, ...]:

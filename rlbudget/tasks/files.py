@@ -12,7 +12,8 @@ from typing import Any
 from rlbudget.errors import UserError
 from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved, way_of
 from rlbudget.tasks.rows import BadRowError, NumberText, Row, rows_of
-from rlbudget.tasks.scorers import NOTHING, find_scorer
+from rlbudget.tasks.scorer import NOTHING
+from rlbudget.tasks.scorers import find_scorer
 from rlbudget.tasks.task import Question, Task
 
 OnBad = Callable[[str], None]
@@ -185,7 +186,7 @@ def _with(layout: Layout, columns: Columns) -> Layout:
 def _same_by(scorer: str) -> Same:
     """How options are compared: as formulas where the answers are, else as words."""
     compared = find_scorer("math" if scorer in ("math", "number") else "text")
-    return lambda one, other: compared.same(one, other, NOTHING)
+    return lambda one, other: compared.same(one, other)
 
 
 def _questions(asked: Sequence[TableRow], name: str, same: Same, bad: _Bad) -> Iterator[Question]:

@@ -104,6 +104,5 @@ def verify(question: Question, answer: str) -> int:
     family, entry = question.meta["family"], question.meta["entry"]
     whole = after_thinking(answer).strip()
     found = extracted(answer)
-    return reasoning_gym.score(family, entry, whole) or (
-        reasoning_gym.score(family, entry, found) if found not in ("", whole) else 0
-    )
+    answers = (whole,) if found in ("", whole) else (whole, found)
+    return reasoning_gym.score(family, entry, *answers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rlbudget.tasks.worker import Worker
 
-_SECONDS = 10.0
+_SECONDS = 4.0
 _WORKER = Worker("rlbudget.tasks.peer:verdict", "1", "1", needs="math_verify")
 
 

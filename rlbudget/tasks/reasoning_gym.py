@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from rlbudget.errors import UserError, missing_extra
+from rlbudget.tasks.worker import Worker
 
 EMBEDDED_FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 9, "min_digits": 1, "max_digits": 1},
@@ -137,12 +139,48 @@ def draw(
     return [item for row in rounds for item in row if item is not None]
 
 
-def score(family: str, entry: Mapping[str, Any], answer: str) -> int:
-    """1 if the family's own verifier gives the answer full credit, else 0.
+def score(family: str, entry: Mapping[str, Any], *answers: str) -> int:
+    """1 if the family's own verifier gives one of the answers full credit, else 0.
 
-    Never raises on strange text: a verifier that stumbles over an answer has not accepted it.
-    Raises ``UserError`` for a family whose verifier is refused.
+    Never raises on strange text: a verifier that stumbles over an answer has not accepted it, nor
+    has one that is not done with all of them in some seconds. Raises ``UserError`` for a family
+    whose verifier is refused.
     """
+    if family not in ALLOWED:
+        raise _refused(family)
+    if all(_is_quick(family, answer) for answer in answers):
+        return max(judge(family, entry, answer) for answer in answers)
+    given = [answer for answer in answers if len(answer) <= LONGEST_ANSWER]
+    _package()
+    said = _WORKER.ask(family, dict(entry), given, seconds=_SECONDS, cpu_seconds=_CPU_SECONDS)
+    return int(said == 1)
+
+
+LONGEST_ANSWER = 1_000_000
+"""characters; a longer one is wrong"""
+_SECONDS = 4.0
+_CPU_SECONDS = 2
+_WORKER = Worker(
+    "rlbudget.tasks.reasoning_gym:first_right", "gcd", {"answer": "1", "metadata": {}}, ["2"]
+)
+_PLAIN_FAMILIES = frozenset(("chain_sum", "calendar_arithmetic"))
+_PLAIN_ANSWER = re.compile(r"[+-]?[0-9]{1,15}|[A-Za-z]{1,15}")
+
+
+def first_right(family: str, entry: Mapping[str, Any], answers: list[str]) -> int:
+    """What the process of the verifiers runs: whether one of the answers is right."""
+    return int(any(judge(family, entry, answer) for answer in answers))
+
+
+def _is_quick(family: str, answer: str) -> bool:
+    """Whether a verifier surely takes no time: it compares texts, or reads one plain number."""
+    if family in _PLAIN_FAMILIES:
+        return _PLAIN_ANSWER.fullmatch(answer) is not None
+    return len(answer) <= LONGEST_ANSWER and _compares_texts(family)
+
+
+def judge(family: str, entry: Mapping[str, Any], answer: str) -> int:
+    """``score`` in this process, whatever time it takes."""
     verifier = _verifier(family)
     try:
         return int(float(verifier.score_answer(answer, dict(entry))) >= 1.0)
@@ -186,17 +224,33 @@ def _verifier(family: str) -> Any:
     return _dataset(family, {"size": 1, "seed": 0})
 
 
-def _dataset(family: str, config: Mapping[str, Any]) -> Any:
-    if family not in ALLOWED:
-        raise UserError(
-            f"reasoning-gym family {family!r} is unknown or its verifier evaluates text;"
-            f" allowed: {', '.join(sorted(ALLOWED))}"
-        )
+@lru_cache(maxsize=128)
+def _compares_texts(family: str) -> bool:
+    """Whether the verifier is the package's default one, which looks for the target in a text."""
+    package = _package()
+    default = package.dataset.ProceduralDataset.score_answer
+    return bool(package.factory.DATASETS[family][0].score_answer is default)
+
+
+def _refused(family: str) -> UserError:
+    return UserError(
+        f"reasoning-gym family {family!r} is unknown or its verifier evaluates text;"
+        f" allowed: {', '.join(sorted(ALLOWED))}"
+    )
+
+
+def _package() -> Any:
     try:
         import reasoning_gym
     except ImportError:
         raise missing_extra("models", "reasoning-gym") from None
+    return reasoning_gym
+
+
+def _dataset(family: str, config: Mapping[str, Any]) -> Any:
+    if family not in ALLOWED:
+        raise _refused(family)
     try:
-        return reasoning_gym.create_dataset(family, **config)
+        return _package().create_dataset(family, **config)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(f"reasoning-gym family {family}: bad configuration: {error}") from error

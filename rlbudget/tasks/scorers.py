@@ -8,13 +8,15 @@ text              words, ignoring case, articles, spacing and sentence punctuati
 number            one number: currency, thousands, percent, scientific notation, units
 math              numbers, formulas, lists, sets, tuples, intervals, matrices, other bases
 choice            which option is named, by its letter or its text
-regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``;
-                  none where matching takes over two seconds
-python:P.F        the function F(answer text, target) of package P: a bool, or 1 for right
+regex:PATTERN     the last match of the pattern (its first group) in the answer, as ``text``; a
+                  pattern of ``rlbudget.tasks.patterns``
+python:P.F        the function F(answer text, target) of package P: a bool, or 1 for right; called
+                  in a process of its own
 ================  ==========================================================================
 
 All but ``exact``, ``regex`` and ``python`` extract the answer by ``rlbudget.tasks.extraction``.
-``score`` takes any text and never raises, except from a function of your own.
+``score`` takes any text, in bounded time (see ``rlbudget.tasks.scorer``), and never raises, except
+from a function of your own.
 """
 
 from __future__ import annotations
@@ -23,10 +25,9 @@ import importlib
 import os
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from functools import lru_cache
+from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.tasks.choice import LETTERS, chosen, labels_of, option_texts
@@ -36,6 +37,8 @@ from rlbudget.tasks.forms import Expression, Form, Number, Words, key_of, same_f
 from rlbudget.tasks.mathematics import same_mathematics
 from rlbudget.tasks.notation import tidy
 from rlbudget.tasks.numbers import CURRENCIES, plain_number
+from rlbudget.tasks.patterns import Pattern
+from rlbudget.tasks.scorer import Asked, Scorer
 from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.text import normalise_text, same_text
 from rlbudget.tasks.units import is_unit_word
@@ -43,37 +46,6 @@ from rlbudget.tasks.worker import Worker
 
 NAMES = ("auto", "exact", "text", "number", "math", "choice", "regex:PATTERN",
          "python:PACKAGE.FUNCTION")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a scorer may know of a question beside the target."""
-
-    options: tuple[str, ...] = ()
-    question: str = ""
-
-
-NOTHING = Asked()
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """Finds the answer in a text and compares it with a target, or with another answer."""
-
-    name: str
-    find: Callable[[str, str | None, Asked], str]
-    """(text, target or None, asked) -> the extracted answer, "" for none"""
-    same: Callable[[str, str, Asked], bool]
-    """(extracted answer, target, asked) -> whether it is the target"""
-    key: Callable[[str], Hashable]
-    """extracted answer -> a key that equal answers share, as far as that is quick to compute"""
-
-    def score(
-        self, text: str, *targets: str, options: Sequence[str] = (), question: str = ""
-    ) -> int:
-        """1 if the answer in ``text`` is the target, or one of several, else 0."""
-        asked = Asked(tuple(options), question) if options or question else NOTHING
-        return int(any(self.same(self.find(text, t, asked), t, asked) for t in targets))
 
 
 def find_scorer(name: str) -> Scorer:
@@ -100,7 +72,7 @@ def scorer_of_task(task: str) -> str:
 def extracted(text: str, scorer: str = "auto") -> str:
     """The answer in what a model wrote, "" where there is none, as the named scorer extracts it;
     a task's own verifier counts as ``auto``."""  # fmt: skip
-    return _known(scorer).find(text, None, NOTHING)
+    return _known(scorer).find(text)
 
 
 def _known(scorer: str) -> Scorer:
@@ -118,7 +90,7 @@ def vote_key(text: str, scorer: str = "auto") -> Hashable:
     if scorer == "auto" and text.isascii() and text.isdigit():
         return plain_number(text)
     known = _known(scorer)
-    found = known.find(text, None, NOTHING)
+    found = known.find(text)
     return _key(found, known.name) if len(found) <= _REMEMBERED else known.key(found)
 
 
@@ -331,11 +303,11 @@ def _find_auto(text: str, target: str | None, asked: Asked) -> str:
         kind: Kind = "choice" if asked.options else "mathematics"
         found = answer_in(text, kind)
         return found if kind == "choice" or is_solid(found) else answer_in(text, "text")
-    return _PLAIN[_kind_of(target, asked)].find(text, target, asked)
+    return _PLAIN[_kind_of(target, asked)].finds(text, target, asked)
 
 
 def _same_auto(answer: str, target: str, asked: Asked) -> bool:
-    return _PLAIN[_kind_of(target, asked)].same(answer, target, asked)
+    return _PLAIN[_kind_of(target, asked)].compares(answer, target, asked)
 
 
 # user-defined
@@ -343,53 +315,65 @@ def _same_auto(answer: str, target: str, asked: Asked) -> bool:
 
 def _regex(pattern: str) -> Scorer:
     try:
-        re.compile(pattern)
-    except re.error as error:
+        compiled = Pattern(pattern)
+    except ValueError as error:
         raise UserError(f"scorer regex:{pattern}: not a regular expression: {error}") from None
 
     def find(text: str, target: str | None, asked: Asked) -> str:
-        return _MATCHER.ask(pattern, after_thinking(text), seconds=_REGEX_SECONDS) or ""
+        return compiled.last_in(after_thinking(text))
 
     return Scorer(f"regex:{pattern}", find, _same_words, _key_text)
 
 
-_REGEX_SECONDS = 2.0
-_MATCHER = Worker("rlbudget.tasks.scorers:last_match", "", "")
-
-
-def last_match(pattern: str, text: str) -> str:
-    """The last match of a pattern, or its first group where it has one; "" where there is none.
-
-    Runs in the process of a ``Worker``: a pattern such as ``(a+)+$`` may backtrack without end.
-    """
-    for last in deque(re.finditer(pattern, text), maxlen=1):
-        return last[1] or "" if last.re.groups else last[0]
-    return ""
-
-
+@lru_cache(maxsize=64)
 def _python(path: str) -> Scorer:
+    function = imported(path)
+    if isinstance(function, str):
+        raise UserError(f"scorer python:{path}: {function}")
+    worker = Worker("rlbudget.tasks.scorers:called", path, growth=None)
+
+    def same(answer: str, target: str, asked: Asked) -> bool:
+        said = worker.ask(path, answer, target, seconds=_PYTHON_SECONDS, cpu_seconds=_PYTHON_CPU)
+        if isinstance(said, bool):
+            return said
+        problem = said or f"no result in {_PYTHON_SECONDS:g} s, {_PYTHON_CPU} s of processor time"
+        raise UserError(
+            f"scorer python:{path} failed on an answer of {len(answer)} characters: {problem}"
+        )
+
+    return Scorer(
+        f"python:{path}", lambda t, _, a: after_thinking(t).strip(), same, _key_text, anywhere=True
+    )
+
+
+_PYTHON_SECONDS = 60.0
+_PYTHON_CPU = 5
+
+
+def imported(path: str) -> Callable[[str, str], Any] | str:
+    """The function ``PACKAGE.FUNCTION``, or what is wrong with it."""
     module, dot, name = path.rpartition(".")
     before = list(sys.path)
     sys.path.append(os.getcwd())  # a module may lie where the command runs
     try:
         function = getattr(importlib.import_module(module), name) if dot else None
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"scorer python:{path}: {error}") from None
+        return str(error)
     finally:
         sys.path[:] = before
-    if not callable(function):
-        raise UserError(f"scorer python:{path}: name a function, as PACKAGE.FUNCTION")
+    return function if callable(function) else "name a function, as PACKAGE.FUNCTION"
 
-    def same(answer: str, target: str, asked: Asked) -> bool:
-        try:
-            return float(function(answer, target)) >= 1
-        except Exception as error:
-            raise UserError(
-                f"scorer python:{path} failed on an answer of {len(answer)} characters:"
-                f" {type(error).__name__}: {error}"
-            ) from error
 
-    return Scorer(f"python:{path}", lambda t, _, a: after_thinking(t).strip(), same, _key_text)
+def called(path: str, *arguments: str) -> bool | str:
+    """What the process of a ``python:`` scorer runs: its verdict, or what went wrong; without
+    arguments the function is only imported."""  # fmt: skip
+    function = imported(path)
+    if isinstance(function, str) or not arguments:
+        return str(function)
+    try:
+        return float(function(*arguments)) >= 1
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _same_money(answer: str, target: str) -> bool:
@@ -416,6 +400,7 @@ _PLAIN = {
             lambda text, target, asked: after_thinking(text).strip(),
             lambda answer, target, asked: answer == target.strip(),
             str.strip,
+            anywhere=True,
         ),
         Scorer("text", _find_text, _same_words, _key_text),
         Scorer("number", _find_number, _same_number, _key_math),

@@ -48,7 +48,7 @@ def read_part(
     *,
     without: Collection[str] = (),
 ) -> pa.Table:
-    """A part of a folder with these settings: the ``columns`` alone, or all but ``without``.
+    """A part of a folder with these settings: its ids and the ``columns``, or all but ``without``.
 
     Raises ``UserError`` for a part that is damaged, foreign, of other settings, or that breaks a
     law of traces.
@@ -66,7 +66,8 @@ def read_part(
                     f"{path} was recorded under other settings than its folder says: record it"
                     " again into a folder of its own"
                 )
-            names = [n for n in schema.names if n not in without and (not columns or n in columns)]
+            wanted = {"trace_id", *(schema.names if columns is None else columns)} - {*without}
+            names = [name for name in schema.names if name in wanted]
             part = file.read(columns=names, use_threads=False)
         if problem := problem_of_part(part, stride=settings.stride):
             raise UserError(f"{path}: {problem}")

@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.scorers import Scorer, find_scorer, scorer_of_task
+from rlbudget.tasks.choice import LETTERS
+from rlbudget.tasks.scorer import Scorer
+from rlbudget.tasks.scorers import find_scorer, scorer_of_task
 from rlbudget.traces.schema import BadLineError
 
 _found = lru_cache(maxsize=64)(find_scorer)
@@ -43,6 +45,10 @@ class Absent:
             options = self.meta.get("options")
             if not isinstance(options, list) or not all(isinstance(one, str) for one in options):
                 options = ()
+            if len(options) > len(LETTERS):
+                raise BadLineError(
+                    f"$.meta.options holds {len(options)} texts; {len(LETTERS)} are the most"
+                )
             self._known[answer] = self._scorer().score(
                 answer, self.target, options=options, question=self.question
             )

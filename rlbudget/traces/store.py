@@ -188,6 +188,13 @@ def iter_traces(folder: Folders) -> Iterator[Trace]:
         yield from traces
 
 
+def iter_questions(folder: Folders) -> Iterator[tuple[str, str]]:
+    """The question id and the question of each trace; errors as ``iter_traces``, ids aside."""
+    names = ("question_id", "question")
+    for _, part in _all_parts(folder, names):
+        yield from zip(*(part.column(name).to_pylist() for name in names), strict=True)
+
+
 def load_traces(folder: Folders) -> list[Trace]:
     """All traces of a folder, in the order they were written; errors as ``iter_traces``."""
     return list(iter_traces(folder))
@@ -254,14 +261,14 @@ def _number(part: Path) -> int:
 
 
 def _all_parts(
-    folders: Folders, *, without: Collection[str] = ()
+    folders: Folders, columns: Collection[str] | None = None, *, without: Collection[str] = ()
 ) -> Iterator[tuple[Path, pa.Table]]:
     """The parts of one folder or several, each checked as it is read."""
     several = [folders] if isinstance(folders, Path | str) else folders
     for folder in several:
         _require_parts(Path(folder))
     for folder in several:
-        yield from _read(Path(folder), without=without)
+        yield from _read(Path(folder), columns, without=without)
 
 
 def _read(

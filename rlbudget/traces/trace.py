@@ -26,6 +26,9 @@ LONGEST_ID = 256
 """characters"""
 LARGEST_SIGNAL = 3.4e38
 """What the observation's float32 can hold."""
+FULL_DECODE = "full decode"
+"""``compared_with`` in the ``meta`` of traces whose target is the answer of their own full decode:
+their exact match is agreement with it"""
 PROBE_TOKENS = 8
 """length of a trial answer where nothing else is said"""
 _INT64 = range(-(2**63), 2**63)

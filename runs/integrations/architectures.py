@@ -57,7 +57,7 @@ class Verdict:
 
 def make(kind: str, settings: dict[str, Any], folder: Path) -> None:
     """Save a tiny random model of this kind with the embedded model's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED, trust_remote_code=False)
     config = AutoConfig.for_model(kind, **settings_of(settings, tokenizer))
     torch.manual_seed(SEED)
     network = class_of(config).from_config(config)
@@ -98,8 +98,8 @@ def examine(kind: str, settings: dict[str, Any], folder: Path) -> Verdict:
 
 def compare(model: TransformersModel, folder: Path) -> list[str]:
     """What differs between decodes in a batch, decodes alone and ``generate``."""
-    config = AutoConfig.from_pretrained(folder)
-    plain = class_of(config).from_pretrained(folder).eval()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    plain = class_of(config).from_pretrained(folder, trust_remote_code=False).eval()
     plain.generation_config.forced_eos_token_id = None  # bart would force the last token
     together = _run(model, QUESTIONS)
     found = []

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100, help="questions (default: 100)")
     arguments = parser.parse_args()
     suite = load_suite("plan").first(arguments.n)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.folder, trust_remote_code=False)
     llama: Any = Llama(
         arguments.file, n_ctx=1024, type_k=F32, type_v=F32, flash_attn=False, verbose=False
     )

@@ -122,7 +122,7 @@ def toy_model(folder: Path) -> Path:
     """Random weights, the embedded model's tokenizer, and a head size that vLLM's CPU has."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED, trust_remote_code=False)
     known = json.loads((EMBEDDED / "config.json").read_text())
     network = LlamaForCausalLM(
         LlamaConfig(

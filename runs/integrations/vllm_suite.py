@@ -48,7 +48,7 @@ def in_engine(folder: str, suite: Suite) -> list[list[Any]]:
     from rlbudget.decoding.core import VLLM, bind
 
     os.environ["RLBUDGET_PLAN"] = str(plan_file(suite.name))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     core = bind(
         suite.plan, tokenizer, VLLM, vocabulary_size=len(tokenizer),
         eos_ids=[tokenizer.eos_token_id],

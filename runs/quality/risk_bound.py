@@ -104,10 +104,9 @@ def violations(losses: Floats, bound: float, confidence: float, mode: Any) -> di
     counts = dict.fromkeys(("population", "test_half", "untested", "hoeffding_bentkus"), 0)
     chosen: list[int | None] = []
     hb_chosen: list[int | None] = []
-    for split in range(SPLITS):
+    for _ in range(SPLITS):
         drawn = losses[:, rng.integers(0, n, n)]
-        place = certify(list(drawn), max_em_loss=bound, confidence=confidence, mode=mode,
-                        seed=split).certified  # fmt: skip
+        place = certify(list(drawn), max_em_loss=bound, confidence=confidence, mode=mode).certified
         chosen.append(place)
         counts["population"] += place is not None and truth[place] > bound
         tuned = last_below(drawn.mean(axis=1), bound)
@@ -117,8 +116,7 @@ def violations(losses: Floats, bound: float, confidence: float, mode: Any) -> di
         counts["hoeffding_bentkus"] += hb is not None and truth[hb] > bound
         order = rng.permutation(n)
         half, test = losses[:, order[: n // 2]], losses[:, order[n // 2 :]]
-        place = certify(list(half), max_em_loss=bound, confidence=confidence, mode=mode,
-                        seed=split).certified  # fmt: skip
+        place = certify(list(half), max_em_loss=bound, confidence=confidence, mode=mode).certified
         counts["test_half"] += place is not None and test[place].mean() > bound
     return {
         **{name: count / SPLITS for name, count in counts.items()},

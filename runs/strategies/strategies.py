@@ -10,7 +10,6 @@ there are kept traces of the SmolLM2 reasoner, they are measured as well. Writes
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from rlbudget.strategies.correction.fit import Doubts, fit_doubts
 from rlbudget.strategies.ensemble import ensemble
 from rlbudget.strategies.hybrid import Comparison, HybridRule, HybridRules, RequestFacts
 from rlbudget.strategies.impact import fit_impact, guarded
+from rlbudget.tasks.patterns import Pattern
 from rlbudget.traces.store import digest, iter_traces
 from rlbudget.traces.table import Split, TraceTable, split_questions
 from runs.common import parser_of, row, sources, write_result
@@ -343,9 +343,7 @@ def rule_engine(case: Case) -> dict[str, Any]:
     """Microseconds of a decision under 100 rules, half of which look at each checkpoint."""
     policy, price = case.policies[0], case.price(0.1)
     rules = [
-        HybridRule(
-            name=f"r{n}", line=n, question=re.compile(f"{n}|why"), metadata={"n": n}, price=0.9
-        )
+        HybridRule(name=f"r{n}", line=n, question=Pattern(f"{n}|why"), metadata={"n": n}, price=0.9)
         for n in range(50)
     ] + [
         HybridRule(

@@ -17,7 +17,7 @@ from trace_makers import make_trace
 from rlbudget.agents.freeze import freeze
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
-from rlbudget.evaluate.calibrate import calibrate, calibrated
+from rlbudget.evaluate.calibrate import calibrate, calibrated, calibration_questions
 from rlbudget.evaluate.risk import (
     betting_p_value,
     certify,
@@ -163,9 +163,7 @@ def test_a_policy_that_loses_too_much_gets_no_certificate(tmp_path: Path) -> Non
     write_run(tmp_path / "run")
     freeze(tmp_path / "run", tmp_path / "policy")
     policy = load_policy(tmp_path / "policy")
-    from rlbudget.evaluate.calibrate import calibration_traces
-
-    table = calibration_traces(policy, tmp_path / "traces")
+    table = calibration_questions(policy, tmp_path / "traces").table
     stops = replay(policy, table, policy.price_range[0]).stops
     assert (stops >= 0).any()
     with pytest.raises(UserError, match="cannot certify: even at its lowest price"):

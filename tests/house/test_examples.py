@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pages import PAGES, ROOT, blocks, commands, page, run_block, run_command, script_of
 
@@ -179,8 +179,8 @@ def port() -> Iterator[str]:
 def _wait_for(url: str) -> None:
     for _ in range(300):
         try:
-            httpx.get(url)
-        except httpx.TransportError:
+            urllib.request.urlopen(url, timeout=10).close()
+        except OSError:
             time.sleep(0.2)
         else:
             return

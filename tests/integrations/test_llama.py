@@ -203,7 +203,7 @@ def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path)
 
     write_gguf(EMBEDDED, tmp_path / "embedded.gguf")
     read = AutoModelForCausalLM.from_pretrained(
-        str(tmp_path), gguf_file="embedded.gguf", dtype=torch.float32
+        str(tmp_path), gguf_file="embedded.gguf", dtype=torch.float32, trust_remote_code=False
     )
     found, wanted = read.state_dict(), model.network.state_dict()
     assert found.keys() == wanted.keys()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import convert
 from trace_makers import make_trace
 
 from rlbudget.agents.freeze import freeze
@@ -26,8 +27,8 @@ from rlbudget.errors import UserError
 from rlbudget.integrations import openai
 from rlbudget.integrations.openai import Server, ServerError, connect
 from rlbudget.models import load_model
-from rlbudget.models.completions import listed_tokens
 from rlbudget.models.logprobs import least_entropy, top_signals
+from rlbudget.models.messages import Choice, listed_tokens
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.dial import Dial
@@ -408,7 +409,7 @@ def test_the_key_is_sent_and_never_shown(
     ("settings", "said"),
     [
         ({"fields": {"stop": ["x"]}}, "fields: stop cannot be set"),
-        ({"retries": -1}, "retries at least 0"),
+        ({"retries": -1}, "retries must be at least 0"),
         ({"token_price": 1.0}, "this policy serves prices"),
         ({"profile": None}, "name an exit profile"),
         ({"max_thinking_tokens": 0}, "max_thinking_tokens must be at least 1"),
@@ -489,8 +490,8 @@ def test_both_ways_to_write_logprobs_are_read() -> None:
         "token_logprobs": [-0.5],
         "top_logprobs": [{"token_id:5": -0.5, "token_id:6": -1.5}],
     }
-    (one,) = listed_tokens({"text": "a", "logprobs": {"content": content}})
-    (other,) = listed_tokens({"text": "a", "logprobs": lists})
+    (one,) = listed_tokens(convert({"text": "a", "logprobs": {"content": content}}, Choice))
+    (other,) = listed_tokens(convert({"text": "a", "logprobs": lists}, Choice))
     assert (one.key, one.logprob, one.top) == (other.key, other.logprob, other.top)
     assert one.top == ((5, -0.5), (6, -1.5))
 

@@ -19,6 +19,7 @@ from rlbudget.policy.observation import (
     features_of,
     observe,
 )
+from rlbudget.policy.seen import NONE
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.traces.table import TraceTable
 
@@ -54,6 +55,7 @@ def random_policy(
         features=features,
         preset=preset,
         price_range=rest.pop("price_range", PRICES),
+        seen=rest.pop("seen", NONE),
         **rest,
     )
 
@@ -77,6 +79,7 @@ def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
         features=features,
         preset=preset,
         price_range=(1e-4, 1e-2),
+        seen=NONE,
     )
 
 
@@ -109,6 +112,7 @@ def write_run(folder: Path, *, seed: int = 0, **changes: Any) -> dict[str, Float
         "activation": "tanh",
         "config": {"seed": seed, "total_timesteps": 1000},
         "seed": seed,
+        "seen": "",
         "traces": {"digest": "ab" * 32, "n_train_questions": 12},
         "validation": {
             "prices": [

@@ -39,7 +39,7 @@ def load(text: str) -> HybridRules:
 
 def known(rule: HybridRule) -> tuple[Any, ...]:
     """A rule without its place."""
-    pattern = rule.question.pattern if rule.question else None
+    pattern = rule.question.written if rule.question else None
     return (rule.name, pattern, rule.task, rule.metadata, rule.live, rule.then,
             rule.min_tokens, rule.max_tokens, rule.price, rule.policy)  # fmt: skip
 

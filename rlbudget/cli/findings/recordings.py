@@ -9,6 +9,7 @@ from rlbudget.cli.findings.finding import odd, some
 from rlbudget.cli.findings.survey import Survey
 
 if TYPE_CHECKING:
+    from rlbudget.decoding.annotate import AnnotateStats
     from rlbudget.decoding.record import RecordStats
 
 FEW_QUESTIONS = 500
@@ -44,6 +45,22 @@ def of_recording(survey: Survey, spent: RecordStats | None = None) -> Iterator[s
             do=f"take {ENOUGH_QUESTIONS:,} to hold out 500, which tells apart policies that"
             " differ by two points",
         )
+
+
+def of_annotation(survey: Survey, spent: AnnotateStats) -> Iterator[str]:
+    """The same of traces of a log, with the rows that were left out."""
+    if spent.left_out.n:
+        yield f"rows left out: {spent.left_out}"
+    if spent.agreement:
+        yield (
+            "the log holds no targets: exact match is agreement with the full decode, 100% of"
+            " which is right by that"
+        )
+    yield (
+        f"read {spent.tokens:,} logged tokens and wrote {spent.exit_tokens:,} of exit answers in"
+        f" {spent.seconds:,.1f} s"
+    )
+    yield from of_recording(survey)
 
 
 def _facts(survey: Survey) -> Iterator[str]:

@@ -1,10 +1,12 @@
 """Retraining: new traces, a policy trained further from the served one, and a fair contest.
 
 The new policy starts from the served one's weights and is trained on the training questions of
-the new traces. Both are then replayed on the held-out questions of these traces, which neither
-has seen, at every relative price. The new one is promoted only if it is better, or not worse by
-more than a margin, with the whole interval on the right side; what these questions did not show
-is in the interval (``rlbudget.evaluate.verdicts``), so few of them promote nothing.
+the new traces. Both are then replayed on the held-out questions of these traces, without those
+that the served one or an ancestor of it has seen, at every relative price. From then on the new
+one has seen these questions too, so that no certificate of it rests on them. The new one is
+promoted only if it is better, or not worse by more than a margin, with the whole interval on the
+right side; what these questions did not show is in the interval (``rlbudget.evaluate.verdicts``),
+so few of them promote nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
-from rlbudget.policy.folder import Policy
+from rlbudget.policy.folder import Policy, seen_also
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
+from rlbudget.policy.seen import NONE, marks_of, seen_by, texts_of
 from rlbudget.strategies.feedback.registry import Registry
-from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.store import iter_questions, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 
 
@@ -131,21 +134,27 @@ def retrain(
     """Train the served policy further, hold a contest on fresh questions, promote or refuse.
 
     The new policy is kept in the registry either way. Raises ``UserError``, before it trains,
-    where no policy is served, for traces it was trained on already and for traces that leave the
-    contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
+    where no policy is served, for training questions all of which it has seen and for traces that
+    leave the contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
     """
     _check_margin(margin)
     served = registry.served_policy()
-    before = (served.config.get("trained") or {}).get("traces") or {}
-    if before.get("digest") == digest(traces):
+    texts, seen = texts_of(iter_questions(traces)), served.seen
+    before = NONE if seen is None else seen
+    split = split_questions(load_table(traces, context=True), seed=seed)
+    if seen_by(before, split.train.question_ids, texts).all():
         raise UserError(f"{traces}: the served policy was trained on these traces; bring new ones")
-    table = load_table(traces, context=True)
-    held_out = split_questions(table, seed=seed).held_out
+    trained_on = marks_of([*split.train.question_ids, *split.validation.question_ids], texts)
+    known = seen_by(before, split.held_out.question_ids, texts)
+    known |= seen_by(trained_on, split.held_out.question_ids, texts)
+    held_out = split.held_out.take(np.flatnonzero(~known))
     questions = len(np.unique(held_out.question_ids))
     if questions < FEWEST_QUESTIONS:
+        aside = len(np.unique(split.held_out.question_ids)) - questions
+        also = f" ({aside} that the served policy has seen are left out)" if aside else ""
         raise UserError(
             f"{traces}: a contest of two policies needs at least {FEWEST_QUESTIONS} held-out"
-            f" questions, whatever they show; there are {questions}: bring more new traces"
+            f" questions, whatever they show; there are {questions}{also}: bring more new traces"
         )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -158,7 +167,7 @@ def retrain(
             split_seed=seed,
             progress=progress,
         )
-        challenger = policy_of_run(run)
+        challenger = seen_also(policy_of_run(run), marks_of(held_out.question_ids, texts))
     version = registry.add(challenger, f"trained on from {registry.served()}")
     found = contest(challenger, served, held_out, margin=margin, seed=seed)
     if found.promotes:

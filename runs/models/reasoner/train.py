@@ -102,7 +102,7 @@ def train(args: argparse.Namespace) -> None:
     )
     model = LlamaForCausalLM(config)
     if args.start:
-        model = LlamaForCausalLM.from_pretrained(args.start / "model")
+        model = LlamaForCausalLM.from_pretrained(args.start / "model", trust_remote_code=False)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     chosen = {id(p) for p in matrices} if args.muon else set()
     others = [p for p in model.parameters() if id(p) not in chosen]

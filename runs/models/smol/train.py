@@ -60,8 +60,10 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     base = smollm2_folder(adapter=None)
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    network: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, trust_remote_code=False
+    )
     lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear")
     model: Any = get_peft_model(network, lora)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
