@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -104,14 +105,17 @@ def refusals(given: Plan | StopPolicy, engine: Engine, *, questions: bool = True
 
 @dataclass(slots=True)
 class Failures:
-    """Requests whose policy broke down: all counted, the first one logged."""
+    """Requests whose policy broke down: all counted, the first one logged. For many threads."""
 
     count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, message: str) -> None:
-        """Count one."""
-        self.count += 1
-        if self.count == 1:
+    def add(self, message: str, requests: int = 1) -> None:
+        """Count one, or as many as broke down alike."""
+        with self._lock:
+            first = self.count == 0
+            self.count += requests
+        if first:
             _log.warning(
                 "a stop policy broke down; the decode goes on to its natural end without it (said"
                 " once, later ones are only counted): %s",

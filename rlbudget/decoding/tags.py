@@ -28,10 +28,6 @@ _RECENT = 24
 """tokens that a text around the thinking may be spelled in, for the least"""
 _BEGUN = 4
 """characters of a spelled tool call from which on it is taken to have begun"""
-_RECENT = 24
-"""tokens that a text around the thinking may be spelled in, for the least"""
-_BEGUN = 4
-"""characters of a spelled tool call from which on it is taken to have begun"""
 LOOK_BACK = 4096
 """tokens of a prompt that are looked at for an open thinking"""
 

@@ -15,6 +15,7 @@ from tiny_model import tiny_tokenizer
 
 from rlbudget.decoding.core import VLLM, bind
 from rlbudget.decoding.device.network import Network, Observers, Windows
+from rlbudget.decoding.device.repetition import Repetitions
 from rlbudget.decoding.device.slots import Rows, Slots
 from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.request import Request
@@ -22,6 +23,7 @@ from rlbudget.errors import UserError
 from rlbudget.models.profiles import find_profile
 from rlbudget.models.vocabulary import build_vocabulary
 from rlbudget.policy.observation import Observer, feature_names
+from rlbudget.signals.loops import LONGEST, tokens_needed
 from rlbudget.signals.tokens import SIGNALS, Window
 
 CPU = torch.device("cpu")
@@ -217,6 +219,66 @@ def test_a_token_that_another_ruled_out_is_not_forced() -> None:
     logits[END] = -torch.inf
     assert torch.equal(one_row(slots, logits, 3), logits)
     assert int(slots.failures) == 1
+
+
+def test_a_loop_is_closed_where_the_request_closes_it() -> None:
+    core = bind(
+        random_policy(threshold=1.0), tiny_tokenizer(SIZE), VLLM, vocabulary_size=SIZE,
+        eos_ids=[EOS], profile="embedded", stride=7, max_thinking_tokens=1500,
+    )  # fmt: skip
+    scripts = []
+    for period in (1, 7, 100):
+        logits = rows(900, period)
+        logits[:, [EOS, END]] = -50
+        for place in range(150, 900):
+            logits[place] = logits[150 + (place - 150) % period]
+        scripts.append(logits)
+    said = Engine(Slots(core, 2, 3000, CPU), 1).run(scripts, 2)
+    for script, ids in zip(scripts, said, strict=True):
+        request = Request(core)
+        assert ids == by_request(request, core, script)
+        assert request.ending.reason == "loop"
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 3))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_repetition_is_the_plain_comparison_of_every_period(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    twin, where = Repetitions(4, CPU), rng.permutation(4)[:n]
+    slots = torch.from_numpy(where)
+    written: list[list[int]] = [[] for _ in range(n)]
+    words = [rng.integers(0, 3, int(rng.integers(1, 40))).tolist() for _ in range(n)]
+    found = 0
+    for step in range(700):
+        if step == 60:  # another request in the first slot
+            twin.forget(slots[:1])
+            written[0] = []
+        mask = rng.random(n) < 0.9
+        tokens = [
+            int(rng.integers(3)) if len(own) < 50 else word[len(own) % len(word)]
+            for own, word in zip(written, words, strict=True)
+        ]
+        stands = twin.push(slots, torch.tensor(tokens), torch.from_numpy(mask)).tolist()
+        for place in np.flatnonzero(mask).tolist():
+            written[place].append(tokens[place])
+        if step % 10:
+            assert not any(np.array(stands) & ~mask)
+            continue
+        expected = [bool(m) and repeats(own) for m, own in zip(mask, written, strict=True)]
+        assert stands == expected
+        found += sum(expected)
+    assert found
+
+
+def repeats(tokens: list[int]) -> bool:
+    """Whether the last tokens are those before them over and over, at any period."""
+    there = np.array(tokens)
+    for period in range(1, min(LONGEST, len(there) - 1) + 1):
+        needed = tokens_needed(period)
+        tail = there[-needed:]
+        if len(tail) == needed and (tail[period:] == tail[:-period]).all():
+            return True
+    return False
 
 
 def test_a_slot_that_was_ended_is_left_alone() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from rlbudget.decoding.core import Core
 from rlbudget.decoding.device.network import Network, Observers, Windows
+from rlbudget.decoding.device.repetition import Repetitions
 from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.tags import LOOK_BACK
 from rlbudget.decoding.wanted import Wanted
@@ -72,6 +73,7 @@ class Slots:
         self._threshold = policy.threshold
         self._windows = Windows(slots, device)
         self._observers = Observers(policy.features, slots, device)
+        self._repetitions = Repetitions(slots, device) if core.plan.loops else None
         size = len(vocabulary.markers)
         tables = token_tables([*vocabulary.pieces, *[""] * size][:size], vocabulary.end_text)
 
@@ -139,6 +141,8 @@ class Slots:
         )
         self._windows.forget(where)
         self._observers.forget(where)
+        if self._repetitions is not None:
+            self._repetitions.forget(where)
 
     def _opened(self, ids: torch.Tensor, lengths: torch.Tensor) -> Any:
         """``Tags.opened`` of prompts, as modes (n,)."""
@@ -201,6 +205,8 @@ class Slots:
         cap = self._cap[slots]
         stops = self._decide(rows, thinks & ~ended & (count < cap), count, character == 0)
         exits = stops | (thinks & ~ended & (count >= cap))
+        if self._repetitions is not None:
+            exits |= self._repetitions.push(slots, tokens, thinks & ~ended)
 
         # The exit text: a token that is not the one that was forced means that something with
         # more say took over.
@@ -303,6 +309,7 @@ class Batch:
         self._plan_of = np.full(slots, -1)
         self._new: dict[int, tuple[Wanted | None, int | None]] = {}
         self._counts = torch.zeros(len(cores), dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._counted = [0] * len(cores)
         self._broken = False
 
     def add(self, slot: int, wish: Wanted | None, max_tokens: int | None) -> None:
@@ -314,10 +321,12 @@ class Batch:
     def flush(self) -> None:
         """Bring the noted ones to the device, and fetch the number of failures, without waiting."""
         for place, (name, slots) in enumerate(self._slots.items()):
-            failures = self._cores[name].failures
-            if int(self._counts[place]) > failures.count:
-                failures.add("on the device; rlbudget.decoding.device.slots says what can")
-                failures.count = int(self._counts[place])
+            new = int(self._counts[place]) - self._counted[place]
+            if new > 0:
+                self._counted[place] += new
+                self._cores[name].failures.add(
+                    "on the device; rlbudget.decoding.device.slots says what can", new
+                )
             self._counts[place].copy_(slots.failures, non_blocking=True)
             if self._new:
                 slots.end(list(self._new))
