@@ -26,15 +26,15 @@ from rlbudget.errors import UserError
 from rlbudget.files import save_bytes
 from rlbudget.policy.folder import network_config
 from rlbudget.policy.network import FrozenPolicy
-from rlbudget.policy.observation import OBSERVATION_VERSION, Observer, feature_names
+from rlbudget.policy.observation import OBSERVATION_VERSION, feature_names
 from rlbudget.policy.prices import check_price
+from rlbudget.policy.row_observer import RowObserver
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.traces.pairs import NATURAL_END_SIGNAL
 from rlbudget.traces.table import TraceTable
 
 CONTINUE, STOP, ESCALATE = 0, 1, 2
 FORMAT, VERSION = "rlbudget-cascade", 1
-_ROW = np.zeros(1, dtype=np.int64)
 
 
 class CascadeDecision(NamedTuple):
@@ -132,7 +132,7 @@ class CascadeRequest:
             self._context = context_signals(question)
         self._cascade = cascade
         self._price = token_price
-        self._observer = Observer(cascade.features)
+        self._observer = RowObserver(cascade.features)
 
     def checkpoint(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:
         """Decide at a checkpoint. A signal that is left out keeps its last value."""
@@ -143,9 +143,8 @@ class CascadeRequest:
         return self._decide({NATURAL_END_SIGNAL: 1.0}, thinking_tokens)
 
     def _decide(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:
-        given = {name: [value] for name, value in signals.items()}
-        seen = self._observer.update(_ROW, [thinking_tokens], given)
-        return self._cascade(seen[0], token_price=self._price)
+        seen = self._observer.update(thinking_tokens, signals)
+        return self._cascade(seen, token_price=self._price)
 
 
 def of_three(stop: Floats, escalate: Floats) -> Floats:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
-from rlbudget.policy.observation import PROBE_SIGNALS, Observer
+from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import check_price
+from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
@@ -42,7 +43,6 @@ the model repeated itself; ``tool_call``: it called a tool, and was left alone f
 end, or nobody wanted it ended."""
 
 _log = logging.getLogger("rlbudget")
-_ROW = np.zeros(1, dtype=np.int64)
 
 
 class Controller:
@@ -89,7 +89,7 @@ class Controller:
         self._token_price = token_price
         self._stride = stride
         self._on_failure = on_failure
-        self._observer = Observer(policy.features, 1)
+        self._observer = RowObserver(policy.features)
         self._window = Window(1)
         self._answers: dict[object, int] = {}
         self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
@@ -187,23 +187,19 @@ class Controller:
                 raise ValueError("the policy needs a trial answer at every checkpoint")
             answer, confidence = self._read(probe)
         observation = self._observer.update(
-            _ROW,
-            [thinking_tokens],
-            {name: [value] for name, value in (self._context | given).items()},
-            answer,
-            confidence,
-        )[0]
+            thinking_tokens, self._context | given if self._context else given, answer, confidence
+        )
         return self._ask(observation)
 
     def _look(self, probe: Probe) -> Decision:
-        observation = self._observer.look(_ROW, *self._read(probe))[0]
+        observation = self._observer.look(*self._read(probe))
         return self._ask(observation)._replace(probe=False)
 
-    def _read(self, probe: Probe) -> tuple[list[int], list[float]]:
+    def _read(self, probe: Probe) -> tuple[int, float]:
         """The trial answer's code and its confidence."""
         _check_finite("probe_confidence", probe.confidence)
         vote = vote_key(probe.answer, self._scorer)
-        return [self._answers.setdefault(vote, len(self._answers))], [probe.confidence]
+        return self._answers.setdefault(vote, len(self._answers)), probe.confidence
 
     def _ask(self, observation: Float32s) -> Decision:
         decision = self._policy(observation, token_price=self._token_price)

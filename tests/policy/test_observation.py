@@ -10,6 +10,7 @@ from trace_makers import make_trace, trace_lists
 
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, feature_names, features_of, observe
+from rlbudget.policy.row_observer import RowObserver
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.table import TraceTable
@@ -22,15 +23,13 @@ def one_by_one(table: TraceTable, features: tuple[str, ...]) -> np.ndarray:
     """What a live request sees: one decode, one checkpoint after the other."""
     out = np.empty((len(table.thinking_tokens), len(features)), dtype=np.float32)
     for start, end in zip(table.offsets[:-1], table.offsets[1:], strict=True):
-        observer = Observer(features)
+        observer = RowObserver(features)
         for row in range(start, end):
-            at = slice(row, row + 1)
-            out[at] = observer.update(
-                ZERO,
-                table.thinking_tokens[at],
-                {name: column[at] for name, column in table.signals.items()},
-                table.probe_answer[at],
-                table.probe_confidence[at],
+            out[row] = observer.update(
+                int(table.thinking_tokens[row]),
+                {name: float(column[row]) for name, column in table.signals.items()},
+                int(table.probe_answer[row]),
+                float(table.probe_confidence[row]),
             )
     return out
 
@@ -56,6 +55,30 @@ def test_a_live_request_sees_what_a_replay_sees_bit_by_bit(
     assert replayed.shape == (len(table.thinking_tokens), len(features))
     assert np.isfinite(replayed).all()
     np.testing.assert_array_equal(replayed, one_by_one(table, features))
+
+
+@settings(max_examples=30, deadline=None)
+@given(trace_lists(), st.data())
+def test_a_live_request_remembers_its_looks_as_a_replay_does(
+    traces: list[Trace], data: st.DataObject
+) -> None:
+    table = table_of([with_probes(trace) for trace in traces])
+    if not table.has_probes:
+        return
+    features = feature_names(table.signals, "look")
+    n = len(table.thinking_tokens)
+    looked = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=bool)
+    seen = []
+    for start, end in zip(table.offsets[:-1], table.offsets[1:], strict=True):
+        observer = RowObserver(features)
+        for row in range(start, end):
+            signals = {name: float(column[row]) for name, column in table.signals.items()}
+            found = observer.update(int(table.thinking_tokens[row]), signals)
+            if looked[row]:
+                answer, sure = table.probe_answer[row], table.probe_confidence[row]
+                found = observer.look(int(answer), float(sure))
+            seen.append(found)
+    np.testing.assert_array_equal(observe(table, features, looked), np.array(seen))
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
-from rlbudget.policy.observation import Observer
+from rlbudget.policy.row_observer import RowObserver
 from rlbudget.signals.questions import context_signals
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.correction.correct import Correction
@@ -16,8 +17,6 @@ from rlbudget.strategies.correction.written import CONFIDENCE, WRITTEN_SIGNALS, 
 
 if TYPE_CHECKING:
     from rlbudget.models.reading import ExitResult, ProbeResult
-
-_ROW = np.zeros(1, dtype=np.int64)
 
 
 class Corrector:
@@ -45,7 +44,7 @@ class Corrector:
         """why the correction is off, if it is"""
         self._probe_tokens = probe_tokens
         self._needs_trial = CONFIDENCE in needed
-        self._observer = Observer(correction.doubt.features, 1)
+        self._observer = RowObserver(correction.doubt.features)
         self._now: tuple[int, Mapping[str, float]] | None = None
 
     def take(self, signals: Mapping[str, float], thinking_tokens: int) -> None:
@@ -64,7 +63,7 @@ class Corrector:
             raise ValueError("the model's answers do not begin like its trial answers")
         seen = self._observe(written_signals(written, trial, thinking=thinking))
         self._now = None
-        doubt = float(self.correction.doubt.risk(seen)[0])
+        doubt = float(self.correction.doubt.risk(seen[None])[0])
         if not np.isfinite(doubt):
             raise ValueError(f"its doubt is {doubt}")
         return doubt
@@ -73,11 +72,7 @@ class Corrector:
         """Be off from here on."""
         self.failed = str(error) or type(error).__name__
 
-    def _observe(
-        self, written: Mapping[str, float]
-    ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def _observe(self, written: Mapping[str, float]) -> Float32s:
         assert self._now is not None
         tokens, signals = self._now
-        given = {**self._context, **signals, **written}
-        columns = {name: [value] for name, value in given.items()}
-        return self._observer.update(_ROW, [tokens], columns)
+        return self._observer.update(tokens, {**self._context, **signals, **written})
