@@ -11,6 +11,7 @@ from rlbudget.decoding.aside import Wish
 from rlbudget.decoding.core import Core
 from rlbudget.decoding.decoded import Ending
 from rlbudget.decoding.request import Request
+from rlbudget.models.row_signals import RowSignals
 from rlbudget.models.sampling import Distribution
 
 
@@ -25,6 +26,9 @@ class Rows:
         self._distribution = Distribution(
             torch.from_numpy(core.vocabulary.end_first_ids).to(device)
         )
+        alone = len(self.requests) == 1 and device.type == "cpu"
+        self._one = RowSignals(core.vocabulary.end_first_ids.tolist()) if alone else None
+        self._eos_array = core.vocabulary.eos_ids
         self._done = [False] * len(self.requests)
         self._measured: list[int] = []  # rows whose next token gets signals
         self._forced: dict[int, int] = {}
@@ -50,14 +54,10 @@ class Rows:
         (n, vocabulary) float32 each, neither of them changed.
         """
         thinking = self._measured = self.thinking
-        ends: set[int] = set()
-        if thinking:
-            every = len(thinking) == len(self.requests)
-            index = torch.tensor(thinking, device=self._device)
-            self._distribution.measure(raw if every else raw[index])
-            part = scores if every else scores[index]
-            gave_up = part[:, self._eos].amax(dim=-1) >= part.amax(dim=-1)
-            ends = {row for row, yes in zip(thinking, gave_up.tolist(), strict=True) if yes}
+        every = len(thinking) == len(self.requests)
+        part = thinking and not every
+        index = torch.tensor(thinking, device=self._device) if part else None
+        ends = set(self._measure(raw, scores, index)) if thinking else set()
         an_end = next(iter(self._eos_set))
         self._forced = {}
         for row, request in enumerate(self.requests):
@@ -67,17 +67,32 @@ class Rows:
                     self._forced[row] = token
         if not thinking and not self._forced:
             return scores
-        out = scores.clone()
-        if thinking:
-            if every:
-                out.index_fill_(1, self._eos, -torch.inf)
-            else:
+        if every:
+            out = scores.index_fill(1, self._eos, -torch.inf)
+        else:
+            out = scores.clone()
+            if index is not None:
                 out[index[:, None], self._eos] = -torch.inf
         if self._forced:
             rows = torch.tensor(list(self._forced), device=self._device)
             out[rows] = -torch.inf
             out[rows, torch.tensor(list(self._forced.values()), device=self._device)] = 0.0
         return out
+
+    def _measure(
+        self, raw: torch.Tensor, scores: torch.Tensor, index: torch.Tensor | None
+    ) -> list[int]:
+        """Measure the rows that think, all or those of ``index``: those that would end it all."""
+        if self._one is not None:
+            self._one.measure(raw[0].float().numpy(force=True))
+            row = scores[0].float().numpy(force=True)
+            highest = self._one.highest if scores is raw else row.max()
+            return [0] if row[self._eos_array].max() >= highest else []
+        self._distribution.measure(raw if index is None else raw[index])
+        part = scores if index is None else scores[index]
+        highest = self._distribution.highest if scores is raw else part.amax(dim=-1)
+        gave_up = (part[:, self._eos].amax(dim=-1) >= highest).tolist()
+        return [row for row, yes in zip(self._measured, gave_up, strict=True) if yes]
 
     def take(
         self,
@@ -88,8 +103,10 @@ class Rows:
 
         ``settle`` does what rows want done aside after this token and returns what they want next.
         """
-        signals: dict[int, Floats] = {}
-        if self._measured:
+        signals: dict[int, Floats | tuple[float, ...]] = {}
+        if self._measured and self._one is not None:
+            signals[0] = self._one.signals(int(tokens[0]))
+        elif self._measured:
             every = len(self._measured) == len(self.requests)
             chosen = tokens if every else tokens[torch.tensor(self._measured, device=self._device)]
             values = self._distribution.signals(chosen).double().numpy(force=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from frozen_nets import policy_for, random_policy
@@ -25,6 +26,7 @@ from rlbudget.integrations.hf import BudgetProcessor
 from rlbudget.integrations.hf_generate import BudgetGenerate
 from rlbudget.models import load_model
 from rlbudget.models.reading import read_answer
+from rlbudget.models.row_signals import RowSignals
 from rlbudget.models.sampling import Distribution, token_signals
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.dial import Dial
@@ -436,6 +438,7 @@ def test_signals_measured_ahead_are_those_measured_with_the_token(
 ) -> None:
     torch.manual_seed(seed)
     distribution = Distribution(torch.arange(ends) + 7)
+    one = RowSignals([7, 8][:ends])
     for _ in range(2):
         logits = scale * torch.randn(n, vocabulary)
         if forbidden:
@@ -444,6 +447,11 @@ def test_signals_measured_ahead_are_those_measured_with_the_token(
         distribution.measure(logits)
         wanted = token_signals(logits, tokens, torch.arange(ends) + 7)
         torch.testing.assert_close(distribution.signals(tokens), wanted, rtol=4e-4, atol=1e-4)
+        for row, token in enumerate(tokens.tolist()):
+            one.measure(logits[row].numpy())
+            alone = torch.tensor(one.signals(token))
+            torch.testing.assert_close(alone, wanted[row], rtol=4e-4, atol=1e-4)
+            assert one.highest == float(logits[row].max())
 
 
 @pytest.mark.parametrize("rest", [{"num_beams": 3}, {"prompt_lookup_num_tokens": 4}])
@@ -527,3 +535,17 @@ def test_rows_that_the_limit_ends_are_logged_once_too(tmp_path: Path) -> None:
     processor.report(ids)
     processor.report(ids)
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+@pytest.mark.parametrize("vocabulary", [40, 20_000])
+def test_logits_that_are_no_numbers_give_signals_that_are_none(odd: float, vocabulary: int) -> None:
+    one = RowSignals([7])
+    logits = torch.randn(vocabulary)
+    logits[9] = odd
+    one.measure(logits.numpy())
+    assert not np.isfinite(one.signals(3)).all()
+    one.measure(torch.zeros(vocabulary).numpy())  # every token is as likely as any other
+    assert one.signals(3) == pytest.approx(
+        (-np.log(vocabulary), np.log(vocabulary), 0, 1 / vocabulary, -np.log(vocabulary), 0)
+    )
