@@ -53,7 +53,8 @@ class BudgetProcessor(LogitsProcessor):
 
     ``token_price`` (or ``dial``) left out is the plan's. ``max_new_tokens`` is what ``generate``
     was given, so that the thinking ends early enough for an answer. ``questions`` and
-    ``metadata``, one for each prompt, and ``task`` are for policies and rules that look at them.
+    ``metadata``, one for each prompt, and ``task`` are for policies and rules that look at them;
+    prompts may have a ``dial`` each, too.
     A new call, with other prompts or the same, begins with fresh requests. Beam search, assisted
     decoding and prompt lookup are refused, in the step in which their rows are seen to be no
     continuations. Raises ``UserError`` for a price the policy does not know and for a
@@ -65,7 +66,7 @@ class BudgetProcessor(LogitsProcessor):
         core: Core,
         *,
         token_price: float | None = None,
-        dial: Dial | None = None,
+        dial: Dial | Sequence[Dial | None] | None = None,
         max_new_tokens: int | None = None,
         questions: Sequence[str] | None = None,
         task: str = "",
@@ -78,7 +79,9 @@ class BudgetProcessor(LogitsProcessor):
         self._rows: Rows | None = None
         self._seen: torch.Tensor | None = None
         self._prompts: torch.Tensor | None = None
-        requests_of(core, questions, metadata, [None] * len(questions or [""]), self._said)
+        dials = dial if isinstance(dial, Sequence) else ()
+        n = max(len(questions or ()), len(metadata or ()), len(dials), 1)
+        requests_of(core, questions, metadata, [None] * n, self._said)
 
     @classmethod
     def for_model(
@@ -188,11 +191,13 @@ def requests_of(
 ) -> list[Request]:
     """A request for each of these prompts (token ids, padding included): several rows of one
     question follow each other."""  # fmt: skip
-    n = len(prompts)
+    n, rest = len(prompts), dict(said)
+    dial = rest.pop("dial", None)
+    dials = _of_rows(dial, n) if isinstance(dial, Sequence) else [dial] * n
     return [
-        Request(core, prompt=prompt, question=question, metadata=known, **said)
-        for prompt, question, known in zip(
-            prompts, _of_rows(questions, n), _of_rows(metadata, n), strict=True
+        Request(core, prompt=prompt, question=question, metadata=known, dial=own, **rest)
+        for prompt, question, known, own in zip(
+            prompts, _of_rows(questions, n), _of_rows(metadata, n), dials, strict=True
         )
     ]
 
@@ -201,5 +206,7 @@ def _of_rows(given: Sequence[Any] | None, n: int) -> list[Any]:
     if given is None:
         return [None] * n
     if not given or n % len(given):
-        raise UserError(f"{n} prompts and {len(given)} questions: one is needed for each")
+        raise UserError(
+            f"{n} prompts and {len(given)} questions, metadata or dials: one is needed for each"
+        )
     return [one for one in given for _ in range(n // len(given))]

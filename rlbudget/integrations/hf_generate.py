@@ -45,10 +45,10 @@ _PREPARED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "
 class BudgetGenerate:
     """A ``custom_generate`` of transformers; not to be shared between threads.
 
-    ``token_price`` (or ``dial``) left out is the plan's; ``questions`` and ``metadata``, one for
-    each prompt, and ``task`` are for policies and rules. ``generate`` passes on neither streamer
-    nor assistant model. Raises ``UserError`` when called with a cache that cannot be forked, with
-    beams, and with a ``max_new_tokens`` that leaves no room to think.
+    ``token_price`` (or ``dial``, one or one for each prompt) left out is the plan's; ``questions``
+    and ``metadata``, one for each prompt, and ``task`` are for policies and rules. ``generate``
+    passes on neither streamer nor assistant model. Raises ``UserError`` when called with a cache
+    that cannot be forked, with beams, and with a ``max_new_tokens`` that leaves no room to think.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class BudgetGenerate:
         core: Core,
         *,
         token_price: float | None = None,
-        dial: Dial | None = None,
+        dial: Dial | Sequence[Dial | None] | None = None,
         questions: Sequence[str] | None = None,
         task: str = "",
         metadata: Sequence[Mapping[str, Any]] | None = None,
