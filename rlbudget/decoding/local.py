@@ -39,7 +39,9 @@ def run(
     sequences = model.read([question], core.max_thinking)
     uniforms = Uniforms([seed])
     end_ids = torch.from_numpy(core.vocabulary.end_first_ids).to(sequences.logits.device)
-    most = core.max_thinking + core.reserve
+    # No engine caps this decode: a plan's small reserve must not cut an answer.
+    answer = len(core.vocabulary.exit_ids) + core.profile.max_answer_tokens
+    most = core.max_thinking + max(core.reserve, answer)
     _decode(sequences, core, request, uniforms, end_ids, most, temperature)
     request.close()
 
