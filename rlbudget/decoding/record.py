@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlbudget.decoding.checkpoints import checkpoints_of
 from rlbudget.decoding.fitting import fitting
 from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.errors import UserError
+from rlbudget.models.profiles import Profile
+from rlbudget.models.reading import Finished
+from rlbudget.models.vocabulary import Vocabulary
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
 if TYPE_CHECKING:
-    from rlbudget.models.decode_batch import Finished
     from rlbudget.models.transformers_model import TransformersModel
-    from rlbudget.models.vocabulary import Vocabulary
 
 BATCH_SIZE = 128
 
@@ -48,16 +49,34 @@ class RecordStats:
     """of each question that the model cannot decode its id and why"""
 
 
+class Model(Protocol):
+    """What a trace says of the model that made it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def profile(self) -> Profile: ...  # noqa: D102
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
-class _Settings:
+class Settings:
+    """How a recording is made."""
+
     stride: int
     max_tokens: int
     temperature: float
     probe_tokens: int
     seed: int
     store_text: bool
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """what else every trace says of it"""
 
-    def meta(self, model: TransformersModel) -> dict[str, Any]:
+    def meta(self, model: Model) -> dict[str, Any]:
+        """What every trace says of it."""
         return {
             "stride": self.stride,
             "max_tokens": self.max_tokens,
@@ -65,11 +84,12 @@ class _Settings:
             "probe_tokens": self.probe_tokens,
             "profile": model.profile.name,
             "exit_text": model.profile.exit_text,
+            **self.more,
         }
 
 
-def _settings_of(
-    model: TransformersModel,
+def settings_of(
+    profile: Profile,
     *,
     stride: int | None,
     max_tokens: int | None,
@@ -77,17 +97,27 @@ def _settings_of(
     probe_tokens: int,
     seed: int,
     store_text: bool,
-) -> _Settings:
-    """What is left out is as in the model's profile."""
-    profile = model.profile
-    return _Settings(
+    more: Mapping[str, Any] | None = None,
+) -> Settings:
+    """What is left out is as in the model's profile; ``UserError`` for what is out of range."""
+    if probe_tokens < 0:
+        raise UserError(f"probe_tokens must be at least 0, not {probe_tokens}")
+    made = Settings(
         stride=profile.stride if stride is None else stride,
         max_tokens=profile.max_tokens if max_tokens is None else max_tokens,
         temperature=float(profile.temperature if temperature is None else temperature),
         probe_tokens=probe_tokens,
         seed=seed,
         store_text=store_text,
+        more=more or {},
     )
+    if not 0 <= made.temperature < float("inf"):
+        raise UserError(f"temperature must be 0 or more, not {made.temperature}")
+    if made.max_tokens < 1 or made.stride < 1:
+        raise UserError(
+            f"max_tokens and stride must be at least 1, not {made.max_tokens} and {made.stride}"
+        )
+    return made
 
 
 def row_seed(seed: int, question_id: str) -> int:
@@ -136,15 +166,12 @@ def record(
     decode, and a full disk.
     """
     begun = time.monotonic()
-    settings = _settings_of(
-        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+    settings = settings_of(
+        model.profile, stride=stride, max_tokens=max_tokens, temperature=temperature,
         probe_tokens=probe_tokens, seed=seed, store_text=store_text,
     )  # fmt: skip
-    if batch_size < 1 or probe_tokens < 0:
-        raise UserError(
-            f"batch_size must be at least 1 and probe_tokens at least 0, not {batch_size} and"
-            f" {probe_tokens}"
-        )
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}")
     ids = [trace_id(seed, question.question_id) for question in task.questions]
     if len(set(ids)) < len(ids):
         raise UserError(f"the task {task.name} has two questions of one id")
@@ -211,8 +238,8 @@ def record_one(
 
     ``seed`` is that of the sampling itself, and of the trace. The rest is as for ``record``.
     """
-    settings = _settings_of(
-        model, stride=stride, max_tokens=max_tokens, temperature=temperature,
+    settings = settings_of(
+        model.profile, stride=stride, max_tokens=max_tokens, temperature=temperature,
         probe_tokens=probe_tokens, seed=seed, store_text=store_text,
     )  # fmt: skip
     (question,) = task.questions
@@ -227,7 +254,7 @@ def _record(
     questions: Sequence[Question],
     seeds: Sequence[int],
     options: Sequence[Sequence[Sequence[int]]],
-    settings: _Settings,
+    settings: Settings,
     batch_size: int,
     on_halved: Callable[[str], None] | None = None,
 ) -> Iterator[list[Recorded]]:
@@ -257,7 +284,7 @@ def _record(
                 for row in sorted(batch.final):
                     end, number = batch.final.pop(row), numbers[row]
                     points, match = checkpoints.pop(row, []), score(number, end.answer)
-                    trace = _trace(model, task, questions[number], seeds[number], end, points,
+                    trace = trace_of(model, task, questions[number], seeds[number], end, points,
                                    settings, match)  # fmt: skip
                     recorded.append(Recorded(trace, end.text + end.rest))
                     attempt.ended(number)
@@ -265,16 +292,17 @@ def _record(
                     yield recorded
 
 
-def _trace(
-    model: TransformersModel,
+def trace_of(
+    model: Model,
     task: Task,
     question: Question,
     seed: int,
     end: Finished,
     checkpoints: Sequence[Checkpoint],
-    settings: _Settings,
+    settings: Settings,
     exact_match: int,
 ) -> Trace:
+    """A recorded decode as a trace; ``seed`` is that of its sampling."""
     meta = {
         **question.meta,
         **settings.meta(model),

@@ -9,7 +9,6 @@ answer greedily in the same forward passes; a row that is through leaves its pla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.models.answers import OptionsResult
 from rlbudget.models.forks import Forks
 from rlbudget.models.profiles import Profile
-from rlbudget.models.reading import ExitResult, ProbeResult, ends_answer, read_answer
+from rlbudget.models.reading import ExitResult, Finished, ProbeResult, ends_answer, read_answer
 from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
@@ -32,23 +31,6 @@ NOT_NUMBERS = (
 _THINKING, _ANSWERING, _DONE = 0, 1, 2
 _BY_PLACE = ("_rows", "_mode", "_step", "_history", "_thinking", "_answer_from", "_unseen",
              "_natural")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The natural end of a row, or its end at the cap."""
-
-    answer: str
-    thinking_tokens: int
-    answer_tokens: int
-    natural: bool
-    """False where the thinking was cut at ``max_tokens``"""
-    ids: tuple[int, ...]
-    """the tokens of the thinking"""
-    text: str
-    """the thinking"""
-    rest: str
-    """everything after it: the end of the thinking, the answer, its end"""
 
 
 class DecodeBatch:

@@ -55,6 +55,9 @@ class Profile:
     """what the model writes between the cue of a trial answer and the answer itself"""
     strip: str = ""
     """characters cut from both sides of an answer, beside white space"""
+    asks: str | None = None
+    """what stands after the question in a user's turn of the model's own chat template; None where
+    the prompt is the profile's own whatever the model"""
 
 
 def _embedded_prompt(question: str, tokenizer: Any) -> list[int]:
@@ -84,10 +87,12 @@ def _think_prompt(question: str, tokenizer: Any) -> list[int]:
     return ids + trusted_ids(tokenizer, "<think>\n")
 
 
+_STEP_BY_STEP = "\nThink step by step, then finish with one line: The answer is ..."
+
+
 def _plain_prompt(question: str, tokenizer: Any) -> list[int]:
     if has_template(tokenizer):
-        after = "\nThink step by step, then finish with one line: The answer is ..."
-        return chat_ids(tokenizer, question, after=after)
+        return chat_ids(tokenizer, question, after=_STEP_BY_STEP)
     text = f"Question: {question}\nReasoning, step by step, up to the line 'The answer is':\n"
     return [*_begin(tokenizer), *literal_ids(tokenizer, text)]
 
@@ -128,6 +133,7 @@ PROFILES: dict[str, Profile] = {
             exit_text="\n</think>\n\n",
             probe_cue="\n</think>\n\nThe final answer is \\boxed{",
             probe_stop=("}",),
+            asks="",
             temperature=0.6,
             stride=64,
             max_tokens=4096,
@@ -144,6 +150,7 @@ PROFILES: dict[str, Profile] = {
             probe_stop=("\n",),
             answer_lead=" ",
             strip=".:*",
+            asks=_STEP_BY_STEP,
             temperature=0.7,
             stride=16,
             max_tokens=512,
@@ -158,3 +165,17 @@ def find_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise UserError(f"no profile {name!r}; there are: {', '.join(sorted(PROFILES))}")
     return PROFILES[name]
+
+
+def default_profile(tokenizer: Any) -> tuple[Profile, ChosenBy]:
+    """``think`` where the tokenizer knows ``</think>``, else ``plain``; and why."""
+    known = tokenizer.convert_tokens_to_ids("</think>")
+    if known is not None and known != tokenizer.unk_token_id:
+        think = find_profile("think")
+        try:
+            think.prompt("", tokenizer)
+        except UserError:
+            pass  # its template never lets it think
+        else:
+            return think, "tokenizer"
+    return find_profile("plain"), "default"

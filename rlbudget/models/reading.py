@@ -51,6 +51,23 @@ class ProbeResult:
     """tokens generated for it"""
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The natural end of a row, or its end at the cap."""
+
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+    natural: bool
+    """False where the thinking was cut at ``max_tokens``"""
+    ids: tuple[int, ...]
+    """the tokens of the thinking"""
+    text: str
+    """the thinking"""
+    rest: str
+    """everything after it: the end of the thinking, the answer, its end"""
+
+
 def make_probe(
     continuation: Continuation | ExitResult, max_new: int, vocabulary: Vocabulary, profile: Profile
 ) -> ProbeResult:

@@ -20,7 +20,7 @@ from rlbudget.errors import UserError
 from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.devices import DeviceMap, device_of, dtype_of, out_of_memory
-from rlbudget.models.profiles import ChosenBy, Profile, find_profile
+from rlbudget.models.profiles import ChosenBy, Profile, default_profile, find_profile
 from rlbudget.models.self_check import Driving, driving_of, start
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.smollm2 import smollm2_folder
@@ -263,16 +263,7 @@ def class_of(config: Any) -> Any:
 def _default_profile(name: str, tokenizer: Any) -> tuple[Profile, ChosenBy]:
     if name in (_EMBEDDED, _SMOLLM2):
         return find_profile(name), "model"
-    known = tokenizer.convert_tokens_to_ids("</think>")
-    if known is not None and known != tokenizer.unk_token_id:
-        think = find_profile("think")
-        try:
-            think.prompt("", tokenizer)
-        except UserError:
-            pass  # its template never lets it think
-        else:
-            return think, "tokenizer"
-    return find_profile("plain"), "default"
+    return default_profile(tokenizer)
 
 
 def _source(name: str) -> str:

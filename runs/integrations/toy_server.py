@@ -1,7 +1,8 @@
 """A small OpenAI-compatible server of the embedded model, on loopback, for tests and examples.
 
-It decodes for real, token by token, and streams `/v1/completions` with log-probabilities in the
-shape of vLLM's. It batches nothing and checks little: not for anything but trying out clients.
+It decodes for real, token by token, and answers `/v1/completions` with log-probabilities in the
+shape of vLLM's, as a stream or whole, and `/tokenize`. It batches nothing and checks little: not
+for anything but trying out clients.
 
     python -m runs.integrations.toy_server --port 8100
 """
@@ -50,6 +51,8 @@ class Toy:
     """for the next requests, in order: cut the connection after so many tokens"""
     together: int = 1
     """tokens in a chunk"""
+    native: bool = True
+    """says that it is a vLLM, and tokenises"""
     generated: int = 0
     """tokens decoded so far"""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +64,8 @@ def make_app(toy: Toy) -> Starlette:
         if refusal := refuse(toy, request):
             return refusal
         entry = {"id": "toy", "object": "model", "max_model_len": toy.context}
+        if toy.native:
+            entry |= {"owned_by": "vllm", "root": "embedded"}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def completions(request: Request) -> Response:
@@ -79,13 +84,23 @@ def make_app(toy: Toy) -> Starlette:
         if room is not None and body["max_tokens"] > room:
             return error(400, f"{len(prompt)} prompt tokens leave room for {room}")
         if not body.get("stream"):
-            return error(400, "this server streams only")
+            return JSONResponse(await run_in_threadpool(whole, toy, prompt, body))
         return StreamingResponse(stream(toy, prompt, body), media_type="text/event-stream")
+
+    async def tokenize(request: Request) -> Response:
+        if not toy.native:
+            return error(404, "Not Found")
+        body = orjson.loads(await request.body())
+        if "prompt" not in body:
+            return error(400, "this model has no chat template")
+        ids = trusted_ids(toy.model.tokenizer, body["prompt"])
+        return JSONResponse({"count": len(ids), "tokens": ids})
 
     return Starlette(
         routes=[
             Route("/v1/models", models),
             Route("/v1/completions", completions, methods=["POST"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
         ]
     )
 
@@ -120,6 +135,15 @@ async def stream(toy: Toy, prompt: list[int], body: dict[str, Any]) -> AsyncIter
         if step is None:
             break
     yield b"data: [DONE]\n\n"
+
+
+def whole(toy: Toy, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
+    """All tokens at once."""
+    choice = merged(list(decode(toy, prompt, body)))
+    written = len(choice.get("token_ids") or [])
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": written}
+    return {"id": "toy", "object": "text_completion", "model": "toy", "choices": [choice],
+            "usage": usage}  # fmt: skip
 
 
 def merged(steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -167,7 +191,8 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
                 sample(logits, temperature, torch.from_numpy(uniforms.at(np.array([place]))))
             )
         toy.generated += 1
-        ended = token in vocabulary.eos_ids
+        halted = token in (body.get("stop_token_ids") or ())
+        ended = token in vocabulary.eos_ids or halted
         last = place + 1 == body["max_tokens"]
         logprobs = None
         k = min(body.get("logprobs") or 0, toy.logprobs)
@@ -189,6 +214,8 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
             "logprobs": logprobs,
             "finish_reason": "stop" if ended else "length" if last else None,
         }
+        if halted:
+            choice["stop_reason"] = token
         if toy.ids and body.get("return_token_ids"):
             choice["token_ids"] = [token]
         yield choice

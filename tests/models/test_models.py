@@ -15,8 +15,9 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.answers import OptionsResult
-from rlbudget.models.decode_batch import DecodeBatch, Finished
+from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.profiles import PROFILES, Profile
+from rlbudget.models.reading import Finished
 from rlbudget.models.sampling import Uniforms, sample
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.signals.tokens import TOP_K, Window

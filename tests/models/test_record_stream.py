@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from rlbudget.models import load_model
 from rlbudget.models.attention import NAME, Group, groups_of_rows
-from rlbudget.models.decode_batch import Finished
+from rlbudget.models.reading import Finished
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.stream import stream
 from rlbudget.models.transformers_model import TransformersModel

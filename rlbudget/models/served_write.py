@@ -1,0 +1,222 @@
+"""What a served model writes after a prefix: thoughts, exits' answers, trial answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlbudget.arrays import Floats
+from rlbudget.errors import UserError
+from rlbudget.models.asking import ask_once
+from rlbudget.models.completions import Prompt, Reader, Token
+from rlbudget.models.llama_completion import PLAIN, read_reply
+from rlbudget.models.logprobs import least_entropy, listed_signals
+from rlbudget.models.reading import Continuation, ends_answer
+from rlbudget.models.served import ServedModel, Server
+from rlbudget.models.served_kind import root_of
+from rlbudget.models.wire import ServerError
+
+_LLAMA = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted", "timings")
+
+_LLAMA_SEEDS = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The tokens that one request gave."""
+
+    tokens: tuple[Token, ...]
+    """an end of sequence among them, the last, where the model ended by one that is shown"""
+    stopped: bool
+    """whether it ended before its last token: by an end of sequence or a stop"""
+    sent: int
+    """tokens of the prefix"""
+    cached: int | None
+    """of these, how many the server did not compute anew; None where it does not tell"""
+    seconds: float
+    """from asking to having"""
+
+
+@dataclass(slots=True)
+class Spent:
+    """What requests have cost."""
+
+    requests: int = 0
+    sent: int = 0
+    """tokens of all prefixes"""
+    told: int = 0
+    """of these, tokens of which the server told whether they were computed anew"""
+    cached: int = 0
+    """of these, how many were not"""
+    again: int = 0
+    """tokens of prefixes that it had read before: what a cache can save at best"""
+    written: int = 0
+    seconds: float = 0.0
+    """of all requests, one after the other"""
+    faults: int = 0
+    """requests that had to be asked again"""
+
+    def add(self, one: Written, again: int) -> None:
+        """Count a request, ``again`` tokens of whose prefix the server had read before."""
+        self.requests += 1
+        self.sent += one.sent
+        self.again += again
+        self.written += len(one.tokens)
+        self.seconds += one.seconds
+        if one.cached is not None:
+            self.told += one.sent
+            self.cached += one.cached
+
+
+async def write(
+    server: Server,
+    prompt: Prompt,
+    n: int,
+    *,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    stops: Sequence[int] = (),
+    rank: tuple[int, ...] = (0,),
+    spent: Spent | None = None,
+    again: int = 0,
+) -> Written:
+    """At most ``n`` tokens after a prefix, greedy by default; asked again on faults that pass.
+
+    ``stops`` are tokens that end it, where the server stops at tokens. Requests of the least
+    ``rank`` go first. Raises ``UserError`` where the request is refused, ``ServerError`` where
+    the server's patience ends.
+    """
+    sampling: dict[str, Any] = {"temperature": temperature}
+    if seed is not None:
+        sampling["seed"] = seed % _LLAMA_SEEDS if server.found.kind == "llama-server" else seed
+    patience = server.patience
+    while True:
+        try:
+            async with server.gate.enter(rank):
+                found = await _once(server, prompt, n, sampling, stops)
+        except ServerError as error:
+            pause = patience.pause(error)
+            if spent is not None:
+                spent.faults += 1
+            if error.wait is not None:
+                server.gate.hold(error.wait)
+            await asyncio.sleep(pause)
+            continue
+        if spent is not None:
+            spent.add(found, again)
+        return found
+
+
+async def _once(
+    server: Server, prompt: Prompt, n: int, sampling: Mapping[str, Any], stops: Sequence[int]
+) -> Written:
+    begun = asyncio.get_running_loop().time()
+    endpoint, site, seconds = server.endpoint, server.endpoint.site, server.asked.timeout
+    try:
+        if server.found.kind == "llama-server":
+            body = {"prompt": prompt.body, "n_predict": n, "cache_prompt": True,
+                    "return_tokens": True, "response_fields": _LLAMA, **PLAIN, **server.fields,
+                    **sampling}  # fmt: skip
+            found = await ask_once(endpoint, root_of(endpoint) + "/completion", body, seconds)
+            tokens, stopped, cached = _read_llama(server, found)
+        else:
+            body = {**server.fields, "prompt": prompt.body, "max_tokens": n, "n": 1,
+                    "stream": False, **sampling}  # fmt: skip
+            if stops and server.by_ids:
+                body["stop_token_ids"] = list(stops)
+            found = await ask_once(endpoint, "completions", body, seconds)
+            tokens, stopped, cached = _read(server, found)
+    except UserError:
+        raise
+    except ServerError as error:
+        said = str(error)
+        raise ServerError(
+            said if said.startswith(site.name) else f"{site.name}: {said}", error.wait
+        ) from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise site.fault(error) from None
+    took = asyncio.get_running_loop().time() - begun
+    return Written(tuple(tokens[:n]), stopped, len(prompt.ids), cached, took)
+
+
+def _read(server: Server, found: Mapping[str, Any]) -> tuple[list[Token], bool, int | None]:
+    reader = Reader(server.spelling)
+    tokens = reader.take(found)
+    if reader.finish is None:
+        raise ServerError("the answer does not say why it ended")
+    if not tokens and reader.finish != "stop":
+        raise ServerError("it sent no tokens")
+    details = (found.get("usage") or {}).get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens")
+    return tokens, reader.finish == "stop", cached if isinstance(cached, int) else None
+
+
+def _read_llama(server: Server, found: Mapping[str, Any]) -> tuple[list[Token], bool, int | None]:
+    reply = read_reply(server.spelling, found)
+    spelling = server.spelling
+    tokens = []
+    for token, one in zip(reply.tokens, reply.listed, strict=True):
+        top = () if one is None else tuple((spelling.id(key), value) for key, value in one.top)
+        logprob = None if one is None else one.logprob
+        tokens.append(Token(token, "", logprob, top, token in spelling.ends))
+    cached = (found.get("timings") or {}).get("cache_n")
+    return tokens, reply.ended, cached if isinstance(cached, int) else None
+
+
+async def answer_after(
+    model: ServedModel,
+    server: Server,
+    prefix: Prompt,
+    cue: Sequence[int],
+    *,
+    cap: int,
+    stops: Sequence[str] = (),
+    rank: tuple[int, ...] = (0,),
+    spent: Spent | None = None,
+) -> Continuation:
+    """What the model writes greedily after ``prefix`` and ``cue``: up to ``cap`` tokens, an end of
+    sequence (kept) or one of the texts ``stops``. The prefix stays as it is.
+
+    Log-probabilities that the server does not list are 0, and so is the entropy: the least that
+    what is listed of the first token allows.
+    """
+    vocabulary = model.vocabulary
+    here = Prompt([*prefix.ids], prefix.text, prefix.by_ids)
+    here.add(cue, vocabulary.text(cue, special=True))
+    found = await write(server, here, cap, rank=rank, spent=spent, again=len(prefix.ids))
+    return continuation(model, found.tokens, found.stopped, cap=cap, stops=stops)
+
+
+def continuation(
+    model: ServedModel, tokens: Sequence[Token], stopped: bool, *, cap: int,
+    stops: Sequence[str] = (),
+) -> Continuation:  # fmt: skip
+    """Tokens as an answer, up to where it ends."""
+    taken: list[Token] = []
+    for token in tokens[:cap]:
+        taken.append(token)
+        if token.end or (stops and ends_answer([one.id for one in taken], model.vocabulary, stops)):
+            break
+    ids, logprobs = [one.id for one in taken], [one.logprob or 0.0 for one in taken]
+    if stopped and len(taken) == len(tokens) < cap and not (taken and taken[-1].end):
+        ids.append(int(model.vocabulary.eos_ids[0]))  # written, but not shown
+        logprobs.append(0.0)
+    first = sorted((value for _, value in taken[0].top), reverse=True) if taken else []
+    return Continuation(tuple(ids), tuple(logprobs), least_entropy(first) if first else 0.0)
+
+
+def signals_of(model: ServedModel, token: Token) -> Floats | None:
+    """The signals of a token of the thinking, shape (6,); None where too little is listed.
+
+    Those that the list does not give exactly are 0; ``ServedModel.signals`` says which are.
+    """
+    return listed_signals(
+        token.id,
+        token.logprob,
+        token.top,
+        model.vocabulary.end_first_ids,
+        size=len(model.tokenizer),
+        least=min(model.top, 2),
+    )
