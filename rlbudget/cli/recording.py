@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -23,9 +23,11 @@ from rlbudget.cli.findings.examples import FirstAnswers
 from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import survey
+from rlbudget.cli.through import Prices, Through, addresses, refuse_others, shard_of
 from rlbudget.console import Told, note, progress
 from rlbudget.decoding.record import record
 from rlbudget.decoding.record_samples import record_samples
+from rlbudget.decoding.shard import sharded
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.tasks import Columns, Task, load_task
@@ -38,7 +40,8 @@ class Record:
     """Record full decodes of a model, with the answer a stop at each checkpoint would give."""
 
     model: Name
-    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
+    """"embedded", "smollm2", a folder of Hugging Face weights, a hub name, or the address of an
+    OpenAI-compatible server, http://HOST:PORT/v1 (several with commas between them)."""
     task: Annotated[str, tyro.conf.arg(metavar="TASK")]
     """"embedded", "smollm2", "reasoning-gym:FAMILY", a FILE of questions, or its layout and the
     file: "gsm8k:FILE", "math:FILE", "squad:FILE". A FILE is .jsonl, .csv, .tsv, .parquet, or a
@@ -86,13 +89,39 @@ class Record:
     """Seed of the questions and of the sampling."""
     resume: Flag = False
     """Continue with the traces that are in the folder."""
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N", help_behavior_hint="")] = None
+    """Record the I-th of N parts of the questions alone, into a folder of its own below --out; goes
+    on with what is there. Put them together by `rlbudget traces merge`."""
+    dry_run: Flag = False
+    """Record 20 questions through the server and say what all will cost."""
+    input_price: OptionalNumber = None
+    """Money for a million prompt tokens of the server, to say what it costs."""
+    cached_price: OptionalNumber = None
+    """Money for a million of those that the server had cached; by default the same."""
+    output_price: OptionalNumber = None
+    """Money for a million tokens that the server wrote."""
+    server: tyro.conf.OmitArgPrefixes[Through] = field(default_factory=Through)
 
     def execute(self) -> None:
         """Run it."""
         if self.samples is not None:
             self._refuse_exits()
+        urls, shard = addresses(self.model), shard_of(self.shard)
+        refuse_others(self, urls, ("device", "dtype", "samples", "batch_size"))
+        if not urls and self.dry_run:
+            raise UserError("--dry-run is for a server: name its address as --model")
         bad, left_out = Told("bad row"), Told("question")
-        task = self.questions(bad)
+        task, command = self.questions(bad), self
+        if shard is not None:
+            task = sharded(task, shard)
+            part = self.out / f"shard-{shard[0]:04d}-of-{shard[1]:04d}"
+            command = replace(self, out=part, resume=True)
+        command._record(task, urls, bad, left_out)
+
+    def _record(self, task: Task, urls: Sequence[str], bad: Told, left_out: Told) -> None:
+        if urls:
+            self._through(urls, task, bad, left_out)
+            return
         model = load_model(self.model, profile=self.profile, device=self.device, dtype=self.dtype)
         report(of_profile(model.name, model.profile.name, model.chosen_by))
         first = FirstAnswers(report)
@@ -129,6 +158,18 @@ class Record:
         for name, is_given in given.items():
             if is_given:
                 raise UserError(f"{name} is not for --samples: a sample is its answer alone")
+
+    def _through(self, urls: Sequence[str], task: Task, bad: Told, left_out: Told) -> None:
+        """Record through servers."""
+        from rlbudget.cli.served import record_through, served_of  # needs httpx
+
+        record_through(
+            served_of(urls, self.server, self.profile), task, self.out, dry=self.dry_run,
+            prices=Prices(self.input_price, self.cached_price, self.output_price),
+            bad=bad, left_out=left_out, stride=self.stride, max_tokens=self.max_tokens,
+            temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,
+            store_text=self.store_text, resume=self.resume,
+        )  # fmt: skip
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:
         """The task to record; rows left out are told to ``on_bad``."""

@@ -11,15 +11,15 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.decoding.record import (
     Recorded,
     RecordStats,
     Settings,
-    check_same,
     remembering,
     row_seed,
     settings_of,
@@ -32,7 +32,7 @@ from rlbudget.models.served import Asked, ServedModel, Server, alive, open_model
 from rlbudget.models.served_write import Spent
 from rlbudget.models.wire import ServerError
 from rlbudget.tasks.task import Task
-from rlbudget.traces.store import TraceWriter, existing_ids
+from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import PROBE_TOKENS, Trace
 
 _REFUSED = 8
@@ -146,10 +146,12 @@ async def _record(
     crew = Crew(model.servers, model.asked.concurrency, alive, patience)
     left_out: list[str] = []
     n = tokens = exit_tokens = 0
-    with TraceWriter(folder, append=resume) as writer:
-        there = existing_ids(folder) & set(ids)
-        if there:
-            check_same(folder, there, {**settings.meta(model), "model": model.name})
+    known = recording_settings(
+        "record", model, task.name, settings.meta(model),
+        scorer=task.scorer, seed=settings.seed, store_text=settings.store_text,
+    )  # fmt: skip
+    with TraceWriter(folder, append=resume, settings=known) as writer:
+        there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
         jobs = [Job(n, q, row_seed(settings.seed, q.question_id)) for n, q in enumerate(missing)]
         score = remembering(task, missing)
@@ -186,15 +188,3 @@ async def _record(
 
 def _why(given: Given[Job, Recorded]) -> str:
     return f"question {given.job.question.question_id!r} is left out: {given.result}"
-
-
-def sharded(task: Task, shard: tuple[int, int]) -> Task:
-    """The questions of shard ``(i, n)``, 1 the first: by their ids alone, whatever their order.
-
-    Raises ``UserError`` where there is no such shard.
-    """
-    place, n = shard
-    if not 1 <= place <= n:
-        raise UserError(f"shard {place}/{n}: the first is 1/{n}, the last {n}/{n}")
-    kept = tuple(q for q in task.questions if row_seed(0, q.question_id) % n == place - 1)
-    return replace(task, questions=kept)

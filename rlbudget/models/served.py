@@ -7,6 +7,7 @@ so that what it wrote is never tokenised anew and its prefix cache hits; else it
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Asked:
         if self.system is not None:
             said["system"] = self.system
         if self.template:
-            said["chat_template_kwargs"] = dict(self.template)
+            said["chat_template_kwargs"] = json.dumps(dict(self.template), sort_keys=True)
         return said
 
 
