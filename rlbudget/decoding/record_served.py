@@ -30,7 +30,7 @@ from rlbudget.decoding.sharing import Crew, Given, shared
 from rlbudget.errors import UserError
 from rlbudget.models.served import Asked, ServedModel, Server, alive, open_model
 from rlbudget.models.served_write import Spent
-from rlbudget.models.wire import ServerError
+from rlbudget.models.site import ServerError
 from rlbudget.tasks.task import Task
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import PROBE_TOKENS, Trace

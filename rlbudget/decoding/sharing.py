@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rlbudget.errors import UserError
-from rlbudget.models.wire import ServerError
+from rlbudget.models.site import ServerError
 
 S = TypeVar("S")
 J = TypeVar("J")

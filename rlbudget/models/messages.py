@@ -93,16 +93,24 @@ class Choice(msgspec.Struct, frozen=True):
         return shown or bool(self.text or self.token_ids or self.logprobs or self.finish_reason)
 
 
+class PromptTokens(msgspec.Struct, frozen=True):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """What a server counts."""
 
     completion_tokens: int | None = None
+    prompt_tokens_details: PromptTokens | None = None
 
 
 class Timings(msgspec.Struct, frozen=True):
     """What llama-server counts."""
 
     predicted_n: int | None = None
+    cache_n: int | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -138,6 +146,8 @@ class Model(msgspec.Struct, frozen=True):
     """A model that a server lists."""
 
     id: str
+    owned_by: str | None = None
+    root: str | None = None
     max_model_len: int | None = None
     meta: Meta | None = None
 
@@ -149,12 +159,27 @@ class Completion(msgspec.Struct, frozen=True):
     completion_probabilities: list[Entry] | None = None
     stop_type: str | None = None
     tokens_predicted: int | None = None
+    timings: Timings | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
     """llama-server's ``/tokenize``."""
 
     tokens: list[int]
+
+
+class Template(msgspec.Struct, frozen=True):
+    """llama-server's ``/apply-template``."""
+
+    prompt: str
+
+
+class Telltale(msgspec.Struct, frozen=True):
+    """What tells a server's kind, of its routes ``/version``, ``/props``, ``/get_server_info``."""
+
+    version: str | None = None
+    default_generation_settings: Any = None
+    attention_backend: Any = None
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -178,7 +203,7 @@ class Listed(NamedTuple):
 
 _DECODERS: Mapping[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Chunk, Listing, Model, Completion, Tokens, Control)
+    for kind in (Chunk, Listing, Model, Completion, Tokens, Template, Telltale, Control)
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -50,7 +50,10 @@ async def find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int |
             break
         except ServerError as error:
             await asyncio.sleep(clock.pause(patience, error))
-    for model in _listed(answer.content):
+    listed = Listing()
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        listed = read(Listing, answer.content)
+    for model in models_in(listed):
         if wanted in (None, model.id):
             known = model.max_model_len or (model.meta.n_ctx if model.meta else None) or 0
             return model.id, known if known > 0 else None
@@ -59,13 +62,9 @@ async def find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int |
     return wanted, None
 
 
-def _listed(content: bytes) -> Iterator[Model]:
+def models_in(listing: Listing) -> Iterator[Model]:
     """The entries that are models; what else a server lists is passed over."""
-    try:
-        entries = read(Listing, content).data or ()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return
-    for entry in entries:
+    for entry in listing.data or ():
         try:
             model = read(Model, bytes(entry))
         except (msgspec.MsgspecError, ValueError, RecursionError):

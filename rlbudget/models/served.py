@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.models.asking import ask
-from rlbudget.models.completions import Endpoint, Spelling, spelling_of
+from rlbudget.models.asking import root_of
+from rlbudget.models.completions import Spelling, spelling_of
 from rlbudget.models.gate import Gate
 from rlbudget.models.llama_completion import ENDS
+from rlbudget.models.messages import Tokens
 from rlbudget.models.openai_server import look
 from rlbudget.models.profiles import ChosenBy, Profile, default_profile, find_profile, trusted_ids
-from rlbudget.models.served_kind import Found, Kind, find, root_of
+from rlbudget.models.served_kind import Found, Kind, find
+from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
-from rlbudget.models.wire import Patience, ServerError, find_site, httpx
+from rlbudget.models.wire import Endpoint, Patience, check_times, open_endpoint
 from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
 
 _LISTS = (TOP_K, 5, 1)
 """log-probabilities a token that are asked for, the most first: some servers cap them"""
 _SPARE = 8192
 """Ids beyond the tokenizer's that a padded model may have."""
-_LOOKING = 30.0
-"""Seconds that a look at a server may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +158,20 @@ async def open_model(
     nobody answers.
     """
     asked = asked or Asked()
-    if asked.concurrency < 1 or asked.retries < 0 or not asked.timeout > 0:
-        raise UserError(
-            "concurrency must be at least 1, retries at least 0, timeout above 0, not"
-            f" {asked.concurrency}, {asked.retries}, {asked.timeout:g}"
-        )
+    if asked.concurrency < 1:
+        raise UserError(f"concurrency must be at least 1, not {asked.concurrency}")
+    check_times(asked.retries, asked.timeout, asked.timeout)
     async with AsyncExitStack() as stack:
-        endpoints = [await stack.enter_async_context(_endpoint(u, key, asked)) for u in urls]
-        found = [await find(one, model, seconds=_LOOKING) for one in endpoints]
+        sites = [find_site(url, key, "http://HOST:PORT/v1") for url in urls]
+        endpoints = [
+            await stack.enter_async_context(
+                open_endpoint(
+                    site, retries=asked.retries, timeout=asked.timeout, deadline=asked.timeout
+                )
+            )
+            for site in sites
+        ]
+        found = [await find(one, model) for one in endpoints]
         spelled, ends = _tokenizer(tokenizer, found[0], endpoints[0].site.name)
         chosen, by = _profile(profile, spelled)
         size = found[0].size or len(spelled) + _SPARE
@@ -176,19 +182,6 @@ async def open_model(
             servers.append(await _server(endpoint, one, chosen, vocabulary, asked))
         _alike(servers)
         yield ServedModel(found[0].model, spelled, chosen, vocabulary, by, asked, tuple(servers))
-
-
-@asynccontextmanager
-async def _endpoint(url: str, key: str | None, asked: Asked) -> AsyncIterator[Endpoint]:
-    site = find_site(url, key, "http://HOST:PORT/v1")
-    client = httpx.AsyncClient(
-        base_url=url,
-        headers=site.headers,
-        timeout=httpx.Timeout(asked.timeout, connect=min(asked.timeout, 10.0), pool=None),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=asked.concurrency),
-    )
-    async with client:
-        yield Endpoint(site, client, asked.retries, asked.timeout)
 
 
 async def _server(
@@ -276,20 +269,17 @@ async def tokens_of(endpoint: Endpoint, found: Found, text: str) -> list[int] | 
 
 
 async def tokenized(endpoint: Endpoint, body: Mapping[str, Any]) -> list[int] | None:
-    """What ``/tokenize`` gives; None where there is no such route, or another."""
-    patience = Patience(2, _LOOKING)
-    address = root_of(endpoint) + "/tokenize"
+    """What ``/tokenize`` gives; None where there is no such route, or it refuses."""
     try:
-        found = await ask(endpoint, address, body, patience, seconds=_LOOKING)
-        return [int(token) for token in found["tokens"]]
-    except (UserError, ServerError, LookupError, TypeError, ValueError):
+        return (await root_of(endpoint).ask(Tokens, "tokenize", body)).tokens
+    except UserError:
         return None
 
 
 async def alive(server: Server) -> bool:
     """Whether it lists its models again."""
     try:
-        await find(server.endpoint, server.found.model, seconds=_LOOKING)
+        await find(server.endpoint, server.found.model)
     except (UserError, ServerError):
         return False
     return True

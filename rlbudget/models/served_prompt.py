@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlbudget.errors import UserError
-from rlbudget.models.asking import ask
+from rlbudget.models.asking import root_of
 from rlbudget.models.chat import has_template
 from rlbudget.models.completions import Prompt
+from rlbudget.models.messages import Template
 from rlbudget.models.served import ServedModel, Server, tokenized, tokens_of
-from rlbudget.models.served_kind import root_of
 from rlbudget.models.spelling import check_text, trusted_ids
-from rlbudget.models.wire import Patience, ServerError
 
 _OPEN, _CLOSE = "<think>", "</think>"
-_SECONDS = 60.0
 
 
 async def prompt_of(model: ServedModel, server: Server, question: str) -> Prompt:
@@ -57,13 +55,10 @@ async def _rendered(
     body: dict[str, Any] = {"messages": messages, **settings}
     if found.kind == "llama-server":
         try:
-            said = await ask(
-                endpoint, f"{root_of(endpoint)}/apply-template", body, Patience(3, _SECONDS),
-                seconds=_SECONDS,
-            )  # fmt: skip
-        except (UserError, ServerError):
+            said = await root_of(endpoint).ask(Template, "apply-template", body)
+        except UserError:
             return None
-        return await tokens_of(endpoint, found, str(said.get("prompt", "")))
+        return await tokens_of(endpoint, found, said.prompt)
     if found.kind != "vllm":
         return None
     body |= {"model": found.model, "add_generation_prompt": True}

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-from rlbudget.models.asking import ask_once
-from rlbudget.models.completions import Prompt, Reader, Token
+from rlbudget.models.asking import ask_once, root_of
+from rlbudget.models.completions import Prompt, Reader, Stream, Token
 from rlbudget.models.llama_completion import PLAIN, read_reply
 from rlbudget.models.logprobs import least_entropy, listed_signals
+from rlbudget.models.messages import Chunk, Completion
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.served import ServedModel, Server
-from rlbudget.models.served_kind import root_of
-from rlbudget.models.wire import ServerError
+from rlbudget.models.site import ServerError
+from rlbudget.models.wire import Patience, room_for
 
 _LLAMA = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted", "timings")
-
 _LLAMA_SEEDS = 2**31
 
 
@@ -95,7 +96,10 @@ async def write(
     while True:
         try:
             async with server.gate.enter(rank):
-                found = await _once(server, prompt, n, sampling, stops)
+                if server.by_ids:
+                    found = await _once(server, prompt, n, sampling, stops)
+                else:
+                    found = await _streamed(server, prompt, n, sampling, patience)
         except ServerError as error:
             pause = patience.pause(error)
             if spent is not None:
@@ -112,57 +116,71 @@ async def write(
 async def _once(
     server: Server, prompt: Prompt, n: int, sampling: Mapping[str, Any], stops: Sequence[int]
 ) -> Written:
-    begun = asyncio.get_running_loop().time()
-    endpoint, site, seconds = server.endpoint, server.endpoint.site, server.asked.timeout
+    begun, most = asyncio.get_running_loop().time(), room_for(n, server.top)
     try:
         if server.found.kind == "llama-server":
             body = {"prompt": prompt.body, "n_predict": n, "cache_prompt": True,
                     "return_tokens": True, "response_fields": _LLAMA, **PLAIN, **server.fields,
                     **sampling}  # fmt: skip
-            found = await ask_once(endpoint, root_of(endpoint) + "/completion", body, seconds)
-            tokens, stopped, cached = _read_llama(server, found)
+            root = root_of(server.endpoint)
+            said = await ask_once(root, Completion, "completion", body, most=most)
+            tokens, stopped = _read_llama(server, said, n)
+            cached = None if said.timings is None else said.timings.cache_n
         else:
             body = {**server.fields, "prompt": prompt.body, "max_tokens": n, "n": 1,
                     "stream": False, **sampling}  # fmt: skip
             if stops and server.by_ids:
                 body["stop_token_ids"] = list(stops)
-            found = await ask_once(endpoint, "completions", body, seconds)
-            tokens, stopped, cached = _read(server, found)
-    except UserError:
-        raise
-    except ServerError as error:
-        said = str(error)
-        raise ServerError(
-            said if said.startswith(site.name) else f"{site.name}: {said}", error.wait
-        ) from None
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise site.fault(error) from None
+            found = await ask_once(server.endpoint, Chunk, "completions", body, most=most)
+            tokens, stopped = _read(server, found, n)
+            details = None if found.usage is None else found.usage.prompt_tokens_details
+            cached = None if details is None else details.cached_tokens
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise server.endpoint.site.fault(error, sent=True) from None
     took = asyncio.get_running_loop().time() - begun
-    return Written(tuple(tokens[:n]), stopped, len(prompt.ids), cached, took)
+    return Written(tuple(tokens), stopped, len(prompt.ids), cached, took)
 
 
-def _read(server: Server, found: Mapping[str, Any]) -> tuple[list[Token], bool, int | None]:
-    reader = Reader(server.spelling)
+def _read(server: Server, found: Chunk, n: int) -> tuple[list[Token], bool]:
+    server.endpoint.site.check_error(found.error)
+    reader = Reader(server.spelling, n)
     tokens = reader.take(found)
     if reader.finish is None:
-        raise ServerError("the answer does not say why it ended")
+        raise ServerError(f"{server.name}: the answer does not say why it ended")
     if not tokens and reader.finish != "stop":
-        raise ServerError("it sent no tokens")
-    details = (found.get("usage") or {}).get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens")
-    return tokens, reader.finish == "stop", cached if isinstance(cached, int) else None
+        raise ServerError(f"{server.name}: it sent no tokens")
+    return tokens, reader.finish == "stop"
 
 
-def _read_llama(server: Server, found: Mapping[str, Any]) -> tuple[list[Token], bool, int | None]:
-    reply = read_reply(server.spelling, found)
+def _read_llama(server: Server, found: Completion, n: int) -> tuple[list[Token], bool]:
     spelling = server.spelling
+    reply = read_reply(spelling, found, n)
     tokens = []
     for token, one in zip(reply.tokens, reply.listed, strict=True):
         top = () if one is None else tuple((spelling.id(key), value) for key, value in one.top)
         logprob = None if one is None else one.logprob
         tokens.append(Token(token, "", logprob, top, token in spelling.ends))
-    cached = (found.get("timings") or {}).get("cache_n")
-    return tokens, reply.ended, cached if isinstance(cached, int) else None
+    return tokens, reply.ended
+
+
+async def _streamed(
+    server: Server, prompt: Prompt, n: int, sampling: Mapping[str, Any], patience: Patience
+) -> Written:
+    """The same through a stream: its events are small, so the text of each token is known."""
+    begun = asyncio.get_running_loop().time()
+    here = Prompt([*prompt.ids], prompt.text, prompt.by_ids)
+    stream = Stream(
+        server.endpoint, server.spelling, here, n, {**server.fields, **sampling}, patience
+    )
+    found = []
+    async with aclosing(stream.tokens()) as tokens:
+        async for token in tokens:
+            here.add([token.id], token.text)
+            found.append(token)
+    took = asyncio.get_running_loop().time() - begun
+    return Written(tuple(found), stream.finish == "stop", len(prompt.ids), None, took)
 
 
 async def answer_after(

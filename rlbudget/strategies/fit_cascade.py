@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
 from rlbudget.evaluate.unseen import fitted_to, split_seed_of
@@ -72,7 +73,6 @@ def fit_cascade(
     ``load_pair`` and ``train_cascade`` do.
     """
     from rlbudget.agents.cascade import train_cascade  # needs torch and gymnasium
-    from rlbudget.agents.config import PPOConfig
 
     if out.suffix != ".safetensors":
         raise UserError(f"the cascade is a .safetensors file, not {out.name}")
