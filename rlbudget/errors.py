@@ -15,7 +15,7 @@ _EXTRAS = {
     **dict.fromkeys(("orjson", "pyarrow", "re2", "rich", "tyro"), "cli"),
     **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
-    "aiohttp": "serve",
+    **dict.fromkeys(("aiohttp", "prometheus_client", "starlette", "uvicorn"), "serve"),
 }
 """package -> the extra that brings it"""
 

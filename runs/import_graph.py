@@ -11,7 +11,7 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"rlbudget": "rlbudget", "envs": "rlbudget.envs", "agents": "rlbudget.agents"}
 LAYERS = (
-    ("errors", "files", "folders", "console", "arrays"),
+    ("errors", "files", "console", "arrays"),
     ("signals",),
     ("tasks",),
     ("traces",),

@@ -72,6 +72,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     "Serve": (
         Entry("decode", "serving", "answer one question live under a policy or a plan",
               '--model MODEL --policy policy "What is 2 + 3?"'),
+        Entry("serve", "gateway", "an OpenAI-compatible endpoint that stops in time",
+              "--policy policy --upstream http://127.0.0.1:8000/v1"),
         Entry("plan check", "serving", "say what a plan does and what an engine cannot give",
               "plan.toml --engine vllm"),
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlbudget.decoding.core import LOCAL, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.request import Request
+from rlbudget.decoding.request import Request, State
 from rlbudget.errors import UserError
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.prices import nearest_price
@@ -97,8 +97,6 @@ def decode_with(
     request_id: str | None = None,
 ) -> Decoded:
     """``decode`` under a plan that is bound already."""
-    from rlbudget.decoding.local import run  # needs torch
-
     if temperature is None:
         temperature = float(core.plan.recorded.get("temperature", model.profile.temperature))
     if not 0 <= temperature < float("inf"):
@@ -107,8 +105,28 @@ def decode_with(
         core, question=question, task=task, metadata=metadata, dial=dial, token_price=token_price,
         request_id=request_id, settings={"temperature": temperature, "row_seed": seed},
     )  # fmt: skip
-    run(model, core, request, question, seed=seed, temperature=temperature)
+    run_request(core, model, request, question, seed=seed, temperature=temperature)
     return request.decoded()
+
+
+def run_request(
+    core: Core,
+    model: TransformersModel,
+    request: Request,
+    question: str,
+    *,
+    seed: int = 0,
+    temperature: float,
+    told: Callable[[State, int, bool], None] | None = None,
+) -> None:
+    """Decode a request that is made already to its end, as ``decode_with`` does.
+
+    ``told`` hears of every token: where the request stood before it, the token, and whether it
+    was forced; what it raises ends the decode.
+    """
+    from rlbudget.decoding.local import run  # needs torch
+
+    run(model, core, request, question, seed=seed, temperature=temperature, told=told)
 
 
 def second_model(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
 from rlbudget.decoding.aside import Fork, Wish
 from rlbudget.decoding.core import Core, HandOver
-from rlbudget.decoding.request import Request
+from rlbudget.decoding.request import Request, State
 from rlbudget.models.answers import continue_greedily
 from rlbudget.models.decode_batch import NOT_NUMBERS
 from rlbudget.models.reading import Continuation
@@ -19,6 +20,8 @@ from rlbudget.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
+
+Told: TypeAlias = Callable[[State, int, bool], None]
 
 
 @torch.inference_mode()
@@ -30,11 +33,13 @@ def run(
     *,
     seed: int,
     temperature: float,
+    told: Told | None = None,
 ) -> None:
     """Decode one request to its end, as the recorder would have up to the stop.
 
     Thoughts are sampled at ``temperature``, the row and position naming each random number;
-    answers are greedy.
+    answers are greedy. ``told`` hears of every token: where the request stood before it, the
+    token, and whether it was forced; what it raises ends the decode.
     """
     sequences = model.read([question], core.max_thinking)
     uniforms = Uniforms([seed])
@@ -42,13 +47,13 @@ def run(
     # No engine caps this decode: a plan's small reserve must not cut an answer.
     answer = len(core.vocabulary.exit_ids) + core.profile.max_answer_tokens
     most = core.max_thinking + max(core.reserve, answer)
-    _decode(sequences, core, request, uniforms, end_ids, most, temperature)
+    _decode(sequences, core, request, uniforms, end_ids, most, temperature, told)
     request.close()
 
 
 def _decode(
     sequences: Unfinished, core: Core, request: Request, uniforms: Uniforms, end_ids: torch.Tensor,
-    most: int, temperature: float,
+    most: int, temperature: float, told: Told | None,
 ) -> None:  # fmt: skip
     while not request.done:
         if len(request.ids) > most:  # left alone, and it does not end
@@ -71,7 +76,10 @@ def _decode(
         forced = request.forced()
         if forced is not None:
             token = forced
+        before = request.state
         wish = request.push(token, signals)
+        if told is not None:
+            told(before, token, forced is not None)
         if request.done:
             break
         sequences.feed(torch.tensor([[token]], device=logits.device))

@@ -148,6 +148,12 @@ class Request:
         return self.state is State.DONE
 
     @property
+    def settled(self) -> bool:
+        """Whether an answer that was written aside, or a second model's, stands in for the
+        rest."""  # fmt: skip
+        return self._kept is not None or self._decider.second is not None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing will be forced or decided any more."""
         return self.state in (State.ALONE, State.DONE) or (

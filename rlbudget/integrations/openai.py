@@ -26,7 +26,7 @@ from rlbudget.models.openai_server import find_model, look
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import Endpoint, check_times, open_endpoint
+from rlbudget.models.wire import Endpoint, Patience, check_times, open_endpoint
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of
@@ -275,7 +275,7 @@ class _Run:
             request.finish()  # only the server knows it as an end: the tokenizer may show its text
             return None
         self._prompt.add([token.id], token.text)
-        signals = self._signals(token) if request.thinking else None
+        signals = signals_of(self._server, token) if request.thinking else None
         return request.push(token.id, signals, text=self._shown(token.text))
 
     def _shown(self, text: str) -> str | None:
@@ -291,47 +291,54 @@ class _Run:
         if isinstance(wish, HandOver):
             return request.handed_over(await asyncio.to_thread(core.hand_over, wish))
         try:
-            found = await self._fork(wish)
+            found = await fork(self._server, self._prompt, wish, self._patience)
         except (ServerError, UserError) as error:  # the decode goes on without it
             return request.forked(error)
         return request.forked(found)
 
-    async def _fork(self, wish: Fork) -> Continuation:
-        core = self._server.core
-        here = Prompt([*self._prompt.ids], self._prompt.text, self._prompt.by_ids)
-        here.add(wish.cue, core.vocabulary.text(wish.cue, special=True))
-        ids: list[int] = []
-        logprobs: list[float] = []
-        entropy = float("nan")
-        stream = self._stream(here, wish.cap, {"temperature": 0.0})
-        async with aclosing(stream.tokens()) as tokens:
-            async for token in tokens:
-                if token.end and token.id not in core.eos:
-                    break
-                here.add([token.id], token.text)
-                ids.append(token.id)
-                if token.logprob is None and not token.end:
-                    raise ServerError("the server lists no log-probability beside a trial answer")
-                logprobs.append(token.logprob or 0.0)
-                if len(ids) == 1 and token.top:
-                    entropy = least_entropy(sorted((v for _, v in token.top), reverse=True))
-                if token.end or len(ids) >= wish.cap:
-                    break
-                if wish.stops and ends_answer(ids, core.vocabulary, wish.stops):
-                    break
-        return Continuation(tuple(ids), tuple(logprobs), entropy)
 
-    def _signals(self, token: Token) -> Floats | None:
-        vocabulary = self._server.core.vocabulary
-        return listed_signals(
-            token.id,
-            token.logprob,
-            token.top,
-            vocabulary.end_first_ids,
-            size=self._server.size,
-            least=self._server.least,
-            approximate=self._server.approximate,
-        )
+async def fork(server: Server, prompt: Prompt, wish: Fork, patience: Patience) -> Continuation:
+    """Continue a prompt greedily aside, which stays as it is.
+
+    Raises ``ServerError`` after too many faults, ``UserError`` where the server refuses it.
+    """
+    core = server.core
+    here = Prompt([*prompt.ids], prompt.text, prompt.by_ids)
+    here.add(wish.cue, core.vocabulary.text(wish.cue, special=True))
+    ids: list[int] = []
+    logprobs: list[float] = []
+    entropy = float("nan")
+    fields = {**server.fields, "temperature": 0.0}
+    stream = Stream(server.endpoint, server.spelling, here, wish.cap, fields, patience)
+    async with aclosing(stream.tokens()) as tokens:
+        async for token in tokens:
+            if token.end and token.id not in core.eos:
+                break
+            here.add([token.id], token.text)
+            ids.append(token.id)
+            if token.logprob is None and not token.end:
+                raise ServerError("the server lists no log-probability beside a trial answer")
+            logprobs.append(token.logprob or 0.0)
+            if len(ids) == 1 and token.top:
+                entropy = least_entropy(sorted((v for _, v in token.top), reverse=True))
+            if token.end or len(ids) >= wish.cap:
+                break
+            if wish.stops and ends_answer(ids, core.vocabulary, wish.stops):
+                break
+    return Continuation(tuple(ids), tuple(logprobs), entropy)
+
+
+def signals_of(server: Server, token: Token) -> Floats | None:
+    """The signals of a token, shape (6,), as far as the server lists enough beside it."""
+    return listed_signals(
+        token.id,
+        token.logprob,
+        token.top,
+        server.core.vocabulary.end_first_ids,
+        size=server.size,
+        least=server.least,
+        approximate=server.approximate,
+    )
 
 
 def _limit(server: Server, max_tokens: int | None, prompt: int) -> int | None:

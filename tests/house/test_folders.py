@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from rlbudget import folders
 from rlbudget.errors import UserError
-from rlbudget.folders import Get, locked, read_folder, replace_folder
+from rlbudget.files import folders
+from rlbudget.files.folders import Get, locked, read_folder, replace_folder
 
 HOLD = """
 import sys, time
-from rlbudget.folders import locked
+from rlbudget.files.folders import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -75,7 +75,7 @@ def test_a_lock_can_be_waited_for_and_lets_one_in_at_a_time(tmp_path: Path) -> N
 def test_a_forked_child_keeps_no_lock_of_its_parent(tmp_path: Path) -> None:
     code = """
 import os, sys, time
-from rlbudget.folders import locked
+from rlbudget.files.folders import locked
 with locked(sys.argv[1]):
     if os.fork() == 0:
         time.sleep(60)
@@ -163,7 +163,7 @@ def test_a_refused_replacement_changes_nothing(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys
-from rlbudget import folders
+from rlbudget.files import folders
 folder, way = sys.argv[1:]
 if way == "renamed twice":
     folders._renameat2 = lambda: None

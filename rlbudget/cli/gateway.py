@@ -1,0 +1,110 @@
+"""The gateway on the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+
+import tyro
+
+from rlbudget.cli.arguments import (
+    Flag,
+    N,
+    Name,
+    Number,
+    OptionalFile,
+    OptionalFolder,
+    OptionalName,
+    OptionalPrice,
+)
+from rlbudget.console import note
+from rlbudget.errors import UserError
+from rlbudget.integrations.engine_settings import settings_for
+from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.strategies.feedback.registry import load_serving
+from rlbudget.strategies.plan import Plan, load_plan
+
+Upstreams = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="URL", help_behavior_hint=""),
+]
+KEY, UPSTREAM_KEY = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY"
+
+
+@dataclass(frozen=True)
+class Serve:
+    """An OpenAI-compatible endpoint that thinks less and answers the same.
+
+    The keys that clients may show are read from the environment variable RLBUDGET_KEYS (several
+    with commas between, or their SHA-256 as sha256:HEX); that of the upstream from
+    RLBUDGET_UPSTREAM_KEY.
+    """
+
+    policy: OptionalFolder = None
+    """Policy folder, or a registry, whose served policy is taken."""
+    plan: OptionalFile = None
+    """Plan (TOML): policies, ensemble, guard, rules, correction, audit."""
+    upstream: Upstreams = ()
+    """Address of an OpenAI-compatible server, http://HOST:PORT/v1; several are told apart by
+    their models' names."""
+    model: OptionalName = None
+    """The upstream's model, by default the first that it lists; without --upstream a model inside
+    the gateway: "embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
+    tokenizer: OptionalName = None
+    """That of the upstream's model: a folder or a hub name; by default the model's name."""
+    host: Name = "127.0.0.1"
+    """Address to listen at."""
+    port: N = 8080
+    """Port to listen at; 0 for any that is free."""
+    token_price: OptionalPrice = None
+    """Reward lost per token, where a request says nothing; by default the plan's."""
+    profile: OptionalName = None
+    """How the model is made to answer: embedded, smollm2, think or plain; by default the plan's,
+    else that of the policy's traces."""
+    approximate: Flag = False
+    """Estimate signals that the upstream's top log-probabilities do not give exactly."""
+    timeout: Number = 120.0
+    """Longest silence of an upstream, in seconds."""
+    ssl_certfile: OptionalFile = None
+    """Certificate for TLS (PEM)."""
+    ssl_keyfile: OptionalFile = None
+    """Its private key (PEM)."""
+
+    def execute(self) -> None:
+        """Serve until SIGTERM or Ctrl-C; running streams are brought to their end."""
+        settings = settings_for({"default": self._plan()}, self.profile, self.token_price)
+        if not self.upstream and self.model is None:
+            raise UserError("name --upstream URL, or --model for a model inside the gateway")
+        from rlbudget.serve.run import serve  # needs starlette and uvicorn
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
+        serve(
+            settings, upstreams=self.upstream, model=self.model, tokenizer=self.tokenizer,
+            upstream_key=os.environ.get(UPSTREAM_KEY) or None, timeout=self.timeout,
+            approximate=self.approximate, key_digests=key_digests(os.environ.get(KEY, "")),
+            host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
+            ssl_keyfile=self.ssl_keyfile,
+        )  # fmt: skip
+
+    def _plan(self) -> Plan | StopPolicy:
+        if (self.policy is None) == (self.plan is None):
+            raise UserError("name one of --policy and --plan")
+        if self.plan is not None:
+            return load_plan(self.plan)
+        assert self.policy is not None
+        return load_serving(self.policy).policy
+
+
+def key_digests(given: str) -> list[str]:
+    """Keys with commas between -> their SHA-256; those that are digests already are kept."""
+    found = []
+    for key in filter(None, (part.strip() for part in given.split(","))):
+        _, marked, digest = key.partition("sha256:")
+        found.append(digest.lower() if marked else sha256(key.encode()).hexdigest())
+    return found

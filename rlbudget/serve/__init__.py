@@ -1,0 +1,1 @@
+"""The gateway: early stopping in front of any OpenAI-compatible server."""

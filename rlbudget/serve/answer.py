@@ -1,0 +1,202 @@
+"""A steered request as an HTTP answer: streamed or whole, counted, given up with its client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+
+from rlbudget.decoding.request import Request
+from rlbudget.errors import UserError
+from rlbudget.models.site import ServerError
+from rlbudget.serve.chat import DONE, Form, error_body, error_event
+from rlbudget.serve.metrics import Metrics
+from rlbudget.serve.shown import Piece
+from rlbudget.serve.wishes import Wishes
+
+_log = logging.getLogger("rlbudget.serve")
+GONE = 499
+"""what the log says of a request whose client left"""
+
+
+class Answering(Protocol):
+    """A request that is being decoded."""
+
+    request: Request
+    prompt_tokens: int
+    finish: str
+
+    def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """What becomes visible, as it does."""
+        ...
+
+
+class Answer:
+    """One answer; ``respond`` writes it."""
+
+    def __init__(self, steered: Answering, wishes: Wishes, form: Form, metrics: Metrics) -> None:
+        self._steered, self._wishes, self._form = steered, wishes, form
+        self._metrics = metrics
+        self._start = time.monotonic()
+
+    async def respond(self, http: HttpRequest, body: Mapping[str, Any]) -> Response:
+        """Streamed where the body asks for it, else whole."""
+        if body.get("stream"):
+            with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            return await self._streamed(with_usage)
+        return await self._whole(http)
+
+    async def _streamed(self, with_usage: bool) -> Response:
+        """The first piece is awaited: until then a fault has a status of its own."""
+        pieces = self._steered.pieces()
+        first: list[Piece] = []
+        try:
+            first = await anext(pieces, [])
+        except (ServerError, UserError) as error:
+            await pieces.aclose()
+            return self._failed(error)
+        self._metrics.first.observe(time.monotonic() - self._start)
+        return StreamingResponse(
+            self._events(first, pieces, with_usage), media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers()},
+        )  # fmt: skip
+
+    async def _events(
+        self, first: list[Piece], pieces: AsyncGenerator[list[Piece], None], with_usage: bool
+    ) -> AsyncIterator[bytes]:
+        ended = "left"
+        try:
+            async with aclosing(pieces):
+                yield b"".join(map(self._form.chunk, first))
+                async for found in pieces:
+                    yield b"".join(map(self._form.chunk, found))
+            yield self._form.last(self._steered.finish, self.ours())
+            if with_usage:
+                yield self._form.usage(self.usage())
+            yield DONE
+            ended = "answered"
+        except (ServerError, UserError) as error:
+            ended = "failed"
+            yield error_event(502, str(error))
+        except Exception as error:
+            ended = "failed"
+            _log.exception("a request broke down")
+            yield error_event(500, f"the gateway broke down: {type(error).__name__}")
+        finally:
+            self._count(ended)
+
+    async def _whole(self, http: HttpRequest) -> Response:
+        reading = asyncio.ensure_future(self._read())
+        leaving = asyncio.ensure_future(_left(http))
+        try:
+            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._count("left")
+                return Response(status_code=GONE)
+            found = reading.result()
+        except (ServerError, UserError) as error:
+            return self._failed(error)
+        finally:
+            for task in (reading, leaving):
+                task.cancel()
+            await asyncio.gather(reading, leaving, return_exceptions=True)
+        self._count("answered")
+        ours = self.ours()
+        return Response(
+            self._form.whole(found, self._steered.finish, self.usage(), ours),
+            media_type="application/json", headers=self._headers(ours),
+        )  # fmt: skip
+
+    async def _read(self) -> list[Piece]:
+        found: list[Piece] = []
+        async with aclosing(self._steered.pieces()) as pieces:
+            async for some in pieces:
+                found += some
+        return found
+
+    def _failed(self, error: Exception) -> Response:
+        self._count("failed")
+        status = 400 if isinstance(error, UserError) else 502
+        return Response(error_body(status, str(error)), status, media_type="application/json")
+
+    def _count(self, ended: str) -> None:
+        metrics, request = self._metrics, self._steered.request
+        metrics.requests.labels("steered", ended).inc()
+        metrics.whole.observe(time.monotonic() - self._start)
+        ending = request.ending
+        metrics.reasons.labels(ending.reason or "left").inc()
+        metrics.thinking.observe(ending.thinking_tokens)
+        for kind, tokens in (("prompt", self._steered.prompt_tokens),
+                             ("thinking", ending.thinking_tokens),
+                             ("probe", ending.probe_tokens),
+                             ("answer", ending.answer_tokens)):  # fmt: skip
+            metrics.tokens.labels(kind).inc(tokens)
+
+    def usage(self) -> dict[str, Any]:
+        """What it cost, in OpenAI's form: every token is counted, trial answers too."""
+        ending = self._steered.request.ending
+        spent = ending.thinking_tokens + ending.probe_tokens + ending.answer_tokens
+        return {
+            "prompt_tokens": self._steered.prompt_tokens,
+            "completion_tokens": spent,
+            "total_tokens": self._steered.prompt_tokens + spent,
+            "completion_tokens_details": {
+                "reasoning_tokens": ending.thinking_tokens + ending.probe_tokens
+            },
+        }
+
+    def ours(self) -> dict[str, Any]:
+        """What the gateway did, for the client."""
+        request, wanted = self._steered.request, self._wishes.wanted
+        ending = request.ending
+        told: dict[str, Any] = {
+            "stopped": ending.reason == "policy",
+            "reason": ending.reason,
+            "thinking_tokens": ending.thinking_tokens,
+            "probe_tokens": ending.probe_tokens,
+            "answer_tokens": ending.answer_tokens,
+            "stop_probability": ending.stop_probability,
+            "token_price": request.token_price,
+            "policy": wanted.name,
+            "audited": request.audited,
+        }
+        if request.request_id is not None:
+            told["request_id"] = request.request_id
+        if wanted.dial.effort is not None:
+            told["effort"] = wanted.dial.effort
+        if self._wishes.not_honoured:
+            told["not_honoured"] = list(self._wishes.not_honoured)
+        if ending.message:
+            told["message"] = ending.message
+        return told
+
+    def _headers(self, ours: Mapping[str, Any] | None = None) -> dict[str, str]:
+        wanted, request = self._wishes.wanted, self._steered.request
+        told: dict[str, Any] = {"policy": wanted.name, "token-price": f"{request.token_price:.6g}"}
+        if ours is not None:
+            told |= {
+                "stopped": str(ours["stopped"]).lower(),
+                "reason": ours["reason"],
+                "thinking-tokens": ours["thinking_tokens"],
+            }
+        return {
+            f"x-rlbudget-{name}": str(value).encode("ascii", "replace").decode()
+            for name, value in told.items()
+        }
+
+
+async def _left(http: HttpRequest) -> None:
+    """Return when the client has left; the body must have been read."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Header names in lower case -> values."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}

@@ -1,0 +1,360 @@
+"""The gateway's routes: chat completions, completions and models; all else passes through."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Literal, Protocol
+
+import orjson
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rlbudget.decoding.core import Core
+from rlbudget.decoding.wanted import Wanted
+from rlbudget.errors import UserError
+from rlbudget.integrations.engine_settings import Settings
+from rlbudget.models.site import ServerError
+from rlbudget.serve.answer import Answer, Answering, headers_of
+from rlbudget.serve.chat import Form, error_body
+from rlbudget.serve.metrics import Metrics
+from rlbudget.serve.reasons import check_shape, passes_through
+from rlbudget.serve.wishes import wishes_of
+
+_log = logging.getLogger("rlbudget.serve")
+
+
+class Backend(Protocol):
+    """What decodes: a server behind the gateway, or a model inside of it."""
+
+    @property
+    def model(self) -> str:
+        """The name that requests know it by."""
+        ...
+
+    @property
+    def cores(self) -> Mapping[str, Core]:
+        """By the name of a plan."""
+        ...
+
+    async def steer(self, wanted: Wanted, body: Mapping[str, Any]) -> Answering:
+        """A request under its plan; ``UserError`` for one that cannot be served so."""
+        ...
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What it lists of its models; ``ServerError`` where it does not answer."""
+        ...
+
+    async def forward(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
+        told: Mapping[str, str],
+    ) -> Response:  # fmt: skip
+        """A request that passes through as it is."""
+        ...
+
+
+Opens = Callable[[], AbstractAsyncContextManager[Backend]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the gateway takes."""
+
+    body: int = 4 << 20
+    """bytes of a request"""
+    requests: int = 1024
+    """on their way at once"""
+    drain: float = 60.0
+    """seconds that running streams are given at the end"""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A running gateway."""
+
+    settings: Settings
+    limits: Limits = field(default_factory=Limits)
+    key_digests: Sequence[str] = ()
+    """SHA-256 of the keys that clients may show, hexadecimal; none: no key is asked for"""
+    metrics: Metrics = field(default_factory=Metrics)
+    backends: dict[str, Backend] = field(default_factory=dict)
+    """by the name of their model"""
+    running: int = 0
+    draining: bool = False
+
+    def backend(self, model: str) -> Backend:
+        """That of a model; the only one, where there is one alone."""
+        if len(self.backends) == 1:
+            return next(iter(self.backends.values()))
+        if model not in self.backends:
+            raise LookupError(model)
+        return self.backends[model]
+
+    def admits(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request shows a key that is known, in constant time."""
+        if not self.key_digests:
+            return True
+        given = headers.get("authorization", "")
+        key = given[7:] if given[:7].lower() == "bearer " else headers.get("api-key", "")
+        digest = sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        found = False
+        for known in self.key_digests:
+            found |= hmac.compare_digest(digest, known)
+        return found
+
+
+def make_app(
+    gateway: Gateway, opens: Sequence[Opens], *, stop: Callable[[], None] | None = None,
+    failed: Callable[[Exception], None] | None = None,
+) -> Starlette:  # fmt: skip
+    """The ASGI application.
+
+    ``stop`` ends the server once it has drained after a SIGTERM; ``failed`` hears why it could
+    not begin.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                await _open(gateway, stack, opens)
+            except (UserError, ServerError) as error:
+                if failed is not None:
+                    failed(error)
+                raise
+            if stop is not None:
+                _drain_on_term(gateway, stop)
+            yield
+
+    async def chat(http: HttpRequest) -> Response:
+        return await _guarded(gateway, http, lambda: _complete(gateway, http, "chat"))
+
+    async def completions(http: HttpRequest) -> Response:
+        return await _guarded(gateway, http, lambda: _complete(gateway, http, "text"))
+
+    async def models(http: HttpRequest) -> Response:
+        return await _guarded(gateway, http, lambda: _models(gateway))
+
+    async def others(http: HttpRequest) -> Response:
+        return await _guarded(gateway, http, lambda: _forward(gateway, http, "not a completion"))
+
+    async def health(_: HttpRequest) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: HttpRequest) -> Response:
+        return await _ready(gateway)
+
+    async def metrics(_: HttpRequest) -> Response:
+        counted = gateway.metrics
+        counted.failures.set(
+            sum(core.failures.count for b in gateway.backends.values() for core in b.cores.values())
+        )
+        counted.running.set(gateway.running)
+        return Response(generate_latest(counted.registry), media_type="text/plain; version=0.0.4")
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/healthz", health),
+            Route("/readyz", ready),
+            Route("/metrics", metrics),
+            Route("/v1/{path:path}", others, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def _open(gateway: Gateway, stack: AsyncExitStack, opens: Sequence[Opens]) -> None:
+    for opened in opens:
+        backend = await stack.enter_async_context(opened())
+        if backend.model in gateway.backends:
+            raise UserError(f"two upstreams serve a model {backend.model!r}: name one of them")
+        gateway.backends[backend.model] = backend
+
+
+async def _guarded(
+    gateway: Gateway, http: HttpRequest, serve: Callable[[], Awaitable[Response]]
+) -> Response:
+    """A key, room, and an error in OpenAI's form whatever happens."""
+    if not gateway.admits(headers_of(http.headers.raw)):
+        return _error(401, "the key is not known here: send one as a bearer token")
+    if gateway.draining:
+        return _error(503, "the gateway is about to end: ask another", {"retry-after": "1"})
+    if gateway.running >= gateway.limits.requests:
+        return _error(429, "too many requests are on their way", {"retry-after": "1"})
+    try:
+        return await serve()
+    except UserError as error:
+        return _error(400, str(error))
+    except ServerError as error:
+        return _error(502, str(error))
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception as error:  # whatever it is, the client is told in a form that it knows
+        _log.exception("a request broke down")
+        return _error(500, f"the gateway broke down: {type(error).__name__}")
+
+
+async def _complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "text"]) -> Response:
+    content = await _content(gateway, http)
+    body = _object(content)
+    check_shape(body, chat=kind == "chat")
+    wishes = wishes_of(body, headers_of(http.headers.raw), gateway.settings)
+    try:
+        backend = gateway.backend(str(body["model"]))
+    except LookupError:
+        there = ", ".join(gateway.backends)
+        return _error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
+    why = "off" if wishes.wanted.off else passes_through(body)
+    if why is None:
+        try:
+            steered = await backend.steer(wishes.wanted, wishes.body)
+        except UserError as error:
+            why = str(error)
+    if why is not None:
+        return await _pass(gateway, backend, http, orjson.dumps(dict(wishes.body)), why)
+    answer = Answer(steered, wishes, Form(kind, str(body["model"])), gateway.metrics)
+    return await _running(gateway, answer.respond(http, body))
+
+
+async def _forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
+    content = await _content(gateway, http)
+    model = ""
+    if len(gateway.backends) > 1 and content:
+        model = str(_object(content).get("model", ""))
+    try:
+        backend = gateway.backend(model)
+    except LookupError:
+        backend = next(iter(gateway.backends.values()))
+    return await _pass(gateway, backend, http, content, why)
+
+
+async def _pass(
+    gateway: Gateway, backend: Backend, http: HttpRequest, content: bytes, why: str
+) -> Response:
+    shown = why if len(why) < 40 else "cannot be steered"
+    gateway.metrics.passed.labels(shown).inc()
+    told = {"x-rlbudget-passed-through": why.encode("ascii", "replace").decode()[:200]}
+    response = await _running(
+        gateway,
+        backend.forward(http.method, http.url.path, http.url.query,
+                        headers_of(http.headers.raw), content, told),
+    )  # fmt: skip
+    gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
+    return response
+
+
+async def _running(gateway: Gateway, responding: Awaitable[Response]) -> Response:
+    """Count a request until its last byte is sent."""
+    gateway.running += 1
+    try:
+        response = await responding
+    except BaseException:
+        gateway.running -= 1
+        raise
+    sent = response.__call__
+
+    async def send_all(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await sent(scope, receive, send)
+        finally:
+            gateway.running -= 1
+
+    return _Sent(send_all, response.status_code)
+
+
+class _Sent(Response):
+    """A response that tells when it is sent."""
+
+    def __init__(self, send_all: Any, status: int) -> None:
+        super().__init__(status_code=status)
+        self._send_all = send_all
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._send_all(scope, receive, send)
+
+
+async def _models(gateway: Gateway) -> Response:
+    found: list[dict[str, Any]] = []
+    for backend in gateway.backends.values():
+        found += await backend.models()
+    return JSONResponse({"object": "list", "data": found})
+
+
+async def _ready(gateway: Gateway) -> Response:
+    if gateway.draining or not gateway.backends:
+        return JSONResponse({"status": "draining" if gateway.draining else "starting"}, 503)
+    sick = {}
+    for name, backend in gateway.backends.items():
+        try:
+            async with asyncio.timeout(5):
+                await backend.models()
+        except (ServerError, UserError, TimeoutError) as error:
+            sick[name] = str(error) or "no answer within 5 s"
+    if len(sick) == len(gateway.backends):
+        return JSONResponse({"status": "no upstream answers", "upstreams": sick}, 503)
+    plans = {name: plan.fingerprint for name, plan in gateway.settings.plans.items()}
+    return JSONResponse({"status": "ready", "plans": plans, "sick": sick})
+
+
+async def _content(gateway: Gateway, http: HttpRequest) -> bytes:
+    most = gateway.limits.body
+    said = http.headers.get("content-length", "")
+    if said.isdecimal() and int(said) > most:
+        raise UserError(f"the body has more than {most} bytes")
+    parts, size = [], 0
+    async for part in http.stream():
+        size += len(part)
+        if size > most:
+            raise UserError(f"the body has more than {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"the body is no JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise UserError("the body must be a JSON object")
+    return body
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        error_body(status, message), status, headers=headers, media_type="application/json"
+    )
+
+
+def _drain_on_term(gateway: Gateway, stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def drained() -> None:
+        deadline = loop.time() + gateway.limits.drain
+        while gateway.running and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        stop()
+
+    def drain() -> None:
+        if gateway.draining:
+            return stop()
+        gateway.draining = True
+        tasks.add(loop.create_task(drained()))
+        return None
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, drain)

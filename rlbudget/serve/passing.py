@@ -1,0 +1,64 @@
+"""A request that passes through to the upstream as it is, and its answer as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+from starlette.responses import Response, StreamingResponse
+
+from rlbudget.models.site import ServerError
+from rlbudget.models.wire import Clock, Endpoint
+from rlbudget.serve.chat import error_body
+
+_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "host", "content-length", "authorization", "accept-encoding",
+})  # fmt: skip
+"""Headers of one connection, and the client's key, which is the gateway's own affair."""
+_QUIET = ("Content-Type", "User-Agent", "Accept", "Accept-Encoding")
+"""Headers that our client would add."""
+
+
+async def pass_through(
+    root: Endpoint, method: str, path: str, query: str, headers: Mapping[str, str],
+    content: bytes, told: Mapping[str, str],
+) -> Response:  # fmt: skip
+    """The upstream's answer, streamed; ``told`` are headers of ours. 502 where it cannot be
+    reached."""  # fmt: skip
+    kept = {
+        name: value for name, value in headers.items()
+        if name not in _HOP and not name.startswith("x-rlbudget-")
+    }  # fmt: skip
+    address = root.site.at(path).update_query(query) if query else root.site.at(path)
+    clock = root.clock()
+    try:
+        response = await clock.within(
+            root.session.request(method, address, data=content or None, headers=kept,
+                                 allow_redirects=False, skip_auto_headers=_QUIET), root.site
+        )  # fmt: skip
+    except ServerError as error:
+        return _unreached(str(error))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return _unreached(str(root.site.fault(error)))
+    given = {name: value for name, value in response.headers.items() if name.lower() not in _HOP}
+    return StreamingResponse(
+        _blocks(root, response, clock), response.status, headers={**given, **told}
+    )
+
+
+def _unreached(said: str) -> Response:
+    return Response(error_body(502, said), 502, media_type="application/json")
+
+
+async def _blocks(
+    root: Endpoint, response: aiohttp.ClientResponse, clock: Clock
+) -> AsyncIterator[bytes]:
+    try:
+        while block := await clock.within(response.content.readany(), root.site):
+            clock.hear()
+            yield block
+    except (aiohttp.ClientError, OSError):  # the client sees the stream break, as without us
+        return
+    finally:
+        response.close()

@@ -1,0 +1,69 @@
+"""Run the gateway by uvicorn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from rlbudget.errors import UserError
+from rlbudget.integrations.engine_settings import Settings
+from rlbudget.serve.app import Gateway, Opens, make_app
+from rlbudget.serve.local import load
+from rlbudget.serve.upstream import look_at
+
+
+def serve(
+    settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
+    upstream_key: str | None, timeout: float, approximate: bool, key_digests: Sequence[str],
+    host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
+
+    Without ``upstreams``, ``model`` is decoded inside the gateway. Raises ``UserError`` where an
+    upstream cannot be served or the port is taken.
+    """
+    opens: list[Opens] = [
+        partial(look_at, url, settings, model=model, tokenizer=tokenizer, key=upstream_key,
+                timeout=timeout, approximate=approximate)
+        for url in upstreams
+    ]  # fmt: skip
+    if not upstreams:
+        assert model is not None
+        opens = [partial(load, model, settings)]
+    run(
+        Gateway(settings, key_digests=key_digests), opens, host=host, port=port,
+        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+    )  # fmt: skip
+
+
+def run(
+    gateway: Gateway, opens: Sequence[Opens], *, host: str, port: int,
+    ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
+
+    Raises ``UserError`` where an upstream cannot be served or the port is taken.
+    """
+    failed: list[Exception] = []
+
+    def stop() -> None:
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        make_app(gateway, opens, stop=stop, failed=failed.append), host=host, port=port,
+        log_level="warning", access_log=False, server_header=False, date_header=False,
+        timeout_keep_alive=75, h11_max_incomplete_event_size=64 << 10,
+        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except SystemExit:
+        if failed:
+            raise failed[0] from None
+        raise UserError(f"cannot listen at {host}:{port}: is the port taken?") from None
+    if failed:
+        raise failed[0]

@@ -1,0 +1,372 @@
+"""The gateway over loopback: in front of a server of the embedded model, and with it inside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+import torch
+from gateways import Echo, gateway_of, running, serving_gateway
+
+from rlbudget.decoding.decode import decode
+from rlbudget.integrations import openai
+from rlbudget.models import load_model
+from rlbudget.models.site import find_site
+from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.models.wire import open_endpoint
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names
+from rlbudget.serve.local import load
+from rlbudget.serve.upstream import look_at
+from rlbudget.signals.tokens import TOP_SIGNALS
+from rlbudget.strategies.plan import Plan, plan_of
+from rlbudget.tasks import load_task
+from runs.integrations.toy_server import Toy, serving
+
+torch.set_num_threads(1)
+
+STOP = 56
+
+
+class StopsAt:
+    """A policy that stops at one checkpoint."""
+
+    features = feature_names(TOP_SIGNALS, "free")
+    price_range = (1e-5, 1e-2)
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def __call__(self, observation: np.ndarray[Any, Any], *, token_price: float) -> Decision:
+        return Decision(float(observation[1]) >= self.tokens, 0.75)
+
+
+def quiet(policy: StopsAt) -> Plan:
+    """Its plan without the look for loops, as a replay is without it."""
+    return plan_of(policy)
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformersModel:
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[str]:
+    return [q.question for q in load_task("embedded", n=12, seed=3).questions]
+
+
+@pytest.fixture(scope="module")
+def toy(model: TransformersModel) -> Iterator[tuple[Toy, str]]:
+    server = Toy(model)
+    with serving(server) as url:
+        yield server, url
+
+
+@pytest.fixture(scope="module")
+def served(toy: tuple[Toy, str], model: TransformersModel) -> Iterator[str]:
+    gateway = gateway_of(StopsAt(STOP), never=StopsAt(10**6))
+    opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
+    with serving_gateway(gateway, opens) as root:
+        yield root
+
+
+def metrics_of(root: str) -> str:
+    return httpx.get(f"{root}/metrics").text
+
+
+def chat(root: str, question: str, **more: Any) -> httpx.Response:
+    body = {"model": "toy", "messages": [{"role": "user", "content": question}],
+            "temperature": 0.0, **more}  # fmt: skip
+    return httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60)
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    return [orjson.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def test_a_chat_is_stopped_where_a_decode_by_our_client_is(
+    served: str, toy: tuple[Toy, str], questions: list[str]
+) -> None:
+    async def own() -> list[Any]:
+        async with openai.connect(toy[1], StopsAt(STOP), "embedded", profile="embedded") as server:
+            return [await openai.decode(server, q, temperature=0.0) for q in questions]
+
+    expected = asyncio.run(own())
+    assert {one.stopped for one in expected} == {True, False}
+    for question, wanted in zip(questions, expected, strict=True):
+        found = chat(served, question).json()
+        ours, message = found["rlbudget"], found["choices"][0]["message"]
+        assert ours["thinking_tokens"] == wanted.thinking_tokens
+        assert (ours["reason"], ours["stopped"]) == (wanted.reason, wanted.stopped)
+        assert message["content"].strip() == wanted.answer
+        shown = f"{message['reasoning_content']}</think>"
+        assert wanted.text.startswith(shown)
+        assert message["reasoning"] == message["reasoning_content"]
+        assert found["choices"][0]["finish_reason"] == "stop"
+        spent = found["usage"]["completion_tokens"]
+        assert spent == wanted.own_tokens
+        details = found["usage"]["completion_tokens_details"]
+        assert details["reasoning_tokens"] == wanted.thinking_tokens + wanted.probe_tokens
+
+
+def test_a_stream_says_the_same_as_a_whole_answer(served: str, questions: list[str]) -> None:
+    for question in questions[:6]:
+        whole = chat(served, question).json()
+        said = events(chat(served, question, stream=True, stream_options={"include_usage": True}))
+        deltas = [event["choices"][0]["delta"] for event in said if event["choices"]]
+        message = whole["choices"][0]["message"]
+        for name in ("content", "reasoning_content"):
+            assert "".join(d.get(name) or "" for d in deltas) == message[name]
+        assert deltas[0]["role"] == "assistant"
+        assert len({event["id"] for event in said}) == 1
+        assert said[-2]["choices"][0]["finish_reason"] == "stop"
+        assert said[-2]["rlbudget"] == whole["rlbudget"]
+        assert said[-1]["usage"] == whole["usage"]
+        assert said[-1]["choices"] == []
+
+
+def test_a_model_inside_decodes_as_decode_does(
+    model: TransformersModel, questions: list[str]
+) -> None:
+    gateway = gateway_of(StopsAt(32))
+    with serving_gateway(gateway, partial(load, "embedded", gateway.settings)) as root:
+        for question in questions[:6]:
+            wanted = decode(model, question, StopsAt(32), temperature=0.0, seed=5)
+            found = chat(root, question, model="embedded", seed=5).json()
+            message = found["choices"][0]["message"]
+            assert found["rlbudget"]["thinking_tokens"] == wanted.thinking_tokens
+            assert found["rlbudget"]["reason"] == wanted.reason
+            assert message["content"].strip() == wanted.answer
+            assert wanted.text.startswith(message["reasoning_content"] + "</think>")
+
+
+def test_an_answer_goes_to_its_own_end_or_to_the_clients_limit(
+    served: str, questions: list[str]
+) -> None:
+    stopped = next(q for q in questions if chat(served, q).json()["rlbudget"]["stopped"])
+    full = chat(served, stopped).json()
+    spent = full["usage"]["completion_tokens"]
+    assert chat(served, stopped, max_tokens=spent + 40).json()["choices"] == full["choices"]
+    short = chat(served, stopped, max_tokens=34).json()
+    assert short["usage"]["completion_tokens"] <= 34
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"rlbudget": {"token_price": -1}}, "token price"),
+        ({"rlbudget": {"token_price": "x"}}, "token_price"),
+        ({"rlbudget": {"policy": "other"}}, "no policy 'other'"),
+        ({"rlbudget": {"effort": "huge"}}, "effort"),
+        ({"rlbudget": {"nonsense": 1}}, "no field 'nonsense'"),
+        ({"rlbudget": 3}, "an object"),
+        ({"thinking_token_budget": 1.5}, "thinking_token_budget"),
+        ({"thinking_token_budget": -7}, "thinking_token_budget"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": ["hello"]}, "messages.0"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"stream": 1}, "stream"),
+    ],
+)
+def test_a_wrong_request_is_one_error_in_openais_form(
+    served: str, more: dict[str, Any], said: str
+) -> None:
+    response = chat(served, "1+1", **more)
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert said in error["message"]
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_refused(served: str, content: bytes) -> None:
+    response = httpx.post(f"{served}/v1/chat/completions", content=content)
+    assert response.status_code == 400
+    assert "error" in response.json()
+
+
+def test_a_body_beyond_the_limit_is_refused(served: str) -> None:
+    response = httpx.post(f"{served}/v1/chat/completions", content=b" " * (5 << 20))
+    assert response.status_code == 400
+    assert "bytes" in response.json()["error"]["message"]
+
+
+def test_a_budget_by_any_of_its_names_caps_the_thinking(served: str, questions: list[str]) -> None:
+    question = next(
+        q for q in questions if chat(served, q).json()["rlbudget"]["thinking_tokens"] >= 16
+    )
+    ways: list[dict[str, Any]] = [
+        {"thinking_token_budget": 12},
+        {"thinking_budget": 12},
+        {"reasoning_budget": 12},
+        {"thinking": {"type": "enabled", "budget_tokens": 12}},
+        {"rlbudget": {"thinking_budget": 12}},
+    ]
+    for more in ways:
+        ours = chat(served, question, **more).json()["rlbudget"]
+        assert (ours["thinking_tokens"], ours["reason"]) == (12, "max_tokens")
+    none = chat(served, question, thinking_budget=0).json()
+    assert none["rlbudget"]["thinking_tokens"] == 0
+    assert none["choices"][0]["message"]["content"]
+
+
+def test_headers_steer_a_client_that_cannot_set_a_body(served: str, questions: list[str]) -> None:
+    body = {"model": "toy", "messages": [{"role": "user", "content": questions[0]}]}
+    response = httpx.post(
+        f"{served}/v1/chat/completions", json=body,
+        headers={"x-rlbudget-token-price": "0.005", "x-rlbudget-thinking-budget": "8"},
+    )  # fmt: skip
+    ours = response.json()["rlbudget"]
+    assert ours["token_price"] == 0.005
+    assert ours["thinking_tokens"] <= 8
+    assert response.headers["x-rlbudget-token-price"] == "0.005"
+    assert response.headers["x-rlbudget-policy"] == "default"
+    wrong = httpx.post(
+        f"{served}/v1/chat/completions", json=body, headers={"x-rlbudget-token-price": "much"}
+    )
+    assert wrong.status_code == 400
+    assert "token-price" in wrong.json()["error"]["message"]
+
+
+def test_an_effort_that_the_policy_does_not_price_is_told_and_costs_no_answer(
+    served: str, questions: list[str]
+) -> None:
+    found = chat(served, questions[0], reasoning_effort="medium").json()
+    assert found["choices"][0]["message"]["content"]
+    assert "reasoning_effort" in found["rlbudget"]["not_honoured"][0]
+    assert chat(served, questions[0], rlbudget={"effort": "medium"}).status_code == 400
+
+
+def test_keys_are_asked_for_and_never_shown(toy: tuple[Toy, str]) -> None:
+    from rlbudget.cli.gateway import key_digests
+
+    gateway = gateway_of(StopsAt(24), key_digests=key_digests("sk-right, sk-other"))
+    opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
+    with serving_gateway(gateway, opens) as root:
+        url = f"{root}/v1/models"
+        assert httpx.get(url, headers={"authorization": "Bearer sk-right"}).status_code == 200
+        for given in ({}, {"authorization": "Bearer sk-wrong"}, {"authorization": "sk-right"}):
+            response = httpx.get(url, headers=given)
+            assert response.status_code == 401
+            assert "sk-" not in response.text
+        assert httpx.get(f"{root}/healthz").status_code == 200
+
+
+@asynccontextmanager
+async def passing(root: str, backend: Any) -> Any:
+    yield backend
+
+
+def test_what_is_not_steered_passes_through_as_it_is(toy: tuple[Toy, str]) -> None:
+    echo = Echo()
+    gateway = gateway_of(StopsAt(24))
+    with running(echo.app()) as upstream:
+
+        @asynccontextmanager
+        async def opened() -> Any:
+            async with look_at(toy[1], gateway.settings, tokenizer="embedded") as backend:
+                site = find_site(upstream, None, "")
+                async with open_endpoint(site, retries=0, timeout=5, deadline=5) as root:
+                    yield replace(backend, root=root)
+
+        with serving_gateway(gateway, opened) as root:
+            body = {"model": "toy", "messages": [{"role": "user", "content": "1+1"}],
+                    "tools": [{"type": "function"}], "unknown": {"deep": [1]}}  # fmt: skip
+            found = httpx.post(f"{root}/v1/chat/completions", json=body,
+                               headers={"authorization": "Bearer secret"})  # fmt: skip
+            assert found.status_code == 207
+            assert found.headers["x-upstream"] == "echo"
+            assert found.headers["x-rlbudget-passed-through"] == "tools"
+            assert orjson.loads(found.json()["body"]) == body
+            assert "authorization" not in echo.asked[-1][2]
+            off = {**body, "tools": None, "rlbudget": {"off": True}, "stream": True}
+            said = httpx.post(f"{root}/v1/chat/completions", json=off)
+            assert said.text.count("data: ") == 4
+            assert said.headers["x-rlbudget-passed-through"] == "off"
+            assert "rlbudget" not in orjson.loads(echo.asked[-1][3])
+            other = httpx.post(f"{root}/v1/responses?a=1", content=b"anything")
+            assert other.json() == {"method": "POST", "path": "/v1/responses", "query": "a=1",
+                                    "body": "anything"}  # fmt: skip
+            counted = httpx.get(f"{root}/metrics").text
+            assert 'rlbudget_passed_through_total{why="tools"} 1.0' in counted
+
+
+def test_an_upstream_that_cannot_be_reached_is_an_error_of_the_gateway(
+    model: TransformersModel, questions: list[str]
+) -> None:
+    server = Toy(model)
+    gateway = gateway_of(StopsAt(24))
+    with serving(server) as url:
+        opens = partial(look_at, url, gateway.settings, tokenizer="embedded", retries=1)
+        with serving_gateway(gateway, opens) as root:
+            assert chat(root, questions[0]).status_code == 200
+            assert httpx.get(f"{root}/readyz").status_code == 200
+            server.cuts = [3, 5]  # broken off mid-thought: it goes on from there
+            assert chat(root, questions[1]).status_code in (200, 502)
+            server.cuts = [0] * 9
+            broken = chat(root, questions[0])
+            assert broken.status_code == 502
+            assert broken.json()["error"]["type"] == "server_error"
+
+
+def test_a_stream_broken_off_mid_thought_goes_on_as_if_nothing_had_happened(
+    toy: tuple[Toy, str], served: str, questions: list[str]
+) -> None:
+    expected = chat(served, questions[2]).json()
+    toy[0].cuts = [5, 7]
+    found = chat(served, questions[2]).json()
+    assert found["choices"] == expected["choices"]
+    assert found["rlbudget"]["thinking_tokens"] == expected["rlbudget"]["thinking_tokens"]
+
+
+def test_a_client_that_leaves_frees_the_upstream(
+    toy: tuple[Toy, str], served: str, questions: list[str]
+) -> None:
+    never = {"rlbudget": {"policy": "never"}, "temperature": 0.0}
+    spent = {q: chat(served, q, **never).json()["usage"]["completion_tokens"] for q in questions}
+    longest = max(spent, key=lambda q: spent[q])
+    body = {"model": "toy", "messages": [{"role": "user", "content": longest}], "stream": True}
+    before = toy[0].generated
+    with httpx.stream("POST", f"{served}/v1/chat/completions", json=body | never) as response:
+        next(response.iter_lines())
+    for _ in range(2):
+        time.sleep(0.4)
+        made = toy[0].generated - before
+    assert made < spent[longest] * 0.8
+    assert 'rlbudget_requests_total{ended="left",way="steered"} 1.0' in metrics_of(served)
+
+
+def test_the_policies_faults_cost_no_answer(toy: tuple[Toy, str], questions: list[str]) -> None:
+    class Breaks(StopsAt):
+        def __call__(self, observation: Any, *, token_price: float) -> Decision:
+            raise RuntimeError("no such thing")
+
+    gateway = gateway_of(Breaks(8))
+    opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
+    with serving_gateway(gateway, opens) as root:
+        found = chat(root, questions[0]).json()
+        assert found["choices"][0]["message"]["content"]
+        assert found["rlbudget"]["reason"] == "policy_failed"
+        assert "rlbudget_policy_failures 1.0" in httpx.get(f"{root}/metrics").text
+
+
+def test_text_completions_are_steered_too(served: str, questions: list[str]) -> None:
+    body = {"model": "toy", "prompt": f"<bos>{questions[0]}\n<think>", "temperature": 0.0}
+    found = httpx.post(f"{served}/v1/completions", json=body, timeout=60).json()
+    assert found["object"] == "text_completion"
+    assert found["rlbudget"]["thinking_tokens"] <= STOP
+    assert found["choices"][0]["text"]

@@ -1,0 +1,81 @@
+"""Gateways on loopback, and an upstream that says what it was asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from rlbudget.integrations.engine_settings import settings_for
+from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.serve.app import Gateway, Opens, make_app
+from rlbudget.strategies.plan import Plan
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """The root address of an ASGI application in a thread, on a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+def gateway_of(
+    given: Plan | StopPolicy, *, key_digests: Sequence[str] = (), **others: Plan | StopPolicy
+) -> Gateway:
+    """Of the plan ``default``, and others by their names."""
+    settings = settings_for({"default": given, **others}, "embedded")
+    return Gateway(settings, key_digests=key_digests)
+
+
+@contextmanager
+def serving_gateway(gateway: Gateway, *opens: Opens) -> Iterator[str]:
+    with running(make_app(gateway, opens)) as root:
+        yield root
+
+
+class Echo:
+    """An upstream whose answers say what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+
+    def app(self) -> Starlette:
+        async def answer(http: Request) -> Response:
+            content = await http.body()
+            self.asked.append((http.method, http.url.path, dict(http.headers), content))
+            told = {"method": http.method, "path": http.url.path, "query": http.url.query,
+                    "body": content.decode()}  # fmt: skip
+            if b'"stream":true' in content.replace(b" ", b""):
+                return StreamingResponse(
+                    _blocks([orjson.dumps({"part": n, **told}) for n in range(3)]),
+                    media_type="text/event-stream",
+                )
+            return Response(orjson.dumps(told), 207, {"x-upstream": "echo"})
+
+        return Starlette(
+            routes=[Route("/{path:path}", answer, methods=["GET", "POST", "DELETE", "PUT"])]
+        )
+
+
+async def _blocks(parts: Sequence[bytes]) -> Any:
+    for part in parts:
+        yield b"data: " + part + b"\n\n"
+    yield b"data: [DONE]\n\n"
