@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.files import write_bytes
-from rlbudget.folders import locked
+from rlbudget.files.folders import locked
 
 try:
     import pyarrow as pa
