@@ -23,9 +23,10 @@ from rlbudget.cli.arguments import (
 from rlbudget.console import note, plain_table, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy, load_policies, load_policy
-from rlbudget.strategies.correction.correct import Aim, save_correction
+from rlbudget.strategies.correction.correct import Aim
+from rlbudget.strategies.correction.file import check_out, save_correction
 from rlbudget.strategies.correction.fit import MOST_EXTRA, Fitted, fit_correction
-from rlbudget.strategies.correction.fit_second import check_out, fit_second, save_second
+from rlbudget.strategies.correction.fit_second import fit_second
 from rlbudget.strategies.fit_guard import fit_guard
 
 
@@ -182,5 +183,5 @@ class Correct:
             policy, self.traces, second, token_ratio=self.token_ratio, token_price=price,
             second_policy=other, most_extra=self.most_extra, aim=self.aim, seed=self.seed,
         )  # fmt: skip
-        save_second(self.out, fitted.correction, other)
+        save_correction(self.out, fitted.correction, other)
         return fitted

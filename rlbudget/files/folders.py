@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -236,19 +236,20 @@ def read_folder(folder: Path | str, use: Callable[[Get], T]) -> T:
     """What ``use`` makes of one version of a folder, whose files it gets by their names.
 
     It is called again where the folder was replaced meanwhile. Raises what it raises, and
-    ``ValueError`` for a folder or file that is missing, no plain file, or above ``LARGEST`` bytes.
+    ``ValueError``, which does not name the folder, for a folder or file that is missing, no plain
+    file, or above ``LARGEST`` bytes.
     """
     folder = Path(os.path.realpath(folder))
     for _ in range(_READS):
         handle = _opened(folder)
         try:
-            return use(lambda name, handle=handle: _content(folder, name, handle))  # type: ignore[misc]
+            return use(partial(_content, handle))
         except Exception:
             if _is(folder, handle):
                 raise
         finally:
             os.close(handle)
-    raise ValueError(f"{folder}: it is being replaced all the time")
+    raise ValueError("it is being replaced all the time")
 
 
 def _opened(folder: Path) -> int:
@@ -259,29 +260,29 @@ def _opened(folder: Path) -> int:
         if not folder.parent.is_dir() or not (_left(folder, "old") or _left(folder, "new")):
             with contextlib.suppress(OSError):  # replaced since the first try?
                 return os.open(folder, flags)
-            raise ValueError(f"{folder}: no such folder") from None
+            raise ValueError("no such folder") from None
     except OSError as error:
-        raise ValueError(f"{folder}: cannot read it: {error.strerror}") from None
+        raise ValueError(f"cannot read it: {error.strerror}") from None
     try:
         with _lock(_beside(folder, "lock"), folder, PATIENCE), _writing(folder):
             _recover(folder)
             return os.open(folder, flags)
     except (UserError, OSError) as error:
-        raise ValueError(f"{folder}: no such folder ({error})") from None
+        raise ValueError(f"no such folder ({error})") from None
 
 
-def _content(folder: Path, name: str, handle: int) -> bytes:
+def _content(handle: int, name: str) -> bytes:
     try:
         # A named pipe must not make it wait.
         place = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), dir_fd=handle)
         with open(place, "rb") as file:
             found = os.fstat(place)
             if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{folder}: {name} is no plain file")
+                raise ValueError(f"{name} is no plain file")
             if found.st_size > LARGEST:
-                raise ValueError(f"{folder}: {name} has more than {LARGEST:,} bytes")
+                raise ValueError(f"{name} has more than {LARGEST:,} bytes")
             return file.read()
     except FileNotFoundError:
-        raise ValueError(f"{folder}: {name} is missing") from None
+        raise ValueError(f"{name} is missing") from None
     except OSError as error:
-        raise ValueError(f"{folder}: cannot read {name}: {error.strerror}") from None
+        raise ValueError(f"cannot read {name}: {error.strerror}") from None

@@ -11,24 +11,23 @@ of it. A cascade is one file, served with numpy alone. Nothing is unpickled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.files import save_bytes
 from rlbudget.policy.folder import network_config
 from rlbudget.policy.network import FrozenPolicy
 from rlbudget.policy.observation import OBSERVATION_VERSION, feature_names
+from rlbudget.policy.parsing import conform
 from rlbudget.policy.prices import check_price
 from rlbudget.policy.row_observer import RowObserver
+from rlbudget.policy.schema import CascadeConfig
+from rlbudget.policy.sealed import read_sealed, seal_tensors, unseal_tensors, write_sealed
 from rlbudget.signals.questions import CONTEXT_SIGNALS, context_signals
 from rlbudget.traces.pairs import NATURAL_END_SIGNAL
 from rlbudget.traces.table import TraceTable
@@ -197,23 +196,20 @@ def make_cascade(
 
 def save_cascade(path: Path | str, cascade: Cascade) -> None:
     """Write a cascade to a file (.safetensors), atomically."""
-    named = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(cascade.config)}
-    save_bytes(Path(path), save(dict(cascade.tensors), metadata=named))
+    content = {"format": FORMAT, "version": VERSION, **cascade.config}
+    write_sealed(path, seal_tensors(content, cascade.tensors))
 
 
 def load_cascade(path: Path | str) -> Cascade:
     """Read what ``save_cascade`` wrote; ``UserError`` for anything else."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            named = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if named.get("format") != FORMAT or named.get("version") != str(VERSION):
-            raise ValueError("it is another kind of file, or of another version of rlbudget")
-        return _cascade_of(json.loads(named["config"]), tensors)
-    except FileNotFoundError:
-        raise UserError(f"there is no cascade {path}") from None
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path} is not a cascade: {error}") from error
+    return read_sealed(path, "a cascade", _cascade_in)
+
+
+def _cascade_in(data: bytes) -> Cascade:
+    content, tensors = unseal_tensors(data, FORMAT, VERSION, "its header")
+    conform(content, CascadeConfig, "its header")
+    said = {name: value for name, value in content.items() if name not in ("format", "version")}
+    return _cascade_of(said, tensors)
 
 
 def _cascade_of(config: Mapping[str, Any], tensors: Mapping[str, Float32s]) -> Cascade:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Float32s, Floats
 from rlbudget.errors import UserError
+from rlbudget.folders import Get, read_folder, replace_folder
 from rlbudget.policy import network
 from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, FrozenPolicy
@@ -217,23 +215,37 @@ def network_config(
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """The policy that ``freeze`` wrote to ``folder``.
+    """The policy that ``freeze`` wrote to ``folder``, which may be replaced meanwhile.
 
     Raises ``UserError`` for a folder that is missing, incomplete or altered since, and for
     observations that this version of rlbudget makes in another way.
     """
     try:
-        policy = Policy(network.load(Path(folder)))
-        _ = policy.seen
+        return read_folder(folder, policy_in)
     except ValueError as error:
-        raise UserError(str(error)) from None
-    made = policy.config.get("observation_version")
-    if made != OBSERVATION_VERSION:
-        raise UserError(
-            f"{folder}: trained on observations of version {made}, but this rlbudget makes"
-            f" version {OBSERVATION_VERSION}; train again or use the rlbudget that froze it"
-        )
+        raise UserError(f"{folder}: {error}") from None
+
+
+def policy_in(get: Get) -> Policy:
+    """The policy in the files that ``get`` gives by their names; ``ValueError`` as ``load_policy``
+    raises ``UserError``, without the folder."""  # fmt: skip
+    from rlbudget.policy.schema import check_config  # brings msgspec
+
+    policy = Policy(network.policy_of(get, check_config))
+    _ = policy.seen
+    _check_range(policy)
     return policy
+
+
+def _check_range(policy: Policy) -> None:
+    """What the folder says of prices is of prices that the policy serves."""
+    prices = {"the certified token price": policy.default_price}
+    points = policy.operating_points.items()
+    prices |= {f"the price of effort {name}": point["token_price"] for name, point in points}
+    for what, price in prices.items():
+        if price and not network.in_range(price, policy.price_range):
+            low, high = policy.price_range
+            raise ValueError(f"{network.CONFIG}: {what}, {price:g}, is outside {low:g} to {high:g}")
 
 
 def policy_folders(folders: Sequence[str | Path]) -> dict[str, Path]:
@@ -266,6 +278,16 @@ def save_policy(
     is replaced only with ``overwrite``; any other folder with content is refused. Raises
     ``UserError``, also when the disk is full.
     """
+    folder = Path(folder)
+    replace_folder(
+        folder,
+        policy_files(policy, standalone=standalone),
+        check=lambda there: _check_replaceable(there, overwrite),
+    )
+
+
+def policy_files(policy: Policy, *, standalone: bool = False) -> dict[str, bytes]:
+    """The files of a policy folder by their names."""
     from safetensors.numpy import save  # serving needs numpy alone
 
     content = {network.WEIGHTS: save(dict(policy.tensors))}
@@ -274,14 +296,9 @@ def save_policy(
     config = policy.config
     config["digests"] = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     config["digests"][network.CONFIG] = network.config_digest(config)
-    content[network.CONFIG] = (json.dumps(config, indent=1) + "\n").encode()
+    content[network.CONFIG] = (json.dumps(config, indent=1, allow_nan=False) + "\n").encode()
     content[CARD] = model_card(config).encode()
-    folder = Path(os.path.realpath(folder))
-    _check_replaceable(folder, overwrite)
-    try:
-        _write_folder(folder, content)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    return content
 
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
@@ -298,28 +315,3 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder} holds other things ({other}); choose a new folder")
     if not overwrite:
         raise UserError(f"{folder} already holds a policy; choose a new folder or pass --overwrite")
-
-
-def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write beside the place, then rename; a crash leaves the old folder or the new one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh, old = (folder.with_name(f".{folder.name}.{mark}.{w}") for w in ("new", "old"))
-    fresh.mkdir()
-    try:
-        for name, data in content.items():
-            with (fresh / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

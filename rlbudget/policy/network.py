@@ -16,12 +16,13 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import numbers
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -36,6 +37,10 @@ FORMAT = "rlbudget-policy"
 VERSION = 1
 CONFIG, WEIGHTS, CODE = "config.json", "policy.safetensors", "policy.py"
 _FLOAT32 = np.dtype(np.float32)
+_LARGEST = 1e9
+"""a weight; what is beyond could overflow on its way through"""
+_LARGEST_SEEN = 1e30
+"""a mean or a standard deviation"""
 _ROWS = 8192  # of a batch at a time, to bound memory
 
 
@@ -76,7 +81,7 @@ class FrozenPolicy:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"{CONFIG}: threshold {self.threshold} is not in [0, 1]")
         clip = _number(config, "clip")
-        if config.get("activation") != "tanh" or not clip > 0:
+        if config.get("activation") != "tanh" or not 0 < clip <= _LARGEST:
             raise ValueError(f"{CONFIG}: needs the activation tanh and a positive clip")
         self._mean, self._std, *weights = _layers(self.tensors, len(self.features))
         sizes = [weights[0].shape[1] - 1, *(len(weight) for weight in weights)]
@@ -257,13 +262,16 @@ def _layers(tensors: Mapping[str, Float32s], n_features: int) -> list[Float32s]:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"{WEIGHTS}: {name} holds a number that is not finite")
+        most = _LARGEST_SEEN if name.startswith("obs_") else _LARGEST
+        if tensor.size and np.abs(tensor).max() > most:
+            raise ValueError(f"{WEIGHTS}: {name} holds a number beyond {most:g}")
     out = [tensors["obs_mean"], tensors["obs_std"]]
     if any(part.shape != (n_features,) for part in out) or not (out[1] > 0).all():
         raise ValueError(f"{WEIGHTS}: the normaliser needs a mean and a positive std per feature")
     inputs = n_features + 1
     for name in names:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        outputs = len(bias)
+        outputs = len(bias) if bias.ndim else 0
         if name == "action_net" and outputs != 3:
             outputs = 2
         if bias.shape != (outputs,) or weight.shape != (outputs, inputs) or not outputs:
@@ -276,9 +284,12 @@ def _layers(tensors: Mapping[str, Float32s], n_features: int) -> list[Float32s]:
 
 def _number(config: Mapping[str, Any], name: str) -> float:
     value = config.get(name)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{CONFIG}: {name} must be a number, not {value!r}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    raise ValueError(f"{CONFIG}: {name} must be a number, not {value!r:.40}")
 
 
 def _strings(config: Mapping[str, Any], name: str) -> list[str]:
@@ -299,6 +310,17 @@ def _price_range(config: Mapping[str, Any]) -> tuple[float, float]:
 
 def read_tensors(data: bytes, *, where: str = WEIGHTS) -> dict[str, Float32s]:
     """The float32 tensors of a safetensors file. ``ValueError`` for anything else in it."""
+    return read_safetensors(data, where=where, kinds=("F32",))[0]
+
+
+def read_safetensors(
+    data: bytes, *, where: str, kinds: Collection[str] = ("F32", "F64")
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """The tensors of a safetensors file and the texts about them.
+
+    ``ValueError`` for anything else in it.
+    """
+    what = " and ".join(_KINDS[kind].name for kind in kinds)
     try:
         size = int.from_bytes(data[:8], "little")
         if len(data) < 8 or size > len(data) - 8:
@@ -306,22 +328,28 @@ def read_tensors(data: bytes, *, where: str = WEIGHTS) -> dict[str, Float32s]:
         header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
         if not isinstance(header, dict):
             raise ValueError("its header is not an object")
-        header.pop("__metadata__", None)
+        about = header.pop("__metadata__", {})
+        if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+            raise ValueError("what its header says of the whole are no texts")
         tensors, place = {}, 0
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-            if entry["dtype"] != "F32" or not all(type(n) is int and n >= 0 for n in shape):
-                raise ValueError(f"{name} is {entry['dtype']} {shape}, not a float32 tensor")
-            if start != place or end != start + 4 * math.prod(shape) or end > len(body):
+            if entry["dtype"] not in kinds or not all(type(n) is int and n >= 0 for n in shape):
+                raise ValueError(f"{name} is {entry['dtype']} {shape}, not a {what} tensor")
+            kind = _KINDS[entry["dtype"]]
+            if start != place or end != start + kind.itemsize * math.prod(shape) or end > len(body):
                 raise ValueError(f"{name} does not lie where the header says")
-            values = np.frombuffer(body, "<f4", math.prod(shape), start)
-            tensors[name], place = values.astype(np.float32).reshape(shape), end
+            values = np.frombuffer(body, kind, math.prod(shape), start)
+            tensors[name], place = values.astype(kind.newbyteorder("=")).reshape(shape), end
         if place != len(body):
             raise ValueError("bytes are left over at its end")
-    except (ValueError, KeyError, TypeError) as error:
-        reason = error if type(error) is ValueError else "its header is damaged"
-        raise ValueError(f"{where}: not a safetensors file of float32 tensors: {reason}") from None
-    return tensors
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = str(error)[:200] if type(error) is ValueError else "its header is damaged"
+        raise ValueError(f"{where}: not a safetensors file of {what} tensors: {reason}") from None
+    return tensors, about
+
+
+_KINDS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -331,46 +359,72 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(folder: Path) -> FrozenPolicy:
-    """The policy in a folder; ``ValueError`` in one line if a file is missing or altered."""
-    text = _read(folder, CONFIG)
+def policy_of(
+    get: Callable[[str], bytes], check: Callable[[dict[str, Any]], None] = lambda config: None
+) -> FrozenPolicy:
+    """The policy in the files that ``get`` gives by their names.
+
+    ``check`` is called with a config that is whole, before anything is made of it. ``ValueError``
+    in one line for a file that is missing or altered, and as ``get`` and ``check`` raise it.
+    """
+
+    def read(name: str) -> bytes:
+        try:
+            return get(name)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_MEND}") from None
+
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{folder}: {CONFIG} is not JSON; {_MEND}") from None
+        config = json.loads(read(CONFIG), parse_constant=_no_number)
+    except (UnicodeDecodeError, json.JSONDecodeError, _NoNumberError, RecursionError):
+        raise ValueError(f"{CONFIG} is not JSON; {_MEND}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{folder}: {CONFIG} is not that of a policy")
+        raise ValueError(f"{CONFIG} is not that of a policy")
     if config.get("version") != VERSION:
         raise ValueError(
-            f"{folder}: policy format version {config.get('version')!r}, but this rlbudget reads"
+            f"policy format version {config.get('version')!r:.40}, but this rlbudget reads"
             f" version {VERSION}; use the rlbudget that froze it"
         )
     digests = config.get("digests")
     if not isinstance(digests, dict) or digests.get(CONFIG) != config_digest(config):
-        raise ValueError(f"{folder}: {CONFIG} was altered after freezing; {_MEND}")
+        raise ValueError(f"{CONFIG} was altered after freezing; {_MEND}")
+    check(config)
     named = (WEIGHTS, CODE) if CODE in digests else (WEIGHTS,)
-    files = {name: _read(folder, name) for name in named}
+    files = {name: read(name) for name in named}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != digests.get(name):
-            raise ValueError(f"{folder}: {name} was altered after freezing; {_MEND}")
-    try:
-        return FrozenPolicy(config, read_tensors(files[WEIGHTS]))
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+            raise ValueError(f"{name} was altered after freezing; {_MEND}")
+    return FrozenPolicy(config, read_tensors(files[WEIGHTS]))
 
 
 _MEND = "freeze the run again or copy the whole folder again"
+
+
+class _NoNumberError(Exception):
+    """NaN or an infinity in JSON."""
+
+
+def _no_number(text: str) -> None:
+    raise _NoNumberError(text)
+
+
+def load(folder: Path) -> FrozenPolicy:
+    """The policy in a folder; ``ValueError`` in one line if a file is missing or altered."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such policy folder")
+    try:
+        return policy_of(lambda name: _read(folder, name))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
 
 def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such policy folder") from None
-        raise ValueError(f"{folder}: {name} is missing; {_MEND}") from None
+        raise ValueError(f"{name} is missing") from None
     except OSError as error:
-        raise ValueError(f"{folder}: cannot read {name}: {error.strerror}") from None
+        raise ValueError(f"cannot read {name}: {error.strerror}") from None
 
 
 @cache

@@ -10,15 +10,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from rlbudget.errors import UserError
-from rlbudget.files import write_text
 from rlbudget.policy.folder import Policy
+from rlbudget.policy.parsing import conform
+from rlbudget.policy.schema import Digest, Traces
+from rlbudget.policy.sealed import read_sealed, seal, unseal, write_sealed
 from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.steered import SteeredPolicy
 
 FORMAT, VERSION = "rlbudget-blend", 1
+Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+Factor = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,19 @@ def policy_digest(policy: Policy) -> str:
     return found.hexdigest()
 
 
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file says."""
+
+    format: str
+    version: int
+    weights: Annotated[Sequence[Number], msgspec.Meta(min_length=1)]
+    price_weight: Number
+    offset: Number
+    price_factors: Sequence[Factor]
+    members: Sequence[Digest]
+    trained: Traces
+
+
 def save_blend(path: Path | str, saved: SavedBlend) -> None:
     """Write a blend to a JSON file, atomically."""
     content = {
@@ -68,27 +87,22 @@ def save_blend(path: Path | str, saved: SavedBlend) -> None:
         "members": saved.members,
         "trained": dict(saved.trained),
     }
-    write_text(Path(path), json.dumps(content, indent=1) + "\n")
+    write_sealed(path, seal(content))
 
 
 def load_blend(path: Path | str) -> SavedBlend:
     """Read what ``save_blend`` wrote; ``UserError`` for anything else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError("it is another kind of file, or of another version of rlbudget")
-        weights = tuple(map(float, content["weights"]))
-        saved = SavedBlend(
-            Blend(weights, float(content["price_weight"]), float(content["offset"])),
-            tuple(map(float, content["price_factors"])),
-            tuple(map(str, content["members"])),
-            dict(content["trained"]),
-        )
-        if not len(weights) == len(saved.price_factors) == len(saved.members):
-            raise ValueError("it has not one weight and one factor a member")
-    except FileNotFoundError:
-        raise UserError(f"there is no blend {path}") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is not a blend: {said}") from error
-    return saved
+    return read_sealed(path, "a blend", _blend)
+
+
+def _blend(data: bytes) -> SavedBlend:
+    content = unseal(data, FORMAT, VERSION, "it")
+    said = conform(content, _File, "it")
+    if not len(said.weights) == len(said.price_factors) == len(said.members):
+        raise ValueError("it has not one weight and one factor a member")
+    return SavedBlend(
+        Blend(tuple(said.weights), said.price_weight, said.offset),
+        tuple(said.price_factors),
+        tuple(said.members),
+        content["trained"],
+    )

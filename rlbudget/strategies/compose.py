@@ -24,7 +24,8 @@ from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.strategies.blend import SavedBlend, load_blend
 from rlbudget.strategies.ensemble import Combine, ensemble
 from rlbudget.strategies.hybrid import HybridRules, RequestFacts
-from rlbudget.strategies.impact import ImpactModel, check_risk, guarded, load_impact
+from rlbudget.strategies.impact import ImpactModel, check_risk, guarded
+from rlbudget.strategies.impact_file import load_impact
 from rlbudget.strategies.rules_file import load_rules
 from rlbudget.strategies.steered import AnyPolicy
 from rlbudget.traces.table import TraceTable

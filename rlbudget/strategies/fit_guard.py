@@ -25,13 +25,8 @@ from rlbudget.policy.outcomes import (
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.strategies.impact import (
-    check_risk,
-    fit_impact,
-    guarded,
-    lost_by_stopping,
-    save_impact,
-)
+from rlbudget.strategies.impact import check_risk, fit_impact, guarded, lost_by_stopping
+from rlbudget.strategies.impact_file import save_impact
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 

@@ -7,21 +7,16 @@ the risk is at most r*) and is the confidence of an exit. Serving needs numpy al
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from rlbudget.arrays import Bools, Float32s, Floats
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.files import write_bytes
 from rlbudget.policy.observation import observe
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
 from rlbudget.traces.table import TraceTable
@@ -32,7 +27,6 @@ if TYPE_CHECKING:
 
 CLIP = 5.0
 HIDDEN = (32, 32)
-FORMAT = "rlbudget-impact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,70 +203,3 @@ def fit_chance(
     slope, offset = max(float(line.coef_[0, 0]), 0.0), float(line.intercept_[0])
     weights[-1], biases[-1] = weights[-1] * slope, biases[-1] * slope + offset
     return ImpactModel(tuple(features), mean, std, tuple(weights), tuple(biases))
-
-
-def save_impact(path: Path | str, model: ImpactModel) -> None:
-    """Write a model to a file (.safetensors), atomically."""
-    write_impact(path, model, format=FORMAT, trained=json.dumps(dict(model.trained)))
-
-
-def load_impact(path: Path | str) -> ImpactModel:
-    """Read what ``save_impact`` wrote; ``UserError`` for anything else."""
-    return read_impact(path, FORMAT, "an impact model")[0]
-
-
-def write_impact(path: Path | str, model: ImpactModel, **named: str) -> None:
-    """Write a network and texts about it, ``format`` among them, for ``read_impact``."""
-    named |= {"features": json.dumps(model.features)}
-    write_bytes(Path(path), save(impact_tensors(model), metadata=named))
-
-
-def impact_tensors(model: ImpactModel) -> dict[str, Floats]:
-    """The numbers of a network by name, as files hold them."""
-    tensors = {"mean": model.mean, "std": model.std}
-    for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
-        tensors |= {f"weight.{layer}": weight, f"bias.{layer}": bias}
-    return tensors
-
-
-def impact_from(
-    tensors: Mapping[str, Floats],
-    features: Sequence[str],
-    *,
-    trained: Mapping[str, Any] | None = None,
-    prefix: str = "",
-) -> ImpactModel:
-    """What ``impact_tensors`` gave, the names behind a prefix; ``KeyError`` or ``ValueError`` for
-    numbers that make no model."""  # fmt: skip
-    layers = sum(name.startswith(f"{prefix}weight.") for name in tensors)
-    model = ImpactModel(
-        tuple(map(str, features)),
-        tensors[f"{prefix}mean"],
-        tensors[f"{prefix}std"],
-        tuple(tensors[f"{prefix}weight.{layer}"] for layer in range(layers)),
-        tuple(tensors[f"{prefix}bias.{layer}"] for layer in range(layers)),
-        dict(trained or {}),
-    )
-    model.risk(np.zeros(len(model.features)))
-    return model
-
-
-def read_impact(path: Path | str, kind: str, what: str) -> tuple[ImpactModel, dict[str, str]]:
-    """The network in a file of the format ``kind``, and the texts about it.
-
-    ``what`` names such a file in the ``UserError`` for anything else.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            named = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if named.get("format") != kind:
-            raise ValueError("it is another kind of file")
-        model = impact_from(
-            tensors, json.loads(named["features"]), trained=json.loads(named.get("trained", "{}"))
-        )
-    except FileNotFoundError:
-        raise UserError(f"there is no {what.partition(' ')[2]} {path}") from None
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path} is not {what}: {error}") from error
-    return model, named

@@ -27,7 +27,8 @@ from rlbudget.strategies.compose import (
     compose,
     read_strategy,
 )
-from rlbudget.strategies.correction.correct import Correction, load_correction, load_second_policy
+from rlbudget.strategies.correction.correct import Correction
+from rlbudget.strategies.correction.file import load_correction, load_second_policy
 from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import TomlFile, read_toml
 from rlbudget.traces.trace import Trace

@@ -16,9 +16,8 @@ from trace_makers import traces_of
 from rlbudget.cli.main import main
 from rlbudget.policy.folder import make_policy, save_policy
 from rlbudget.strategies.chooser.folder import load_chooser
-from rlbudget.strategies.correction.correct import (
-    Correction,
-    Refiner,
+from rlbudget.strategies.correction.correct import Correction, Refiner
+from rlbudget.strategies.correction.file import (
     load_correction,
     load_second_policy,
     save_correction,

@@ -24,7 +24,7 @@ from rlbudget.policy.folder import Policy, make_policy, save_policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of
 from rlbudget.strategies.blend import load_blend
 from rlbudget.strategies.compose import Strategy, compose
-from rlbudget.strategies.impact import load_impact
+from rlbudget.strategies.impact_file import load_impact
 from rlbudget.traces.store import TraceWriter, digest, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 

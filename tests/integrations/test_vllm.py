@@ -476,7 +476,7 @@ def _taken(params: Params, known: Any) -> bool:
         ({}, "set RLBUDGET_POLICY to a policy folder"),
         ({"RLBUDGET_PLAN": "/nowhere/plan.toml"}, "cannot read the plan"),
         ({"RLBUDGET_PLAN": "FOLDER/policy.json", "RLBUDGET_POLICY": "FOLDER"}, "policy.json"),
-        ({"RLBUDGET_POLICY": "/nowhere/p"}, "no such policy folder"),
+        ({"RLBUDGET_POLICY": "/nowhere/p"}, "no such folder"),
         ({"RLBUDGET_POLICY": "a=FOLDER,a=FOLDER"}, "a name of its own"),
         ({"RLBUDGET_POLICY": "a="}, "is not name=path"),
         ({"RLBUDGET_POLICY": "FOLDER", "RLBUDGET_PROFILE": "none"}, "no profile 'none'"),

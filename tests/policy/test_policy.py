@@ -326,7 +326,7 @@ def test_the_card_may_be_rewritten(folder: Path) -> None:
 
 
 def test_folders_that_are_no_policy_say_so(tmp_path: Path) -> None:
-    assert "no such policy folder" in one_line(tmp_path / "nowhere")
+    assert "no such folder" in one_line(tmp_path / "nowhere")
     assert "config.json is missing" in one_line(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert "config.json is not that of a policy" in one_line(tmp_path)
@@ -349,14 +349,14 @@ def reseal(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"features": []}, "features must be a list of names"),
+        ({"features": []}, "expected array of length >= 1 at .features"),
         ({"features": list(FREE[:-1])}, "the normaliser needs a mean and a positive std"),
         ({"price_range": [1, 0.5]}, "price_range must be"),
-        ({"price_range": [0, 1]}, "price_range must be"),
-        ({"threshold": 1.5}, "threshold 1.5 is not in"),
-        ({"threshold": None}, "threshold must be a number"),
-        ({"activation": "relu"}, "activation tanh"),
-        ({"clip": 0}, "positive clip"),
+        ({"price_range": [0, 1]}, "expected float > 0.0 at .price_range[0]"),
+        ({"threshold": 1.5}, "expected float <= 1.0 at .threshold"),
+        ({"threshold": None}, "expected float, got null at .threshold"),
+        ({"activation": "relu"}, "invalid enum value 'relu' at .activation"),
+        ({"clip": 0}, "expected float > 0.0 at .clip"),
         ({"layers": [N + 1, 64, 2]}, "layers"),
         ({"observation_version": 99}, "observations of version 99"),
     ],

@@ -20,6 +20,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.handover import in_large_tokens
 from rlbudget.policy.outcomes import utility
 from rlbudget.policy.replay import replay
+from rlbudget.policy.sealed import seal
 from rlbudget.strategies.chooser.chooser import Chooser, MemberOf
 from rlbudget.strategies.chooser.fit import fit, fit_chooser, load_together, token_prices_of
 from rlbudget.strategies.chooser.folder import chooser_digest, load_chooser, save_chooser
@@ -184,13 +185,13 @@ def test_a_folder_that_is_no_chooser_is_one_clear_line(chooser: Chooser, tmp_pat
     save_chooser(folder, chooser)
     content = json.loads((folder / "config.json").read_text())
     for change, said in (
-        ({"version": 9}, "another version"),
+        ({"version": 9}, "version 9"),
         ({"ways": content["ways"][:-1]}, "do not fit"),
-        ({"ways": [{"when": "later", "always": None}] * 6}, "not one of before"),
+        ({"ways": [{"when": "later", "always": None}] * 6}, "invalid enum value 'later'"),
         ({"ways": [{"when": "before", "always": 7}] * 6}, "no member 7"),
         ({"features": {}}, "lacks what it needs"),
     ):
-        (folder / "config.json").write_text(json.dumps(content | change))
+        (folder / "config.json").write_bytes(seal(content | change))
         with pytest.raises(UserError, match=said):
             load_chooser(folder)
     (folder / "config.json").write_text(json.dumps(content))

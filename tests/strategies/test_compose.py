@@ -22,12 +22,14 @@ from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
+from rlbudget.policy.sealed import seal
 from rlbudget.policy.stop_policy import Full
 from rlbudget.strategies.blend import SavedBlend, load_blend, policy_digest, save_blend
 from rlbudget.strategies.compose import Composed, Strategy, compose, requests_of, stages
 from rlbudget.strategies.ensemble import Blend, ensemble
 from rlbudget.strategies.hybrid import RequestFacts
-from rlbudget.strategies.impact import Guard, ImpactModel, save_impact
+from rlbudget.strategies.impact import Guard, ImpactModel
+from rlbudget.strategies.impact_file import save_impact
 from rlbudget.strategies.steered import steered
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
@@ -227,15 +229,21 @@ def test_a_saved_blend_is_the_same_blend(tmp_path: Path) -> None:
         again.of(members[:2])
 
 
+WRITTEN = {"format": "rlbudget-blend", "version": 1, "weights": [1], "price_weight": 0, "offset": 0,
+           "price_factors": [1], "members": ["0" * 64], "trained": {}}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("not JSON", "is not a blend"),
         ("[1]", "is not a blend"),
-        ("{}", "it has no 'format'"),
-        ('{"format": "rlbudget-blend", "version": 2}', "another version"),
-        ('{"format": "rlbudget-blend", "version": 1, "weights": [1], "price_weight": 0,'
-         ' "offset": 0, "price_factors": [1], "members": [], "trained": {}}', "one weight"),
+        ("{}", "another kind of file"),
+        ('{"format": "rlbudget-blend", "version": 2}', "version 2"),
+        ('{"format": "rlbudget-blend", "version": 1, "weights": [1]}', "was altered"),
+        (seal({**WRITTEN, "members": []}).decode(), "one weight"),
+        (seal({**WRITTEN, "offset": "0"}).decode(), "expected float, got str at .offset"),
+        (seal({**WRITTEN, "more": 0}).decode(), "unknown field more"),
     ],
 )  # fmt: skip
 def test_what_is_no_blend_is_refused(tmp_path: Path, content: str, said: str) -> None:

@@ -29,9 +29,6 @@ from rlbudget.strategies.correction.correct import (
     Second,
     correct,
     doubts_of,
-    load_correction,
-    load_second_policy,
-    save_correction,
     tune,
 )
 from rlbudget.strategies.correction.doubt import (
@@ -40,9 +37,14 @@ from rlbudget.strategies.correction.doubt import (
     fit_doubt,
     stop_chances,
 )
+from rlbudget.strategies.correction.file import (
+    load_correction,
+    load_second_policy,
+    save_correction,
+)
 from rlbudget.strategies.correction.fit import Fitted
-from rlbudget.strategies.correction.fit_second import save_second
-from rlbudget.strategies.impact import ImpactModel, save_impact
+from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.impact_file import save_impact
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.table import Split, TraceTable, joined, split_questions
 
@@ -298,12 +300,12 @@ def test_a_correction_by_a_second_model_is_kept_as_a_file_or_a_folder(
 ) -> None:
     plan = Correction(doubt, 0.4, None, 1, Refiner(96.0, {"stride": 16}))
     policy = random_policy()
-    save_second(tmp_path / "c.safetensors", plan, None)
-    save_second(tmp_path / "folder", plan, policy)
+    save_correction(tmp_path / "c.safetensors", plan)
+    save_correction(tmp_path / "folder", plan, policy)
     for path in (tmp_path / "c.safetensors", tmp_path / "folder"):
         again = load_correction(path)
         assert (again.threshold, again.second) == (0.4, plan.second)
     assert load_second_policy(tmp_path / "c.safetensors") is None
     assert load_second_policy(tmp_path / "folder") == policy
     with pytest.raises(UserError, match="is a folder"):
-        save_second(tmp_path / "d.safetensors", plan, policy)
+        save_correction(tmp_path / "d.safetensors", plan, policy)

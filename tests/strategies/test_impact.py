@@ -18,10 +18,9 @@ from rlbudget.strategies.impact import (
     ImpactModel,
     fit_impact,
     guarded,
-    load_impact,
     lost_by_stopping,
-    save_impact,
 )
+from rlbudget.strategies.impact_file import load_impact, save_impact
 from rlbudget.traces.table import TraceTable, split_questions
 
 PRICE = 1e-3

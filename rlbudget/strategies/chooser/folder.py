@@ -6,32 +6,64 @@ unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-from rlbudget.files import write_bytes, write_text
-from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.folders import Get, read_folder, replace_folder
+from rlbudget.policy.folder import policy_files, policy_in
+from rlbudget.policy.parsing import conform
+from rlbudget.policy.schema import Count, Digest, Recorded
+from rlbudget.policy.sealed import refused, seal, seal_tensors, unseal, unseal_tensors, within
 from rlbudget.strategies.chooser.chooser import Chooser, MemberOf, Way
-from rlbudget.strategies.chooser.members import WHEN, When
+from rlbudget.strategies.chooser.members import When
 from rlbudget.strategies.chooser.record import TrackRecord
-from rlbudget.strategies.impact import ImpactModel, impact_from, impact_tensors
+from rlbudget.strategies.impact import ImpactModel
+from rlbudget.strategies.impact_file import impact_from, impact_tensors
 
 FORMAT, VERSION = "rlbudget-chooser", 1
 CONFIG, TENSORS, POLICIES = "config.json", "chooser.safetensors", "policies"
 
 
+class _Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    ratio: Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+    policy: bool
+    recorded: Recorded
+
+
+class _Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    when: When
+    always: Count | None
+
+
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``config.json``."""
+
+    format: str
+    version: int
+    members: Annotated[Sequence[_Member], msgspec.Meta(min_length=2)]
+    ways: Annotated[Sequence[_Way], msgspec.Meta(min_length=1)]
+    features: dict[When, Annotated[Sequence[str], msgspec.Meta(min_length=1)]]
+    tasks: Sequence[str]
+    trained: dict[str, Any]
+    digests: dict[str, Digest]
+
+
 def save_chooser(folder: Path | str, chooser: Chooser) -> None:
-    """Write a chooser to a folder, each file atomically."""
-    root, tensors = Path(folder), _tensors(chooser)
+    """Write a chooser to a folder, all of it or nothing; a chooser that is there is replaced."""
+    files = {TENSORS: seal_tensors({"format": FORMAT, "version": VERSION}, _tensors(chooser))}
+    for place, member in enumerate(chooser.members):
+        if member.policy is not None:
+            policy = policy_files(member.policy)
+            files |= {f"{POLICIES}/{place}/{name}": data for name, data in policy.items()}
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -44,27 +76,26 @@ def save_chooser(folder: Path | str, chooser: Chooser) -> None:
         "features": {when: list(models[0].features) for when, models in chooser.wrong.items()},
         "tasks": list(chooser.record.tasks),
         "trained": dict(chooser.trained),
+        "digests": {name: sha256(data).hexdigest() for name, data in files.items()},
     }  # fmt: skip
-    for place, member in enumerate(chooser.members):
-        if member.policy is not None:
-            save_policy(root / POLICIES / str(place), member.policy)
-    write_bytes(root / TENSORS, save(tensors))
-    write_text(root / CONFIG, json.dumps(content, indent=1) + "\n")
+    replace_folder(folder, {**files, CONFIG: seal(content)}, check=_check_replaceable)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder for the chooser")
+    names = {one.name for one in folder.iterdir()} if folder.exists() else set()
+    if names and not {CONFIG, TENSORS} <= names <= {CONFIG, TENSORS, POLICIES}:
+        other = min(names - {CONFIG, TENSORS, POLICIES}, default=min(names))
+        raise UserError(f"{folder} holds other things ({other}); choose a new folder")
 
 
 def load_chooser(folder: Path | str) -> Chooser:
     """Read what ``save_chooser`` wrote; ``UserError`` for anything else."""
-    root = Path(folder)
-    try:
-        content = json.loads((root / CONFIG).read_text(encoding="utf-8"))
-        if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError("it is another kind of folder, or of another version of rlbudget")
-        return _chooser(root, content, load((root / TENSORS).read_bytes()))
-    except FileNotFoundError:
-        raise UserError(f"there is no chooser {folder}") from None
-    except (OSError, KeyError, IndexError, TypeError, ValueError, SafetensorError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{folder} is not a chooser: {said}") from error
+    if not Path(folder).exists():
+        raise UserError(f"there is no chooser {folder}")
+    with refused(folder, "a chooser"):
+        return read_folder(folder, _chooser)
 
 
 def chooser_digest(chooser: Chooser) -> str:
@@ -72,7 +103,7 @@ def chooser_digest(chooser: Chooser) -> str:
     ways = [str(way) for way in chooser.ways]
     policies = [member.policy and member.policy.digest for member in chooser.members]
     tasks = list(chooser.record.tasks)
-    found = hashlib.sha256(json.dumps([ways, policies, tasks]).encode())
+    found = sha256(json.dumps([ways, policies, tasks]).encode())
     for name, tensor in sorted(_tensors(chooser).items()):
         found.update(f"{name}{tensor.shape}".encode() + tensor.tobytes())
     return found.hexdigest()
@@ -91,40 +122,63 @@ def _tensors(chooser: Chooser) -> dict[str, Floats]:
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
-def _chooser(root: Path, content: Mapping[str, Any], tensors: Mapping[str, Floats]) -> Chooser:
+def _chooser(get: Get) -> Chooser:
+    content = unseal(get(CONFIG), FORMAT, VERSION, CONFIG)
+    said = conform(content, _Config, CONFIG)
+
+    def whole(name: str) -> bytes:
+        data = get(name)
+        if sha256(data).hexdigest() != said.digests.get(name):
+            raise ValueError(f"{name} was altered after it was written")
+        return data
+
+    tensors = unseal_tensors(whole(TENSORS), FORMAT, VERSION, TENSORS)[1]
     members = tuple(
         MemberOf(
-            str(one["name"]),
-            float(one["ratio"]),
-            load_policy(root / POLICIES / str(place)) if one["policy"] else None,
-            dict(one["recorded"]),
+            one.name,
+            one.ratio,
+            policy_in(within(f"{POLICIES}/{place}", whole)) if one.policy else None,
+            content["members"][place]["recorded"],
         )
-        for place, one in enumerate(content["members"])
+        for place, one in enumerate(said.members)
     )
-    ways = tuple(Way(_when(one["when"]), one["always"]) for one in content["ways"])
-    prices, k = tensors["token_prices"], len(members)
-    record = TrackRecord((len(prices), k))
-    if tensors["record"].shape != record.whole.shape or len(ways) != len(prices) or k < 2:
-        raise ValueError("its record, ways or members do not fit its prices")
-    record.whole = tensors["record"]
-    if content["tasks"]:
-        record.tasks = dict(zip(content["tasks"], tensors["record.tasks"], strict=True))
-    wrong: dict[When, tuple[ImpactModel, ...]] = {
-        _when(when): tuple(
-            impact_from(tensors, features, prefix=f"{when}.{place}.") for place in range(k)
-        )
-        for when, features in content["features"].items()
-    }
+    ways = tuple(Way(way.when, way.always) for way in said.ways)
+    k = len(members)
     for way in ways:
-        if way.always is None and way.when not in wrong:
+        if way.always is None and way.when not in said.features:
             raise ValueError(f"it lacks what it needs to choose {way.when}")
-        if way.always is not None and not 0 <= way.always < k:
+        if way.always is not None and way.always >= k:
             raise ValueError(f"there is no member {way.always}")
-    return Chooser(members, prices, ways, wrong, record, dict(content["trained"]))
+    prices, record = _record(tensors, said.tasks, k)
+    if len(ways) != len(prices):
+        raise ValueError("its ways do not fit its prices")
+    wrong: dict[When, tuple[ImpactModel, ...]] = {
+        when: tuple(impact_from(_own(tensors, f"{when}.{place}."), features) for place in range(k))
+        for when, features in said.features.items()
+    }
+    return Chooser(members, prices, ways, wrong, record, content["trained"])
 
 
-def _when(text: str) -> When:
-    found = next((when for when in WHEN if when == text), None)
-    if found is None:
-        raise ValueError(f"{text!r} is not one of {', '.join(WHEN)}")
-    return found
+def _own(tensors: Mapping[str, Floats], prefix: str) -> dict[str, Floats]:
+    there = tensors.items()
+    return {name.removeprefix(prefix): own for name, own in there if name.startswith(prefix)}
+
+
+def _record(
+    tensors: Mapping[str, Floats], tasks: Sequence[str], members: int
+) -> tuple[Floats, TrackRecord]:
+    """The token prices, rising, and the record at each; ``ValueError`` for what makes none."""
+    prices, whole = tensors.get("token_prices"), tensors.get("record")
+    if prices is None or whole is None or prices.ndim != 1 or not len(prices):
+        raise ValueError(f"{TENSORS} lacks its prices or its record")
+    if not (prices[0] > 0 and (np.diff(prices) > 0).all()):
+        raise ValueError(f"{TENSORS}: its prices do not rise from above 0")
+    record = TrackRecord((len(prices), members))
+    each = tensors.get("record.tasks", np.zeros((0, *record.whole.shape)))
+    if whole.shape != record.whole.shape or each.shape != (len(tasks), *whole.shape):
+        raise ValueError(f"{TENSORS}: its record does not fit its prices, members and tasks")
+    if len(set(tasks)) != len(tasks) or whole.min() < 0 or (each.size and each.min() < 0):
+        raise ValueError(f"{TENSORS}: its record counts below 0, or a task twice")
+    record.whole = whole
+    record.tasks = dict(zip(tasks, each, strict=True))
+    return prices, record

@@ -14,29 +14,22 @@ second costs its ``ratio`` of them.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.handover import in_large_tokens
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import Replay
-from rlbudget.strategies.impact import ImpactModel, read_impact, write_impact
+from rlbudget.strategies.impact import ImpactModel
 from rlbudget.traces.table import TraceTable
 
 Aim = Literal["utility", "answers"]
-FORMAT = "rlbudget-correction"
-FILE, POLICY = "correction.safetensors", "second"
-"""in a folder: the correction, and the policy that its second model is served by"""
 OFF = float("inf")
 LEVELS = 40
 """thresholds tried: quantiles of the doubts at the stops"""
@@ -262,44 +255,3 @@ def _next(table: TraceTable, row: int, end: int, budget: int | None) -> int | No
     least = table.thinking_tokens[row] + budget
     place = row + 1 + int(np.searchsorted(table.thinking_tokens[row + 1 : end], least))
     return place if place < end else None
-
-
-def save_correction(path: Path | str, correction: Correction) -> None:
-    """Write a correction to a file (.safetensors), atomically: its doubt model, and the plan."""
-    plan = {
-        "threshold": None if correction.off else correction.threshold,
-        "budget": correction.budget,
-        "rounds": correction.rounds,
-        "second": None if correction.second is None else asdict(correction.second),
-    }
-    write_impact(path, correction.doubt, format=FORMAT, plan=json.dumps(plan))
-
-
-def load_correction(path: Path | str) -> Correction:
-    """Read what ``save_correction`` wrote, a file or a folder that holds it.
-
-    Raises ``UserError`` for anything else.
-    """
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    doubt, named = read_impact(file, FORMAT, "a correction")
-    try:
-        plan = json.loads(named["plan"])
-        threshold, budget, rounds = plan["threshold"], plan["budget"], int(plan["rounds"])
-        threshold = OFF if threshold is None else float(threshold)
-        budget = None if budget is None else int(budget)
-        if math.isnan(threshold) or rounds < 1 or (budget or 1) < 1:
-            raise ValueError("its plan makes no sense")
-        said, second = plan.get("second"), None
-        if said is not None:
-            second = Refiner(float(said["ratio"]), dict(said["recorded"]))
-            if not 0 < second.ratio < OFF:
-                raise ValueError("a token of its second model must cost something")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a correction: {error}") from error
-    return Correction(doubt, threshold, budget, rounds, second)
-
-
-def load_second_policy(path: Path | str) -> Policy | None:
-    """The policy that the second model of the correction ``path`` is served by, if it has one."""
-    folder = Path(path) / POLICY
-    return load_policy(folder) if folder.is_dir() else None

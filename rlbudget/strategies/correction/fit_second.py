@@ -14,20 +14,16 @@ import numpy as np
 from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
 from rlbudget.evaluate.unseen import fitted_to
-from rlbudget.policy.folder import Policy, save_policy
+from rlbudget.policy.folder import Policy
 from rlbudget.policy.handover import served
 from rlbudget.policy.outcomes import concatenated
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.correction.correct import (
-    FILE,
-    POLICY,
     Aim,
-    Correction,
     Refiner,
     Second,
     correct,
     doubts_of,
-    save_correction,
     tune,
 )
 from rlbudget.strategies.correction.fit import Fitted, fit_doubts, own_split
@@ -79,24 +75,6 @@ def fit_second(
         correction, done, doubts_of(doubts.model, split.held_out), Second(given[2], refiner)
     )
     return Fitted(correction, measured, split.held_out.question_ids, token_price)
-
-
-def check_out(out: Path, second_policy: Policy | None) -> None:
-    """Raises ``UserError`` for a file that is to hold a policy."""
-    if out.suffix == ".safetensors" and second_policy is not None:
-        raise UserError(f"a correction with --second-policy is a folder, not the file {out}")
-
-
-def save_second(out: Path, correction: Correction, second_policy: Policy | None) -> None:
-    """Write a file (.safetensors), or a folder (any other name), which may hold the policy that the
-    second model is served by. Raises ``UserError`` as ``check_out`` does."""  # fmt: skip
-    check_out(out, second_policy)
-    if out.suffix == ".safetensors":
-        save_correction(out, correction)
-        return
-    save_correction(out / FILE, correction)
-    if second_policy is not None:
-        save_policy(out / POLICY, second_policy)
 
 
 def _seen(policy: Policy | None, traces: Path | str) -> set[str]:
