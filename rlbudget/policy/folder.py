@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Float32s, Floats
 from rlbudget.errors import UserError
-from rlbudget.folders import Get, read_folder, replace_folder
+from rlbudget.files.folders import Get, read_folder, replace_folder
 from rlbudget.policy import network
 from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, FrozenPolicy

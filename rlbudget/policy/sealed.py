@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from rlbudget.errors import UserError
 from rlbudget.files import save_bytes
-from rlbudget.folders import Get, read_folder
+from rlbudget.files.folders import Get, read_folder
 from rlbudget.policy.network import read_safetensors
 from rlbudget.policy.parsing import parse
 

@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from synthetic import make_table
 from trace_makers import traces_of
 
-from rlbudget import folders
 from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate
+from rlbudget.files import folders
 from rlbudget.policy import network
 from rlbudget.policy.card import write_card
 from rlbudget.policy.folder import load_policy, save_policy

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-from rlbudget.folders import Get, read_folder, replace_folder
+from rlbudget.files.folders import Get, read_folder, replace_folder
 from rlbudget.policy.folder import policy_files, policy_in
 from rlbudget.policy.parsing import conform
 from rlbudget.policy.schema import Count, Digest, Recorded

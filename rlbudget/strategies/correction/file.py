@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from rlbudget.errors import UserError
-from rlbudget.folders import read_folder, replace_folder
+from rlbudget.files.folders import read_folder, replace_folder
 from rlbudget.policy.folder import Policy, policy_files, policy_in
 from rlbudget.policy.parsing import conform
 from rlbudget.policy.schema import Recorded
