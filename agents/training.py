@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
+from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.traces.store import digest, iter_questions, iter_traces, load_table
 from rlbudget.traces.table import split_questions
@@ -32,7 +33,7 @@ def train_on(
     run_dir: Path,
     *,
     preset: Preset = "free",
-    signals: Literal["all", "top"] = "all",
+    signals: Literal["all", "top", "text"] = "all",
     token_price: tuple[float, float] | None = None,
     total_timesteps: int | None = None,
     advantages: Literal["exact", "sampled"] = "exact",
@@ -50,7 +51,9 @@ def train_on(
 
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's numbers to the observation, ``tasks`` its task; ``signals``
-    ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits.
+    ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
+    those of ``signals.text.TEXT_SIGNALS``, for servers that give no log-probabilities either:
+    ``all`` are these too, where the traces hold no others.
     ``start`` is a policy to continue from, whose observation and prices are kept. Raises
     ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
@@ -60,8 +63,8 @@ def train_on(
     split = split_questions(table, seed=split_seed)
     first = next(iter_traces(traces))
     features = None
-    if start is None and (context or tasks or signals == "top"):
-        kept = table.signals if signals == "all" else _top(table.signals)
+    if start is None and (context or tasks or signals != "all"):
+        kept = set(table.signals) if signals == "all" else _only(signals, table.signals)
         features = feature_names(kept, preset, context=context, tasks=tasks)
     config = PPOConfig(
         preset=preset,
@@ -105,11 +108,14 @@ def recorded_of(trace: Trace) -> dict[str, Any]:
     return {"model": trace.model} | made
 
 
-def _top(signals: Iterable[str]) -> set[str]:
-    found = set(signals) & set(TOP_SIGNALS)
+def _only(kind: Literal["top", "text"], signals: Iterable[str]) -> set[str]:
+    known = TOP_SIGNALS if kind == "top" else TEXT_SIGNALS
+    found = set(signals) & set(known)
     if not found:
-        raise UserError(
-            "the traces hold none of the signals that top log-probabilities give:"
-            f" {', '.join(TOP_SIGNALS)}"
+        what = (
+            "that top log-probabilities give"
+            if kind == "top"
+            else "of the text: record with --text-signals"
         )
+        raise UserError(f"the traces hold none of the signals {what} ({', '.join(known)})")
     return found

@@ -20,6 +20,15 @@ eat         the entropy of the answer's first token settles      ``exit_entropy`
 halt        the answer's distribution has low entropy            ``answer_entropy``
 =========== ==================================================== ==================
 
+Where the traces hold the signals of the text, these apply as well:
+
+=========== ==================================================== ======================
+claims      the last ``window`` claims name one value            ``text_claim_streak``
+conclusions so many concluding words were written                ``text_conclusions``
+hedges      so many words of doubt were written                  ``text_hedges``
+repeats     much was written before                              ``text_repeats``
+=========== ==================================================== ======================
+
 On traces made of samples (``rlbudget.traces.samples``) other rules apply:
 
 ============ =================================================== ==================
@@ -36,17 +45,32 @@ questions.
 
 from __future__ import annotations
 
-from rlbudget.agents.rules import probing, sampling, unprobed
+from rlbudget.agents.rules import probing, sampling, text, unprobed
 from rlbudget.agents.rules.rule import PROBE, Kind, Parameters, Rule
+from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.traces.table import TraceTable
 
-__all__ = ["PROBE", "RULES", "SAMPLING_RULES", "Kind", "Parameters", "Rule", "rules_for"]
+__all__ = [
+    "PROBE",
+    "RULES",
+    "SAMPLING_RULES",
+    "TEXT_RULES",
+    "Kind",
+    "Parameters",
+    "Rule",
+    "rules_for",
+]
 
 RULES = (*unprobed.RULES, *probing.RULES)
+
+TEXT_RULES = text.RULES
 
 SAMPLING_RULES = (unprobed.FULL, unprobed.FIXED, unprobed.RANDOM, *sampling.RULES)
 
 
 def rules_for(table: TraceTable) -> tuple[Rule, ...]:
-    """The rules of the table's kind: those of samples, where it was made of samples."""
-    return SAMPLING_RULES if "vote_share" in table.signals else RULES
+    """The rules of the table's kind: those of samples, where it was made of samples; those of the
+    text as well, where it holds any of its signals."""
+    if "vote_share" in table.signals:
+        return SAMPLING_RULES
+    return (*RULES, *TEXT_RULES) if set(TEXT_SIGNALS) & set(table.signals) else RULES

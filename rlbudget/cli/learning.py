@@ -58,8 +58,9 @@ class Train:
     """Least exact match, such as 0.9: training looks for the price that spends fewest tokens."""
     token_budget: OptionalNumber = None
     """Most tokens a question, all counted: training looks for the price in the same way."""
-    signals: Literal["all", "top"] = "all"
-    """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers."""
+    signals: Literal["all", "top", "text"] = "all"
+    """top: only those that top-20 log-probabilities give, for OpenAI-compatible servers; text: only
+    those of the text, for servers that give none (chosen where the traces hold no others)."""
     token_price: PriceRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalN = None

@@ -85,6 +85,8 @@ class Record:
     """float32, bfloat16 or float16; by default that of the weights."""
     store_text: Flag = False
     """Keep the text of the thinking in the traces."""
+    text_signals: Flag = False
+    """Record the signals of the text as well, to train for servers without log-probabilities."""
     seed: N = 0
     """Seed of the questions and of the sampling."""
     resume: Flag = False
@@ -139,7 +141,8 @@ class Record:
                 stats = record(
                     model, task, self.out, stride=self.stride, max_tokens=self.max_tokens,
                     temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,
-                    batch_size=self.batch_size, store_text=self.store_text, resume=self.resume,
+                    batch_size=self.batch_size, store_text=self.store_text,
+                    text_signals=self.text_signals, resume=self.resume,
                     progress=advance, on_left_out=left_out, on_trace=first.take,
                     on_halved=note,
                 )  # fmt: skip

@@ -13,9 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
 from rlbudget.decoding.checkpoints import checkpoints_of
 from rlbudget.decoding.known import recording_settings
 from rlbudget.decoding.record import BATCH_SIZE, remembering
+=======
+from rlbudget.decoding.checkpoints import Texts, checkpoints_of
+from rlbudget.decoding.record import BATCH_SIZE, check_same, remembering
+>>>>>>> ec9539c (Text alone: signals that a thinking's text gives, rules on them, and policies that need no log-probabilities)
 from rlbudget.decoding.reread import Spelled, speller_of
 from rlbudget.errors import UserError
 from rlbudget.tasks.files import short_hash, task_of
@@ -215,6 +220,7 @@ def _annotate(
     score = remembering(task, task.questions)
     everybody, no_options = range(len(rows)), [()] * len(rows)
     points: dict[int, list[Checkpoint]] = {}
+    texts = Texts(model.vocabulary)
     under_way = None
     for batch in read_again(
         model,
@@ -225,11 +231,11 @@ def _annotate(
         on_halved=on_halved,
     ):
         if batch is not under_way:
-            under_way, points = batch, {}
+            under_way, points, texts = batch, {}, Texts(model.vocabulary)
         for number in batch.ended.tolist():
             final = score(number, rows[number].spelled.answer)
             yield _trace(model, rows[number], points.pop(number, []), final, settings)
-        looks = checkpoints_of(batch, everybody, no_options, settings.probe_tokens, score)
+        looks = checkpoints_of(batch, everybody, no_options, settings.probe_tokens, score, texts)
         for number, point in zip(batch.at_checkpoint.tolist(), looks, strict=True):
             points.setdefault(number, []).append(point)
 

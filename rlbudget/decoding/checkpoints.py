@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
 from rlbudget.models.reading import ExitResult, ProbeResult
+from rlbudget.models.vocabulary import Vocabulary
+from rlbudget.signals.text import TextWindow
 from rlbudget.traces.trace import Checkpoint, Exit, Probe
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ class Standing(Protocol):
     """Decodes of which some stand at a checkpoint; ``DecodeBatch`` says what each does."""
 
     at_checkpoint: Ints
+
+    def thinking_ids(self, row: int) -> Ints: ...  # noqa: D102
 
     def thinking_tokens(self, rows: npt.ArrayLike) -> Ints: ...  # noqa: D102
 
@@ -37,17 +41,35 @@ class Standing(Protocol):
     ) -> list[OptionsResult]: ...
 
 
+class Texts:
+    """The signals of the texts of decodes, which go by their numbers."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._windows: dict[int, TextWindow] = {}
+        self._read: dict[int, int] = {}
+
+    def at(self, number: int, ids: Ints) -> dict[str, float]:
+        """``signals.text.TEXT_SIGNALS`` of a decode whose thinking so far are these ids."""
+        window = self._windows.setdefault(number, TextWindow())
+        window.push(self._vocabulary.added(ids, self._read.get(number, 0)))
+        self._read[number] = len(ids)
+        return window.read()
+
+
 def checkpoints_of(
     batch: Standing,
     numbers: Sequence[int],
     options: Sequence[Sequence[Sequence[int]]],
     probe_tokens: int,
     score: Callable[[int, str], int],
+    texts: Texts | None = None,
 ) -> Iterator[Checkpoint]:
     """What every row at a checkpoint has to say there.
 
     ``numbers`` are the rows' questions; ``options``, the token ids of each answer option, and
-    ``score`` go by them. ``probe_tokens`` is the length of the trial answers, 0 for none.
+    ``score`` go by them. ``probe_tokens`` is the length of the trial answers, 0 for none. ``texts``
+    adds the signals of the text.
     """
     rows = batch.at_checkpoint
     if not len(rows):
@@ -71,6 +93,8 @@ def checkpoints_of(
         if row in choices:
             looks["answer_entropy"] = choices[row].entropy
             looks["option_tokens"] = float(choices[row].tokens)
+        if texts is not None:
+            looks |= texts.at(numbers[row], batch.thinking_ids(row))
         yield Checkpoint(
             thinking_tokens=written[place],
             signals={

@@ -31,7 +31,8 @@ from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.policy.cascade import CascadeDecision, CascadeRequest
 from rlbudget.policy.controller import Controller, Reason
 from rlbudget.policy.dial import Spot
-from rlbudget.signals.tokens import TOKEN_SIGNALS, TokenWindow
+from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
+from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, TokenWindow
 from rlbudget.strategies.correction.corrector import Corrector
 from rlbudget.strategies.feedback.log import Stop
 from rlbudget.strategies.hybrid import RequestFacts
@@ -119,8 +120,13 @@ class Decider:
         self._thinking = 0  # tokens where the steps began that were taken last
         self._fault: str | None = None
         self._window = TokenWindow()
+        features = plan.features if plan.cascade is None else plan.cascade.features
+        needed = {feature.partition(".")[0] for feature in features}
+        self._text = TextWindow() if needed & set(TEXT_SIGNALS) else None
+        self._text_read = 0
+        self._text_alone = self._text is not None and not needed & set(SIGNALS)
         self._markers = core.vocabulary.markers
-        self._signals_fault = False
+        self._signals_fault = self._measured = False
 
     @property
     def failed(self) -> str | None:
@@ -154,6 +160,8 @@ class Decider:
         """Take the signals (6,) of a token of the thinking, float."""
         if self._signals_fault or (self.failed is not None and not self.audited):
             return
+        if signals is None and self._text_alone:
+            return
         try:
             values = [] if signals is None else _numbers(signals)
             if len(values) != len(TOKEN_SIGNALS):
@@ -165,6 +173,7 @@ class Decider:
                 )  # fmt: skip
                 raise ValueError(f"{name} is {value}")
             self._window.push(values, self._markers[token].tolist())
+            self._measured = True
         except Exception as error:  # whatever it is, the decode must go on
             self._signals_fault = True
             if self.failed is None:
@@ -202,7 +211,7 @@ class Decider:
         core, self._thinking = self.core, thinking
         signals: dict[str, float] = {}
         if not self._signals_fault and (self.failed is None or self.audited):
-            signals = self._window.read()
+            signals = self._signals()
         if self._corrector is not None:
             self._corrector.take(signals, thinking)
         here: ExitResult | None = None
@@ -236,6 +245,14 @@ class Decider:
         if self._corrector is not None and self._corrector.failed is None:
             return (yield from self._exit_checked(self._corrector, here))
         return self._stop(here)
+
+    def _signals(self) -> dict[str, float]:
+        signals = self._window.read() if self._measured else {}
+        if self._text is not None:
+            self._text.push(self._transcript.added(self._text_read, self._thinking))
+            self._text_read = self._thinking
+            signals |= self._text.read()
+        return signals
 
     def at_end(self, thinking: int) -> Steps:
         """A cascade is asked once more where the small model ends its thinking."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rlbudget.decoding.checkpoints import checkpoints_of
+from rlbudget.decoding.checkpoints import Texts, checkpoints_of
 from rlbudget.decoding.fitting import fitting
 from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.errors import UserError
@@ -72,6 +72,7 @@ class Settings:
     probe_tokens: int
     seed: int
     store_text: bool
+    text_signals: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
     """what else every trace says of it"""
 
@@ -97,6 +98,7 @@ def settings_of(
     probe_tokens: int,
     seed: int,
     store_text: bool,
+    text_signals: bool = False,
     more: Mapping[str, Any] | None = None,
 ) -> Settings:
     """What is left out is as in the model's profile; ``UserError`` for what is out of range."""
@@ -109,6 +111,7 @@ def settings_of(
         probe_tokens=probe_tokens,
         seed=seed,
         store_text=store_text,
+        text_signals=text_signals,
         more=more or {},
     )
     if not 0 <= made.temperature < float("inf"):
@@ -143,6 +146,7 @@ def record(
     batch_size: int = BATCH_SIZE,
     probe_tokens: int = PROBE_TOKENS,
     store_text: bool = False,
+    text_signals: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     on_left_out: Callable[[str], None] | None = None,
@@ -168,7 +172,7 @@ def record(
     begun = time.monotonic()
     settings = settings_of(
         model.profile, stride=stride, max_tokens=max_tokens, temperature=temperature,
-        probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+        probe_tokens=probe_tokens, seed=seed, store_text=store_text, text_signals=text_signals,
     )  # fmt: skip
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
@@ -184,6 +188,7 @@ def record(
     known = recording_settings(
         "record", model, task.name, settings.meta(model),
         scorer=task.scorer, seed=seed, store_text=store_text,
+        **({"text_signals": True} if text_signals else {}),
     )  # fmt: skip
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
@@ -267,6 +272,7 @@ def _record(
         with attempt:
             numbers, width = attempt.rows, attempt.width
             checkpoints: dict[int, list[Checkpoint]] = {}
+            texts = Texts(model.vocabulary) if settings.text_signals else None
             for batch in stream(
                 model,
                 [questions[number].question for number in numbers],
@@ -277,7 +283,7 @@ def _record(
                 stride=settings.stride,
             ):
                 rows = batch.at_checkpoint.tolist()
-                looks = checkpoints_of(batch, numbers, options, settings.probe_tokens, score)
+                looks = checkpoints_of(batch, numbers, options, settings.probe_tokens, score, texts)
                 for row, point in zip(rows, looks, strict=True):
                     checkpoints.setdefault(row, []).append(point)
                 recorded = []

@@ -30,6 +30,12 @@ class Transcript:
             return "".join(self.texts[start:stop])
         return self.vocabulary.text(self.ids[start:stop], special=True)
 
+    def added(self, start: int, stop: int) -> str:
+        """What a range of tokens adds to the text of those before it."""
+        if self.texts:
+            return "".join(self.texts[start:stop])
+        return self.vocabulary.added(self.ids[:stop], start)
+
     @property
     def answer_ids(self) -> list[int]:
         """The tokens of the answer."""

@@ -115,6 +115,10 @@ class Rereading:
         """Tokens of thinking of each of these rows so far: shape (len(rows),)."""
         return np.full(len(np.asarray(rows)), self._read, dtype=np.int64)
 
+    def thinking_ids(self, row: int) -> Ints:
+        """The thinking of a row up to this place."""
+        return self._thoughts[int(self._places([row])[0]), : self._read]
+
     def signals(self, rows: npt.ArrayLike) -> dict[str, Floats]:
         """The signals of ``signals.tokens.SIGNALS`` at this checkpoint: name -> (len(rows),)."""
         places = self._places(rows)

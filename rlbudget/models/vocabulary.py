@@ -50,6 +50,13 @@ class Vocabulary:
             )
         )
 
+    def added(self, ids: Sequence[int] | Ints, start: int) -> str:
+        """What the ids from ``start`` on add to the text of those before them, where these end no
+        character in the middle."""
+        before = ids[max(start - LONGEST_CHARACTER, 0) : start]
+        both = ids[max(start - LONGEST_CHARACTER, 0) :]
+        return self.text(both, special=True)[len(self.text(before, special=True)) :]
+
     def inside_character(self, ids: Sequence[int] | Ints) -> bool:
         """Whether the last of these tokens leaves a character without some of its bytes."""
         return self.text(ids[-LONGEST_CHARACTER:], special=True).endswith("\ufffd")

@@ -26,6 +26,7 @@ from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
+from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Probe
@@ -78,7 +79,9 @@ class Controller:
         self._needed = signals - {
             "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS
         }  # fmt: skip
-        unknown = sorted(self._needed - set(SIGNALS))
+        unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS})
+        self._text = TextWindow() if self._needed & set(TEXT_SIGNALS) else None
+        self._text_alone = self._text is not None and not self._needed & set(SIGNALS)
         if stride is not None and stride < 1:
             raise UserError(f"stride {stride}: it must be at least 1 token")
         if stride is not None and unknown:
@@ -105,9 +108,10 @@ class Controller:
 
     def push(
         self,
-        token_signals: npt.ArrayLike,
+        token_signals: npt.ArrayLike | None,
         token_markers: npt.ArrayLike,
         *,
+        text: str | None = None,
         probe: Callable[[], Probe] | None = None,
         inside_character: bool = False,
     ) -> Decision | None:
@@ -117,19 +121,23 @@ class Controller:
         there is no checkpoint then.
 
         ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
-        ``token_markers`` are ``signals.markers`` of the token's text. ``probe`` makes a trial
+        ``token_markers`` are ``signals.markers`` of the token's text. ``text`` is what the token
+        adds to the text: for a policy with signals of the text, which needs no ``token_signals``
+        where it has no others. ``probe`` makes a trial
         answer and is called only at a checkpoint where the policy needs one or asks for one.
         """
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
         self.thinking_tokens += 1
         if self.thinking_tokens % self._stride or inside_character:
-            self._safely(lambda: self._take(token_signals, token_markers))
+            self._safely(lambda: self._take(token_signals, token_markers, text))
             return None
 
         def decide() -> Decision:
-            self._take(token_signals, token_markers)
+            self._take(token_signals, token_markers, text)
             signals = {name: float(v[0]) for name, v in self._window.read().items()}
+            if self._text is not None:
+                signals |= self._text.read()
             answer = probe() if probe is not None and self.needs_probe else None
             decision = self._decide(signals, self.thinking_tokens, answer)
             return self._look(probe()) if decision.probe and probe is not None else decision
@@ -161,8 +169,16 @@ class Controller:
                 self._fail(error)
         return CONTINUE
 
-    def _take(self, token_signals: npt.ArrayLike, token_markers: npt.ArrayLike) -> None:
-        values = np.asarray(token_signals, dtype=np.float64)
+    def _take(
+        self, token_signals: npt.ArrayLike | None, token_markers: npt.ArrayLike, text: str | None
+    ) -> None:
+        if self._text is not None:
+            if text is None:
+                raise ValueError("the policy reads the text: a token came without its own")
+            self._text.push(text)
+        if token_signals is None and self._text_alone:
+            return
+        values = np.asarray([] if token_signals is None else token_signals, dtype=np.float64)
         if not values.size:
             raise ValueError("a token came without log-probabilities, and so without signals")
         if values.shape != (len(TOKEN_SIGNALS),):

@@ -39,6 +39,7 @@ from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import EXIT_SIGNALS
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "hedges": ("", "sum", "age"),
     "conclusions": ("", "sum", "age"),
     "end_gap_min": ("", "min"),
+    **dict.fromkeys(
+        ("text_hedges", "text_conclusions", "text_checks", "text_claims"), ("", "sum", "age")
+    ),
+    "text_claim_streak": ("", "log"),
+    "text_claim_again": ("log",),
+    **dict.fromkeys(("text_claim_kinds", "text_claim_share"), ("",)),
     "probe_confidence": ("", "ema", "max"),
     "probe_streak": ("", "log"),
     "probe_distinct": ("",),
@@ -86,11 +93,15 @@ def feature_names(
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
     checkpoint, ``look`` those that the policy asks for. Their tokens are charged. ``context``
     adds what is known of the question (``signals.questions``), ``tasks`` the request's task.
+    Signals of the text are features where there are no others: they are less than those of
+    log-probabilities, and a server that gives these need not be read twice.
     """
-    held = set(signals)
+    held = set(signals) - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
+    if held - set(TEXT_SIGNALS):
+        held -= set(TEXT_SIGNALS)
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
-        *sorted(held - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}),
+        *sorted(held),
         *(PROBE_SIGNALS if preset == "probe" else ()),
         *(CONTEXT_SIGNALS if context else ()),
         *(TASK_SIGNALS if tasks else ()),

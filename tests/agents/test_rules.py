@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table
 
-from rlbudget.agents.rules import RULES, Rule
+from rlbudget.agents.rules import RULES as PLAIN_RULES
+from rlbudget.agents.rules import TEXT_RULES, Rule, rules_for
 from rlbudget.agents.rules.probing import CONVERGENCE, DEER, DYNASOR, EAT, HALT
 from rlbudget.agents.rules.rule import run_length
 from rlbudget.agents.rules.unprobed import (
@@ -38,10 +39,22 @@ def rich_table(n: int = 40, seed: int = 0) -> TraceTable:
         "probe_tail": rng.random(m) ** 0.1,
         "option_tokens": 1.0 + rng.integers(2, 9, m),
     }
+    signals |= {
+        "text_claim_streak": rng.integers(0, 5, m).astype(float),
+        "text_conclusions": rng.integers(0, 2, m).astype(float),
+        "text_hedges": rng.integers(0, 2, m).astype(float),
+        "text_repeats": rng.random(m),
+    }
     return replace(table, signals=signals, probe_hedged=rng.random(m) < 0.15)
 
 
 TABLE = rich_table()
+RULES = (*PLAIN_RULES, *TEXT_RULES)
+
+
+def test_rules_of_the_text_apply_where_it_was_read() -> None:
+    assert rules_for(TABLE) == RULES
+    assert rules_for(make_table(4)) == PLAIN_RULES
 
 
 def rows_of(table: TraceTable, i: int) -> range:

@@ -68,6 +68,11 @@ class Slots:
                 " [correction] and [audit] out of the plan, or start vLLM with"
                 " VLLM_USE_V2_MODEL_RUNNER=0"
             )
+        if any(feature.startswith("text_") for feature in policy.features):
+            raise UserError(
+                "vLLM's V2 runner reads no text, which the policy looks at: start vLLM with"
+                " VLLM_USE_V2_MODEL_RUNNER=0, or train with --signals all"
+            )
         self._core, self._context, self._device = core, context, device
         self._network = Network(policy, device)
         self._threshold = policy.threshold
