@@ -13,14 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-from rlbudget.decoding.checkpoints import checkpoints_of
+from rlbudget.decoding.checkpoints import Texts, checkpoints_of
 from rlbudget.decoding.known import recording_settings
 from rlbudget.decoding.record import BATCH_SIZE, remembering
-=======
-from rlbudget.decoding.checkpoints import Texts, checkpoints_of
-from rlbudget.decoding.record import BATCH_SIZE, check_same, remembering
->>>>>>> ec9539c (Text alone: signals that a thinking's text gives, rules on them, and policies that need no log-probabilities)
 from rlbudget.decoding.reread import Spelled, speller_of
 from rlbudget.errors import UserError
 from rlbudget.tasks.files import short_hash, task_of
@@ -213,8 +208,6 @@ def _annotate(
     on_halved: Callable[[str], None] | None,
 ) -> Iterator[Trace]:  # fmt: skip
     """The traces of some rows, as they end."""
-    from rlbudget.models.rereading import read_again  # needs torch
-
     rows = sorted(rows, key=lambda row: -len(row.spelled.thinking))
     task = task_of(settings.name, [row.question for row in rows], settings.scorer)
     score = remembering(task, task.questions)
@@ -222,8 +215,7 @@ def _annotate(
     points: dict[int, list[Checkpoint]] = {}
     texts = Texts(model.vocabulary)
     under_way = None
-    for batch in read_again(
-        model,
+    for batch in model.read_again(
         [row.spelled.prompt for row in rows],
         [row.spelled.thinking for row in rows],
         stride=settings.stride,

@@ -7,6 +7,7 @@ A stride of tokens is one forward pass, not one each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,11 @@ from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.models.sampling import token_signals
 from rlbudget.models.self_check import start
 from rlbudget.models.stream import BATCH_TOKENS, Attempts
-from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.models.vocabulary import LONGEST_CHARACTER
 from rlbudget.signals.tokens import Window
+
+if TYPE_CHECKING:
+    from rlbudget.models.transformers_model import TransformersModel
 
 _NUMBERS_AT_ONCE = 2**25
 """logits of one forward pass"""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 
 from rlbudget.errors import UserError
 from rlbudget.models.decode_batch import NOT_NUMBERS, DecodeBatch
 from rlbudget.models.devices import out_of_memory
-from rlbudget.models.transformers_model import TransformersModel
+
+if TYPE_CHECKING:
+    from rlbudget.models.transformers_model import TransformersModel
 
 BATCH_TOKENS = 2**17
 """Rows at once times the tokens of the longest decode there can be: the bound on the memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlbudget.models.attention import install
 from rlbudget.models.decode_batch import DecodeBatch
 from rlbudget.models.devices import DeviceMap, device_of, dtype_of, out_of_memory
 from rlbudget.models.profiles import ChosenBy, Profile, default_profile, find_profile
+from rlbudget.models.rereading import Rereading, read_again
 from rlbudget.models.self_check import Driving, driving_of, start
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.smollm2 import smollm2_folder
@@ -91,6 +92,20 @@ class TransformersModel:
         """
         rows: list[int] = batch.join(self.read(questions, batch.max_tokens), seeds).tolist()
         return rows
+
+    def read_again(
+        self,
+        prompts: Sequence[Sequence[int]],
+        thoughts: Sequence[Sequence[int]],
+        *,
+        stride: int,
+        batch_size: int,
+        on_halved: Callable[[str], None] | None = None,
+    ) -> Iterator[Rereading]:
+        """Read thoughts that were written before; see ``rlbudget.models.rereading.read_again``."""
+        return read_again(
+            self, prompts, thoughts, stride=stride, batch_size=batch_size, on_halved=on_halved
+        )
 
     @torch.inference_mode()
     def read(self, questions: Sequence[str], max_tokens: int) -> Unfinished:
