@@ -140,6 +140,7 @@ async def connect(
                 " switch them on there, or use another server"
             )
         check_features(features, top=got, size=size, approximate=approximate)
+        every = bool(lacking(features, got, approximate=approximate))  # the whole vocabulary
         yield Server(
             core=core,
             model=found,
@@ -147,9 +148,11 @@ async def connect(
             approximate=approximate,
             context=room if context is None else context,
             size=size,
-            least=size if lacking(features, got, approximate=approximate) else min(got, 2),
+            least=size if every else min(got, 2),
             fields=asked,
-            spelling=spelling_of(core.vocabulary, by_text=by_text),
+            spelling=spelling_of(
+                core.vocabulary, by_text=by_text, likeliest=approximate or every or got >= size
+            ),
             endpoint=endpoint,
         )
 

@@ -8,7 +8,8 @@ are found by tokenising the text of the chunk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -72,6 +73,8 @@ class Spelling:
     """can end one, although no configuration tells"""
     ids_of: Mapping[str, int]
     """token texts, where the server names tokens by them"""
+    likeliest: bool = True
+    """whether it is read which tokens are the likeliest ones, beside how likely they are"""
 
     def id(self, key: int | str | None) -> int | None:
         """The id of a listed token, None where its name is not the text of one."""
@@ -110,8 +113,11 @@ class Spelling:
         return text == "" and PART not in (own := self.text([token])) and bool(own)
 
 
-def spelling_of(vocabulary: Vocabulary, *, by_text: bool = False) -> Spelling:
-    """``by_text`` says that the server may name tokens by their text."""
+def spelling_of(
+    vocabulary: Vocabulary, *, by_text: bool = False, likeliest: bool = True
+) -> Spelling:
+    """``by_text`` says that the server may name tokens by their text, ``likeliest`` whether the ids
+    of the likeliest tokens are read."""  # fmt: skip
     tokenizer = vocabulary.tokenizer
     ours = {*vocabulary.end_first_ids.tolist(), *vocabulary.exit_ids}
     special = frozenset(tokenizer.all_special_ids) - ours
@@ -131,7 +137,8 @@ def spelling_of(vocabulary: Vocabulary, *, by_text: bool = False) -> Spelling:
             )
             if text.strip() or spaced:
                 ids_of.setdefault(spaced, token)
-    return Spelling(vocabulary, frozenset(vocabulary.eos_ids.tolist()), special, ids_of)
+    ends = frozenset(vocabulary.eos_ids.tolist())
+    return Spelling(vocabulary, ends, special, ids_of, likeliest)
 
 
 class Reader:
@@ -208,7 +215,32 @@ class Reader:
         self._ended = bool(tokens) and tokens[-1].end
         return tokens
 
+    def _one(self, choice: Choice) -> Token | None:
+        """The token of a chunk that gives one by its id, where only the log-probabilities of the
+        likeliest are read: nearly every chunk of vLLM. None for any other."""  # fmt: skip
+        given, listed, text = choice.token_ids, choice.logprobs, choice.text
+        if self._spelling.likeliest or self._held or self._open or not text or PART in text:
+            return None
+        if not given or len(given) > 1 or listed is None or listed.content:
+            return None
+        values, tops = listed.token_logprobs, listed.top_logprobs
+        if not values or not tops or len(values) > 1 or len(tops) > 1 or not tops[0]:
+            return None
+        logprob, best = values[0], tops[0].values()
+        try:
+            if not (logprob <= 0.0 and max(best) <= 0.0 and math.fsum(best) <= 0.0):  # type: ignore[operator,arg-type,type-var]
+                return None
+        except TypeError:
+            return None
+        token = self._spelling.known(given[0])
+        self.ids_given = True
+        self._least += 1
+        top = tuple((None, value) for value in best)
+        return Token(token, text, logprob, top, token in self._spelling.ends)  # type: ignore[arg-type]
+
     def _tokens(self, choice: Choice) -> list[Token]:
+        if (one := self._one(choice)) is not None:
+            return [one]
         text, given = choice.text or "", choice.token_ids
         if len(text) > 4096 + 256 * self._most:
             raise ValueError(f"{len(text):,} characters for {self._most:,} tokens")
@@ -290,15 +322,22 @@ class Stream:
 
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Tokens, as they come. The reader adds to the prompt those it takes, one by one."""
+        async with aclosing(self.blocks()) as blocks:
+            async for block in blocks:
+                for token in block:
+                    yield token
+
+    async def blocks(self) -> AsyncGenerator[list[Token], None]:
+        """The same, those that came at once together."""
         left, clock = self.max_tokens, self.endpoint.clock()
         while left > 0:
             self.readers.append(reader := Reader(self.spelling, left))
             try:
-                async with aclosing(self._asked(left, clock)) as chunks:
-                    async for chunk in chunks:
-                        for token in self._take(reader, chunk):
-                            left -= 1
-                            yield token
+                async with aclosing(self._asked(left, clock)) as blocks:
+                    async for block in blocks:
+                        for found in self._read(reader, block):
+                            left -= len(found)
+                            yield found
                         if reader.over:
                             break
                 if reader.finish is None:
@@ -311,18 +350,29 @@ class Stream:
             return
         self.finish = "length"
 
-    async def _asked(self, left: int, clock: Clock) -> AsyncGenerator[Chunk, None]:
+    def _asked(self, left: int, clock: Clock) -> AsyncGenerator[list[Chunk], None]:
         said = {"prompt": self.prompt.body, "max_tokens": left, "stream": True, "n": 1}
         top = self.fields.get("logprobs")
         top = top if isinstance(top, int) else 0
-        blocks = self.endpoint.stream(
+        return self.endpoint.stream(
             "completions", {**self.fields, **said}, clock,
             event=room_for(4, top), whole=2 * room_for(left, top),
         )  # fmt: skip
-        async with aclosing(blocks):
-            async for block in blocks:
-                for chunk in block:
-                    yield chunk
+
+    def _read(self, reader: Reader, block: list[Chunk]) -> Iterator[list[Token]]:
+        """The tokens of a block; those before a fault come before it."""
+        found: list[Token] = []
+        try:
+            for chunk in block:
+                found += self._take(reader, chunk)
+                if reader.over:
+                    break
+        except (ServerError, UserError):
+            if found:
+                yield found
+            raise
+        if found:
+            yield found
 
     def _take(self, reader: Reader, chunk: Chunk) -> list[Token]:
         site = self.endpoint.site

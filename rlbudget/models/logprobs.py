@@ -66,9 +66,11 @@ def top_signals(
     allows; an end token that is not in the list counts as impossible in ``p_end`` and as likely as
     the last of the list in ``end_gap``. Raises ``ValueError`` for an empty list.
     """
-    best = sorted((max(value, FLOOR) for _, value in top), reverse=True)[:TOP_K]
+    best = sorted([value for _, value in top], reverse=True)[:TOP_K]
     if not best:
         raise ValueError("no log-probabilities are listed")
+    if best[-1] < FLOOR:
+        best = [max(value, FLOOR) for value in best]
     mean = sum(best) / len(best)
     entropy = p_end = end_gap = 0.0
     if approximate:

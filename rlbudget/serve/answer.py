@@ -73,9 +73,9 @@ class Answer:
         ended = "left"
         try:
             async with aclosing(pieces):
-                yield b"".join(map(self._form.chunk, first))
+                yield self._form.chunks(first)
                 async for found in pieces:
-                    yield b"".join(map(self._form.chunk, found))
+                    yield self._form.chunks(found)
             yield self._form.last(self._steered.finish, self.ours())
             if with_usage:
                 yield self._form.usage(self.usage())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 
-from rlbudget.serve.shown import Piece
+from rlbudget.serve.shown import Piece, joined
 
 DONE = b"data: [DONE]\n\n"
+_END_CHAT = b'},"finish_reason":null}]}\n\n'
+_END_TEXT = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 @dataclass(slots=True)
@@ -24,26 +26,34 @@ class Form:
     """the name that the client asked for"""
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
-    begun: bool = False
+    _role: bool = False
+    _first: bytes = b""
+    _next: bytes = b""
 
     def __post_init__(self) -> None:
         if not self.id:
             self.id = ("chatcmpl-" if self.kind == "chat" else "cmpl-") + uuid.uuid4().hex
-
-    def chunk(self, piece: Piece) -> bytes:
-        """An event of a stream."""
+        # All of an event but its text is made once.
+        head = b"data: " + orjson.dumps(self._head(chunk=True))[:-1]
         if self.kind == "text":
-            return self._event({"text": piece.text, "logprobs": None}, None)
-        delta: dict[str, Any] = {}
-        if not self.begun:
-            delta["role"] = "assistant"
-            self.begun = True
-        if piece.kind == "thought":
-            # Both names are read: the first by most clients, the second by vLLM's.
-            delta |= {"reasoning_content": piece.text, "reasoning": piece.text}
+            self._first = self._next = head + b',"choices":[{"index":0,"text":'
         else:
-            delta["content"] = piece.text
-        return self._event({"delta": delta}, None)
+            self._next = head + b',"choices":[{"index":0,"delta":{'
+            self._first = self._next + b'"role":"assistant",'
+
+    def chunks(self, pieces: Sequence[Piece]) -> bytes:
+        """The events of a stream that show these pieces."""
+        return b"".join(map(self._chunk, joined(pieces)))
+
+    def _chunk(self, piece: Piece) -> bytes:
+        text = orjson.dumps(piece.text)
+        head, self._role = self._first if not self._role else self._next, True
+        if self.kind == "text":
+            return b"%b%b%b" % (head, text, _END_TEXT)
+        if piece.kind == "answer":
+            return b'%b"content":%b%b' % (head, text, _END_CHAT)
+        # Both names are read: the first by most clients, the second by vLLM's.
+        return b'%b"reasoning_content":%b,"reasoning":%b%b' % (head, text, text, _END_CHAT)
 
     def last(self, finish: str, ours: Mapping[str, Any]) -> bytes:
         """The event that ends an answer; ``ours`` is what the gateway says of it."""

@@ -5,6 +5,8 @@ Nothing is decided here: every token is shown by where ``Request`` stands before
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from rlbudget.decoding.core import Core
@@ -98,7 +100,19 @@ class Shown:
         return [Piece("answer", text)] if text else []
 
 
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbours of one kind as one."""
+    if len(pieces) < 2:
+        return list(pieces)
+    return [
+        Piece(kind, "".join(piece.text for piece in group))
+        for kind, group in groupby(pieces, key=lambda piece: piece.kind)
+    ]
+
+
 def _overlap(text: str, tag: str) -> int:
     """Length of the longest end of ``text`` with which ``tag`` can begin."""
+    if tag[0] not in text:
+        return 0
     most = min(len(text), len(tag))
     return next((n for n in range(most, 0, -1) if tag.startswith(text[-n:])), 0)

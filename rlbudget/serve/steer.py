@@ -55,7 +55,8 @@ class Steered:
         try:
             while not self._over and not request.settled:
                 if request.forced() is not None:
-                    yield await self._exit()
+                    if pieces := await self._exit():
+                        yield pieces
                     continue
                 async with aclosing(self._read()) as read:
                     async for pieces in read:
@@ -95,9 +96,13 @@ class Steered:
         # An answer after an exit is greedy, as it was recorded.
         stream = self._stream(most, _GREEDY if self._exited else {})
         wish: Wish | None = None
-        async with aclosing(stream.tokens()) as tokens:
-            async for token in tokens:
-                wish, pieces = self._push(token)
+        async with aclosing(stream.blocks()) as blocks:
+            async for block in blocks:
+                pieces: list[Piece] = []
+                for token in block:
+                    wish = self._push(token, pieces)
+                    if wish is not None or self._over or request.forced() is not None:
+                        break
                 if pieces:
                     yield pieces
                 if wish is not None or self._over or request.forced() is not None:
@@ -119,21 +124,23 @@ class Steered:
             self._over = True
             self.finish = "stop" if stream.finish == "stop" else "length"
 
-    def _push(self, token: Token) -> tuple[Wish | None, list[Piece]]:
-        request, core = self.request, self._server.core
-        if token.end and request.thinking:
-            request.gave_up()
-            return None, []
-        if token.end and token.id not in core.eos:
-            self._over = True
-            return None, []
-        self._prompt.add([token.id], token.text)
-        self._used += 1
+    def _push(self, token: Token, pieces: list[Piece]) -> Wish | None:
+        """Tell the request of a token; what becomes visible is added to ``pieces``."""
+        request, server = self.request, self._server
         before = request.state
-        signals = signals_of(self._server, token) if before is State.THINKING else None
-        wish = request.push(token.id, signals, text=None if self._server.by_ids else token.text)
+        if token.end and before is State.THINKING:
+            request.gave_up()
+            return None
+        if token.end and token.id not in server.core.eos:
+            self._over = True
+            return None
+        self._prompt.add((token.id,), token.text)
+        self._used += 1
+        signals = signals_of(server, token) if before is State.THINKING else None
+        wish = request.push(token.id, signals, text=None if server.by_ids else token.text)
         self._over = token.end
-        return wish, self._shown.pushed(before, token.text, end=token.end)
+        pieces += self._shown.pushed(before, token.text, end=token.end)
+        return wish
 
     def _stream(self, max_tokens: int, fields: Mapping[str, Any]) -> Stream:
         server = self._server
