@@ -20,25 +20,38 @@ RUN_VERSION = 1
 
 
 def freeze(
-    run_dir: str | Path, out: str | Path, *, overwrite: bool = False, standalone: bool = False
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    standalone: bool = False,
+    unfinished: bool = False,
 ) -> Policy:
     """Write the best policy of a training run to the folder ``out`` and return it.
 
     ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. The same run gives
-    the same bytes. Raises ``UserError`` for a folder that holds no finished run and for an ``out``
-    that may not be written (``save_policy``).
+    the same bytes. ``unfinished`` takes a run that was interrupted, too, and the card says so.
+    Raises ``UserError`` for a folder that holds no finished run and for an ``out`` that may not be
+    written (``save_policy``).
     """
-    policy = policy_of_run(run_dir)
+    policy = policy_of_run(run_dir, unfinished=unfinished)
     save_policy(out, policy, overwrite=overwrite, standalone=standalone)
     return policy
 
 
-def policy_of_run(run_dir: str | Path) -> Policy:
-    """The best policy of a training run, nothing written."""
+def policy_of_run(run_dir: str | Path, *, unfinished: bool = False) -> Policy:
+    """The best policy of a training run, nothing written; otherwise as ``freeze``."""
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run folder; rlbudget train makes one")
     run = _read_run(run_dir)
+    if run.get("swept") is None:
+        if not unfinished:
+            raise UserError(
+                f"{run_dir}: this training did not come to its end ({_how_far(run)}): let it finish"
+                " with --resume, or take what it has with freeze --unfinished"
+            )
+        run["unfinished"] = _how_far(run)
     try:
         data = (run_dir / BEST).read_bytes()
     except FileNotFoundError:
@@ -66,6 +79,12 @@ def policy_of_run(run_dir: str | Path) -> Policy:
 _OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation",
         "swept", "seen"}  # fmt: skip
 """What a policy's config says in its own place."""
+
+
+def _how_far(run: Mapping[str, Any]) -> str:
+    config = run.get("config")
+    total = config.get("total_timesteps") if isinstance(config, dict) else None
+    return f"best policy of step {run.get('timesteps', '?')} of {total or '?'}"
 
 
 def _points(swept: Mapping[str, Any] | None) -> dict[str, dict[str, Any]] | None:

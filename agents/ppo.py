@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -173,6 +173,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
         device="cpu",
         **(_record(columns, config) if exact else {}),
     )
+    model.set_logger(Logger(None, []))  # SB3's own leaves a folder in the system's temporary one
     odds = config.initial_stop_probability / (1 - config.initial_stop_probability)
     with torch.no_grad():
         model.policy.action_net.get_parameter("bias")[1:] = float(np.log(odds))

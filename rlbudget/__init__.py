@@ -1,7 +1,7 @@
 """rlbudget: learns when a reasoning model may stop thinking.
 
-Importing it needs numpy alone, and so does using a policy. ``decode``, ``record`` and
-``load_model`` bring torch when they are first looked at.
+Names are imported when they are first looked at: a policy then brings numpy, ``decode``,
+``record`` and ``load_model`` bring torch.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.errors import UserError, missing_package
-from rlbudget.policy.folder import Policy, load_policy
-from rlbudget.policy.network import Decision
-from rlbudget.traces.trace import Trace
 
 if TYPE_CHECKING:
     from rlbudget.decoding.decode import decode
     from rlbudget.decoding.record import record
     from rlbudget.models import load_model
+    from rlbudget.policy.folder import Policy, load_policy
+    from rlbudget.policy.network import Decision
     from rlbudget.strategies.plan import load_plan
+    from rlbudget.traces.trace import Trace
 
 __all__ = [
     "Decision",
@@ -37,6 +37,10 @@ __version__ = "0.1.0"
 
 
 _LATE = {
+    "Decision": "rlbudget.policy.network",
+    "Policy": "rlbudget.policy.folder",
+    "Trace": "rlbudget.traces.trace",
+    "load_policy": "rlbudget.policy.folder",
     "decode": "rlbudget.decoding.decode",
     "record": "rlbudget.decoding.record",
     "load_model": "rlbudget.models",
@@ -45,7 +49,7 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Functions that bring torch are imported when they are first looked at (PEP 562)."""
+    """Names are imported when they are first looked at (PEP 562)."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -17,6 +17,9 @@ def main() -> None:
             raise
         print(f"rlbudget: {said}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("rlbudget: interrupted before it began", file=sys.stderr)
+        sys.exit(130)
     run()
 
 

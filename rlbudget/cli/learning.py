@@ -110,10 +110,18 @@ class Freeze:
     """Replace a policy that is already there."""
     standalone: Flag = False
     """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
+    unfinished: Flag = False
+    """Take the best policy of a training that was interrupted; its card says so."""
 
     def execute(self) -> None:
         """Run it."""
-        policy = freeze(self.run, self.out, overwrite=self.overwrite, standalone=self.standalone)
+        policy = freeze(
+            self.run,
+            self.out,
+            overwrite=self.overwrite,
+            standalone=self.standalone,
+            unfinished=self.unfinished,
+        )
         report(of_freezing(policy.config))
         note(f"Policy written to {self.out}")
 

@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as fault:
         where = f": {fault.filename}" if fault.filename else ""
         fail(f"{fault.strerror or fault}{where}")
-    except KeyboardInterrupt:
-        print("rlbudget: interrupted; what was written is kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = str(interrupt) or "what was written is kept"
+        print(f"rlbudget: interrupted; {kept}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -12,7 +12,7 @@ from rlbudget.decoding.known import recording_settings, there_of
 from rlbudget.decoding.record import BATCH_SIZE, RecordStats, remembering, row_seed
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
-from rlbudget.traces.samples import Sample, Sampled, traces_of_samples
+from rlbudget.traces.samples import MOST_SAMPLES, Sample, Sampled, traces_of_samples
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import Trace
 
@@ -46,6 +46,8 @@ def record_samples(
     begun = time.monotonic()
     if samples < 2:
         raise UserError(f"--samples {samples}: a majority needs at least 2")
+    if samples > MOST_SAMPLES:
+        raise UserError(f"--samples {samples}: {MOST_SAMPLES} are the most")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
     fits = fitting(model, task, max_tokens, on_left_out)

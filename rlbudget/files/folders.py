@@ -35,7 +35,8 @@ LARGEST = 1 << 28
 """bytes of the largest file that is read"""
 PATIENCE = 60.0
 """seconds that a replacement waits for another one of the same folder"""
-_LOCK = ".lock"
+LOCK = ".lock"
+"""file of a folder that is being written"""
 _FIRST_WAIT, _LONGEST_WAIT = 1e-3, 0.05
 _READS = 1000
 """times that a folder may be replaced while it is being read"""
@@ -68,7 +69,7 @@ def locked(folder: Path | str, *, wait: float = 0.0) -> Iterator[None]:
     folder = Path(folder)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / _LOCK, folder, wait):
+    with _lock(folder / LOCK, folder, wait):
         yield
 
 

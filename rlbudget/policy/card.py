@@ -96,10 +96,15 @@ trained on it refuses: another length, NaN, a price outside the range.
 
 ## Made from
 
-{_facts(trained)}
+{_unfinished(trained)}{_facts(trained)}
 It knows the model, the task and the settings of those traces; on others, evaluate it before it
 decides anything.
 """
+
+
+def _unfinished(trained: Mapping[str, Any]) -> str:
+    how_far = trained.get("unfinished")
+    return f"**A training that did not come to its end** ({how_far}).\n\n" if how_far else ""
 
 
 def _alone(config: Mapping[str, Any]) -> str:

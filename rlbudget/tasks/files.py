@@ -14,7 +14,7 @@ from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved
 from rlbudget.tasks.rows import BadRowError, NumberText, Row, rows_of
 from rlbudget.tasks.scorer import NOTHING
 from rlbudget.tasks.scorers import find_scorer
-from rlbudget.tasks.task import Question, Task
+from rlbudget.tasks.task import LONGEST_ID, Question, Task
 
 OnBad = Callable[[str], None]
 
@@ -334,6 +334,9 @@ def _identity(row: Row, column: str | None) -> str | None:
         raise BadRowError(f"field {column or 'id'} must be text or a number")
     identity = str(given)
     _check_unicode(identity)
+    if len(identity) > LONGEST_ID:
+        long = f"{len(identity):,} characters long; {LONGEST_ID} are the most"
+        raise BadRowError(f"field {column or 'id'} is {long}")
     if "\0" in identity or not identity.strip():
         raise BadRowError(f"field {column or 'id'} must not be blank or hold a NUL character")
     return identity

@@ -14,6 +14,8 @@ from typing import BinaryIO
 from rlbudget.errors import UserError
 
 _BUFFER = 1 << 18
+LONGEST_LINE = 1 << 24
+"""bytes"""
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = (
     (b"\x1f\x8b", "is compressed (gzip): unpack it first"),
@@ -57,6 +59,19 @@ def open_text(path: Path) -> BinaryIO:
     return source
 
 
+def bounded_lines(path: Path, source: BinaryIO) -> Iterator[bytes]:
+    """The lines from where a file stands; ``UserError`` for one above ``LONGEST_LINE``."""
+    number = 1
+    while content := source.readline(LONGEST_LINE + 1):
+        if len(content) > LONGEST_LINE:
+            raise UserError(
+                f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB: is it one"
+                " object a line?"
+            )
+        yield content
+        number += 1
+
+
 def lines_of(path: Path) -> Iterator[Line]:
     """The lines of a file, one in memory at a time.
 
@@ -65,7 +80,7 @@ def lines_of(path: Path) -> Iterator[Line]:
     with open_text(path) as source:
         position = source.tell()
         first = True
-        for number, content in enumerate(source, 1):
+        for number, content in enumerate(bounded_lines(path, source), 1):
             position += len(content)
             if content.isspace():
                 continue

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.lines import lines_of, open_text
+from rlbudget.tasks.lines import LONGEST_LINE, bounded_lines, lines_of, open_text
 
 Row = dict[str, Any]
 
@@ -96,15 +96,14 @@ def _no_number(name: str) -> NoReturn:
 
 # CSV
 
-_LONGEST_CELL = 2**31 - 1
 _NOT_FINITE = ("nan", "inf", "+inf", "-inf")
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row | BadRowError]]:
-    csv.field_size_limit(_LONGEST_CELL)  # a question may be longer than the module's 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # a question may be longer than the module's 128 KiB
     with open_text(path) as source:
         # Invalid UTF-8 becomes surrogates, so that the row that holds it can be named.
-        texts = (line.decode("utf-8", "surrogateescape") for line in source)
+        texts = (line.decode("utf-8", "surrogateescape") for line in bounded_lines(path, source))
         reader = csv.reader(texts, delimiter=delimiter, strict=True)
         names: list[str] | None = None
         while True:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+LONGEST_ID = 256
+"""characters of a question's id: tables hold ids in columns of one width"""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

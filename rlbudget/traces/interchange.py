@@ -7,11 +7,14 @@ file are of one kind. Fields and types are those of ``rlbudget.traces.schema``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +23,10 @@ import msgspec
 
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
+from rlbudget.files.folders import LOCK, locked
 from rlbudget.tasks.lines import Line, lines_of
 from rlbudget.tasks.scorers import find_scorer
-from rlbudget.traces.samples import ORDERS, Sample, Sampled, traces_of_samples
+from rlbudget.traces.samples import MOST_SAMPLES, ORDERS, Sample, Sampled, traces_of_samples
 from rlbudget.traces.schema import (
     BadLineError,
     Kind,
@@ -33,8 +37,8 @@ from rlbudget.traces.schema import (
     kind_of,
 )
 from rlbudget.traces.scoring import Absent
-from rlbudget.traces.store import TraceWriter
-from rlbudget.traces.trace import Trace, problem_of, trace_to_dict
+from rlbudget.traces.store import TraceWriter, existing_ids
+from rlbudget.traces.trace import MOST_SIGNALS, Trace, problem_of, trace_to_dict
 
 _SHOWN_PROBLEMS = 10
 
@@ -98,13 +102,45 @@ def import_jsonl(
 
     The traces are written to a folder beside ``out`` that takes its name at the end.
     ``scorer`` is that of ``read_jsonl``. ``progress`` is called with the bytes read and in all.
-    Raises ``UserError`` for a bad line (without ``skip_bad``), a file without a trace, or an
-    ``out`` that is not empty.
+    Raises ``UserError`` for a bad line (without ``skip_bad``), a file without a trace, an ``out``
+    that is not empty or that another process writes in, and a full disk; ``KeyboardInterrupt``
+    says that nothing was imported.
     """
     file, out = Path(file), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    _require_empty(out)
+    made = not out.exists()
+    try:
+        with locked(out):
+            _require_empty(out)
+            stats = _import_locked(file, out, skip_bad, progress, scorer)
+    except BaseException as error:
+        if made:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"nothing was imported to {out}") from None
+        raise
+    return stats
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir())):
         raise UserError(f"{out} is there and not empty: choose another --out")
-    staging = out.parent / f".{out.name}.importing"
+
+
+def _import_locked(
+    file: Path,
+    out: Path,
+    skip_bad: bool,
+    progress: Callable[[int, int], None] | None,
+    scorer: str | None,
+) -> ImportStats:
+    """``import_jsonl`` where nobody else writes in the empty folder ``out``."""
+    ours = re.compile(rf"\.{re.escape(out.name)}\.\d+-[0-9a-f]{{8}}\.importing")
+    for left in out.parent.iterdir():
+        if ours.fullmatch(left.name):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    staging = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.importing")
     size = file.stat().st_size if file.is_file() else 0
     problems: list[str] = []
     bad = n = 0
@@ -116,7 +152,6 @@ def import_jsonl(
             problems.append(problem)
 
     try:
-        shutil.rmtree(staging, ignore_errors=True)
         with _no_collection(), TraceWriter(staging) as writer:
             for trace, position in _read(file, skip_bad, scorer, on_bad):
                 writer.add(trace, checked=True)
@@ -126,13 +161,36 @@ def import_jsonl(
         if not n:
             found = f"none of its {bad} lines is a trace; the first: {problems[0]}" if bad else ""
             raise UserError(f"{file}: {found or 'it holds no trace'}")
-        os.replace(staging, out)
+        n = len(existing_ids(staging))
+        _put(staging, out)
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            reason = error.__cause__.strerror or error.__cause__
+            raise UserError(
+                f"{out}: writing failed: {reason}; nothing was imported: make room and run it again"
+            ) from error
+        raise
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(staging, ignore_errors=True)
     if progress:
         progress(size, size)
     return ImportStats(n=n, bad=bad, problems=tuple(problems))
+
+
+def _put(staging: Path, out: Path) -> None:
+    """Give the staged folder its name; ``out`` holds nothing but our lock."""
+    with contextlib.suppress(FileNotFoundError):
+        (out / LOCK).unlink()
+    try:
+        os.replace(staging, out)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise UserError(
+            f"{out}: another process began to write here; nothing was imported: choose another"
+            " --out"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -157,6 +215,7 @@ def _read(
     if scorer is not None:
         find_scorer(scorer)
     seen: set[str] = set()
+    signals: set[str] = set()
     kind: Kind | None = None
     for line in lines_of(path):
         try:
@@ -165,6 +224,7 @@ def _read(
             if identity in seen:
                 name = "trace_id" if wanted is TraceLine else "question_id"
                 raise BadLineError(f"$.{name} {identity!r} came before in this file")
+            _check_signals(traces, signals)
         except BadLineError as problem:
             message = f"{path}:{line.number}: {problem}"
             if not skip_bad:
@@ -176,6 +236,20 @@ def _read(
         seen.add(identity)
         for trace in traces:
             yield trace, line.position
+
+
+def _check_signals(traces: Sequence[Trace], known: set[str]) -> None:
+    """A folder has a column for each name, so it has few."""
+    for trace in traces:
+        for point in trace.checkpoints:
+            if not point.signals.keys() <= known:
+                more = known | point.signals.keys()
+                if len(more) > MOST_SIGNALS:
+                    raise BadLineError(
+                        f"$.checkpoints: {len(more)} names of signals in this file with those of"
+                        f" the lines before; {MOST_SIGNALS} are the most"
+                    )
+                known |= more
 
 
 def _traces(line: Line, kind: Kind, scorer: str | None) -> tuple[list[Trace], str]:
@@ -231,6 +305,8 @@ def _as_trace(completed: Trace) -> Trace:
 
 def _sampled(line: SampledLine, scorer: str | None) -> Sampled:
     absent = Absent(line.target, line.question, line.task, line.meta or {}, scorer)
+    if len(line.samples) > MOST_SAMPLES:
+        raise BadLineError(f"$.samples are {len(line.samples):,}; {MOST_SAMPLES:,} are the most")
     samples = []
     for i, given in enumerate(line.samples):
         match = absent.score(given.answer) if given.exact_match is None else given.exact_match

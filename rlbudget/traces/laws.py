@@ -16,6 +16,7 @@ from rlbudget.traces.trace import (
     LARGEST_COUNT,
     LARGEST_SIGNAL,
     id_problem,
+    name_problem,
     names_problem,
     signal_problem,
 )
@@ -23,6 +24,7 @@ from rlbudget.traces.trace import (
 SIGNAL = "signal."
 """what the name of a signal's column begins with"""
 _IDS = ("trace_id", "question_id")
+_NAMES = ("task", "model")
 _FILLED = ("question", "target")
 _MATCH = ("final_exact_match", "exit_exact_match")
 _COUNTS = ("final_thinking_tokens", "final_answer_tokens", "thinking_tokens",
@@ -68,6 +70,11 @@ def _problem_of_texts(part: pa.Table) -> str | None:
             for text in part.column(name).to_pylist():
                 if problem := id_problem(name, text):
                     return problem
+    for name in _NAMES:
+        if name in part.column_names:
+            longest = max(part.column(name).to_pylist(), key=len)
+            if problem := name_problem(name, longest):
+                return problem
     for name in _FILLED:
         if name in part.column_names:
             texts = part.column(name).to_pylist()
@@ -78,9 +85,10 @@ def _problem_of_texts(part: pa.Table) -> str | None:
 
 
 def _problem_of_numbers(part: pa.Table, flat: dict[str, Any], at: Ints | None) -> str | None:
+    signals = (name.removeprefix(SIGNAL) for name in flat if name.startswith(SIGNAL))
+    if problem := names_problem(tuple(signals)):
+        return problem
     for name, column in flat.items():
-        if name.startswith(SIGNAL) and (problem := names_problem((name.removeprefix(SIGNAL),))):
-            return problem
         allowed = _range_of(name)
         if allowed is None or (bad := _outside(column, *allowed)) is None:
             continue

@@ -25,6 +25,8 @@ from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Trace
 
 ORDERS = 20
+MOST_SAMPLES = 1000
+"""of a question"""
 TOP = 5
 
 VOTE_SIGNALS = (
@@ -75,16 +77,25 @@ def beta_lead(first: int, second: int) -> float:
     The stopping statistic of Adaptive-Consistency (Aggarwal et al., 2023, arXiv 2305.11860).
     """
     n = first + second + 1
-    ways: int = sum(math.comb(n, k) for k in range(first + 1))
+    ways = term = 1
+    for k in range(first):
+        term = term * (n - k) // (k + 1)
+        ways += term
     return ways / (1 << n)
 
 
 def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) -> list[Trace]:
     """One trace for each order; the same seed and question, the same orders.
 
-    Raises ``UserError`` for fewer than two samples and a sample without a token.
+    Raises ``UserError`` for fewer than two samples, more than ``MOST_SAMPLES`` and a sample
+    without a token.
     """
     samples = sampled.samples
+    if len(samples) > MOST_SAMPLES:
+        raise UserError(
+            f"question {sampled.question_id!r} has {len(samples):,} samples;"
+            f" {MOST_SAMPLES:,} are the most"
+        )
     if len(samples) < 2:
         raise UserError(f"question {sampled.question_id!r} has fewer than 2 samples")
     if any(sample.tokens < 1 for sample in samples):
@@ -98,23 +109,15 @@ def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) 
 
 
 def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -> Trace:
-    votes: dict[Hashable, int] = {}
-    tokens = streak = 0
-    checkpoints = []
-    before: Hashable = None
+    votes, checkpoints, tokens = _Votes(), [], 0
     ballots = [vote_key(sample.answer, sampled.scorer) for sample in samples]
-    for number, (sample, vote) in enumerate(zip(samples, ballots, strict=True), start=1):
-        votes[vote] = votes.get(vote, 0) + 1
+    for number, (sample, ballot) in enumerate(zip(samples, ballots, strict=True), start=1):
+        votes.cast(ballot)
         tokens += sample.tokens
-        streak = streak + 1 if vote == before else 1
-        before = vote
-        most = max(votes, key=votes.__getitem__)  # of equal ones the first that was given
-        leader = samples[ballots.index(most)]
+        leader = samples[votes.leader]
         answer, right = leader.answer, leader.exact_match
         if number < len(samples):
-            checkpoints.append(
-                Checkpoint(tokens, _signals(votes, number, streak), Exit(answer, right, 0))
-            )
+            checkpoints.append(Checkpoint(tokens, votes.signals(), Exit(answer, right, 0)))
     return Trace(
         trace_id=f"{sampled.question_id}-o{order}",
         question_id=sampled.question_id,
@@ -135,12 +138,57 @@ def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -
     )
 
 
-def _signals(votes: dict[Hashable, int], n: int, streak: int) -> dict[str, float]:
-    counts = sorted(votes.values(), reverse=True)
-    top = (counts + [0] * TOP)[:TOP]
-    shares = np.array(counts) / n
-    values: list[Any] = [
-        n, *top, top[0] / n, (top[0] - top[1]) / n, -(shares * np.log(shares)).sum(), len(counts),
-        streak, beta_lead(top[0], top[1]),
-    ]  # fmt: skip
-    return {name: float(value) for name, value in zip(VOTE_SIGNALS, values, strict=True)}
+@dataclass(slots=True)
+class _Votes:
+    """The votes so far; a vote more costs the same, however many there were."""
+
+    n: int = 0
+    counts: list[int] = field(default_factory=list)
+    """votes of each answer, the most first"""
+    of: dict[Hashable, int] = field(default_factory=dict)
+    """answer -> its votes"""
+    first: dict[Hashable, int] = field(default_factory=dict)
+    """answer -> the sample that gave it first"""
+    at_least: list[int] = field(default_factory=lambda: [0])
+    """answers with so many votes or more; the first place is not used"""
+    spread: float = 0.0
+    """sum of c log c over the votes c of each answer"""
+    streak: int = 0
+    before: Hashable = None
+    best: Hashable = None
+
+    @property
+    def leader(self) -> int:
+        """The sample that first gave the answer of most votes; of equal ones the earlier."""
+        return self.first[self.best]
+
+    def cast(self, ballot: Hashable) -> None:
+        """Count a sample's answer."""
+        before = self.of.get(ballot, 0)
+        now = self.of[ballot] = before + 1
+        self.first.setdefault(ballot, self.n)
+        self.n += 1
+        if now == len(self.at_least):
+            self.at_least.append(0)
+        place = self.at_least[now]  # the first of the answers that had as many votes
+        self.at_least[now] += 1
+        if before:
+            self.counts[place] = now
+            self.spread -= before * math.log(before)
+        else:
+            self.counts.append(now)
+        self.spread += now * math.log(now)
+        self.streak = self.streak + 1 if ballot == self.before else 1
+        self.before = ballot
+        most = self.of.get(self.best, 0)
+        if now > most or (now == most and self.first[ballot] < self.leader):
+            self.best = ballot
+
+    def signals(self) -> dict[str, float]:
+        """``VOTE_SIGNALS`` after the samples so far."""
+        n, top = self.n, (self.counts[:TOP] + [0] * TOP)[:TOP]
+        values: list[Any] = [
+            n, *top, top[0] / n, (top[0] - top[1]) / n, max(0.0, math.log(n) - self.spread / n),
+            len(self.counts), self.streak, beta_lead(top[0], top[1]),
+        ]  # fmt: skip
+        return {name: float(value) for name, value in zip(VOTE_SIGNALS, values, strict=True)}

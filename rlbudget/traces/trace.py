@@ -10,6 +10,7 @@ from typing import Any
 
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.tasks.task import LONGEST_ID
 
 RESERVED_SIGNALS = frozenset(
     {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
@@ -22,8 +23,12 @@ RESERVED_SIGNALS = frozenset(
 VERSION = 1
 """of the interchange"""
 LARGEST_COUNT = 10**12
-LONGEST_ID = 256
-"""characters"""
+LONGEST_NAME = 1000
+"""characters of a task, a family of questions or a model"""
+MOST_CHECKPOINTS = 20_000
+"""of a trace"""
+MOST_SIGNALS = 500
+"""names of signals in a folder"""
 LARGEST_SIGNAL = 3.4e38
 """What the observation's float32 can hold."""
 FULL_DECODE = "full decode"
@@ -31,6 +36,8 @@ FULL_DECODE = "full decode"
 their exact match is agreement with it"""
 PROBE_TOKENS = 8
 """length of a trial answer where nothing else is said"""
+_TAIL = 24
+"""characters that an id of a trace may have beyond that of its question, such as a seed"""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -126,6 +133,11 @@ def problem_of(trace: Trace) -> str | None:
         or _answer_problem("final", final)
     ):
         return problem
+    for name, short in (("task", trace.task), ("model", trace.model)):
+        if problem := name_problem(name, short):
+            return problem
+    if len(trace.checkpoints) > MOST_CHECKPOINTS:
+        return f"checkpoints are {len(trace.checkpoints):,}; {MOST_CHECKPOINTS:,} are the most"
     before = -1
     for index, checkpoint in enumerate(trace.checkpoints):
         if problem := _checkpoint_problem(checkpoint, before, final.thinking_tokens):
@@ -140,8 +152,16 @@ def id_problem(name: str, text: str) -> str | None:
         return f"{name} is empty"
     if "\0" in text:
         return f"{name} may not hold a NUL character"
-    if len(text) > LONGEST_ID:
-        return f"{name} is {len(text):,} characters long; {LONGEST_ID} are the most"
+    most = LONGEST_ID if name == "question_id" else LONGEST_ID + _TAIL
+    if len(text) > most:
+        return f"{name} is {len(text):,} characters long; {most} are the most"
+    return None
+
+
+def name_problem(name: str, text: str) -> str | None:
+    """What is wrong with the name of a task, a family or a model, or None."""
+    if len(text) > LONGEST_NAME:
+        return f"{name} is {len(text):,} characters long; {LONGEST_NAME} are the most"
     return None
 
 
@@ -189,9 +209,13 @@ def signal_problem(name: str, value: float) -> str | None:
 @lru_cache(maxsize=1024)
 def names_problem(names: tuple[str, ...]) -> str | None:
     """What is wrong with the names of a checkpoint's signals, or None; few sets ever occur."""
+    if len(names) > MOST_SIGNALS:
+        return f"signals are {len(names):,}; {MOST_SIGNALS} are the most"
     for name in names:
         if not name or "." in name or name in RESERVED_SIGNALS:
             return f"signals: {name!r} is no name for a signal (empty, dotted or reserved)"
+        if len(name) > LONGEST_ID:
+            return f"signals: a name is {len(name):,} characters long; {LONGEST_ID} are the most"
         if problem := _text_problem("signals", name):
             return problem
     return None
@@ -230,7 +254,10 @@ def _meta_problem(meta: dict[str, Any]) -> str | None:
         plain_json(meta)
     except (TypeError, ValueError, RecursionError) as error:
         return f"meta is not plain JSON: {error}"
-    return None
+    family = meta.get("family", "")
+    if isinstance(family, dict | list):
+        return "meta.family must be text: it names a kind of questions"
+    return name_problem("meta.family", str(family))
 
 
 _HEAD = ("trace_id", "question_id", "task", "question", "target", "model", "seed", "meta")

@@ -153,6 +153,19 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_run_that_did_not_come_to_its_end_is_frozen_on_demand_and_says_so(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "policy"
+    write_run(tmp_path / "run", swept=None, timesteps=400)
+    said = refused(tmp_path / "run", out)
+    assert "did not come to its end (best policy of step 400 of 1000)" in said
+    assert "--resume" in said
+    freeze(tmp_path / "run", out, unfinished=True)
+    card = (out / "README.md").read_text()
+    assert "**A training that did not come to its end** (best policy of step 400 of 1000)" in card
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

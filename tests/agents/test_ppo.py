@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlbudget.agents import exact_pg
-from rlbudget.agents.actor import ACTOR, actor_chances
+from rlbudget.agents.actor import ACTOR, actor_chances, one_thread
 from rlbudget.agents.exact import stop_rows, values_of
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo, train, training_columns
@@ -405,3 +406,14 @@ def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(
     latest.write_bytes(latest.read_bytes()[:100])
     with pytest.raises(UserError, match="damaged"):
         train(table, validation, config, tmp_path, resume=True)
+
+
+def test_no_training_leaves_a_folder_in_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config = replace(TINY, n_envs=32, n_steps=4, total_timesteps=256)
+    table = make_table(40, seed=7)
+    with one_thread():
+        make_ppo(training_columns(table, config), config).learn(128)
+    assert list(tmp_path.iterdir()) == []

@@ -151,8 +151,8 @@ def test_points_leave_decisions_alone_and_folders_without_them_as_they_were(
 
 
 def test_a_run_that_did_not_come_to_its_end_has_no_points(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
-    assert policy_of_run(tmp_path / "run").operating_points == {}
+    write_run(tmp_path / "run", swept=None)
+    assert policy_of_run(tmp_path / "run", unfinished=True).operating_points == {}
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,7 @@ def write_run(folder: Path, *, seed: int = 0, **changes: Any) -> dict[str, Float
             ],
             "mean_utility": 0.8258,
         },
+        "swept": {"questions": 12, "prices": []},
     } | changes
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "best.safetensors")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import gzip
 import json
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.traces.interchange import import_jsonl, read_jsonl, trace_from_dict, write_jsonl
-from rlbudget.traces.store import load_traces
+from rlbudget.traces.store import TraceWriter, load_traces
 from rlbudget.traces.trace import RESERVED_SIGNALS, Trace, trace_to_dict
 
 EXAMPLE: dict[str, Any] = {
@@ -348,3 +350,112 @@ def test_collection_is_on_again_after_an_import(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         import_jsonl(file_of(tmp_path, "{"), tmp_path / "bad")
     assert gc.isenabled()
+
+
+def lines_of(n: int) -> list[str]:
+    return [
+        changed(lambda r, i=i: r.update(trace_id=f"t{i}", question_id=f"q{i}"))  # type: ignore[misc]
+        for i in range(n)
+    ]
+
+
+def test_the_second_of_two_imports_into_a_folder_is_told_so_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    path, out = file_of(tmp_path, *lines_of(150)), tmp_path / "out"
+    told: list[str] = []
+
+    def second(done: int, total: int) -> None:
+        if not told:
+            with pytest.raises(UserError, match=r"process \d+ is writing here") as caught:
+                import_jsonl(path, out)
+            told.append(str(caught.value))
+
+    assert import_jsonl(path, out, progress=second).n == 150
+    assert len(told) == 1
+    assert len(load_traces(out)) == 150
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "traces.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == ["part-000000.parquet"]
+
+
+def test_an_interrupted_import_says_that_nothing_was_imported_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    path, out = file_of(tmp_path, *lines_of(150)), tmp_path / "out"
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="nothing was imported to"):
+        import_jsonl(path, out, progress=interrupt)
+    assert not out.exists()
+    assert import_jsonl(path, out).n == 150
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".out.4000000-0123abcd.importing"
+    with TraceWriter(left) as writer:
+        writer.add(make_trace())
+    assert import_jsonl(file_of(tmp_path, *lines_of(2)), tmp_path / "out").n == 2
+    assert not left.exists()
+
+
+def test_a_full_disk_under_an_import_says_that_nothing_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rlbudget.traces.store.write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device; nothing was imported: make room"):
+        import_jsonl(file_of(tmp_path, *lines_of(2)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+SAMPLES = {
+    "version": 1, "question_id": "q", "task": "t", "question": "?", "target": "1", "model": "m",
+}  # fmt: skip
+POINT = {"thinking_tokens": 1, "exit": {"answer": "1", "exact_match": 1, "answer_tokens": 1}}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (changed(lambda r: r.update(trace_id="x" * 10**6)), "trace_id is 1,000,000 characters"),
+        (changed(lambda r: r.update(question_id="x" * 300)), "question_id is 300 characters"),
+        (changed(lambda r: r.update(task="x" * 10**4)), "task is 10,000 characters"),
+        (changed(lambda r: r["meta"].update(family="x" * 10**4)), "meta.family is 10,000 char"),
+        (changed(lambda r: r["meta"].update(family=[[1]])), "meta.family must be text"),
+        (
+            changed(lambda r: r["checkpoints"][1].update(signals={f"s{i}": 1 for i in range(900)})),
+            "signals are 900; 500 are the most",
+        ),
+        (
+            changed(lambda r: r["checkpoints"][1].update(signals={"x" * 999: 1})),
+            "a name is 999 characters",
+        ),
+        (
+            changed(
+                lambda r: r.update(
+                    checkpoints=[{**POINT, "thinking_tokens": i} for i in range(30_000)],
+                    final={**r["final"], "thinking_tokens": 10**6},
+                )
+            ),
+            "checkpoints are 30,000",
+        ),
+        (
+            json.dumps({**SAMPLES, "samples": [{"answer": "1", "tokens": 1}] * 4000}),
+            "samples are 4,000; 1,000 are the most",
+        ),
+        ('{"a": "' + "x" * (17 << 20) + '"}', "the line is longer than 16 MiB"),
+    ],
+)
+def test_what_is_too_large_is_refused_by_file_and_line_at_once(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    path = file_of(tmp_path, "", line)
+    begun = time.process_time()
+    with pytest.raises(UserError, match=said) as caught:
+        import_jsonl(path, tmp_path / "out")
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert time.process_time() - begun < 1

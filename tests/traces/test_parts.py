@@ -14,7 +14,6 @@ from rlbudget.errors import UserError
 from rlbudget.traces.columns import part_of
 from rlbudget.traces.parts import sealed
 from rlbudget.traces.store import existing_ids, iter_parts, load_table, load_traces
-from rlbudget.traces.trace import LONGEST_ID
 
 READERS: tuple[Callable[[Path], Any], ...] = (
     load_traces,
@@ -98,7 +97,10 @@ BROKEN: dict[str, tuple[pa.Table, str]] = {
     "no target": (with_column("target", ["1", None, "2"]), "target is missing"),
     "blank target": (with_column("target", ["1", " ", "2"]), "'t1': target is empty"),
     "blank id": (with_column("question_id", ["1", "", "2"]), "question_id is empty"),
-    "long id": (with_column("trace_id", ["1", "x" * 10**6, "2"]), f"{LONGEST_ID} are the most"),
+    "long id": (
+        with_column("trace_id", ["1", "x" * 10**6, "2"]),
+        "1,000,000 characters long",
+    ),
     "meta no object": (with_column("meta", ["[]"] * 3), "a meta is no object"),
     "meta NaN": (with_column("meta", ['{"a": NaN}'] * 3), "a meta holds NaN"),
     "meta too deep": (with_column("meta", ["[" * 10**5] * 3), "recursion"),
