@@ -1,14 +1,17 @@
 """What a command shows while it works: progress on stderr, results on stdout.
 
-Nothing shown is read as markup: texts of models, questions and paths appear as they are.
+Nothing shown is read as markup, and no text controls the terminal: what a model, a server or a file
+says appears with its control characters escaped. Messages hide the keys in addresses. What is read
+by programs (``tell_json``, files) is the true text.
 """
 
 from __future__ import annotations
 
-import re
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
@@ -23,8 +26,7 @@ from rich.progress import (
 from rich.segment import Segment, Segments
 from rich.table import Table
 
-# Among them the ones that reverse the direction of writing.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+from rlbudget.errors import one_line, visible, without_keys
 
 Advance = Callable[[int, int], None]
 """``advance(done, total)``"""
@@ -50,15 +52,14 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
-def visible(text: str) -> str:
-    """A text with its control characters escaped, except line breaks and tabs: what a model wrote
-    must not control the terminal."""  # fmt: skip
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
 def tell(text: str) -> None:
     """A text of a model or a user on stdout, unwrapped, as it is."""
     print(visible(text), flush=True)
+
+
+def tell_json(value: Any) -> None:
+    """A value as one line of JSON in ASCII on stdout: true to the last character."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def show(table: RenderableType, *, on: Console | None = None) -> None:
@@ -67,17 +68,19 @@ def show(table: RenderableType, *, on: Console | None = None) -> None:
     widest = console.options.update(width=_WIDEST)
     natural = widest.update(width=Measurement.get(console, widest, table).maximum)
     for line in console.render_lines(table, natural, pad=False):
-        console.print(Segments([*line, Segment.line()]), end="", crop=False)
+        safe = [Segment(visible(part.text), part.style) for part in line]
+        console.print(Segments([*safe, Segment.line()]), end="", crop=False)
 
 
 def note(text: str) -> None:
-    """The same on stderr."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """A message on stderr, keys in addresses hidden."""
+    print(visible(without_keys(text)), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
     """A bar on stderr; where stderr is no terminal, a line each tenth of the way."""
+    title = one_line(title)
     if not err.is_terminal:
         yield _lines(title)
         return
@@ -106,7 +109,7 @@ class Told:
         """Count one, and say it if it is one of the first."""
         self.n += 1
         if self.n <= self.SHOWN:
-            note(f"rlbudget: {' '.join(problem.split())}")
+            print(f"rlbudget: {one_line(problem)}", file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
         several = "" if self.n == 1 else "s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from rlbudget.cli.arguments import (
     TheRegistry,
     TheTraces,
 )
-from rlbudget.console import note, progress, show, tell
+from rlbudget.console import note, progress, show, tell, tell_json
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
 from rlbudget.strategies.feedback.entries import read_log
@@ -75,7 +74,7 @@ class Stream:
         streams = streams_of(entries, window=self.window, confidence=self.confidence)
         if self.json:
             for stream in streams:
-                tell(json.dumps(as_json(stream)))
+                tell_json(as_json(stream))
         else:
             show(shown(streams))
         _say_damaged(entries.damaged)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ import tyro
 
 from rlbudget.cli.catalogue import ENTRIES, Entry, groups, top_help, unknown
 from rlbudget.cli.layout import plain_help
-from rlbudget.errors import UserError, missing_package
+from rlbudget.errors import UserError, missing_package, one_line
 
 _HELP = ("-h", "--help")
 
@@ -32,9 +33,20 @@ class Command(Protocol):
         """Run it."""
 
 
+class _Warned(logging.Handler):
+    """Shows the warnings of the library's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line on stderr."""
+        print(f"rlbudget: {one_line(record.getMessage())}", file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit status 2 and one line on stderr for a user's mistake."""
     _spell_what_streams_cannot()
+    log = logging.getLogger("rlbudget")
+    warned = _Warned()
+    log.addHandler(warned)
     try:
         parse(arguments).execute()
         sys.stdout.flush()
@@ -54,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = str(interrupt) or "what was written is kept"
         print(f"rlbudget: interrupted; {kept}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        log.removeHandler(warned)
 
 
 def _spell_what_streams_cannot() -> None:
@@ -74,7 +88,7 @@ def _leave_the_pipe() -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit status 2."""
-    print("rlbudget: " + " ".join(message.split()), file=sys.stderr)
+    print(f"rlbudget: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 

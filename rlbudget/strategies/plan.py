@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +31,7 @@ from rlbudget.strategies.compose import (
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.file import load_correction, load_second_policy
 from rlbudget.strategies.feedback.registry import load_servings
-from rlbudget.strategies.toml_lines import TomlFile, read_toml
+from rlbudget.strategies.toml_lines import KeyPath, TomlFile, inside, read_toml
 from rlbudget.traces.trace import Trace
 
 SERVE_ONLY = ("price", "experiment", "queue", "upstream")
@@ -242,6 +243,9 @@ def load_plan(path: Path | str) -> Plan:
     return _Reader(read_toml(path, "the plan")).plan()
 
 
+_MOST_FILES = 1_000
+
+
 class _Reader:
     """One file on its way to a plan."""
 
@@ -297,7 +301,7 @@ class _Reader:
         for name, value in self._said.items():
             if name in SERVE_ONLY:
                 continue
-            if name in KEYS:
+            if name and name in KEYS:
                 if not isinstance(value, dict):
                     self._wrong(f"{name} is a section: write [{name}]", name)
                 for key, inner in value.items():
@@ -339,7 +343,7 @@ class _Reader:
         where = (section, key) if section else (key,)
         if key not in known:
             there = [*known, *(() if section else (f"[{n}]" for n in (*KEYS, *SERVE_ONLY) if n))]
-            self._wrong(f"{key}: unknown; there are {', '.join(there)}", *where)
+            self._wrong(f"{key or repr(key)}: unknown; there are {', '.join(there)}", *where)
         kind = known[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             self._wrong(f"{key} must be {_KINDS[kind]}", *where)
@@ -358,6 +362,8 @@ class _Reader:
         if combine is not None and combine not in ("mean", "vote"):
             combine = str(self._noted(combine))
         rules = self._section("rules").get("file")
+        if rules is not None and not self._beside(rules).is_file():
+            self._wrong(f"cannot read the rules {self._beside(rules)}: no file", "rules", "file")
         strategy: Strategy = self._loaded(
             "guard" if guard else "rules" if rules else "combine",
             lambda _: read_strategy(
@@ -399,7 +405,25 @@ class _Reader:
         return self._named[-1]
 
     def _beside(self, name: str) -> Path:
-        return self._file.path.parent / Path(name).expanduser()
+        """The path of a name that the file says, relative to it."""
+        try:
+            os.fsencode(name)
+            path = self._file.path.parent / Path(name).expanduser()
+            path.lstat()
+        except FileNotFoundError:
+            pass  # what needs the file says so
+        except (OSError, RuntimeError, ValueError) as error:
+            where = next(iter(self._places(name)), ())
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            self._wrong(f"{name!r} is no path: {why}", *where)
+        return path
+
+    def _places(self, name: str) -> Iterator[KeyPath]:
+        """Where the file says a name."""
+        for key, value in self._said.items():
+            if value == name:
+                yield (key,)
+            yield from ((key, part) for part, one in inside(value) if one == name)
 
     def _loaded(self, key: str, load: Any, given: Any) -> Any:
         """What ``load`` makes of a file that ``key`` names; its errors get the key's line."""
@@ -415,12 +439,25 @@ class _Reader:
     def _digest(self) -> str:
         digest = sha256(self._file.text.encode())
         for path in self._named:
-            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for one in inside:
-                digest.update(one.read_bytes() if one.is_file() else b"")
+            for one in sorted(self._files(path)):
+                try:
+                    digest.update(one.read_bytes() if one.is_file() else b"")
+                except OSError as error:
+                    self._wrong(f"cannot read {one}: {error.strerror}")
         return digest.hexdigest()
 
-    def _wrong(self, why: str, *where: str) -> NoReturn:
+    def _files(self, path: Path) -> list[Path]:
+        """A file, or those of a folder; not of a folder of everything."""
+        if not path.is_dir():
+            return [path]
+        found: list[Path] = []
+        for place, _, names in os.walk(path):
+            found += [Path(place, name) for name in names]
+            if len(found) > _MOST_FILES:
+                self._wrong(f"{path} holds more than {_MOST_FILES:,} files: is this the folder?")
+        return found
+
+    def _wrong(self, why: str, *where: str | int) -> NoReturn:
         raise self._file.wrong(why, *where)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ from typing import Any
 from rlbudget.errors import UserError
 
 KeyPath = tuple[str | int, ...]
+
+LONGEST_FILE = 2**20
+"""bytes"""
+LONGEST_LINE = 10_000
+"""bytes"""
+DEEPEST = 30
+_LONGEST_MESSAGE = 1_000
+"""characters"""
+_MANY_DIGITS = re.compile(r"[0-9_]{4000}")
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
@@ -51,27 +60,82 @@ class TomlFile:
 
     def wrong(self, said: str, *path: str | int) -> UserError:
         """The error for a mistake in a line: ``FILE:LINE: what is wrong``."""
-        return UserError(f"{self.path}:{self.line(*path)}: {said}")
+        short = said if len(said) <= _LONGEST_MESSAGE else f"{said[:_LONGEST_MESSAGE]} …"
+        return UserError(f"{self.path}:{self.line(*path)}: {short}")
 
 
 def read_toml(path: Path | str, what: str) -> TomlFile:
     """Read a TOML file; ``what`` names it in the ``UserError`` where it cannot be read."""
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with file.open("rb") as source:
+            content = source.read(LONGEST_FILE + 1)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {what} {path}: {error}") from None
-    return TomlFile(file, text, parse_toml(file, text), lines_of(text))
+    text = _decoded(file, content)
+    read = TomlFile(file, text, parse_toml(file, text), _lines_of(text))
+    _check_values(read)
+    return read
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    """The text of a file of bounded size, its lines of bounded length."""
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}:{number}: a line of more than {LONGEST_LINE:,} bytes; is this the file?"
+            )
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        place = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{place}: invalid UTF-8") from None
+    if len(content) > LONGEST_FILE:
+        place = content.count(b"\n") + 1
+        raise UserError(f"{path}:{place}: the file has more than {LONGEST_FILE:,} bytes")
+    return text
+
+
+def _lines_of(text: str) -> dict[KeyPath, int]:
+    try:
+        return lines_of(text)
+    except RecursionError:
+        return {}  # nested too deeply, as is said next
+
+
+def inside(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """What a table or an array holds, by name or number; nothing where it is neither."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _check_values(file: TomlFile) -> None:
+    """Nothing is nested beyond reason, and a number has 64 bits, as TOML says."""
+    left: list[tuple[KeyPath, Any]] = [((), file.content)]
+    while left:
+        path, value = left.pop()
+        if len(path) > DEEPEST:
+            raise file.wrong(f"nested more than {DEEPEST} deep", *path)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise file.wrong("a whole number beyond 64 bits", *path)
+        left += [((*path, name), one) for name, one in inside(value)]
 
 
 def parse_toml(path: Path, text: str) -> dict[str, Any]:
     """What a TOML text says; ``UserError``, ``FILE:LINE: what is wrong``, where it is none."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(found.group(1)) if found else len(text.splitlines())
-        raise UserError(f"{path}:{line}: {str(error).split(' (at ')[0]}") from None
+        said = str(error).split(" (at ")[0]
+        if found:
+            line = int(found.group(1))
+        elif digits := _MANY_DIGITS.search(text):
+            line, said = text.count("\n", 0, digits.start()) + 1, "a number of too many digits"
+        else:
+            line = len(text.splitlines())
+        raise UserError(f"{path}:{line}: {said}") from None
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:

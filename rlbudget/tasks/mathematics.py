@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from rlbudget.tasks.worker import Worker
 
 _SECONDS = 2.0
-SECONDS = 4.0
+SECONDS = 2.5
 """for all the expressions of one answer"""
 _LONGEST = 400
 _LARGEST_POWER = 10_000

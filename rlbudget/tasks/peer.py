@@ -9,7 +9,7 @@ from __future__ import annotations
 from rlbudget.tasks.worker import Worker
 
 _SECONDS = 4.0
-_WORKER = Worker("rlbudget.tasks.peer:verdict", "1", "1", needs="math_verify")
+_WORKER = Worker("rlbudget.tasks.verdict:verdict", "1", "1", needs="math_verify")
 
 
 def math_verify_says(text: str, target: str) -> int | None:
@@ -19,13 +19,3 @@ def math_verify_says(text: str, target: str) -> int | None:
     """
     reply: int | None = _WORKER.ask(text, target, seconds=_SECONDS)
     return reply
-
-
-def verdict(text: str, target: str) -> int:
-    """The same without a limit of time: what the process runs."""
-    from math_verify import parse, verify
-
-    try:
-        return int(bool(verify(parse(f"${target}$"), parse(text))))
-    except Exception:
-        return 0

@@ -158,7 +158,7 @@ def score(family: str, entry: Mapping[str, Any], *answers: str) -> int:
 
 LONGEST_ANSWER = 1_000_000
 """characters; a longer one is wrong"""
-_SECONDS = 4.0
+_SECONDS = 2.5
 _CPU_SECONDS = 2
 _WORKER = Worker(
     "rlbudget.tasks.reasoning_gym:first_right", "gcd", {"answer": "1", "metadata": {}}, ["2"]

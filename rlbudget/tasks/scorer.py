@@ -22,7 +22,7 @@ SHORT = 2_000
 """characters that are read without a process: of an answer, a target, an option"""
 LONGEST_TEXT = 1_000_000
 """characters after the thinking; of a longer text the last ones are read"""
-_SECONDS = 4.0
+_SECONDS = 2.5
 _CPU_SECONDS = 2
 
 

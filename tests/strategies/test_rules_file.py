@@ -317,11 +317,23 @@ def test_mistakes_are_named_with_their_line(text: str, line: int, said: str) -> 
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, r"cannot read the rules .*rules\.toml"),
+     (b"a = 1\n\xff\xfe", r"rules\.toml:2: .*UTF-8"),
+     (b"\n" + b"a" * 10_001, r"rules\.toml:2: a line of more than 10,000 bytes"),
+     (b"\n" * 2**20 + b"a", r"rules\.toml:1048577: the file has more than 1,048,576 bytes"),
+     (b"\na = " + b"9" * 5000, r"rules\.toml:2: a number of too many digits"),
+     (b"\na = 0x" + b"f" * 17, r"rules\.toml:2: a whole number beyond 64 bits"),
+     (b"\na = " + b"[" * 40 + b"]" * 40, r"rules\.toml:2: nested more than 30 deep"),
+     (b"\na = " + b"[" * 4000, r"rules\.toml:\d: ")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
     if content is not None:
         (tmp_path / "rules.toml").write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot read the rules .*rules\.toml"):
+    with pytest.raises(UserError, match=said):
         load_rules(tmp_path / "rules.toml", POLICIES)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from rlbudget.errors import UserError
 from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
     OUTCOMES,
-    CorrectionEntry,
     Feedback,
-    GuardEntry,
     LoggedRequest,
-    ModelTokens,
-    Stop,
     parsed,
 )
 from rlbudget.traces.interchange import trace_from_dict
@@ -66,19 +64,31 @@ def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | N
             row = parsed(line)
             try:
                 yield None if row is None else read(row)
-            except (AttributeError, KeyError, TypeError, UserError):
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
                 yield None
 
 
+MOST_TOKENS = 10**9
+_HIGHEST_PRICE = 1e6
+
+
 def _served(row: Mapping[str, Any]) -> LoggedRequest:
-    given = _known(row, LoggedRequest)
-    given["stop"] = Stop(**_known(row["stop"], Stop))
-    for name, kind in (("guard", GuardEntry), ("correction", CorrectionEntry)):
-        if given.get(name) is not None:
-            given[name] = kind(**_known(given[name], kind))
-    given["rules"] = tuple(given.get("rules", ()))
-    given["models"] = tuple(ModelTokens(**_known(m, ModelTokens)) for m in given.get("models", ()))
-    return LoggedRequest(**given)
+    served = msgspec.convert(row, LoggedRequest)
+    stop, spent = served.stop, served.models
+    counts = [stop.thinking_tokens, stop.probe_tokens, stop.answer_tokens, stop.stopped_at or 0]
+    counts += [n for m in spent for n in (m.thinking_tokens, m.probe_tokens, m.answer_tokens)]
+    shares = [stop.stop_probability, *served.members.values()]
+    shares += [] if served.guard is None else [served.guard.risk, served.guard.max_risk]
+    shares += [] if served.correction is None else [served.correction.doubt]
+    prices = [served.token_price, *(one.ratio for one in spent)]
+    lawful = (
+        all(0 <= count <= MOST_TOKENS for count in counts)
+        and all(share is None or 0 <= share <= 1 for share in shares)
+        and all(0 <= price <= _HIGHEST_PRICE for price in prices)
+    )
+    if not lawful:
+        raise ValueError("a number beyond what it can be")
+    return served
 
 
 def _audit(row: dict[str, Any]) -> Trace:
@@ -89,10 +99,7 @@ def _audit(row: dict[str, Any]) -> Trace:
 
 
 def _outcome(row: Mapping[str, Any]) -> Feedback:
-    return Feedback(**_known(row, Feedback))
-
-
-def _known(row: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """The fields of a dataclass; ``TypeError`` follows where one is missing."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in row.items() if name in names}
+    outcome = msgspec.convert(row, Feedback)
+    if (outcome.target is None) == (outcome.right is None):
+        raise ValueError("one of target and right is there")
+    return outcome

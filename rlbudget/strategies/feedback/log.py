@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from rlbudget.errors import UserError
 from rlbudget.policy.controller import Reason
 from rlbudget.strategies.feedback.lines import PATIENCE, add_line
@@ -278,7 +280,8 @@ def _holds(path: Path, request_id: str) -> bool:
 def parsed(line: bytes) -> dict[str, Any] | None:
     """The object of a line; None where it is torn, or of another version."""
     try:
-        row = json.loads(line)
+        row = msgspec.json.decode(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and row.get("version") == VERSION else None
+    known = isinstance(row, dict) and type(row.get("version")) is int
+    return row if known and row["version"] == VERSION else None

@@ -1,0 +1,1 @@
+"""Whether it can be trusted: fuzzers, kills, hostile texts and servers."""
