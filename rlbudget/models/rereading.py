@@ -7,7 +7,7 @@ A stride of tokens is one forward pass, not one each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,34 @@ import torch
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.models.answers import OptionsResult
+from rlbudget.models.attempts import BATCH_TOKENS, Attempts
 from rlbudget.models.decode_batch import NOT_NUMBERS
 from rlbudget.models.forks import Forks
+from rlbudget.models.profiles import Profile
 from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.models.sampling import token_signals
-from rlbudget.models.self_check import start
-from rlbudget.models.stream import BATCH_TOKENS, Attempts
-from rlbudget.models.vocabulary import LONGEST_CHARACTER
+from rlbudget.models.self_check import Driving, start
+from rlbudget.models.vocabulary import LONGEST_CHARACTER, Vocabulary
 from rlbudget.signals.tokens import Window
-
-if TYPE_CHECKING:
-    from rlbudget.models.transformers_model import TransformersModel
 
 _NUMBERS_AT_ONCE = 2**25
 """logits of one forward pass"""
+
+
+class Loaded(Protocol):
+    """Weights that are ready; ``TransformersModel`` says what each is."""
+
+    @property
+    def network(self) -> Any: ...  # noqa: D102
+
+    @property
+    def profile(self) -> Profile: ...  # noqa: D102
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...  # noqa: D102
+
+    @property
+    def driving(self) -> Driving: ...  # noqa: D102
 
 
 class Rereading:
@@ -42,7 +56,7 @@ class Rereading:
     @torch.inference_mode()
     def __init__(
         self,
-        model: TransformersModel,
+        model: Loaded,
         prompts: Sequence[Sequence[int]],
         thoughts: Sequence[Sequence[int]],
         numbers: Sequence[int],
@@ -150,7 +164,7 @@ class Rereading:
 
 
 def read_again(
-    model: TransformersModel,
+    model: Loaded,
     prompts: Sequence[Sequence[int]],
     thoughts: Sequence[Sequence[int]],
     *,
