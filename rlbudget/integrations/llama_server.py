@@ -28,10 +28,11 @@ from rlbudget.models.completions import Spelling, spelling_of
 from rlbudget.models.llama_completion import ENDS, PLAIN, check_spelling, complete, look
 from rlbudget.models.logprobs import lacking, least_entropy, listed_signals
 from rlbudget.models.messages import Choice, Chunk, Control, Listed, listed_tokens
+from rlbudget.models.patience import Patience
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import BROKEN, Patience, check_times, room_for
+from rlbudget.models.wire import BROKEN, check_times, room_for
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rlbudget.models.messages import Chunk
+from rlbudget.models.patience import Clock, Patience
 from rlbudget.models.site import Site
-from rlbudget.models.wire import Clock, Endpoint, Patience, open_endpoint
+from rlbudget.models.wire import Endpoint, open_endpoint
 
 T = TypeVar("T")
 

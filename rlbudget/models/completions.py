@@ -16,10 +16,11 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.models.messages import PART, Choice, Chunk, Listed, listed_tokens
+from rlbudget.models.patience import Clock, Patience
 from rlbudget.models.profiles import trusted_ids
 from rlbudget.models.site import ServerError
 from rlbudget.models.vocabulary import Vocabulary
-from rlbudget.models.wire import BROKEN, Clock, Endpoint, Patience, room_for
+from rlbudget.models.wire import BROKEN, Endpoint, room_for
 
 _CHARACTER = 16
 """Entries that may wait for the rest of a character."""
@@ -310,6 +311,8 @@ class Stream:
     fields: Mapping[str, Any]
     patience: Patience
     """of the whole decode, shared by its streams"""
+    clock: Clock | None = None
+    """of several requests together; one of its own if left out"""
     finish: str | None = None
     """why the server ended it; None where the reader did"""
     readers: list[Reader] = field(default_factory=list)
@@ -329,7 +332,7 @@ class Stream:
 
     async def blocks(self) -> AsyncGenerator[list[Token], None]:
         """The same, those that came at once together."""
-        left, clock = self.max_tokens, self.endpoint.clock()
+        left, clock = self.max_tokens, self.clock or self.endpoint.clock()
         while left > 0:
             self.readers.append(reader := Reader(self.spelling, left))
             try:

@@ -14,9 +14,10 @@ from rlbudget.errors import UserError
 from rlbudget.models.caller import Caller
 from rlbudget.models.completions import Spelling, aligned
 from rlbudget.models.messages import Completion, Listed, Listing, Model, Tokens, listed_token, read
+from rlbudget.models.patience import Patience
 from rlbudget.models.profiles import Profile, trusted_ids
 from rlbudget.models.site import ServerError
-from rlbudget.models.wire import NEUTRAL, ROOM, Patience, room_for
+from rlbudget.models.wire import NEUTRAL, ROOM, room_for
 
 PLAIN: Mapping[str, Any] = {**NEUTRAL, "samplers": ["temperature"]}
 """The temperature alone: the server's own cuts would sample from another distribution."""
@@ -64,14 +65,17 @@ def complete(
         **PLAIN,
         **settings,
     }
+    clock = caller.endpoint.clock(whole=True)
     most = room_for(n, int(settings.get("n_probs", 0)))
     while True:
-        found = caller.ask(Completion, "/completion", body, patience=patience, most=most)
+        found = caller.ask(
+            Completion, "/completion", body, patience=patience, clock=clock, most=most
+        )
         try:
             return read_reply(spelling, found, n)
         except ServerError as error:
             fault = ServerError(f"{caller.site.name}: {error}")
-        time.sleep(patience.pause(fault))
+        time.sleep(clock.pause(patience, fault))
 
 
 def read_reply(spelling: Spelling, found: Completion, n: int) -> Reply:

@@ -13,7 +13,7 @@ from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Stream, Token, spelling_of
 from rlbudget.models.messages import Listing, Model, read
 from rlbudget.models.profiles import Profile
-from rlbudget.models.site import ServerError
+from rlbudget.models.site import KeyRefusedError, ServerError
 from rlbudget.models.vocabulary import Vocabulary
 from rlbudget.models.wire import NEUTRAL, ROOM, Endpoint
 
@@ -86,7 +86,7 @@ async def look(
     ways: list[tuple[Mapping[str, Any], bool]] = [
         (_IDS, True), ({}, True), (_TEXT, False), ({}, False),
     ]  # fmt: skip
-    spelling, refused = spelling_of(vocabulary), UserError("")
+    spelling, refused, clock = spelling_of(vocabulary), UserError(""), endpoint.clock()
     left_out: set[str] = set()
     spare = set(_SPARE_FIELDS)
     for less in (set[str](), spare - _EVERYWHERE, spare):
@@ -98,11 +98,13 @@ async def look(
                 asked = {n: value for n, value in wished.items() if n not in left_out} | own
                 stream = Stream(
                     endpoint, spelling, Prompt([*ids], text, by_ids), 1,
-                    asked | {"temperature": 0.0}, endpoint.patience,
+                    asked | {"temperature": 0.0}, endpoint.patience, clock,
                 )  # fmt: skip
                 try:
                     async with aclosing(stream.tokens()) as tokens:
                         first = await anext(tokens, Token(0, ""))
+                except KeyRefusedError:
+                    raise
                 except UserError as error:
                     refused, said = error, str(error)
                     named = {n for n in asked if n in wished and n not in own and n in said}

@@ -45,6 +45,10 @@ class ServerError(ConnectionError):
         self.wait = wait
 
 
+class KeyRefusedError(UserError):
+    """The server does not accept the key, whatever is asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """The address of a server, and how its answers are read."""
@@ -87,7 +91,7 @@ class Site:
         if status >= 500 or status in _AGAIN:
             raise ServerError(f"{self.name}: status {status}: {said}", wait)
         if status in (401, 403):
-            raise UserError(f"{self.name} does not accept the key (status {status})")
+            raise KeyRefusedError(f"{self.name} does not accept the key (status {status})")
         raise UserError(f"{self.name} refuses the request (status {status}): {said}")
 
     def check_error(self, error: Any) -> None:
@@ -129,7 +133,7 @@ def find_site(url: str, key: str | None, example: str) -> Site:
         if at.scheme not in ("http", "https") or not at.host or not url.isprintable():
             raise ValueError
         plain = at.with_user(None).with_fragment(None)
-        port = f":{at.explicit_port}" if at.explicit_port else ""
+        name = f"{at.scheme}://{at.host_port_subcomponent}{at.raw_path}".rstrip("/")
     except (ValueError, TypeError):
         raise UserError(f"the server's address must look like {example}") from None
     basic = f"{at.user or ''}:{at.password or ''}"
@@ -137,7 +141,6 @@ def find_site(url: str, key: str | None, example: str) -> Site:
     authorization = f"Bearer {key}" if key else f"Basic {encoded}" if basic != ":" else None
     hidden = [key, at.password, encoded if basic != ":" else None]
     hidden += [value for value in at.query.values() if len(value) > 4]
-    name = f"{at.scheme}://{at.host}{port}{at.path}".rstrip("/")
     return Site(str(plain), name, authorization, _spellings([one for one in hidden if one]))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import msgspec
 
 from rlbudget.errors import UserError, missing_extra
 from rlbudget.models.messages import Chunk, read
+from rlbudget.models.patience import Clock, Patience
 from rlbudget.models.server_events import Events
 from rlbudget.models.site import ServerError, Site
 
@@ -48,10 +49,11 @@ BROKEN = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeo
 ROOM = 1 << 20
 """Bytes of an answer, or of an event, beside those of the tokens that were asked for."""
 
-_PAUSE = 0.1
 _REFUSAL = 1 << 16
 """Bytes of an error's body that are read."""
 _PIECE = 1 << 16
+_CHOICES = 16
+"""Continuations that one event may hold; one is asked for."""
 _GOODBYE = 0.05
 """Seconds that a stream may take to close after ``[DONE]``, for its connection to be kept."""
 _BROKEN_OFF = (aiohttp.ClientError, HttpProcessingError, OSError)
@@ -61,82 +63,6 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, zlib
 def room_for(tokens: int, top: int) -> int:
     """Bytes that an answer of ``tokens`` tokens with ``top`` log-probabilities each may have."""
     return ROOM + tokens * (top + 8) * 256
-
-
-@dataclass(slots=True)
-class Clock:
-    """Until when a request, with its repetitions, may go on: nothing that the server does extends
-    it."""  # fmt: skip
-
-    silence: float
-    """seconds that may pass without a token"""
-    total: float
-    """seconds that it may take in all"""
-    begun: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
-
-    def left(self) -> float:
-        """Seconds."""
-        return min(self.heard + self.silence, self.begun + self.total) - time.monotonic()
-
-    def hear(self) -> None:
-        """A token came."""
-        self.heard = time.monotonic()
-
-    def pause(self, patience: Patience, error: ServerError) -> float:
-        """Seconds until one may ask again; raises ``ServerError`` where there is no time left."""
-        pause = patience.pause(error)
-        if error.wait is not None:
-            self.heard += pause  # asked for: no silence
-        if pause >= self.left():
-            raise error
-        return pause
-
-    async def within(self, work: Awaitable[T], site: Site) -> T:
-        """What ``work`` gives in time; ``ServerError`` where the time is over before."""
-        try:
-            async with asyncio.timeout(max(self.left(), 0.0)) as watch:
-                return await work
-        except TimeoutError as error:
-            if watch.expired():
-                raise self.over(site) from None
-            raise site.fault(error) from None
-
-    def over(self, site: Site) -> ServerError:
-        """The error where no time is left."""
-        if time.monotonic() >= self.begun + self.total:
-            return ServerError(f"{site.name}: not done within {self.total:g} s")
-        return ServerError(f"{site.name}: nothing came for {self.silence:g} s")
-
-
-@dataclass(slots=True)
-class Patience:
-    """The faults and the seconds of waiting that one decode bears."""
-
-    faults: int
-    """how many it survives"""
-    seconds: float
-    """how long it waits in all for servers that ask for it"""
-    waited: float = 0.0
-    met: int = 0
-    asked: int = 0
-
-    def pause(self, error: ServerError) -> float:
-        """Seconds until one may ask again; raises ``ServerError`` where it is enough."""
-        if error.wait is None or not self.faults:
-            self.met += 1
-        else:
-            self.asked += 1
-        pause = max(error.wait or 0.0, _PAUSE * 2.0 ** (self.met + self.asked - 1))
-        self.waited += pause if error.wait is not None else 0.0
-        if self.met > self.faults:
-            raise ServerError(f"{error} (given up after {self.met} faults)")
-        if self.waited > self.seconds:
-            raise ServerError(
-                f"{error} (given up: it asks for {pause:.0f} s, and all waiting may take"
-                f" {self.seconds:g} s)"
-            )
-        return pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +103,7 @@ class Endpoint:
         body: Mapping[str, Any] | None = None,
         *,
         patience: Patience | None = None,
+        clock: Clock | None = None,
         most: int = 2 * ROOM,
     ) -> T:
         """The message that is answered, of at most ``most`` bytes, without a ``body`` to a GET.
@@ -184,7 +111,7 @@ class Endpoint:
         Raises ``ServerError`` where patience or time ends before, ``UserError`` where the request
         is refused.
         """
-        patience, clock = patience or self.patience, self.clock(whole=True)
+        patience, clock = patience or self.patience, clock or self.clock(whole=True)
         while True:
             try:
                 answer = await self.fetch(path, body, clock, most=most)
@@ -258,10 +185,11 @@ class Endpoint:
         fault: Exception | None = None
         try:
             for text in events.feed(piece):
-                found.append(chunk := read(Chunk, text))
-                if chunk.error:
-                    found.pop()
-                    self.site.check_error(chunk.error)
+                chunk = read(Chunk, text)
+                self.site.check_error(chunk.error)
+                if len(chunk.choices or ()) > _CHOICES:
+                    raise ValueError(f"{len(chunk.choices or ()):,} continuations")
+                found.append(chunk)
         except (ServerError, UserError) as error:
             fault = error
         except _UNREADABLE as error:
@@ -282,9 +210,11 @@ class Endpoint:
         )
         try:
             return await clock.within(asked, self.site)
+        except ServerError:
+            raise
+        except aiohttp.ClientResponseError as error:
+            raise self.site.fault(ValueError(error.message), sent=True) from None
         except _BROKEN_OFF as error:
-            if isinstance(error, ServerError):
-                raise
             raise self.site.fault(error) from None
         except _UNREADABLE as error:
             raise self.site.fault(error, sent=True) from None
@@ -329,9 +259,9 @@ class Endpoint:
                         raise clock.over(self.site)
             if unpack is not None and not unpack.eof:
                 raise ServerError(f"{self.site.name}: the compressed answer breaks off")
+        except ServerError:
+            raise
         except _BROKEN_OFF as error:
-            if isinstance(error, ServerError):
-                raise
             raise self.site.fault(error) from None
         except _UNREADABLE as error:
             raise self.site.fault(error, sent=True) from None

@@ -408,6 +408,50 @@ def test_a_cancelled_decode_closes_its_connection(times: int) -> None:
     ask(play, Scripted(), cancel)
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "7.5", "1e308"])
+def test_what_is_no_log_probability_is_shown_to_no_policy(value: str) -> None:
+    def play(body: dict[str, Any]) -> Iterator[Any]:
+        for choice in whole(body):
+            data = event([{"index": 0, **choice}])
+            yield data if looks(body) else data.replace(b"-0.1,", value.encode() + b",")
+
+    policy = Scripted(4)
+    found = ask(play, policy, stride=1)
+    assert (found.answer, found.reason, policy.seen) == (ANSWER, "policy_failed", [])
+    assert "without log-probabilities" in str(found.message)
+
+
+@pytest.mark.parametrize("used", [10**18, -5, 65 + 2 * 64])
+def test_a_count_that_cannot_be_is_not_believed(used: int) -> None:
+    def play(body: dict[str, Any]) -> Iterator[Any]:
+        for choice in whole(body):
+            yield event([{"index": 0, **choice}], usage={"completion_tokens": used})
+
+    assert ask(play, Scripted()).total_tokens == PLAIN.total_tokens
+
+
+def test_a_server_that_writes_on_is_cut_where_it_was_asked_to_end() -> None:
+    def play(body: dict[str, Any]) -> Iterator[Any]:
+        token = ids("1")[0]
+        while True:
+            yield vllm_chunk(token, "1")
+
+    found = ask(play, Scripted(), max_thinking_tokens=8)
+    assert found.thinking_tokens <= 8
+    assert found.total_tokens <= 200
+
+
+def test_a_refused_key_is_tried_once() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def play(body: dict[str, Any]) -> Iterator[Any]:
+        yield 401, {"error": {"message": "no"}}
+
+    with pytest.raises(UserError, match="does not accept the key"):
+        ask(play, Scripted(), asked=asked)
+    assert len(asked) == 1
+
+
 def connections(server: openai.Server) -> set[Any]:
     """Those in use."""
     connector: Any = server.endpoint.session.connector

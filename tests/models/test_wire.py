@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from rlbudget.errors import UserError
 from rlbudget.models.messages import Chunk, read
+from rlbudget.models.patience import Patience
 from rlbudget.models.server_events import Events
 from rlbudget.models.site import ServerError, find_site, retry_after
-from rlbudget.models.wire import Patience
 
 STREAM = (
     '\ufeffdata: {"a": 1}\n\n'
