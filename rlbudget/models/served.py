@@ -20,12 +20,13 @@ from rlbudget.models.gate import Gate
 from rlbudget.models.llama_completion import ENDS
 from rlbudget.models.messages import Tokens
 from rlbudget.models.openai_server import look
+from rlbudget.models.patience import Patience
 from rlbudget.models.profiles import ChosenBy, Profile, default_profile, find_profile, trusted_ids
 from rlbudget.models.served_kind import Found, Kind, find
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
-from rlbudget.models.wire import Endpoint, Patience, check_times, open_endpoint
+from rlbudget.models.wire import Endpoint, check_times, open_endpoint
 from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
 
 _LISTS = (TOP_K, 5, 1)

@@ -15,10 +15,11 @@ from rlbudget.models.completions import Prompt, Reader, Stream, Token
 from rlbudget.models.llama_completion import PLAIN, read_reply
 from rlbudget.models.logprobs import least_entropy, listed_signals
 from rlbudget.models.messages import Chunk, Completion
+from rlbudget.models.patience import Patience
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.served import ServedModel, Server
 from rlbudget.models.site import ServerError
-from rlbudget.models.wire import Patience, room_for
+from rlbudget.models.wire import room_for
 
 _LLAMA = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted", "timings")
 _LLAMA_SEEDS = 2**31
