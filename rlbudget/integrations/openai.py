@@ -23,10 +23,11 @@ from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Spelling, Stream, Token, spelling_of
 from rlbudget.models.logprobs import check_features, lacking, least_entropy, listed_signals
 from rlbudget.models.openai_server import find_model, look
+from rlbudget.models.patience import Patience
 from rlbudget.models.reading import Continuation, ends_answer
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import Endpoint, Patience, check_times, open_endpoint
+from rlbudget.models.wire import Endpoint, check_times, open_endpoint
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.plan import Plan, plan_of

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 from starlette.responses import Response, StreamingResponse
 
+from rlbudget.models.patience import Clock
 from rlbudget.models.site import ServerError
-from rlbudget.models.wire import Clock, Endpoint
+from rlbudget.models.wire import Endpoint
 from rlbudget.serve.chat import error_body
 
 _HOP = frozenset({

@@ -18,10 +18,11 @@ from rlbudget.integrations.openai import Server, connect
 from rlbudget.models.chat import has_template
 from rlbudget.models.completions import Prompt
 from rlbudget.models.messages import Listing, Template, Tokens
+from rlbudget.models.patience import Patience
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.spelling import check_text
 from rlbudget.models.tokenizer import served_tokenizer
-from rlbudget.models.wire import Endpoint, Patience, open_endpoint
+from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.passing import pass_through
 from rlbudget.serve.steer import Steered
 
