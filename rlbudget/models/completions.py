@@ -23,7 +23,7 @@ from rlbudget.models.vocabulary import Vocabulary
 from rlbudget.models.wire import BROKEN, Endpoint, room_for
 
 _CHARACTER = 16
-"""Entries that may wait for the rest of a character."""
+"""Entries that may wait for the rest of a character, and tokens beyond those asked for."""
 _APART = 256
 """Tokens of a chunk whose texts are found by decoding its beginnings."""
 _ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
@@ -246,6 +246,8 @@ class Reader:
         if len(text) > 4096 + 256 * self._most:
             raise ValueError(f"{len(text):,} characters for {self._most:,} tokens")
         listed = [*self._held, *listed_tokens(choice)]
+        if max(len(given or ()), len(listed)) > self._most + _CHARACTER:
+            raise ValueError(f"{max(len(given or ()), len(listed)):,} tokens for {self._most:,}")
         self._held = []
         self.ids_given |= bool(given) or any(isinstance(one.key, int) for one in listed)
         self.names_given |= any(isinstance(key, str) for one in listed for key, _ in one.top)
