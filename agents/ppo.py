@@ -47,6 +47,7 @@ from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser, fit_normaliser
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
+from rlbudget.files.folders import locked
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import features_of, observe
 from rlbudget.policy.seen import NONE, Marks, as_text, marks_of, together
@@ -236,13 +237,34 @@ def train(
     and ``recorded`` say in ``run.json`` which traces these are, how they were split and made.
     ``start`` is a policy to continue from; its observation, normaliser and prices are kept. The run
     keeps the marks of all questions of the two tables, of ``seen`` and of ``start``. Raises
-    ``UserError`` for tables that cannot be trained on and for a folder that holds another run.
+    ``UserError`` for tables that cannot be trained on, for a folder that holds another run, and at
+    once for one that another process trains in.
     """
     _check(train, validation, config)
+    with locked(run_dir):
+        return _train(
+            train, validation, config, Path(run_dir), progress=progress, resume=resume,
+            digest=digest, split_seed=split_seed, recorded=recorded, start=start, seen=seen,
+        )  # fmt: skip
+
+
+def _train(
+    train: TraceTable,
+    validation: TraceTable,
+    config: PPOConfig,
+    run_dir: Path,
+    *,
+    progress: Progress | None,
+    resume: bool,
+    digest: str | None,
+    split_seed: int | None,
+    recorded: Mapping[str, Any] | None,
+    start: Policy | None,
+    seen: Marks,
+) -> TrainResult:
+    """``train``, nobody else writing in the folder."""
     total = config.steps(len(np.unique(train.question_ids)))
     config = replace(config, total_timesteps=total)
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     snapshot = None
     if (run_dir / LATEST).exists():
         if not resume:

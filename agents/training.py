@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlbudget.errors import UserError
+from rlbudget.files.folders import locked
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.text import TEXT_SIGNALS
@@ -59,6 +60,8 @@ def train_on(
     """
     from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
 
+    with locked(run_dir):  # who trains there already is named before anything is read
+        pass
     table = load_table(traces, context=context or tasks or start is not None)
     split = split_questions(table, seed=split_seed)
     first = next(iter_traces(traces))

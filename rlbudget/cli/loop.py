@@ -181,7 +181,10 @@ class RegistryRollback:
 
 
 def _show(registry: Registry) -> None:
-    for event in registry.history():
+    journal = registry.journal()
+    for event in journal.events:
         why = f": {event.why}" if event.why else ""
         tell(f"{event.time} {event.action} {event.version}{why}")
+    if journal.skipped:
+        tell(f"skipped: {journal.skipped} torn or damaged lines of history.jsonl")
     tell(f"served: {registry.served() or 'none'}")

@@ -59,17 +59,18 @@ if sys.platform != "win32":
 
 
 @contextlib.contextmanager
-def locked(folder: Path | str, *, wait: float = 0.0) -> Iterator[None]:
+def locked(folder: Path | str, *, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
     """Nobody else writes in ``folder``, which is made if need be.
 
     The lock is a ``flock``: it ends with the process, whatever ends it, and what may be left of
     it hinders nobody. Raises ``UserError``, which names the holder, where another has it for
-    ``wait`` seconds more, and for a folder that cannot be written.
+    ``wait`` seconds more, and for a folder that cannot be written. ``name`` is that of the file,
+    for a folder with more than one lock.
     """
     folder = Path(folder)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / LOCK, folder, wait):
+    with _lock(folder / name, folder, wait):
         yield
 
 
@@ -97,8 +98,9 @@ def _locked_file(file: Path, folder: Path, deadline: float) -> int:
                 return handle
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(file, handle):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()}\n".encode())
+                with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"{os.getpid()}\n".encode())
                 return handle
         except BlockingIOError:
             holder = os.pread(handle, 20, 0).decode(errors="replace").strip()

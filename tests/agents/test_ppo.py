@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,10 +24,12 @@ from rlbudget.agents.actor import ACTOR, actor_chances, one_thread
 from rlbudget.agents.exact import stop_rows, values_of
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo, train, training_columns
+from rlbudget.agents.training import train_on
 from rlbudget.agents.validation import Validation
 from rlbudget.envs.replay_core import ReplayCore
 from rlbudget.envs.replay_sb3 import ReplaySB3VecEnv
 from rlbudget.errors import UserError
+from rlbudget.files.folders import locked
 from rlbudget.policy import outcomes
 from rlbudget.policy.replay import replay
 from rlbudget.traces.table import TraceTable
@@ -387,6 +390,20 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(tmp_path: Path) -> Non
         with pytest.raises(UserError, match=message) as error:
             attempt()
         assert "\n" not in str(error.value)
+
+
+def test_a_second_training_into_a_run_folder_is_refused_at_once(tmp_path: Path) -> None:
+    table = tabular_table()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()  # what a killed training left
+    with locked(tmp_path / "run"):
+        for start in (
+            lambda: train(table, renamed(table, "v"), TINY, tmp_path / "run", resume=True),
+            lambda: train_on(tmp_path / "no traces are read", tmp_path / "run"),
+        ):
+            with pytest.raises(UserError, match=f"process {os.getpid()} is writing here"):
+                start()
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_run_folder_is_not_overwritten_and_not_resumed_with_other_settings(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +59,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no version 7"):
         registry.promote(7)
     registry.add(_policies(1)[0])
-    (tmp_path / "registry" / ".lock").touch()
-    with pytest.raises(UserError, match="another process"):
-        registry.add(_policies(1)[0])
+    (tmp_path / "registry" / ".lock").touch()  # what a killed process left
+    assert registry.add(_policies(1)[0]) == 2
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         Registry(tmp_path / "file")
@@ -72,6 +74,103 @@ def test_a_damaged_version_is_never_served(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         registry.promote(second)
     assert registry.served() == 1
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'{"number": 9, "time": "2026-01-01T00:00:00+00:00", "act')
+
+
+def _garbled(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"garbage\n")
+
+
+def _flipped(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0].replace(b"added", b"Added"), *lines[1:]]))
+
+
+def _repeated(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0])
+
+
+@pytest.mark.parametrize("damage", [_torn, _garbled, _flipped, _repeated])
+def test_damaged_lines_of_the_history_are_skipped_and_counted(
+    tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(tmp_path)
+    for policy in _policies(2):
+        registry.promote(registry.add(policy))
+    damage(tmp_path / "history.jsonl")
+    main(["registry", "list", str(tmp_path)])
+    assert "skipped: 1 torn or damaged lines" in capsys.readouterr().out
+    assert registry.served() == 2
+    assert registry.rollback() == 1
+    assert registry.add(_policies(1)[0]) == 3
+    assert registry.served() == 1
+
+
+def test_a_changed_promotion_serves_nothing_else(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for policy in _policies(3):
+        registry.promote(registry.add(policy))
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(
+        path.read_bytes().replace(b'"promoted", "version": 3', b'"promoted", "version": 1')
+    )
+    journal = registry.journal()
+    assert (registry.served(), journal.skipped) == (2, 1)
+
+
+def test_where_the_disk_is_full_nothing_happened_and_a_rollback_still_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path)
+    for policy in _policies(2):
+        registry.promote(registry.add(policy))
+    real = os.pwrite
+
+    def full(handle: int, data: bytes, place: int) -> int:
+        """Half of a line fits, or all of it where the room that was kept was given back."""
+        return real(handle, data if not (tmp_path / ".room").exists() else data[:9], place)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert registry.rollback() == 1
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, place: real(handle, data[:9], place))
+    before = registry.journal()
+    with pytest.raises(UserError, match="No space left"):
+        registry.promote(2)
+    assert registry.journal() == before
+    monkeypatch.undo()
+    registry.promote(2)
+    assert registry.served() == 2
+
+
+def test_a_training_is_refused_before_it_starts_where_another_one_runs(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    for policy in _policies(2):
+        registry.promote(registry.add(policy))
+    with registry.training():
+        with pytest.raises(UserError, match="is writing here"):
+            retrain(registry, tmp_path / "no traces are read")
+        assert registry.rollback() == 1  # who serves is not kept waiting by a training
+
+
+def test_what_was_rolled_back_during_a_training_is_not_promoted_over(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for policy in _policies(2):
+        registry.promote(registry.add(policy))
+    with pytest.raises(UserError, match="version 2 is served by now, not 1"):
+        registry.promote(1, instead_of=1)
+
+
+def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    policies = _policies(4)
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(Registry(tmp_path).add, policies))
+    registry = Registry(tmp_path)
+    assert sorted(versions) == registry.versions() == [1, 2, 3, 4]
+    assert [registry.policy(v) for v in versions] == policies
+    assert [event.version for event in registry.history()] == [1, 2, 3, 4]
 
 
 def test_a_policy_against_itself_is_not_inferior_where_questions_are_enough() -> None:

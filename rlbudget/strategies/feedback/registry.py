@@ -3,40 +3,25 @@
 A folder::
 
     0001/ 0002/ ...     policy folders, never changed
-    served              the number of the one that is served
     history.jsonl       what was added, promoted, refused and rolled back, when and why
 
-A server may ask for ``served_policy`` again at any time; ``rollback`` undoes a promotion.
+What is served is what the history says last, so that a promotion is one line: there or not. A
+server may ask for ``served_policy`` again at any time; ``rollback`` undoes a promotion.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rlbudget.errors import UserError
-from rlbudget.files import write_text
+from rlbudget.files.folders import PATIENCE, locked
 from rlbudget.policy.folder import Policy, load_policy, policy_folders, save_policy
+from rlbudget.strategies.feedback.journal import Action, Event, Journal, note, read_journal
 
-Action = Literal["added", "promoted", "refused", "rolled back"]
-_SERVED, _HISTORY, _LOCK = "served", "history.jsonl", ".lock"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A line of the history."""
-
-    time: str
-    """UTC, ISO 8601"""
-    action: Action
-    version: int
-    why: str = ""
+_HISTORY, _TRAINING = "history.jsonl", ".training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +37,7 @@ def load_serving(folder: Path | str) -> Serving:
 
     Raises ``UserError`` as ``load_policy`` and ``Registry.served_policy`` do.
     """
-    if not any((Path(folder) / name).is_file() for name in (_SERVED, _HISTORY)):
+    if not (Path(folder) / _HISTORY).is_file():
         return Serving(load_policy(folder), None)
     registry = Registry(folder)
     version = registry.served()
@@ -78,23 +63,27 @@ class Registry:
         """All of them, the oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and p.is_dir())
+        names = (p.name for p in self.folder.iterdir() if p.is_dir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def journal(self) -> Journal:
+        """What happened, and how many lines of the history are torn or damaged."""
+        return read_journal(self.folder / _HISTORY)
+
+    def history(self) -> list[Event]:
+        """What happened, the oldest first."""
+        return list(self.journal().events)
 
     def served(self) -> int | None:
         """The version that is served; None where none has been promoted."""
-        try:
-            return int((self.folder / _SERVED).read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise UserError(f"{self.folder / _SERVED} is damaged: promote a version") from None
+        return next(iter(self.journal().served[-1:]), None)
 
     def policy(self, version: int) -> Policy:
         """One version; ``UserError`` if there is none."""
         if version not in self.versions():
             there = ", ".join(map(str, self.versions())) or "none"
             raise UserError(f"{self.folder} holds no version {version}; there are: {there}")
-        return load_policy(self.folder / f"{version:04d}")
+        return load_policy(self._folder_of(version))
 
     def served_policy(self) -> Policy:
         """The policy that is served; ``UserError`` if none is."""
@@ -103,29 +92,33 @@ class Registry:
             raise UserError(f"{self.folder} serves no policy yet: add one and promote it")
         return self.policy(version)
 
-    def history(self) -> list[Event]:
-        """What happened, the oldest first."""
-        try:
-            lines = (self.folder / _HISTORY).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [Event(**json.loads(line)) for line in lines]
-
     def add(self, policy: Policy, why: str = "") -> int:
         """Keep a policy as the next version, not yet served; its number."""
-        with self._locked():
-            version = max(self.versions(), default=0) + 1
-            save_policy(self.folder / f"{version:04d}", policy)
+        with self._writing():
+            known = (event.version for event in self.history())
+            version = max([*self.versions(), *known], default=0) + 1
+            save_policy(self._folder_of(version), policy)
             self._note("added", version, why)
         return version
 
-    def promote(self, version: int, why: str = "") -> None:
-        """Serve a version from now on."""
-        self._serve("promoted", version, why)
+    def promote(self, version: int, why: str = "", *, instead_of: int | None = None) -> None:
+        """Serve a version from now on.
+
+        ``UserError`` where there is none, and where another one than ``instead_of`` is served.
+        """
+        self.policy(version)  # a damaged one is never served
+        with self._writing():
+            served = self.served()
+            if instead_of not in (None, served):
+                raise UserError(
+                    f"{self.folder}: version {served} is served by now, not {instead_of}:"
+                    f" version {version} is kept and not promoted"
+                )
+            self._note("promoted", version, why)
 
     def refuse(self, version: int, why: str) -> None:
         """Note that a version was not promoted."""
-        with self._locked():
+        with self._writing():
             self._note("refused", version, why)
 
     def rollback(self) -> int:
@@ -133,43 +126,38 @@ class Registry:
 
         Raises ``UserError`` where there is nothing to go back to.
         """
-        promoted: list[int] = []
-        for event in self.history():
-            if event.action == "promoted":
-                promoted.append(event.version)
-            elif event.action == "rolled back":
-                promoted.pop()
-        if len(promoted) < 2:
-            raise UserError(f"{self.folder}: nothing was served before the present version")
-        version = promoted[-2]
-        self._serve("rolled back", version, f"from {promoted[-1]}")
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such registry")
+        with self._writing():
+            promoted = self.journal().served
+            if len(promoted) < 2:
+                raise UserError(f"{self.folder}: nothing was served before the present version")
+            version = promoted[-2]
+            self.policy(version)
+            self._note("rolled back", version, f"from {promoted[-1]}")
         return version
 
-    def _serve(self, action: Action, version: int, why: str) -> None:
-        self.policy(version)  # a damaged one is never served
-        with self._locked():
-            write_text(self.folder / _SERVED, f"{version}\n")
-            self._note(action, version, why)
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Nobody else trains for this registry; others may promote and roll back meanwhile.
+
+        Raises ``UserError`` at once where somebody does.
+        """
+        with locked(self.folder, name=_TRAINING):
+            yield
+
+    def _folder_of(self, version: int) -> Path:
+        return self.folder / f"{version:04d}"
 
     def _note(self, action: Action, version: int, why: str) -> None:
-        event = Event(datetime.now(UTC).isoformat(timespec="seconds"), action, version, why)
-        with (self.folder / _HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(event)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        note(self.folder / _HISTORY, action, version, why)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time: the lock is a file that only one can make."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / _LOCK
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            raise UserError(
-                f"another process writes to {self.folder}; if none does, delete {lock}"
-            ) from None
-        try:
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time. What one that was killed had added and not noted is noted."""
+        with locked(self.folder, wait=PATIENCE):
+            noted = {event.version for event in self.history() if event.action == "added"}
+            for version in self.versions():
+                if version not in noted:
+                    self._note("added", version, "by a process that was killed")
             yield
-        finally:
-            lock.unlink()

@@ -133,12 +133,32 @@ def retrain(
 ) -> Retrained:
     """Train the served policy further, hold a contest on fresh questions, promote or refuse.
 
-    The new policy is kept in the registry either way. Raises ``UserError``, before it trains,
-    where no policy is served, for training questions all of which it has seen and for traces that
-    leave the contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
+    The new policy is kept in the registry either way; it is not promoted where another version is
+    served by then. Raises ``UserError``, before it trains, where no policy is served, where another
+    process trains for this registry, for training questions all of which the policy has seen and
+    for traces that leave the contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
     """
     _check_margin(margin)
-    served = registry.served_policy()
+    with registry.training():
+        version = registry.served()
+        served = registry.served_policy() if version is None else registry.policy(version)
+        held_out = _fresh(served, traces, seed)
+        challenger = _trained_on(served, traces, held_out, total_timesteps, seed, progress)
+        added = registry.add(challenger, f"trained on from {version}")
+        found = contest(challenger, served, held_out, margin=margin, seed=seed)
+        why = str(found)
+        if found.promotes:
+            try:
+                registry.promote(added, why, instead_of=version)
+                return Retrained(added, found, True)
+            except UserError as error:
+                why = f"{error}; {found}"
+        registry.refuse(added, why)
+        return Retrained(added, found, False)
+
+
+def _fresh(served: Policy, traces: Path, seed: int) -> TraceTable:
+    """The questions of a contest: held out of the training, and not seen by the served policy."""
     texts, seen = texts_of(iter_questions(traces)), served.seen
     before = NONE if seen is None else seen
     split = split_questions(load_table(traces, context=True), seed=seed)
@@ -156,6 +176,19 @@ def retrain(
             f"{traces}: a contest of two policies needs at least {FEWEST_QUESTIONS} held-out"
             f" questions, whatever they show; there are {questions}{also}: bring more new traces"
         )
+    return held_out
+
+
+def _trained_on(
+    served: Policy,
+    traces: Path,
+    held_out: TraceTable,
+    total_timesteps: int | None,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Policy:
+    """The served policy trained further, which has seen the questions of the contest as well."""
+    marks = marks_of(held_out.question_ids, texts_of(iter_questions(traces)))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         train_on(
@@ -167,11 +200,4 @@ def retrain(
             split_seed=seed,
             progress=progress,
         )
-        challenger = seen_also(policy_of_run(run), marks_of(held_out.question_ids, texts))
-    version = registry.add(challenger, f"trained on from {registry.served()}")
-    found = contest(challenger, served, held_out, margin=margin, seed=seed)
-    if found.promotes:
-        registry.promote(version, str(found))
-    else:
-        registry.refuse(version, str(found))
-    return Retrained(version, found, found.promotes)
+        return seen_also(policy_of_run(run), marks)
