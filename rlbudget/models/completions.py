@@ -327,20 +327,21 @@ class Stream:
 
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Tokens, as they come. The reader adds to the prompt those it takes, one by one."""
-        async with aclosing(self.blocks()) as blocks:
+        async with aclosing(self.blocks(apart=True)) as blocks:
             async for block in blocks:
                 for token in block:
                     yield token
 
-    async def blocks(self) -> AsyncGenerator[list[Token], None]:
-        """The same, those that came at once together."""
+    async def blocks(self, *, apart: bool = False) -> AsyncGenerator[list[Token], None]:
+        """The same, those that came at once together; or those of each chunk ``apart``, so that
+        ``paid`` counts no chunk that was not taken."""  # fmt: skip
         left, clock = self.max_tokens, self.clock or self.endpoint.clock()
         while left > 0:
             self.readers.append(reader := Reader(self.spelling, left))
             try:
                 async with aclosing(self._asked(left, clock)) as blocks:
                     async for block in blocks:
-                        for found in self._read(reader, block):
+                        for found in self._read(reader, block, apart):
                             left -= len(found)
                             yield found
                         if reader.over:
@@ -364,12 +365,15 @@ class Stream:
             event=room_for(4, top), whole=2 * room_for(left, top),
         )  # fmt: skip
 
-    def _read(self, reader: Reader, block: list[Chunk]) -> Iterator[list[Token]]:
+    def _read(self, reader: Reader, block: list[Chunk], apart: bool) -> Iterator[list[Token]]:
         """The tokens of a block; those before a fault come before it."""
         found: list[Token] = []
         try:
             for chunk in block:
                 found += self._take(reader, chunk)
+                if apart and found:
+                    yield found
+                    found = []
                 if reader.over:
                     break
         except (ServerError, UserError):

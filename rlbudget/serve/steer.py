@@ -96,18 +96,20 @@ class Steered:
         # An answer after an exit is greedy, as it was recorded.
         stream = self._stream(most, _GREEDY if self._exited else {})
         wish: Wish | None = None
+        unseen = 0  # tokens that came with the last one, after it
         async with aclosing(stream.blocks()) as blocks:
             async for block in blocks:
                 pieces: list[Piece] = []
-                for token in block:
+                for place, token in enumerate(block, 1):
                     wish = self._push(token, pieces)
+                    unseen = len(block) - place
                     if wish is not None or self._over or request.forced() is not None:
                         break
                 if pieces:
                     yield pieces
                 if wish is not None or self._over or request.forced() is not None:
                     break
-        self._paid += stream.paid
+        self._paid += stream.paid - unseen
         acted = wish is not None or request.forced() is not None
         while wish is not None:
             wish = await self._settle(wish)
