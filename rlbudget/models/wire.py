@@ -306,6 +306,9 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             found = await super().connect(*args, **kwargs)
             if found.protocol is None or not found.protocol.should_close:
+                transport = found.transport
+                if transport is not None and hasattr(transport, "max_size"):
+                    transport.max_size = _PIECE  # asyncio's 256 kB of a flood take too long
                 return found
             found.close()
 

