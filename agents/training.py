@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from rlbudget.policy.folder import Policy
 
 
-RECORDED = ("stride", "probe_tokens", "max_tokens", "temperature", "profile", "scorer")
+RECORDED = (
+    "stride", "probe_tokens", "max_tokens", "temperature", "profile", "scorer", "top_logprobs",
+    "system", "chat_template_kwargs",
+)  # fmt: skip
 """Settings in which a live decode must agree with the recording."""
 
 _GOING_ON = 0.3

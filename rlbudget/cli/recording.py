@@ -18,6 +18,7 @@ from rlbudget.cli.arguments import (
     OptionalName,
     OptionalNumber,
 )
+from rlbudget.cli.asked import served
 from rlbudget.cli.findings.decodes import of_profile
 from rlbudget.cli.findings.examples import FirstAnswers
 from rlbudget.cli.findings.finding import report
@@ -164,10 +165,9 @@ class Record:
 
     def _through(self, urls: Sequence[str], task: Task, bad: Told, left_out: Told) -> None:
         """Record through servers."""
-        from rlbudget.cli.served import record_through, served_of  # needs httpx
-
-        record_through(
-            served_of(urls, self.server, self.profile), task, self.out, dry=self.dry_run,
+        through = served()
+        through.record_through(
+            through.served_of(urls, self.server, self.profile), task, self.out, dry=self.dry_run,
             prices=Prices(self.input_price, self.cached_price, self.output_price),
             bad=bad, left_out=left_out, stride=self.stride, max_tokens=self.max_tokens,
             temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,14 @@ from rlbudget.cli.findings.served import of_served, of_spending
 from rlbudget.cli.findings.survey import survey
 from rlbudget.cli.through import Prices, Through
 from rlbudget.console import Told, note, progress
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.record_served import Listening, Served, record_served
-from rlbudget.models.served import Asked, ServedModel
+from rlbudget.errors import UserError
+from rlbudget.integrations.openai import connect, decode
+from rlbudget.models.served import Asked, ServedModel, open_model
+from rlbudget.models.served_prompt import prompt_of
+from rlbudget.models.site import ServerError
+from rlbudget.strategies.plan import Plan
 from rlbudget.tasks.task import Task
 
 DRY_RUN = 20
@@ -33,6 +40,47 @@ def served_of(urls: Sequence[str], through: Through, profile: str | None) -> Ser
         urls, model=through.served_model, tokenizer=through.tokenizer, profile=profile,
         key=through.key, asked=asked, patience=through.patience,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What `rlbudget decode` asks of a served model."""
+
+    question: str
+    plan: Plan
+    temperature: float | None
+    max_tokens: int | None
+    seed: int
+    said: Mapping[str, Any]
+    """what else ``Request`` takes"""
+
+
+def decode_through(served: Served, asking: Asking) -> tuple[Decoded, ServedModel]:
+    """Answer one question under a plan through the first server, and the model that did."""
+
+    async def run() -> tuple[Decoded, ServedModel]:
+        asked = replace(served.asked, retries=3)
+        async with open_model(
+            served.urls[:1], model=served.model, tokenizer=served.tokenizer,
+            profile=served.profile, key=served.key, asked=asked, texts=[asking.question],
+        ) as model:  # fmt: skip
+            prompt = await prompt_of(model, model.servers[0], asking.question)
+            async with connect(
+                served.urls[0], asking.plan, model.tokenizer, model=model.name, key=served.key,
+                eos_ids=model.vocabulary.eos_ids.tolist(), profile=model.profile.name,
+                max_thinking_tokens=asking.max_tokens, context=model.context,
+                timeout=asked.timeout,
+            ) as server:  # fmt: skip
+                decoded = await decode(
+                    server, asking.question, prompt=prompt.ids, temperature=asking.temperature,
+                    seed=asking.seed, **asking.said,
+                )  # fmt: skip
+            return decoded, model
+
+    try:
+        return asyncio.run(run())
+    except ServerError as error:
+        raise UserError(str(error)) from None
 
 
 def record_through(

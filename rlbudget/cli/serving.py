@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,13 +26,16 @@ from rlbudget.cli.arguments import (
     TheQuestion,
     metadata_of,
 )
+from rlbudget.cli.asked import served
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
 from rlbudget.cli.findings.finding import report
+from rlbudget.cli.through import Through, addresses, refuse_others
 from rlbudget.console import note, tell
 from rlbudget.decoding.chosen import decode_chosen
 from rlbudget.decoding.core import ENGINES, refusals
 from rlbudget.decoding.decode import decode, second_model
 from rlbudget.decoding.decoded import Decoded
+from rlbudget.decoding.record import Model
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
@@ -55,7 +58,8 @@ class Decode:
     """Answer one question live under a plan, or under a policy alone."""
 
     model: Name
-    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
+    """"embedded", "smollm2", a folder of Hugging Face weights, a hub name, or the address of an
+    OpenAI-compatible server, http://HOST:PORT/v1."""
     question: TheQuestion
     """The question."""
     policy: OptionalFolder = None
@@ -96,9 +100,12 @@ class Decode:
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
     request_id: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
     """Id of the request in the log, to tell its outcome later; by default one is drawn."""
+    server: tyro.conf.OmitArgPrefixes[Through] = field(default_factory=Through)
 
     def execute(self) -> None:
         """Run it."""
+        urls = addresses(self.model)
+        refuse_others(self, urls, ("device", "dtype"))
         plan = self._plan()
         if self.request_id is not None and plan.audit is None:
             raise UserError("--request-id names a line of a log: the plan has no [audit]")
@@ -108,16 +115,19 @@ class Decode:
             note(line)
         dial = Dial(self.token_price, self.effort, self.max_em_loss, self.answer_worth,
                     self.price_per_million)  # fmt: skip
-        if plan.chooser is not None and not self.off:
+        if plan.chooser is not None and not self.off and not urls:
             self._choose(plan, dial)
             return
-        wanted = plan.exit_profile or self.profile
-        profile = _profile_of(plan.recorded, self.model) if wanted is None else wanted
-        model = self._load(self.model, profile)
         if self.off:
             plan = replace(plan, policies={"off": Full()}, strategy=Plan({}).strategy,
                            dial=Dial(token_price=0.0), correction=None, cascade=None)  # fmt: skip
             dial = Dial()
+        if urls:
+            self._through(urls, plan, dial, facts)
+            return
+        wanted = plan.exit_profile or self.profile
+        profile = _profile_of(plan.recorded, self.model) if wanted is None else wanted
+        model = self._load(self.model, profile)
         self._say_uncovered(plan, dial)
         other = plan.second_model or plan.large_model
         decoded = decode(
@@ -133,6 +143,23 @@ class Decode:
         chosen_by = "policy" if by_policy else model.chosen_by
         report(of_profile(model.name, model.profile.name, chosen_by))
         report(of_serving(plan.recorded, self._settings(model, plan.recorded)))
+
+    def _through(self, urls: Sequence[str], plan: Plan, dial: Dial, facts: RequestFacts) -> None:
+        """Answer through a server."""
+        recorded, through = plan.recorded, served()
+        profile = plan.exit_profile or self.profile or recorded.get("profile")
+        where = through.served_of(urls, self.server.recorded_with(recorded), profile)
+        self._say_uncovered(plan, dial)
+        said = {"dial": dial, "task": self.task, "metadata": facts.metadata,
+                "request_id": self.request_id}  # fmt: skip
+        asking = through.Asking(
+            self.question, plan, self.temperature, self.max_tokens, self.seed, said
+        )
+        decoded, model = through.decode_through(where, asking)
+        self._say(decoded)
+        by_policy = plan.exit_profile is None and self.profile is None
+        report(of_profile(model.name, model.profile.name, "policy" if by_policy else "name"))
+        report(of_serving(recorded, self._settings(model, recorded)))
 
     def _load(self, name: str, profile: str | None = None) -> TransformersModel:
         return load_model(name, profile=profile, device=self.device, dtype=self.dtype)
@@ -214,7 +241,7 @@ class Decode:
             audited = ", audited: it was not stopped" if decoded.audited else ""
             note(f"Request {decoded.request_id}{audited}")
 
-    def _settings(self, model: TransformersModel, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    def _settings(self, model: Model, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """What this decode is made with, where ``recorded`` gives what is left out."""
         profile, scorer = model.profile, scorer_of_task(self.task)
         usual = recorded.get("temperature", profile.temperature)

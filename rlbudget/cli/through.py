@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import tyro
@@ -39,6 +39,19 @@ class Through:
     """Settings of the server's chat template, such as {"enable_thinking": true}."""
     key_env: OptionalName = None
     """Environment variable that holds the server's key; by default RLBUDGET_API_KEY."""
+
+    def recorded_with(self, recorded: Mapping[str, Any]) -> Through:
+        """What is left out as in a policy's traces; ``UserError`` for what differs from them."""
+        settings = json.dumps(dict(self.template), sort_keys=True) if self.template else None
+        for name, now in (("system", self.system), ("chat_template_kwargs", settings)):
+            made = recorded.get(name)
+            if now not in (None, made):
+                shown = "none" if made is None else repr(made)
+                raise UserError(f"{_flag(name)}: the policy was trained on traces with {shown}")
+        return replace(
+            self, system=recorded.get("system"),
+            chat_template_kwargs=recorded.get("chat_template_kwargs"),
+        )  # fmt: skip
 
     @property
     def key(self) -> str | None:

@@ -255,6 +255,11 @@ def bind(
     recorded = plan.recorded
     found = _profile(profile, plan)
     every = _first(stride, plan.stride, recorded.get("stride"), found.stride)
+    if every != recorded.get("stride", every):
+        raise UserError(
+            f"stride {every}: the policy was trained on checkpoints every {recorded['stride']}"
+            " tokens, and its signals are sums over those; record and train at another stride"
+        )
     cap = _first(
         max_thinking_tokens, plan.max_thinking_tokens, recorded.get("max_tokens"), found.max_tokens
     )

@@ -37,7 +37,9 @@ from rlbudget.traces.trace import PROBE_TOKENS, Trace
 
 _REFUSED = 8
 """First questions that are all refused: then the rest would be too."""
-_FLUSH_TRACES, _FLUSH_SECONDS = 256, 30.0
+_FLUSH_TRACES, _FLUSH_SECONDS, _FLUSH_SHARE = 256, 5.0, 0.02
+"""What has ended is written when there is so much, or after so long: seconds, and a share of all
+that went by, so that the parts stay few."""
 _TEXTS = 10
 """Questions whose tokens are compared with the server's."""
 
@@ -175,9 +177,11 @@ async def _record(
                 n, held = n + 1, held + 1
                 tokens += trace.final.thinking_tokens + trace.final.answer_tokens
                 exit_tokens += sum(c.exit.answer_tokens for c in trace.checkpoints)
-                if held >= _FLUSH_TRACES or time.monotonic() - flushed > _FLUSH_SECONDS:
+                now = time.monotonic()
+                due = max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - begun))
+                if held >= _FLUSH_TRACES or now - flushed > due:
                     writer.flush()
-                    held, flushed = 0, time.monotonic()
+                    held, flushed = 0, now
                 heard.progress(len(there) + n, len(ids))
     stats = RecordStats(
         n=n, skipped=len(there), tokens=tokens, exit_tokens=exit_tokens,

@@ -9,7 +9,7 @@ aiohttp and a tokenizer, neither torch nor the openai package. ``docs/openai.md`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,6 +162,7 @@ async def decode(
     server: Server,
     question: str,
     *,
+    prompt: Sequence[int] | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
@@ -169,12 +170,14 @@ async def decode(
 ) -> Decoded:
     """Answer ``question``, thinking as long as the plan finds it worth the price.
 
+    ``prompt`` are the token ids up to the start of the thinking, by default the profile's;
     ``max_tokens`` caps thinking, exit text and answer together, with room for an answer kept;
-    ``temperature`` is the thinking's, by default the profile's, and an answer after an exit is
-    greedy, as recorded. What else a request may say (``token_price``, ``dial``, ``task``,
-    ``metadata``, ``max_thinking_tokens``, ``request_id``) is that of
-    ``rlbudget.decoding.request.Request``. Any number of decodes may run at once on one server. A
-    policy that raises or says NaN does not cost the answer; the decode goes on to its natural end.
+    ``temperature`` is the thinking's, by default that of the policy's traces, else the profile's,
+    and an answer after an exit is greedy, as recorded. What else a request may say
+    (``token_price``, ``dial``, ``task``, ``metadata``, ``max_thinking_tokens``, ``request_id``) is
+    that of ``rlbudget.decoding.request.Request``. Any number of decodes may run at once on one
+    server. A policy that raises or says NaN does not cost the answer; the decode goes on to its
+    natural end.
 
     Tokens are those that the server says it made, else those that were read, with those that came
     in one chunk with a stop: it may have made a few more before it saw the stream close. Raises
@@ -182,15 +185,16 @@ async def decode(
     request that the server refuses; ``ServerError`` after too many faults.
     """
     core = server.core
-    ids = core.profile.prompt(question, core.vocabulary.tokenizer)
+    ids = core.profile.prompt(question, core.vocabulary.tokenizer) if prompt is None else [*prompt]
     limit = _limit(server, max_tokens, len(ids))
-    temperature = core.profile.temperature if temperature is None else temperature
+    if temperature is None:
+        temperature = float(core.plan.recorded.get("temperature", core.profile.temperature))
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature must be 0 or more, not {temperature}")
     settings = {"temperature": temperature, "row_seed": seed or 0}
     request = Request(core, max_new_tokens=limit, question=question, settings=settings, **said)
-    prompt = Prompt(ids, core.vocabulary.text(ids, special=True), server.by_ids)
-    run = _Run(server, request, prompt)
+    begun = Prompt(ids, core.vocabulary.text(ids, special=True), server.by_ids)
+    run = _Run(server, request, begun)
     fields = {"temperature": temperature} | ({} if seed is None else {"seed": seed})
     await run.whole(fields)
     return request.decoded()
