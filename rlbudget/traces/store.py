@@ -112,22 +112,45 @@ class TraceWriter:
         if len(self._held) >= self._part_size:
             self.flush()
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of the traces that are there."""
+        return frozenset(self._ids)
+
+    def add_part(self, part: pa.Table) -> None:
+        """Take a part of another folder of the same settings as it is, whole.
+
+        Raises ``UserError`` as ``add`` does; its traces are not checked.
+        """
+        if self._lock is None:
+            raise ValueError("the writer is closed")
+        self.flush()
+        ids = part.column("trace_id").to_pylist()
+        for name in ids:
+            if name in self._ids:
+                raise UserError(f"{self.folder}: trace {name!r} is there already")
+            self._ids.add(name)
+        self._write(part, len(ids))
+
     def flush(self) -> None:
         """Write what is held as a part of its own."""
         if not self._held:
             return
         held, self._held = self._held, []
+        self._write(part_of(held, settings=self._settings.digest), len(held))
+
+    def _write(self, part: pa.Table, n: int) -> None:
         path = self.folder / f"part-{self._next:06d}.parquet"
         try:
-            write_bytes(path, sealed(part_of(held, settings=self._settings.digest)))
+            write_bytes(path, sealed(part))
         except OSError as error:
-            kept = f"the {len(self._ids) - len(held)} traces written before are kept: make room and"
+            kept = f"the {len(self._ids) - n} traces written before are kept: make room and"
             again = "run the same command with --resume"
             raise UserError(
                 f"{self.folder}: writing failed: {error.strerror or error}; {kept} {again}"
             ) from error
         self._next += 1
-        self.n += len(held)
+        self.n += n
 
     def close(self) -> None:
         """Write what is held and unlock the folder; closing twice is allowed."""
@@ -218,6 +241,14 @@ def iter_tables(folder: Folders, *, context: bool = False) -> Iterator[TraceTabl
             table = table_of_part(part)
         _claim(table.trace_ids.tolist(), path, seen)
         yield table
+
+
+def iter_whole_parts(folder: Folders) -> Iterator[pa.Table]:
+    """The parts of a folder as they are, one in memory at a time; errors as ``iter_traces``, ids
+    aside."""  # fmt: skip
+    for path, part in _all_parts(folder):
+        with damage_named(path):
+            yield part
 
 
 def iter_parts(folder: Folders) -> Iterator[pa.Table]:
