@@ -14,7 +14,7 @@ from rlbudget.traces.settings import Settings, settings_of
 from rlbudget.traces.store import TraceWriter, digest, load_traces
 from rlbudget.traces.trace import Trace
 
-MADE = settings_of({"kind": "record", "stride": 16})
+MADE = settings_of({"kind": "record", "stride": 8})
 
 
 def trace(i: int) -> Trace:
@@ -49,9 +49,9 @@ def test_merging_again_adds_what_is_new(tmp_path: Path) -> None:
 def test_shards_of_different_settings_are_refused_by_name(tmp_path: Path) -> None:
     one = store(tmp_path / "a", range(4))
     other = store(
-        tmp_path / "b", range(4, 8), settings=settings_of({"kind": "record", "stride": 8})
+        tmp_path / "b", range(4, 8), settings=settings_of({"kind": "record", "stride": 4})
     )
-    with pytest.raises(UserError, match=r"a was recorded with stride 16, .*b with 8: a policy"):
+    with pytest.raises(UserError, match=r"a was recorded with stride 8, .*b with 4: a policy"):
         merge([one, other], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
