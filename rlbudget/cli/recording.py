@@ -171,7 +171,7 @@ class Record:
             prices=Prices(self.input_price, self.cached_price, self.output_price),
             bad=bad, left_out=left_out, stride=self.stride, max_tokens=self.max_tokens,
             temperature=self.temperature, probe_tokens=self.probe_tokens, seed=self.seed,
-            store_text=self.store_text, resume=self.resume,
+            store_text=self.store_text, text_signals=self.text_signals, resume=self.resume,
         )  # fmt: skip
 
     def questions(self, on_bad: Callable[[str], None]) -> Task:

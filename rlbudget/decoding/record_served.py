@@ -37,7 +37,7 @@ from rlbudget.traces.trace import PROBE_TOKENS, Trace
 
 _REFUSED = 8
 """First questions that are all refused: then the rest would be too."""
-_FLUSH_TRACES, _FLUSH_SECONDS, _FLUSH_SHARE = 256, 5.0, 0.02
+_FLUSH_TRACES, _FLUSH_SECONDS, _FLUSH_SHARE = 256, 1.0, 0.02
 """What has ended is written when there is so much, or after so long: seconds, and a share of all
 that went by, so that the parts stay few."""
 _TEXTS = 10
@@ -93,16 +93,18 @@ def record_served(
     probe_tokens: int = PROBE_TOKENS,
     seed: int = 0,
     store_text: bool = False,
+    text_signals: bool = False,
     resume: bool = False,
     listening: Listening | None = None,
 ) -> ServedStats:
     """Decode every question of ``task`` once through servers; its trace goes to ``folder``.
 
-    The settings are those of ``rlbudget.decoding.record.record``. Questions are shared among the
-    servers by free capacity; each request is asked again on faults that pass, and a question whose
-    server dies is given to another, or to the same one when it is back. Raises ``UserError`` for
-    what ``open_model`` refuses, a folder that holds other traces, questions that are all refused,
-    and servers that no longer answer: what was recorded is kept.
+    The settings are those of ``rlbudget.decoding.record.record``; where the servers list no
+    log-probabilities the signals of the text are recorded in any case. Questions are shared among
+    the servers by free capacity; each request is asked again on faults that pass, and a question
+    whose server dies is given to another, or to the same one when it is back. Raises ``UserError``
+    for what ``open_model`` refuses, a folder that holds other traces, questions that are all
+    refused, and servers that no longer answer: what was recorded is kept.
     """
 
     async def run() -> ServedStats:
@@ -113,7 +115,8 @@ def record_served(
         ) as model:  # fmt: skip
             settings = settings_of(
                 model.profile, stride=stride, max_tokens=max_tokens, temperature=temperature,
-                probe_tokens=probe_tokens, seed=seed, store_text=store_text, more=meta_of(model),
+                probe_tokens=probe_tokens, seed=seed, store_text=store_text,
+                text_signals=text_signals or not model.top, more=meta_of(model),
             )  # fmt: skip
             heard = listening or Listening()
             heard.on_model(model)
@@ -151,6 +154,7 @@ async def _record(
     known = recording_settings(
         "record", model, task.name, settings.meta(model),
         scorer=task.scorer, seed=settings.seed, store_text=settings.store_text,
+        **({"text_signals": True} if settings.text_signals else {}),
     )  # fmt: skip
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
+
+from rlbudget.decoding.checkpoints import Texts
 from rlbudget.decoding.record import Recorded, Settings, trace_of
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Token
@@ -206,6 +209,10 @@ async def _points(
         if not model.vocabulary.inside_character(ids[:place])
     ]  # fmt: skip
     signals = measured(model, thought.tokens, places)
+    if settings.text_signals:
+        texts, thinking = Texts(model.vocabulary), np.array(ids, dtype=np.int64)
+        for place, shown in zip(places, signals, strict=True):
+            shown |= texts.at(0, thinking[:place])
     found = await together(*(
         exit_at(model, server, _prefix(prompt, thought.tokens[:place]), settings.probe_tokens,
                 rank=(0, job.number), spent=spent)

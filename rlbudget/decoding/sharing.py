@@ -120,8 +120,12 @@ class _Office(Generic[S, J, R]):
             pause = _FIRST_PAUSE
             while self._well[place] == well:
                 await asyncio.sleep(pause)
-                if await self._crew.alive(self._crew.servers[place]):
+                alive = await self._crew.alive(self._crew.servers[place])
+                now = asyncio.get_running_loop().time()
+                if alive or not all(lock.locked() for lock in self._resting):
+                    self._heard = now
+                if alive:
                     self._well[place] += 1
-                elif asyncio.get_running_loop().time() - self._heard > self._crew.patience:
+                elif now - self._heard > self._crew.patience:
                     raise error
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -28,7 +28,7 @@ from runs.integrations.toy_script import scripted
 CONCURRENCY = 64
 FAULTS, DIE = 0.01, 0.0002
 """chances of a request: of each kind of fault; of the server's end"""
-KILL_AFTER = (0.5, 4.0)
+KILL_AFTER = (1.0, 6.0)
 """seconds of a recorder's work"""
 DELAY = 0.5
 
