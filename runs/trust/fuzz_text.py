@@ -172,7 +172,8 @@ def fuzz_logs(n: int, rng: random.Random, home: Path) -> Tally:
     good, bad, out = home / "log", home / "mutated", home / "harvested"
     made_log(good)
     kept = read_log(good)
-    exact_match_math("x+1", "1+x")  # its process starts once
+    exact_match_math("x+1", "1+x")  # the processes of the scorers start once
+    exact_match_math("word " * 1000, "x")
     stream(kept)
     tally = Tally()
     for _ in range(n):

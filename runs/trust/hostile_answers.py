@@ -10,14 +10,17 @@ asks hold at most beyond what they held before the first hostile answer.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import reasoning_gym
+
 from rlbudget.tasks.load import verify
-from rlbudget.tasks.reasoning_gym import ALLOWED, draw
+from rlbudget.tasks.reasoning_gym import ALLOWED
 from rlbudget.tasks.scorers import find_scorer, vote_key
 from rlbudget.tasks.task import Question
 from runs.common import row, write_part
@@ -134,10 +137,11 @@ def by_scorers(answers: dict[str, str]) -> Iterator[Try]:
 def by_verifiers(answers: dict[str, str], families: list[str]) -> Iterator[Try]:
     """Each verifier on each answer."""
     for family in families:
-        (item,) = draw({family: {}}, 1, seed=1, reserved=None)
-        meta = {"family": family, "entry": item.entry}
-        question = Question(family, item.question, item.target, meta)
-        verify(question, item.target)  # loads the family's own data
+        drawn = reasoning_gym.create_dataset(family, size=1, seed=1)[0]
+        kept = {"answer": drawn["answer"], "metadata": drawn["metadata"]}
+        meta = {"family": family, "entry": json.loads(json.dumps(kept, default=str))}
+        question = Question(family, str(drawn["question"]), str(drawn["answer"]), meta)
+        verify(question, question.target)  # loads the family's own data
         for what, answer in answers.items():
             begun = time.perf_counter()
             assert verify(question, answer) in (0, 1)
