@@ -231,7 +231,7 @@ class Reader:
         try:
             if not (logprob <= 0.0 and max(best) <= 0.0 and math.fsum(best) <= 0.0):  # type: ignore[operator,arg-type,type-var]
                 return None
-        except TypeError:
+        except (TypeError, OverflowError):
             return None
         token = self._spelling.known(given[0])
         self.ids_given = True

@@ -27,6 +27,8 @@ _SPARE_FIELDS: Mapping[str, Any] = {
     **NEUTRAL,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True},
 }
+_ENTRIES = 10_000
+"""Models that are looked at."""
 _NAME = 1000
 """Characters of a model's name."""
 _EVERYWHERE = frozenset({"top_p", "presence_penalty", "frequency_penalty"})
@@ -64,7 +66,7 @@ async def find_model(endpoint: Endpoint, wanted: str | None) -> tuple[str, int |
 
 def models_in(listing: Listing) -> Iterator[Model]:
     """The entries that are models; what else a server lists is passed over."""
-    for entry in listing.data or ():
+    for entry in (listing.data or ())[:_ENTRIES]:
         try:
             model = read(Model, bytes(entry))
         except (msgspec.MsgspecError, ValueError, RecursionError):

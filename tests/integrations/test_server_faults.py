@@ -441,6 +441,17 @@ def test_a_server_that_writes_on_is_cut_where_it_was_asked_to_end() -> None:
     assert found.total_tokens <= 200
 
 
+def test_the_smallest_floats_are_log_probabilities() -> None:
+    def play(body: dict[str, Any]) -> Iterator[Any]:
+        for choice in whole(body):
+            data = event([{"index": 0, **choice}])
+            yield re.sub(rb"-[1-3]\.\d+", b"-1e308", data)
+
+    policy = Scripted(4)
+    assert ask(play, policy).answer == ANSWER
+    assert policy.seen
+
+
 def test_a_refused_key_is_tried_once() -> None:
     asked: list[dict[str, Any]] = []
 
