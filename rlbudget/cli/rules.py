@@ -10,6 +10,7 @@ import tyro
 
 from rlbudget.cli.arguments import Metadata, NameOrNone, TheQuestion, TheRules, metadata_of
 from rlbudget.console import tell
+from rlbudget.policy.dial import uncovered
 from rlbudget.policy.folder import load_policies
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.rules_file import load_rules
@@ -47,7 +48,11 @@ class RulesExplain:
 
     def execute(self) -> None:
         """Load the file and explain."""
-        rules = load_rules(self.rules, load_policies(self.policy))
+        policies = load_policies(self.policy)
+        rules = load_rules(self.rules, policies)
         request = RequestFacts(self.question, self.task, metadata_of(self.metadata))
         for line in rules.explain(request):
             tell(line)
+        usual = next(iter(policies.values())).default_price
+        if (beyond := uncovered(rules.for_request(request), usual)) is not None:
+            tell(f"at the usual token price of {usual:.3g}: {beyond}")

@@ -39,8 +39,7 @@ from rlbudget.decoding.record import Model
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
-from rlbudget.policy.dial import Dial, certificates
-from rlbudget.policy.folder import Policy
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import Full
 from rlbudget.strategies.chooser.folder import load_chooser
 from rlbudget.strategies.feedback.log import DecisionLog
@@ -128,7 +127,6 @@ class Decode:
         wanted = plan.exit_profile or self.profile
         profile = _profile_of(plan.recorded, self.model) if wanted is None else wanted
         model = self._load(self.model, profile)
-        self._say_uncovered(plan, dial)
         other = plan.second_model or plan.large_model
         decoded = decode(
             model, self.question, plan, dial=dial, task=self.task, metadata=facts.metadata,
@@ -149,7 +147,6 @@ class Decode:
         recorded, through = plan.recorded, served()
         profile = plan.exit_profile or self.profile or recorded.get("profile")
         where = through.served_of(urls, self.server.recorded_with(recorded), profile)
-        self._say_uncovered(plan, dial)
         said = {"dial": dial, "task": self.task, "metadata": facts.metadata,
                 "request_id": self.request_id}  # fmt: skip
         asking = through.Asking(
@@ -173,19 +170,6 @@ class Decode:
         serving = load_serving(self.policy)
         versions = {} if serving.version is None else {"policy": serving.version}
         return Plan({Path(self.policy).resolve().name: serving.policy}, versions=versions)
-
-    def _say_uncovered(self, plan: Plan, dial: Dial) -> None:
-        """A price above every certified one is served, but said to be."""
-        policy = plan.policies and plan.policy
-        if not isinstance(policy, Policy) or policy.config["calibration"] is None or dial.silent:
-            return
-        price = dial.price(policy)
-        bound = float(certificates(policy.config["calibration"])[-1]["token_price"])
-        if price > bound:
-            note(
-                f"rlbudget: token price {price:g} is above the certified"
-                f" {bound:.3g}: the bound on lost answers does not cover it"
-            )
 
     def _choose(self, plan: Plan, dial: Dial) -> None:
         """Answer by the best of several models; ``--model`` is not one of them."""
@@ -237,6 +221,8 @@ class Decode:
             tell(f"An exit that looked wrong was thought on {decoded.resumed} times.")
         if decoded.message and decoded.reason != "policy_failed":
             note(f"rlbudget: {decoded.message}")
+        if decoded.uncovered is not None:
+            note(f"rlbudget: {decoded.uncovered}")
         if decoded.request_id is not None:
             audited = ", audited: it was not stopped" if decoded.audited else ""
             note(f"Request {decoded.request_id}{audited}")

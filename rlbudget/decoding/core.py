@@ -19,7 +19,7 @@ from rlbudget.models.profiles import Profile, find_profile, trusted_ids
 from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 from rlbudget.policy.controller import Controller
-from rlbudget.policy.dial import Dial, Spot
+from rlbudget.policy.dial import Dial, Spot, uncovered
 from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
@@ -123,6 +123,19 @@ class Failures:
             )
 
 
+@dataclass(slots=True)
+class Uncovered:
+    """Requests at a price that no certificate covers: all counted, the first one logged."""
+
+    count: int = 0
+
+    def add(self, line: str) -> None:
+        """Count one."""
+        self.count += 1
+        if self.count == 1:
+            _log.warning("%s (said once, later requests are only counted)", line)
+
+
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """A wish of a request: let the second model answer. Settle it with ``Core.hand_over``."""
@@ -161,6 +174,8 @@ class Core:
     log: DecisionLog | None = None
     second: Callable[[HandOver], Decoded] | None = field(default=None, repr=False)
     failures: Failures = field(default_factory=Failures)
+    uncovered: Uncovered = field(default_factory=Uncovered)
+    """requests above every price that was certified for what they asked"""
 
     @property
     def token_price(self) -> float:
@@ -181,6 +196,17 @@ class Core:
             return spot
         served = (self.composed or self.plan.policy).price_range
         return replace(spot, token_price=nearest_price(spot.token_price, served))
+
+    def beyond(self, spot: Spot, policy: StopPolicy | None = None) -> str | None:
+        """What no certificate covers where a request is served here, by the ``policy_for`` it:
+        counted, and logged the first time. None where it is covered, or nothing is certified."""
+        if spot.stops != "policy" or self.plan.cascade is not None:
+            return None
+        decides = policy or self.policy_for(RequestFacts(""))
+        line = uncovered(decides, spot.token_price, spot.max_em_loss)
+        if line is not None:
+            self.uncovered.add(line)
+        return line
 
     def thinking_cap(self, spot: Spot, *, of_request: int | None, of_engine: int | None) -> int:
         """Thinking tokens at most of a request that has a budget of its own, in an engine that
@@ -291,7 +317,7 @@ def bind(
         log=None if audit is None else DecisionLog(audit.log, store_text=audit.store_text),
         second=second,
     )
-    core.spot()
+    core.beyond(core.spot())
     if plan.cascade is None:  # fails here rather than in the first request
         decides = core.policy_for(RequestFacts(""))
         Controller(decides, token_price=core.token_price, stride=every, question="")

@@ -59,6 +59,9 @@ class Decoded:
     request_id: str | None = None
     """in the log, where there is one"""
     audited: bool = False
+    uncovered: str | None = None
+    """what no certificate covers at the price it was served at; None where one does, and where
+    nothing is certified"""
 
     @property
     def own_tokens(self) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -90,6 +91,8 @@ class Request:
         self._decider = Decider(core, facts, spot, self._transcript, question=question)
         self.token_price = spot.token_price
         """reward lost per token"""
+        self.uncovered = None if off else core.beyond(spot, self._decider.policy)
+        """what no certificate covers at this price; None where one does or nothing is certified"""
         own = token_price is not None or not (dial is None or dial.silent)
         self._effort = (dial.effort if dial else None) if own else core.plan.dial.effort
         self._cap = core.thinking_cap(
@@ -291,9 +294,10 @@ class Request:
 
     def decoded(self) -> Decoded:
         """What came of it; for one that is ``done``."""
-        return decoded_of(
+        done = decoded_of(
             self._decider, self._transcript, self.ending, self._kept, request_id=self.request_id
         )
+        return replace(done, uncovered=self.uncovered)
 
     # The thinking ---------------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from rlbudget.policy.replay import replay
 from rlbudget.policy.seen import (
     Marks,
     Texts,
+    as_text,
     in_order,
     marks_of,
     one_id_each,
     seen_by,
     texts_of,
-    together,
 )
 from rlbudget.traces.store import digest, iter_questions, load_table
 from rlbudget.traces.table import TraceTable
@@ -73,9 +73,10 @@ def calibrate(
             **done.certificate,
             "left_out": unseen.left_out,
             "traces": digest(Path(traces)),
+            "seen": as_text(unseen.marks),
         },
         operating_points=done.operating_points,
-        seen=together(policy.seen, unseen.marks),
+        seen=policy.made_with,
     )
     standalone = (Path(policy_folder) / CODE).exists()
     save_policy(out, certified, overwrite=overwrite, standalone=standalone)

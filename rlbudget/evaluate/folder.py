@@ -17,12 +17,14 @@ from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
 from rlbudget.evaluate.report import Cases, cases_of, write_report
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.files import json_ready, write_text
 from rlbudget.policy.card import write_card
+from rlbudget.policy.dial import uncovered
 from rlbudget.policy.folder import Policy, load_policy, policy_folders
-from rlbudget.traces.store import Folders, digest, iter_traces, load_table
-from rlbudget.traces.table import TraceTable, split_questions, without
+from rlbudget.policy.prices import nearest_price
+from rlbudget.traces.store import Folders, iter_traces, load_table
+from rlbudget.traces.table import TraceTable, joined
 from rlbudget.traces.trace import Trace
 
 
@@ -31,7 +33,7 @@ class Strategies(Protocol):
 
     @property
     def fitted(self) -> Mapping[str, Mapping[str, Any]]:
-        """What its parts were fitted to: ``digest`` of the traces and ``split_seed``."""
+        """What its parts were fitted to (``unseen.Before``)."""
 
     def over(
         self, policies: Mapping[str, Policy], traces: Callable[[], Iterable[Trace]]
@@ -55,8 +57,9 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
-    Held out are the questions that were when the policies were trained on these traces; where
-    none of them was, the split is that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
+    Held out are the questions that were when the policies were trained on these traces, without
+    those that one of them or an ancestor of it has seen; where none has seen any, the split is
+    that of ``seed``. Writes ``evaluation.json``, ``table.txt``,
     ``report.html``, ``frontier.png`` and ``frontier.svg`` into ``out``, prints the table and
     returns what ``evaluation.json`` holds. ``write_cards`` puts each policy's rows into the card
     of its folder. ``learners`` also fits the learners PPO is compared with: a logistic
@@ -96,11 +99,11 @@ def evaluate_folder(
     else:
         fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
         fitted |= {} if strategy is None else dict(strategy.fitted)
-        split_seed, notes = split_seed_of(fitted, digest(traces) if fitted else "", seed)
         table = load_table(traces, context=True)
-        split = split_questions(table, seed=split_seed)
+        unseen = split_unseen(table, traces, fitted, seed)
+        split, split_seed, notes = unseen.split, unseen.seed, unseen.notes
         assessment = assess_split(
-            split, without(table, split.held_out), loaded, learners=learners, seed=seed,
+            split, joined([split.train, split.validation]), loaded, learners=learners, seed=seed,
             draws=draws, compositions=composed, show=console.progress,
         )  # fmt: skip
         evaluation = as_json(assessment)
@@ -110,6 +113,7 @@ def evaluate_folder(
         evaluation["contexts"] = {
             name: [asdict(group) for group in found.contexts] for name, found in cases.items()
         }
+    notes += _beyond({**loaded, **{one.name: one for one in composed}}, evaluation)
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
@@ -124,6 +128,25 @@ def evaluate_folder(
         f"Written to {out}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
     )
     return evaluation
+
+
+def _beyond(methods: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
+    """A note for each method that is measured at prices which its certificate does not cover."""
+    notes = []
+    for name, method in methods.items():
+        rows = {
+            f"{row['relative_price']:g}": uncovered(
+                method, nearest_price(row["token_price"], method.price_range)
+            )
+            for row in evaluation["results"]
+            if row["method"] == name
+        }
+        found = {relative: line for relative, line in rows.items() if line is not None}
+        if found:
+            notes.append(
+                f"{name}: at relative price {', '.join(found)} {next(iter(found.values()))}"
+            )
+    return notes
 
 
 def _cases(

@@ -132,13 +132,25 @@ class CascadeRequest:
         self._cascade = cascade
         self._price = token_price
         self._observer = RowObserver(cascade.features)
+        self._last = 0
+        self._over = False
 
     def checkpoint(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:
-        """Decide at a checkpoint. A signal that is left out keeps its last value."""
+        """Decide at a checkpoint. A signal that is left out keeps its last value.
+
+        Raises ``ValueError`` for a checkpoint that does not come after the last one.
+        """
+        if self._over or thinking_tokens <= self._last:
+            raise ValueError(
+                f"a checkpoint after {thinking_tokens} thinking tokens, and the last was after"
+                f" {self._last}: this is for one question: make a new request for each"
+            )
+        self._last = thinking_tokens
         return self._decide({**self._context, **signals, NATURAL_END_SIGNAL: 0.0}, thinking_tokens)
 
     def natural_end(self, thinking_tokens: int) -> CascadeDecision:
         """The small model ended its thinking by itself: accept its answer or hand over."""
+        self._over = True
         return self._decide({NATURAL_END_SIGNAL: 1.0}, thinking_tokens)
 
     def _decide(self, signals: Mapping[str, float], thinking_tokens: int) -> CascadeDecision:

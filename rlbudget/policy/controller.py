@@ -44,10 +44,14 @@ the model repeated itself; ``tool_call``: it called a tool, and was left alone f
 end, or nobody wanted it ended."""
 
 _log = logging.getLogger("rlbudget")
+_ONE_REQUEST = "a controller decides for one request: make a new one for each"
 
 
 class Controller:
     """Decides for one request; not to be shared between requests or threads.
+
+    Used for a second request it raises ``ValueError``, as far as that can be seen: where
+    checkpoints do not come one after the other, and where tokens are pushed after it said stop.
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between the
     checkpoints of ``push``; without it only ``at_checkpoint`` may be called. ``question`` is needed
@@ -96,6 +100,7 @@ class Controller:
         self._window = Window(1)
         self._answers: dict[object, int] = {}
         self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
+        self._stopped = False
         self.thinking_tokens = 0
         """tokens so far, or at the last checkpoint"""
         self.failed: str | None = None
@@ -128,6 +133,11 @@ class Controller:
         """
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
+        if self._stopped:
+            raise ValueError(
+                f"this controller said stop after {self.thinking_tokens} thinking tokens, and"
+                f" another came: {_ONE_REQUEST}"
+            )
         self.thinking_tokens += 1
         if self.thinking_tokens % self._stride or inside_character:
             self._safely(lambda: self._take(token_signals, token_markers, text))
@@ -142,7 +152,9 @@ class Controller:
             decision = self._decide(signals, self.thinking_tokens, answer)
             return self._look(probe()) if decision.probe and probe is not None else decision
 
-        return self._safely(decide)
+        decision = self._safely(decide)
+        self._stopped = decision.stop
+        return decision
 
     def at_checkpoint(
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None = None
@@ -152,7 +164,13 @@ class Controller:
         ``signals`` are those of ``signals.SIGNALS`` or of the traces the policy was trained on;
         one that is left out keeps its last value. ``thinking_tokens`` counts from the start.
         Where the decision asks for a ``probe``, call ``looked`` with one, or decode on without.
+        Raises ``ValueError`` for a checkpoint that does not come after the last one.
         """
+        if thinking_tokens <= self.thinking_tokens:
+            raise ValueError(
+                f"a checkpoint after {thinking_tokens} thinking tokens, and the last was after"
+                f" {self.thinking_tokens}: {_ONE_REQUEST}"
+            )
         self.thinking_tokens = thinking_tokens
         return self._safely(lambda: self._decide(signals, thinking_tokens, probe))
 

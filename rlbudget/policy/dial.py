@@ -33,6 +33,8 @@ class Spot:
     stops: Literal["policy", "never", "at once"] = "policy"
     """who ends the thinking: the policy; nobody but the model and the cap; the exit, before the
     first thought"""
+    max_em_loss: float | None = None
+    """the certified loss that was asked for; None for that of the policy's own certificate"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,12 @@ class Dial:
             return Spot(known[1] if math.isfinite(known[1]) else default, "at once")
         if self.effort is not None:
             price = _price_of(self.effort, policy)
-            return Spot(price) if price else Spot(known[0], "never")
+            if not price:
+                return Spot(known[0], "never")
+            certified = getattr(policy, "operating_points", {})[self.effort].get("certified")
+            return Spot(price, max_em_loss=EFFORTS[self.effort] if certified else None)
         if self.max_em_loss is not None:
-            return Spot(_certified_price(self.max_em_loss, policy))
+            return Spot(_certified_price(self.max_em_loss, policy), max_em_loss=self.max_em_loss)
         return Spot(default)
 
 
@@ -118,6 +123,42 @@ def certificates(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any
         return []
     found: list[Mapping[str, Any]] = calibration.get("certified") or [calibration]
     return sorted(found, key=lambda one: float(one["max_em_loss"]))
+
+
+def beyond(policy: Any, token_price: float, max_em_loss: float | None = None) -> str | None:
+    """What a certified policy no longer promises at a token price, in a line.
+
+    ``max_em_loss`` is the loss that was asked for; None for that of the certificate. None where the
+    certificate covers the price and where there is none.
+    """
+    config = getattr(policy, "config", None)
+    calibration = config.get("calibration") if isinstance(config, Mapping) else None
+    if not calibration:
+        return None
+    loss = float(calibration["max_em_loss"]) if max_em_loss is None else max_em_loss
+    prices = {float(c["max_em_loss"]): float(c["token_price"]) for c in certificates(calibration)}
+    bound = max((price for own, price in prices.items() if own <= loss + 1e-12), default=0.0)
+    if token_price <= bound * (1 + 1e-9):
+        return None
+    looser = [own for own, price in prices.items() if token_price <= price * (1 + 1e-9)]
+    at_most = f"up to which an exact match loss of {loss:g} is certified"
+    what = f"a loss of {min(looser):g} is certified there" if looser else (
+        "the bound on lost answers does not cover it"
+    )  # fmt: skip
+    return f"token price {token_price:.3g} is above {bound:.3g}, {at_most}: {what}"
+
+
+def uncovered(policy: Any, token_price: float, max_em_loss: float | None = None) -> str | None:
+    """``beyond``, of a policy or of what stands over policies and moves the price.
+
+    A strategy says by ``asks(token_price)`` which policies it asks at what prices; the first that
+    is asked beyond its certificate is named.
+    """
+    asks = getattr(policy, "asks", None)
+    if asks is None:
+        return beyond(policy, token_price, max_em_loss)
+    found = (uncovered(one, price, max_em_loss) for one, price in asks(token_price))
+    return next((line for line in found if line is not None), None)
 
 
 def _price_of(effort: str, policy: StopPolicy) -> float:

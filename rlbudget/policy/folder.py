@@ -108,6 +108,12 @@ class Policy:
     def seen(self) -> Marks | None:
         """Marks of the questions that it and its ancestors were trained, chosen, promoted or
         certified on (``policy.seen``); None for one that does not say."""  # fmt: skip
+        calibration = self._frozen.config.get("calibration") or {}
+        return together(self.made_with, from_text(calibration.get("seen", "")))
+
+    @property
+    def made_with(self) -> Marks | None:
+        """``seen`` without the questions that it was certified on, and its efforts chosen on."""
         text = self._frozen.config.get("seen")
         return None if text is None else from_text(text)
 
@@ -161,7 +167,7 @@ def make_policy(
     ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
     a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
     the ``look`` preset), under SB3's names. ``trained`` is what it came from, ``operating_points``
-    what efforts mean, JSON-ready both; ``seen`` are the marks of the questions that any of it was
+    what efforts mean, JSON-ready both; ``seen`` are the marks of the questions that the network was
     made with. Raises ``UserError`` if the parts do not fit together.
     """
     if preset not in PRESETS:
@@ -189,7 +195,7 @@ def make_policy(
 
 def seen_also(policy: Policy, marks: Marks) -> Policy:
     """The same policy, which has seen more questions."""
-    seen = together(policy.seen, marks)
+    seen = together(policy.made_with, marks)
     config = policy.config | ({} if seen is None else {"seen": as_text(seen)})
     return Policy(FrozenPolicy(config, dict(policy.tensors)))
 

@@ -37,7 +37,8 @@ class SavedBlend:
     members: tuple[str, ...]
     """SHA-256 of each policy (``policy_digest``), in order"""
     trained: Mapping[str, Any] = field(default_factory=dict)
-    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, where known"""
+    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, and ``seen``,
+    the marks of its questions, where known"""
 
     def of(self, policies: Sequence[Policy]) -> SteeredPolicy:
         """The ensemble of its members; ``UserError`` for other policies or another order.

@@ -50,7 +50,7 @@ class Strategy:
 
     @property
     def fitted(self) -> dict[str, Mapping[str, Any]]:
-        """What its parts were fitted to: ``digest`` of the traces and ``split_seed``."""
+        """What its parts were fitted to (``evaluate.unseen.Before``)."""
         found: dict[str, Mapping[str, Any]] = {}
         if self.guard is not None:
             found["guard"] = self.guard.trained
@@ -74,6 +74,10 @@ class Served:
     def __init__(self, policy: AnyPolicy, guard: ImpactModel | None) -> None:
         self._policy, self._guard = policy, guard
         self._seen: npt.ArrayLike | None = None
+
+    def asks(self, token_price: float) -> list[tuple[AnyPolicy, float]]:
+        """The policy, at the same price."""
+        return [(self._policy, token_price)]
 
     @property
     def confidence(self) -> float | None:
@@ -129,6 +133,13 @@ class Composed:
     rules: HybridRules | None = None
     requests: Mapping[str, RequestFacts] = field(default_factory=dict)
     """those of recorded traces, by trace id; rules need them in a replay"""
+
+    def asks(self, token_price: float) -> list[tuple[AnyPolicy, float]]:
+        """What decides at this price, under each of the rules by itself."""
+        if self.rules is None:
+            return [(self.policy, token_price)]
+        ruled = [self.rules.under([rule]) for rule in self.rules.rules]
+        return [(policy, token_price) for policy in (self.policy, *ruled)]
 
     def serve(self, request: RequestFacts) -> Served:
         """What serves a request: the rules that match it are those that act."""

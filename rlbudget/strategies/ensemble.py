@@ -76,13 +76,16 @@ class Ensemble:
         """``chances`` at one checkpoint, (n_features,)."""
         return self.chances(observation[None], token_price)[0].item(), 0.0
 
+    def asks(self, token_price: float) -> list[tuple[Policy, float]]:
+        """Each member and its price."""
+        return [
+            (member, nearest_price(token_price * factor, member.price_range))
+            for member, factor in zip(self.members, self.price_factors, strict=True)
+        ]
+
     def of_members(self, observations: Any, token_price: float) -> list[Floats]:
         """(n, n_features) -> each member's chance to stop, (n,)."""
-        each = []
-        for member, factor in zip(self.members, self.price_factors, strict=True):
-            price = nearest_price(token_price * factor, member.price_range)
-            each.append(member.chances(observations, price)[0])
-        return each
+        return [member.chances(observations, price)[0] for member, price in self.asks(token_price)]
 
 
 def ensemble(

@@ -20,7 +20,7 @@ from rlbudget.agents.validation import gap_weight
 from rlbudget.arrays import Floats
 from rlbudget.console import Advance
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.evaluate.verdicts import Paired, extremes, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
@@ -32,7 +32,7 @@ from rlbudget.strategies.blend import SavedBlend, policy_digest, save_blend
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
 from rlbudget.traces.store import digest, load_table
-from rlbudget.traces.table import TraceTable, split_questions
+from rlbudget.traces.table import TraceTable
 
 try:
     from sklearn.linear_model import LogisticRegression
@@ -132,12 +132,12 @@ def fit_blend_file(
     """Fit a blend on the policies' training questions, choose on the validation ones, save it.
 
     One policy with several ``price_factors`` is blended with itself at these prices. The split is
-    that of the policies, as in ``rlbudget evaluate``. Raises ``UserError`` as ``fit_blend`` does,
-    and for policies of different splits.
+    that of the policies, as in ``rlbudget evaluate``. Raises ``UserError`` as ``fit_blend`` and
+    ``split_unseen`` do.
     """
-    known = digest(traces)
-    seed, notes = split_seed_of({name: fitted_to(p) for name, p in policies.items()}, known)
-    split = split_questions(load_table(traces, context=True), seed=seed)
+    fitted_before = {name: fitted_to(p) for name, p in policies.items()}
+    unseen = split_unseen(load_table(traces, context=True), traces, fitted_before)
+    split = unseen.split
     names, members = list(policies), list(policies.values())
     if len(members) == 1 and len(price_factors) > 1:
         members = members * len(price_factors)
@@ -150,7 +150,7 @@ def fit_blend_file(
     assert isinstance(steering, Ensemble)
     assert isinstance(steering.combine, Blend)
     digests = tuple(map(policy_digest, members))
-    trained = {"digest": known, "split_seed": seed}
+    trained = {"digest": digest(traces), "split_seed": unseen.seed, "seen": unseen.used}
     save_blend(out, SavedBlend(steering.combine, steering.price_factors, digests, trained))
 
     ways: dict[str, StopPolicy] = {
@@ -178,7 +178,7 @@ def fit_blend_file(
         prices=tuple(prices),
         utilities={name: tuple(map(float, u.mean(axis=1))) for name, u in each.items()},
         over_mean=paired(ahead, held_out.question_ids, most=float(np.mean(most))),
-        notes=tuple(notes),
+        notes=tuple(unseen.notes),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import Before, fitted_to, folder_texts, split_seed_of, unseen_rows
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.cascade import Cascade, make_cascade, save_cascade
 from rlbudget.policy.folder import Policy, load_policy
@@ -20,9 +20,9 @@ from rlbudget.policy.handover import in_large_tokens, served
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay_cascade import replay_cascade
+from rlbudget.policy.seen import as_text, marks_of
 from rlbudget.traces.pairs import PairSplit, load_pair, split_pair
-from rlbudget.traces.store import digest, iter_traces, load_table
-from rlbudget.traces.table import split_questions
+from rlbudget.traces.store import digest, iter_traces
 
 if TYPE_CHECKING:
     from rlbudget.console import Advance
@@ -77,12 +77,12 @@ def fit_cascade(
     if out.suffix != ".safetensors":
         raise UserError(f"the cascade is a .safetensors file, not {out.name}")
     policy = None if large_policy is None else load_policy(large_policy)
-    fitted = {} if policy is None else {"the large model's policy": fitted_to(policy)}
-    known = digest(large)
-    split_seed, notes = split_seed_of(fitted, known, split_seed)
-    split = split_pair(load_pair(small, large, ratio=ratio), seed=split_seed)
-    if policy is not None and not notes:
-        split = _unseen(split, large, split_seed)
+    fitted: Before = {} if policy is None else {"the large model's policy": fitted_to(policy)}
+    texts, pair = folder_texts(small, large), load_pair(small, large, ratio=ratio)
+    split_seed = split_seed_of(fitted, pair.question_ids, texts, split_seed)
+    split = split_pair(pair, seed=split_seed)
+    unseen, notes = unseen_rows(split.held_out.question_ids, texts, fitted)
+    split = PairSplit(split.train, split.validation, split.held_out.take(np.flatnonzero(unseen)))
     config = PPOConfig(seed=seed, total_timesteps=total_timesteps)
     trained = train_cascade(
         split.train, split.validation, config, large=policy, progress=progress
@@ -95,7 +95,14 @@ def fit_cascade(
         clip=trained.config["clip"],
         trained={
             **trained.config["trained"],
-            "traces": {"small": digest(small), "large": known, "split_seed": split_seed},
+            "traces": {
+                "small": digest(small),
+                "large": digest(large),
+                "split_seed": split_seed,
+                "seen": as_text(
+                    marks_of([*split.train.question_ids, *split.validation.question_ids], texts)
+                ),
+            },
             "recorded": {"small": _settings(small), "large": _settings(large)},
         },
     )
@@ -128,16 +135,6 @@ def _at_price(
         ahead=paired(own - each[best], pair.question_ids, most=most),
         escalated=float(done.escalated.mean()),
     )
-
-
-def _unseen(split: PairSplit, large: Path, split_seed: int) -> PairSplit:
-    """Without held-out questions that the large model's policy was trained on: it may know more
-    questions than the pair has, and then the two splits differ."""  # fmt: skip
-    held_out = split_questions(load_table(large), seed=split_seed).held_out
-    unseen = np.isin(split.held_out.question_ids, held_out.question_ids)
-    if not unseen.any():
-        raise UserError("the large model's policy has seen every held-out question of the pair")
-    return PairSplit(split.train, split.validation, split.held_out.take(np.flatnonzero(unseen)))
 
 
 def _settings(folder: Path) -> dict[str, Any]:

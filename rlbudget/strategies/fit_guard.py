@@ -11,7 +11,7 @@ from rlbudget.arrays import Float32s
 from rlbudget.console import Advance
 from rlbudget.errors import UserError
 from rlbudget.evaluate.reliability import Allowed, Reliability, draw_reliability, reliability
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.evaluate.verdicts import paired
 from rlbudget.policy.folder import load_policy
 from rlbudget.policy.observation import observe
@@ -28,7 +28,7 @@ from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.impact import check_risk, fit_impact, guarded, lost_by_stopping
 from rlbudget.strategies.impact_file import save_impact
 from rlbudget.traces.store import digest, load_table
-from rlbudget.traces.table import TraceTable, split_questions
+from rlbudget.traces.table import TraceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def fit_guard(
     """Fit an impact model on a policy's observation and its own training questions.
 
     It is calibrated on the validation questions and measured on the held-out ones of the split
-    that the policy was trained with, or of split seed 0 where it was trained on other traces.
+    that the policy was trained with, or of split seed 0 where it has seen none of these questions;
+    held-out questions that it or an ancestor has seen are left out.
     Writes ``out`` (.safetensors) and the reliability diagram beside it (.svg). Raises
     ``UserError`` as ``fit_impact`` does, for a ``max_risk`` out of [0, 1], for a name of another
     kind and for policies of the look preset, whose observation depends on what they asked for.
@@ -93,13 +94,15 @@ def fit_guard(
     policy = load_policy(policy_folder)
     if policy.preset == "look":
         raise UserError("the guard is for policies of the free and probe presets")
-    known = digest(traces)
-    split_seed, notes = split_seed_of({policy_folder.name: fitted_to(policy)}, known)
-    split = split_questions(load_table(traces, context=True), seed=split_seed)
+    table = load_table(traces, context=True)
+    unseen = split_unseen(table, traces, {policy_folder.name: fitted_to(policy)})
+    split = unseen.split
     fitted = fit_impact(
         split.train, split.validation, policy.features, seed=seed, progress=progress
     )
-    impact = replace(fitted, trained={"digest": known, "split_seed": split_seed})
+    impact = replace(fitted, trained={
+        "digest": digest(traces), "split_seed": unseen.seed, "seen": unseen.used,
+    })  # fmt: skip
     held_out = split.held_out
     seen, lost = observe(held_out, policy.features), lost_by_stopping(held_out)
     risk, base = impact.risk(seen), float(lost.mean())
@@ -120,7 +123,7 @@ def fit_guard(
         reliability=reliability(risk, lost),
         base_brier=base * (1 - base),
         prices=tuple(prices),
-        notes=tuple(notes),
+        notes=tuple(unseen.notes),
     )
     save_impact(out, impact)
     draw_reliability(result.reliability, out.with_suffix(".svg"), guard=result.allowed)

@@ -166,7 +166,7 @@ class Ruling:
         if self.live is not None:
             kept_here, stopped_here = self.live.fired(seen)
             kept, stopped = kept | kept_here, stopped | stopped_here
-        price = nearest_price(token_price * self.price_factor, self.policy.price_range)
+        price = self.price(token_price)
         asked = ~(kept | stopped)
         if asked.all():
             return self.policy.chances(seen, price)
@@ -174,6 +174,14 @@ class Ruling:
         if asked.any():
             chance[asked], probe[asked] = self.policy.chances(seen[asked], price)
         return chance, probe
+
+    def price(self, token_price: float) -> float:
+        """At which the policy is asked: the nearest that it knows to the price times the factor."""
+        return nearest_price(token_price * self.price_factor, self.policy.price_range)
+
+    def asks(self, token_price: float) -> list[tuple[AnyPolicy, float]]:
+        """The policy and its price; nothing where it is never asked."""
+        return [] if self.full else [(self.policy, self.price(token_price))]
 
     def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
         """``chances`` at one checkpoint, (n_features,)."""
@@ -183,7 +191,7 @@ class Ruling:
         stops = None if self.live is None else self.live.first(observation)
         if stops is not None or tokens >= self.most:
             return (0.0 if stops is False else 1.0), 0.0
-        price = nearest_price(token_price * self.price_factor, self.policy.price_range)
+        price = self.price(token_price)
         return self.policy.alone(observation, price)
 
 
@@ -197,7 +205,11 @@ class HybridRules:
 
     def for_request(self, request: RequestFacts) -> SteeredPolicy:
         """The policy under the rules that match this request."""
-        ruling = self.ruling([rule for rule in self.rules if rule.matches(request)])
+        return self.under([rule for rule in self.rules if rule.matches(request)])
+
+    def under(self, matching: Sequence[HybridRule]) -> SteeredPolicy:
+        """The policy under these rules."""
+        ruling = self.ruling(matching)
         return steered(ruling.policy, ruling)
 
     def ruling(self, matching: Sequence[HybridRule]) -> Ruling:

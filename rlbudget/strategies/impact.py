@@ -41,7 +41,8 @@ class ImpactModel:
     """(inputs, outputs) of each layer, the last one has one output"""
     biases: tuple[Floats, ...]
     trained: Mapping[str, Any] = field(default_factory=dict)
-    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, where known"""
+    """what it was fitted to, JSON-ready: ``digest`` of the traces, ``split_seed``, and ``seen``,
+    the marks of its questions, where known"""
 
     def risk(self, observations: npt.ArrayLike) -> Floats:
         """(n, n_features) or (n_features,) -> the chance that a stop loses an answer, (n,)."""
@@ -84,6 +85,10 @@ class Guard:
         """As the policy's; no chance to stop where the risk is too high."""
         stop, probe = self.policy.chances(observations, token_price)
         return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), probe
+
+    def asks(self, token_price: float) -> list[tuple[AnyPolicy, float]]:
+        """The policy, at the same price."""
+        return [(self.policy, token_price)]
 
     def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
         """``chances`` at one checkpoint, (n_features,)."""

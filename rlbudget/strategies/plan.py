@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
-from rlbudget.policy.dial import DIALS, NO_EFFORT, Dial, Spot
+from rlbudget.policy.dial import DIALS, NO_EFFORT, Dial, Spot, uncovered
 from rlbudget.policy.folder import Policy, load_policy
 from rlbudget.policy.operating import promised
 from rlbudget.policy.prices import nearest_price
@@ -214,7 +214,7 @@ class Plans:
 
     @property
     def fitted(self) -> dict[str, Mapping[str, Any]]:
-        """What parts were fitted to: ``digest`` of the traces and ``split_seed``."""
+        """What parts were fitted to (``evaluate.unseen.Before``)."""
         return {name: of for plan in self.plans for name, of in plan.strategy.fitted.items()}
 
     def over(
@@ -526,4 +526,23 @@ def _dialed(plan: Plan) -> list[str]:
     )  # fmt: skip
     if spot.stops == "policy":
         lines.append(f"the token price is {price:.3g}, of {low:.3g} to {high:.3g}")
+        lines += _beyond(plan, replace(spot, token_price=price))
     return lines
+
+
+def _beyond(plan: Plan, spot: Spot) -> list[str]:
+    """Where the price, or rules that raise it, leave what is certified."""
+    if plan.cascade is not None:
+        return []
+    composed, price, loss = plan.compose(), spot.token_price, spot.max_em_loss
+    line = uncovered(plan.policy if composed is None else composed.policy, price, loss)
+    if line is not None or composed is None or composed.rules is None:
+        return [] if line is None else [line]
+    rules, found = composed.rules, []
+    for rule in rules.rules:
+        if line := uncovered(rules.under([rule]), price, loss):
+            found.append(f"under the rule {rule.name!r} {line}")
+    dearer = [rule for rule in rules.rules if rule.price is not None and rule.price > 1]
+    if not found and (line := uncovered(rules.under(dearer), price, loss)):
+        found.append(f"where several rules raise the price, {line}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -21,6 +22,9 @@ class Steering(Protocol):
 
     def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
         """The same at one checkpoint, (n_features,), without arrays of one."""
+
+    def asks(self, token_price: float) -> Sequence[tuple[AnyPolicy, float]]:
+        """Which policies it asks at this price, and at what prices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,10 @@ class SteeredPolicy:
     def recorded(self) -> dict[str, Any]:
         """That of the policy."""
         return self.base.recorded
+
+    def asks(self, token_price: float) -> Sequence[tuple[AnyPolicy, float]]:
+        """Which policies are asked at this price, and at what prices."""
+        return self.steering.asks(token_price)
 
     def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
         """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""

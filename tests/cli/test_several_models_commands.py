@@ -15,6 +15,7 @@ from trace_makers import traces_of
 
 from rlbudget.cli.main import main
 from rlbudget.policy.folder import make_policy, save_policy
+from rlbudget.policy.seen import marks_of
 from rlbudget.strategies.chooser.folder import load_chooser
 from rlbudget.strategies.correction.correct import Correction, Refiner
 from rlbudget.strategies.correction.file import (
@@ -23,7 +24,8 @@ from rlbudget.strategies.correction.file import (
     save_correction,
 )
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.traces.store import TraceWriter, digest, load_table
+from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.traces.table import split_questions
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for trace in traces_of(make_table(240, seed=seed + 1, mean_tokens=tokens)):
                 writer.add(trace)
         policy = policy_for(load_table(folder / name), "free", seed)
-        known = {"digest": digest(folder / name), "split_seed": 3}
+        known = {"split_seed": 3}
+        split = split_questions(load_table(folder / name), seed=3)
+        seen = marks_of([*split.train.question_ids, *split.validation.question_ids])
         own = make_policy(
             policy.tensors, features=policy.features, preset="free",
-            price_range=policy.price_range, trained={"traces": known},
+            price_range=policy.price_range, trained={"traces": known}, seen=seen,
         )  # fmt: skip
         save_policy(folder / f"policy-{name}", own)
     return folder

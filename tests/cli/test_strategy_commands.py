@@ -20,12 +20,13 @@ from trace_makers import traces_of
 
 from rlbudget.cli.main import main, parse
 from rlbudget.policy.cascade import load_cascade
-from rlbudget.policy.folder import Policy, make_policy, save_policy
+from rlbudget.policy.folder import Policy, load_policies, load_policy, make_policy, save_policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of
+from rlbudget.policy.seen import as_text, marks_of, texts_of
 from rlbudget.strategies.blend import load_blend
 from rlbudget.strategies.compose import Strategy, compose
 from rlbudget.strategies.impact_file import load_impact
-from rlbudget.traces.store import TraceWriter, digest, load_table
+from rlbudget.traces.store import TraceWriter, digest, iter_questions, load_table
 from rlbudget.traces.table import TraceTable, split_questions
 
 torch.set_num_threads(1)
@@ -49,12 +50,15 @@ def write(folder: Path, table: TraceTable) -> Path:
 def trained_on(traces: Path, seed: int, **of_traces: Any) -> Policy:
     """A random policy that says what it was trained on."""
     policy = policy_for(load_table(traces), "free", seed)
+    split = split_questions(load_table(traces), seed=of_traces.get("split_seed", SPLIT))
+    known = [*split.train.question_ids, *split.validation.question_ids]
     return make_policy(
         policy.tensors,
         features=policy.features,
         preset="free",
         price_range=policy.price_range,
         trained={"traces": {"digest": digest(traces), "split_seed": SPLIT, **of_traces}},
+        seen=marks_of(known, texts_of(iter_questions(traces))),
     )
 
 
@@ -103,7 +107,11 @@ def test_the_impact_model_is_fitted_on_the_policys_own_split(
     assert re.search(r"ECE 0\.\d{4}, Brier 0\.\d{4}", said)
     assert len(re.findall(r"^0\.\d+ ", said, flags=re.MULTILINE)) == len(RELATIVE_PRICES)
     guard = load_impact(tmp_path / "guard.safetensors")
-    assert guard.trained == {"digest": digest(home / "traces"), "split_seed": SPLIT}
+    made_with = load_policy(home / "a").made_with
+    assert made_with is not None
+    assert guard.trained == {
+        "digest": digest(home / "traces"), "split_seed": SPLIT, "seen": as_text(made_with),
+    }  # fmt: skip
     assert (tmp_path / "guard.svg").read_text().startswith("<?xml")
     run(home, f"impact @a @traces --out {tmp_path}/again.safetensors --seed 0")
     again = load_impact(tmp_path / "again.safetensors")
@@ -115,7 +123,37 @@ def test_the_impact_model_is_fitted_on_the_policys_own_split(
 def test_the_blend_is_of_these_policies(home: Path) -> None:
     saved = load_blend(home / "blend.json")
     assert len(saved.members) == 2
-    assert saved.trained == {"digest": digest(home / "traces"), "split_seed": SPLIT}
+    assert saved.trained["split_seed"] == SPLIT
+    assert saved.trained["seen"] == load_policy(home / "a").config["seen"]
+
+
+def test_what_one_of_two_policies_has_seen_is_not_held_out(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(home, f"blend @a @other @traces --out {tmp_path}/blend.json")
+    said = capsys.readouterr()
+    one, two = (
+        set(split_questions(load_table(home / "traces"), seed=seed).held_out.question_ids)
+        for seed in (SPLIT, SPLIT + 1)
+    )
+    assert f"Utility on {len(one & two)} held-out questions" in said.out
+    assert f"other: has seen {len(one - two)} of the held-out questions" in said.err
+
+
+def test_a_guard_fitted_on_grown_traces_is_measured_on_unseen_questions(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces = traces_of(make_table(161, seed=1))
+    with TraceWriter(tmp_path / "grown") as writer:
+        for trace in traces:
+            writer.add(trace)
+    run(home, f"impact @a {tmp_path}/grown --out {tmp_path}/guard.safetensors")
+    before, now = (
+        set(split_questions(load_table(folder), seed=SPLIT).held_out.question_ids)
+        for folder in (home / "traces", tmp_path / "grown")
+    )
+    measured = int(re.findall(r"measured on (\d+) held-out", capsys.readouterr().out)[0])
+    assert measured == len(now & {*before, "q160"})
 
 
 def test_one_policy_is_blended_with_itself_at_several_prices(
@@ -173,8 +211,6 @@ def test_evaluate_measures_what_decode_serves(home: Path, tmp_path: Path) -> Non
     assert evaluation["split_seed"] == SPLIT
     assert evaluation["notes"] == []
     # The row of a method is the replay of its composition.
-    from rlbudget.policy.folder import load_policies
-
     policies = load_policies([home / "a", home / "b"])
     guard = load_impact(home / "guard.safetensors")
     composed = compose(policies, Strategy(load_blend(home / "blend.json"), guard=guard,
@@ -208,7 +244,6 @@ def test_a_cascade_is_trained_measured_and_served(
     told = [said.out.count(f"({verdict})") for verdict in ("better", "worse", "cannot tell")]
     assert told == [int(count) for count in counts.groups()]
     assert sum(told) == 6
-    assert "trained on other traces" in said.err
     cascade = load_cascade(file)
     assert cascade.ratio == 0.25
     same = {"model": "none", "stride": 8}
@@ -254,10 +289,8 @@ OTHERS = {
     "impact @a @traces --out @x.safetensors --max-risk -0.1": "max_risk must lie in",
     "impact @none @traces --out @x.safetensors": "none",
     "blend @traces --out @x.json": "policy folders",
-    "blend @a @other @traces --out @x.json": "different splits",
     "blend @a @b @traces --out @x.json --price-factor 2": "each member",
     "evaluate @traces --plan @guarded.toml --folds 2 --out @x": "folds 1 only",
-    "evaluate @traces --plan @strange.toml --out @x": "different splits",
     "cascade @traces @large --ratio 2 --out @x.safetensors": "ratio is 2",
     "cascade @traces @large --ratio 0.5 --out @x": ".safetensors file",
     "cascade @traces @none --ratio 0.5 --out @x.safetensors": "none",
@@ -269,7 +302,6 @@ def test_a_mistake_of_the_others_is_one_line(
     home: Path, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     plan_file(home / "guarded.toml", policy="a", guard=GUARD)
-    plan_file(home / "strange.toml", policy="other", guard=GUARD)
     words = [word.replace("@", f"{home}/") for word in line.split()]
     assert OTHERS[line] in mistake(capsys, *words)
     assert not (home / "x.safetensors").exists()

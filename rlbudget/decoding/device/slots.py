@@ -22,7 +22,7 @@ from rlbudget.decoding.device.token_tables import token_tables
 from rlbudget.decoding.tags import LOOK_BACK
 from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
-from rlbudget.policy.dial import Spot
+from rlbudget.policy.dial import Dial, Spot
 from rlbudget.policy.folder import Policy
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
@@ -343,13 +343,19 @@ class Batch:
             there = torch.tensor(where).to(self._states.device, non_blocking=True)
             slots.begin(
                 where,
-                [self._cores[name].spot(w.dial) for _, w, _ in mine],
+                [self._spot(self._cores[name], w.dial) for _, w, _ in mine],
                 [most for *_, most in mine],
                 [w.thinking_budget for _, w, _ in mine],
                 self._states.all_token_ids.gpu[there].long(),
                 self._states.prompt_len.gpu[there].long(),
             )
         self._new.clear()
+
+    @staticmethod
+    def _spot(core: Core, dial: Dial) -> Spot:
+        spot = core.spot(dial)
+        core.beyond(spot)
+        return spot
 
     def step(self, logits: torch.Tensor, ctx: Any) -> None:
         """One pass over the batch for each plan that is in it; none after a fault."""

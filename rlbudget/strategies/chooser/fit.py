@@ -19,7 +19,7 @@ import numpy as np
 from rlbudget.agents.training import recorded_of
 from rlbudget.arrays import Bools, Floats
 from rlbudget.errors import UserError
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import fitted_to, folder_texts, split_seed_of, unseen_rows
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import feature_names, observe
@@ -31,6 +31,7 @@ from rlbudget.policy.outcomes import (
     utility,
 )
 from rlbudget.policy.replay import Replay
+from rlbudget.policy.seen import as_text, marks_of
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_columns
 from rlbudget.strategies.chooser.chooser import Chooser, MemberOf, Way
 from rlbudget.strategies.chooser.folder import save_chooser
@@ -56,8 +57,7 @@ from rlbudget.strategies.correction.recheck import THINKING_CHECKS, thinking_che
 from rlbudget.strategies.correction.written import WRITTEN_SIGNALS
 from rlbudget.strategies.impact import ImpactModel, fit_chance
 from rlbudget.traces.pairs import answers_of, side_by_side
-from rlbudget.traces.store import digest, iter_traces, load_table
-from rlbudget.traces.table import split_questions
+from rlbudget.traces.store import digest, iter_traces
 from rlbudget.traces.trace import Trace, family_of
 
 if TYPE_CHECKING:
@@ -115,15 +115,16 @@ def fit_chooser(
     """
     if any(policy is not None and policy.preset == "look" for policy in policies):
         raise UserError("a chooser's member cannot be served by a policy of the look preset")
-    known = [digest(folder) for folder in folders]
-    notes: list[str] = []
-    for folder, policy, own in zip(folders, policies, known, strict=True):
-        if policy is not None:
-            fitted = {f"the policy of {folder}": fitted_to(policy)}
-            split_seed, said = split_seed_of(fitted, own, split_seed)
-            notes += said
-    split = split_together(load_together(folders, ratios=ratios), seed=split_seed)
-    split = _unseen(split, folders, policies, known)
+    fitted = {
+        f"the policy of {folder}": fitted_to(policy)
+        for folder, policy in zip(folders, policies, strict=True)
+        if policy is not None
+    }
+    texts, all_of_them = folder_texts(*folders), load_together(folders, ratios=ratios)
+    split_seed = split_seed_of(fitted, all_of_them.question_ids, texts, split_seed)
+    split = split_together(all_of_them, seed=split_seed)
+    unseen, notes = unseen_rows(split.held_out.question_ids, texts, fitted)
+    split = dataclasses.replace(split, held_out=split.held_out.take(np.flatnonzero(unseen)))
     members = tuple(
         MemberOf(trace.model, float(ratio), policy, recorded_of(trace))
         for trace, ratio, policy in zip(
@@ -132,7 +133,15 @@ def fit_chooser(
     )
     chooser = fit(split.train, split.validation, members, seed=seed, progress=progress)
     chooser = dataclasses.replace(
-        chooser, trained={"traces": known, "split_seed": split_seed, "seed": seed}
+        chooser,
+        trained={
+            "traces": [digest(folder) for folder in folders],
+            "split_seed": split_seed,
+            "seed": seed,
+            "seen": as_text(
+                marks_of([*split.train.question_ids, *split.validation.question_ids], texts)
+            ),
+        },
     )
     save_chooser(out, chooser)
     held_out = split.held_out
@@ -377,22 +386,3 @@ def _member(
         made = [thinking_checks(t.meta["thinking"], t.final.answer) for t in traces]
         checks = {name: np.array([one[name] for one in made]) for name in THINKING_CHECKS}
     return Member(table, ratio, answers_of(traces, codes), checks, seen)
-
-
-def _unseen(
-    split: TogetherSplit,
-    folders: Sequence[Path],
-    policies: Sequence[Policy | None],
-    digests: Sequence[str],
-) -> TogetherSplit:
-    """Without held-out questions that a member's policy was trained on or chosen by: it may know
-    more questions than all recordings share, and then its split is another."""  # fmt: skip
-    kept = np.ones(len(split.held_out), dtype=bool)
-    for folder, policy, own in zip(folders, policies, digests, strict=True):
-        fitted = {} if policy is None else fitted_to(policy)
-        if fitted.get("digest") == own:
-            unseen = split_questions(load_table(folder), seed=int(fitted["split_seed"])).held_out
-            kept &= np.isin(split.held_out.question_ids, unseen.question_ids)
-    if not kept.any():
-        raise UserError("the members' policies have seen every held-out question")
-    return dataclasses.replace(split, held_out=split.held_out.take(np.flatnonzero(kept)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.arrays import Floats, Strs
-from rlbudget.evaluate.unseen import fitted_to, split_seed_of
+from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.evaluate.verdicts import Paired, most_utility, paired
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import utility
@@ -30,8 +30,7 @@ from rlbudget.strategies.correction.doubt import (
     fit_doubt,
 )
 from rlbudget.strategies.impact import ImpactModel
-from rlbudget.traces.store import digest
-from rlbudget.traces.table import Split, TraceTable, joined, split_questions
+from rlbudget.traces.table import Split, TraceTable, joined
 
 MOST_EXTRA = 0.1
 """extra tokens, as a share of those that the stops save"""
@@ -139,8 +138,8 @@ def fit_correction(
 ) -> Fitted:
     """Fit and tune on training and validation questions, measure on the held-out ones.
 
-    Where the policy was trained on these traces, the split is its own. Raises ``UserError`` for too
-    few questions.
+    The split is the policy's own, without held-out questions that it has seen. Raises ``UserError``
+    for too few questions.
     """
     split = own_split(policy, traces)
     doubts = fit_doubts(split, policy, seed=seed)
@@ -154,11 +153,8 @@ def fit_correction(
 
 
 def own_split(policy: Policy, traces: Path | str) -> Split:
-    """The ``exit_table`` of a folder in three parts: the policy's own if they are its traces.
+    """The ``exit_table`` of a folder in three parts, of which the policy has not seen the last.
 
-    Raises ``UserError`` for a policy trained on them that does not say how they were split.
+    Raises ``UserError`` as ``split_unseen`` does.
     """
-    fitted = fitted_to(policy)
-    before = int(fitted.get("split_seed") or 0)  # other traces may hold the same questions
-    seed, _ = split_seed_of({"of the correction": fitted}, digest(traces), before)
-    return split_questions(exit_table(traces), seed=seed)
+    return split_unseen(exit_table(traces), traces, {"the policy": fitted_to(policy)}).split

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlbudget.agents.training import recorded_of
 from rlbudget.errors import UserError
-from rlbudget.evaluate.unseen import fitted_to
+from rlbudget.evaluate.unseen import Before, fitted_to, folder_texts, unseen_rows
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.handover import served
 from rlbudget.policy.outcomes import concatenated
@@ -28,8 +28,8 @@ from rlbudget.strategies.correction.correct import (
 )
 from rlbudget.strategies.correction.fit import Fitted, fit_doubts, own_split
 from rlbudget.traces.pairs import side_by_side
-from rlbudget.traces.store import digest, iter_traces, load_table
-from rlbudget.traces.table import Split, TraceTable, split_questions
+from rlbudget.traces.store import iter_traces, load_table
+from rlbudget.traces.table import Split, TraceTable
 
 
 def fit_second(
@@ -46,8 +46,8 @@ def fit_second(
 ) -> Fitted:
     """Fit and tune on training and validation questions, measure on the held-out ones.
 
-    ``policy`` serves the first model; the split is its own where it was trained on ``first``, and
-    held-out questions that the second model's policy was trained on are left out. Raises
+    ``policy`` serves the first model; the split is its own where it has seen questions of
+    ``first``, and held-out questions that one of the two policies has seen are left out. Raises
     ``UserError`` for recordings without a question in common and for too few questions.
     """
     if not 0 < token_ratio < np.inf:
@@ -55,7 +55,13 @@ def fit_second(
             f"a token of the second model costs {token_ratio:g} of the first: it must be above 0"
         )
     large = load_table(second)
-    split, others = _pairs(own_split(policy, first), large, _seen(second_policy, second))
+    split = own_split(policy, first)
+    fitted: Before = {}
+    if second_policy is not None:
+        fitted = {"the second model's policy": fitted_to(second_policy)}
+    unseen, _ = unseen_rows(split.held_out.question_ids, folder_texts(first, second), fitted)
+    split = replace(split, held_out=split.held_out.take(np.flatnonzero(unseen)))
+    split, others = _pairs(split, large)
     own_price = token_price / token_ratio
     given = [served(second_policy, table, own_price).outcome for table in others]
     right = [one.exact_match for one in given]
@@ -77,30 +83,10 @@ def fit_second(
     return Fitted(correction, measured, split.held_out.question_ids, token_price)
 
 
-def _seen(policy: Policy | None, traces: Path | str) -> set[str]:
-    """The questions that a policy was trained on or chosen by."""
-    if policy is None:
-        return set()
-    fitted = fitted_to(policy)
-    if fitted.get("digest") != digest(traces):
-        return set()
-    if fitted.get("split_seed") is None:
-        raise UserError(
-            "the second model's policy was trained on these traces but does not say how they were"
-            " split, so no question is known to be unseen"
-        )
-    split = split_questions(load_table(traces), seed=int(fitted["split_seed"]))
-    return {*split.train.question_ids.tolist(), *split.validation.question_ids.tolist()}
-
-
-def _pairs(split: Split, large: TraceTable, seen: set[str]) -> tuple[Split, list[TraceTable]]:
-    """The traces of both models of the same questions, part by part, those held out unseen."""
-    held_out = split.held_out
-    unseen = ~np.isin(held_out.question_ids, sorted(seen)) if seen else np.ones(len(held_out), bool)
-    if not unseen.any():
-        raise UserError("the second model's policy has seen every held-out question of the first")
+def _pairs(split: Split, large: TraceTable) -> tuple[Split, list[TraceTable]]:
+    """The traces of both models of the same questions, part by part."""
     own, others = [], []
-    for part in (split.train, split.validation, held_out.take(np.flatnonzero(unseen))):
+    for part in (split.train, split.validation, split.held_out):
         here, there = side_by_side([part, large])
         own.append(part.take(here))
         others.append(large.take(there))

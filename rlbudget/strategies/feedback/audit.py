@@ -1,9 +1,12 @@
 """Evaluation in production, request by request: what is saved and what is lost, with a bound.
 
 A share of the requests, drawn by chance alone, is *audited*: they run to their natural end, and
-the answer that the policy's stop would have given is kept beside the full one. Their mean loss
-and savings are therefore unbiased. The intervals hold at all times together, however often one
-looks (betting confidence sequences of Waudby-Smith & Ramdas, 2020,
+the answer that the policy's stop would have given is kept beside the full one. Their mean savings
+are therefore unbiased, and so is their mean loss where targets are known. A user's verdict tells
+less: where the full answer is wrong, another one that the stop would have given may be right or
+wrong. Such a request is not left out, which would favour one side: it counts as a loss of 0 for
+the upper end of the interval and as a gain of 1 for the lower one. The intervals hold at all times
+together, however often one looks (betting confidence sequences of Waudby-Smith & Ramdas, 2020,
 https://arxiv.org/abs/2010.09686), and a Page-Hinkley test (Page, 1954,
 https://doi.org/10.1093/biomet/41.1-2.100) says when the loss has risen.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +47,8 @@ class Audit:
     stopped_exact_match: float
     full_tokens: int
     stopped_tokens: int
+    may_be_right: bool = False
+    """whether what the stop gave, counted as wrong, may be right: nobody knows"""
 
     def __post_init__(self) -> None:
         for value in (self.full_exact_match, self.stopped_exact_match):
@@ -54,13 +59,23 @@ class Audit:
 
     @property
     def loss(self) -> float:
-        """Exact match lost, in [-1, 1]."""
+        """Exact match lost, in [-1, 1]: the most that it can be."""
         return self.full_exact_match - self.stopped_exact_match
+
+    @property
+    def least_loss(self) -> float:
+        """The least that it can be."""
+        return self.full_exact_match - 1 if self.may_be_right else self.loss
 
     @property
     def saving(self) -> float:
         """Share of the full decode's tokens saved, in [-1, 1]: worse than -1 counts as -1."""
-        return max(1 - self.stopped_tokens / self.full_tokens, -1.0)
+        return saving_of(self.full_tokens, self.stopped_tokens)
+
+
+def saving_of(full_tokens: int, stopped_tokens: int) -> float:
+    """Share of a full decode's tokens saved, in [-1, 1]: worse than -1 counts as -1."""
+    return max(1 - stopped_tokens / max(full_tokens, 1), -1.0)
 
 
 class ConfidenceSequence:
@@ -157,10 +172,15 @@ class StreamReport:
     """What is known of the stream."""
 
     audits: int
+    """whose outcome is known"""
+    open: int
+    """of those, the ones whose outcome does not tell whether the stop gave a right answer"""
     loss: float
-    """mean exact match lost"""
+    """mean exact match lost; with ``open`` ones the most that it can be"""
     loss_interval: tuple[float, float]
-    """holds at all times at once"""
+    """holds at all times at once, whatever the ``open`` ones are"""
+    measured: int
+    """audits whose savings are known: all, with an outcome or without"""
     saving: float
     """mean share of tokens saved"""
     saving_interval: tuple[float, float]
@@ -179,38 +199,50 @@ class StreamEvaluator:
     ) -> None:
         if window < 1:
             raise UserError(f"window must be at least 1 audit, not {window}")
-        # Both intervals together hold with the confidence asked for.
-        each = 1 - (1 - confidence) / 2
+        # All together hold with the confidence asked for: the two ends of the loss, the savings.
+        each = 1 - (1 - confidence) / 3
         self._loss = ConfidenceSequence(confidence=each)
+        self._least = ConfidenceSequence(confidence=each)
         self._saving = ConfidenceSequence(confidence=each)
-        self._recent: deque[Audit] = deque(maxlen=window)
+        self._open = 0
+        self._recent_loss: deque[float] = deque(maxlen=window)
+        self._recent_saving: deque[float] = deque(maxlen=window)
         self._drift = drift or PageHinkley()
         self._alarms: list[int] = []
 
     def add(self, audit: Audit) -> bool:
         """Take an audited request; whether the loss is found to have risen."""
         self._loss.add(audit.loss)
-        self._saving.add(audit.saving)
-        self._recent.append(audit)
+        self._least.add(audit.least_loss)
+        self._open += audit.may_be_right
+        self._recent_loss.append(audit.loss)
+        self.saved(audit.saving)
         alarm = self._drift.add(audit.loss)
         if alarm:
             self._alarms.append(self._loss.count)
         return alarm
+
+    def saved(self, saving: float) -> None:
+        """Take the saving of an audited request whose outcome nobody told."""
+        self._saving.add(saving)
+        self._recent_saving.append(saving)
 
     @property
     def report(self) -> StreamReport:
         """Everything so far."""
         return StreamReport(
             audits=self._loss.count,
+            open=self._open,
             loss=self._loss.mean,
-            loss_interval=self._loss.interval,
+            loss_interval=(self._least.interval[0], self._loss.interval[1]),
+            measured=self._saving.count,
             saving=self._saving.mean,
             saving_interval=self._saving.interval,
-            recent_loss=_mean([audit.loss for audit in self._recent]),
-            recent_saving=_mean([audit.saving for audit in self._recent]),
+            recent_loss=_mean(self._recent_loss),
+            recent_saving=_mean(self._recent_saving),
             alarms=tuple(self._alarms),
         )
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Collection[float]) -> float:
     return sum(values) / len(values) if values else math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,8 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What a log holds, by request id. Of several lines of one id the last counts."""
+    """What a log holds, by request id. Of several lines of one id the last counts; of outcomes the
+    last target, and a verdict only where no target was told: it tells less."""
 
     decisions: Mapping[str, LoggedRequest]
     """in the order in which they were served"""
@@ -50,7 +51,7 @@ def read_log(folder: Path | str) -> Entries:
     return Entries(
         decisions={row.request_id: row for row in decisions if row is not None},
         audits={row.trace_id: row for row in audits if row is not None},
-        outcomes={row.request_id: row for row in outcomes if row is not None},
+        outcomes=_told(row for row in outcomes if row is not None),
         damaged=sum(rows.count(None) for rows in (decisions, audits, outcomes)),
     )
 
@@ -70,6 +71,16 @@ def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | N
 
 MOST_TOKENS = 10**9
 _HIGHEST_PRICE = 1e6
+
+
+def _told(rows: Iterable[Feedback]) -> dict[str, Feedback]:
+    """The outcome of each request."""
+    found: dict[str, Feedback] = {}
+    for row in rows:
+        before = found.get(row.request_id)
+        if before is None or before.target is None or row.target is not None:
+            found[row.request_id] = row
+    return found
 
 
 def _served(row: Mapping[str, Any]) -> LoggedRequest:
@@ -102,4 +113,6 @@ def _outcome(row: Mapping[str, Any]) -> Feedback:
     outcome = msgspec.convert(row, Feedback)
     if (outcome.target is None) == (outcome.right is None):
         raise ValueError("one of target and right is there")
+    if outcome.target is not None and not outcome.target.strip():
+        raise ValueError("an empty target")
     return outcome

@@ -136,12 +136,20 @@ def stopped_answer(trace: Trace, served: LoggedRequest) -> str | None:
     return next((c.exit.answer for c in trace.checkpoints if c.thinking_tokens == at), None)
 
 
+def full_tokens(trace: Trace) -> int:
+    """Thinking and answer tokens of the full decode."""
+    return max(trace.final.thinking_tokens + trace.final.answer_tokens, 1)
+
+
 def audit_of(trace: Trace, served: LoggedRequest, outcome: Feedback) -> Audit | None:
-    """An audited request for the stream evaluation; None where the outcome does not decide it."""
+    """An audited request for the stream evaluation; None where its ``stopped_answer`` is not known.
+
+    Every outcome counts. Where one does not tell whether the stop gave a right answer, it may be.
+    """
     judge, stopped = judge_of(trace, outcome), stopped_answer(trace, served)
-    full = judge(trace.final.answer)
-    early = None if stopped is None else judge(stopped)
-    if full is None or early is None:
+    if stopped is None:
         return None
-    tokens = trace.final.thinking_tokens + trace.final.answer_tokens
-    return Audit(full, early, max(tokens, 1), served.stop.tokens)
+    full, early = judge(trace.final.answer), judge(stopped)
+    return Audit(
+        full or 0, early or 0, full_tokens(trace), served.stop.tokens, may_be_right=early is None
+    )

@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from rlbudget.errors import UserError
-from rlbudget.strategies.feedback.audit import StreamEvaluator, StreamReport
+from rlbudget.strategies.feedback.audit import StreamEvaluator, StreamReport, saving_of
 from rlbudget.strategies.feedback.entries import Entries
-from rlbudget.strategies.feedback.harvest import audit_of, stopped_answer
+from rlbudget.strategies.feedback.harvest import audit_of, full_tokens, stopped_answer
 from rlbudget.strategies.feedback.log import LoggedRequest
 
 
@@ -37,12 +37,12 @@ class PolicyStream:
     waiting: int
     """audited requests without an outcome"""
     undecided: int
-    """audited requests whose outcome does not tell whether the stop loses the answer"""
+    """audited requests that count for nothing: what their stop would have given is not known"""
     changed: float
     """share of the audited requests whose stop would have given another answer, whichever was
     right: the loss is at most this; NaN without audits"""
     report: StreamReport
-    """of the audited requests whose outcome decides"""
+    """of the audited requests"""
     alarms: tuple[Alarm, ...]
 
 
@@ -85,14 +85,15 @@ def _stream(
         if trace is None:
             continue
         audited += 1
-        changed += stopped_answer(trace, served) != trace.final.answer
+        answer = stopped_answer(trace, served)
+        changed += answer != trace.final.answer
         outcome = entries.outcomes.get(served.request_id)
-        if outcome is None:
-            waiting += 1
-            continue
-        audit = audit_of(trace, served, outcome)
-        if audit is None:
-            undecided += 1
+        waiting += outcome is None
+        audit = None if outcome is None else audit_of(trace, served, outcome)
+        if answer is None:
+            undecided += outcome is not None
+        elif audit is None:
+            evaluator.saved(saving_of(full_tokens(trace), served.stop.tokens))
         elif evaluator.add(audit):
             alarms.append(Alarm(served.request_id, served.time))
     return PolicyStream(
@@ -138,7 +139,7 @@ def shown(streams: Iterable[PolicyStream]) -> Table:
     row("stopped early", (f"{s.stopped / s.requests:.1%}" for s in streams))
     row("audited", (f"{s.audited:,}" for s in streams))
     row("with an outcome", (f"{s.audited - s.waiting:,}" for s in streams))
-    row("  that decides", (f"{s.report.audits:,}" for s in streams))
+    row("  that decides", (f"{s.report.audits - s.report.open:,}" for s in streams))
     row("answers changed", (_share(s.changed) for s in streams))
     row("EM lost, points", (_points(s.report.loss) for s in streams))
     row("  interval", (_interval(s.report.loss_interval, s, _points) for s in streams))
@@ -159,7 +160,8 @@ def _points(value: float) -> str:
 
 
 def _interval(ends: tuple[float, float], stream: PolicyStream, spell: Any) -> str:
-    return f"{spell(ends[0])} to {spell(ends[1])}" if stream.report.audits else "–"
+    known = stream.report.audits if spell is _points else stream.report.measured
+    return f"{spell(ends[0])} to {spell(ends[1])}" if known else "–"
 
 
 def _alarms(stream: PolicyStream) -> str:
