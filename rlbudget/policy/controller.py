@@ -50,8 +50,8 @@ _ONE_REQUEST = "a controller decides for one request: make a new one for each"
 class Controller:
     """Decides for one request; not to be shared between requests or threads.
 
-    Used for a second request it raises ``ValueError``, as far as that can be seen: where
-    checkpoints do not come one after the other, and where tokens are pushed after it said stop.
+    ``at_checkpoint`` raises ``ValueError`` where it is used for a second request: its checkpoints do
+    not come one after the other. Of tokens that are pushed nothing tells whose they are.
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between the
     checkpoints of ``push``; without it only ``at_checkpoint`` may be called. ``question`` is needed
@@ -100,7 +100,6 @@ class Controller:
         self._window = Window(1)
         self._answers: dict[object, int] = {}
         self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
-        self._stopped = False
         self.thinking_tokens = 0
         """tokens so far, or at the last checkpoint"""
         self.failed: str | None = None
@@ -133,11 +132,6 @@ class Controller:
         """
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
-        if self._stopped:
-            raise ValueError(
-                f"this controller said stop after {self.thinking_tokens} thinking tokens, and"
-                f" another came: {_ONE_REQUEST}"
-            )
         self.thinking_tokens += 1
         if self.thinking_tokens % self._stride or inside_character:
             self._safely(lambda: self._take(token_signals, token_markers, text))
@@ -152,9 +146,7 @@ class Controller:
             decision = self._decide(signals, self.thinking_tokens, answer)
             return self._look(probe()) if decision.probe and probe is not None else decision
 
-        decision = self._safely(decide)
-        self._stopped = decision.stop
-        return decision
+        return self._safely(decide)
 
     def at_checkpoint(
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None = None

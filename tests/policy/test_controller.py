@@ -259,3 +259,16 @@ def test_the_log_is_silent_while_all_is_well(caplog: pytest.LogCaptureFixture) -
         for token in tokens(20):
             controller.push(*token)
     assert failures(caplog) == []
+
+
+def test_a_controller_that_is_used_for_a_second_request_raises() -> None:
+    """Its checkpoints do not come one after the other."""
+    policy = random_policy(FREE)
+    controller = Controller(policy, token_price=1e-3)
+    signals = dict.fromkeys(SIGNALS, 1.0)
+    for tokens in (8, 16):
+        controller.at_checkpoint(signals, tokens)
+    for tokens in (8, 16):
+        with pytest.raises(ValueError, match="a controller decides for one request"):
+            controller.at_checkpoint(signals, tokens)
+    controller.at_checkpoint(signals, 24)

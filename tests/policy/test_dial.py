@@ -17,9 +17,13 @@ from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate
-from rlbudget.policy.dial import EFFORT_NAMES, EFFORTS, Dial, Spot, certificates
+from rlbudget.policy.dial import EFFORT_NAMES, EFFORTS, Dial, Spot, beyond, certificates, uncovered
 from rlbudget.policy.folder import Policy, load_policy, save_policy
 from rlbudget.policy.operating import Swept, certified_points, choose_points, doubted
+from rlbudget.policy.prices import nearest_price
+from rlbudget.strategies.ensemble import ensemble
+from rlbudget.strategies.hybrid import HybridRule, HybridRules, RequestFacts
+from rlbudget.strategies.steered import steered
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import split_questions
 
@@ -202,3 +206,64 @@ def test_calibration_certifies_what_it_can(trained: Path, tmp_path: Path) -> Non
 def test_every_effort_is_served_within_the_range(effort: str) -> None:
     spot = Dial(effort=effort).at(pointed())
     assert PRICES[0] <= spot.token_price <= PRICES[1]
+
+
+def certified(**prices: float) -> Policy:
+    """A policy with certificates: ``loss_in_thousandths=price``; the first is what was asked."""
+    rows = [
+        {"max_em_loss": int(name[1:]) / 1000, "token_price": price, "em_loss": 0.0}
+        for name, price in prices.items()
+    ]
+    return random_policy(FREE, calibration={**rows[0], "certified": rows, "mode": "loss"})
+
+
+def test_a_price_above_the_certified_one_is_said_to_be() -> None:
+    policy = certified(l10=1e-4, l30=5e-4)
+    assert beyond(policy, 1e-4) is None
+    assert "a loss of 0.03 is certified there" in str(beyond(policy, 2e-4))
+    assert beyond(policy, 2e-4, 0.03) is None
+    assert "the bound on lost answers does not cover it" in str(beyond(policy, 6e-4, 0.03))
+    assert beyond(random_policy(FREE), 1e-3) is None
+    assert beyond(object(), 1e-3) is None
+
+
+@given(factor=st.floats(0.1, 10), price=st.floats(1e-5, 1e-3))
+def test_whatever_moves_the_price_beyond_the_certified_one_says_so(
+    factor: float, price: float
+) -> None:
+    """Under rules, in an ensemble, behind a guard: the policy is told another price than asked."""
+    policy = certified(l10=2e-4)
+    told = nearest_price(price * factor, policy.price_range)
+    rules = HybridRules((HybridRule("dear", 1, price=factor),), {"p": policy})
+    over = [
+        rules.for_request(RequestFacts("x")),
+        ensemble([policy, policy], price_factors=[1e-9, factor]),
+        steered(policy, Same(policy, factor)),
+    ]
+    for one in over:
+        said = uncovered(one, price)
+        assert (said is None) == (told <= 2e-4 * (1 + 1e-9)), (one, said)
+
+
+class Same:
+    """A strategy that asks what it stands over at the price times a factor."""
+
+    def __init__(self, policy: Policy, factor: float) -> None:
+        self.policy, self.factor = policy, factor
+
+    def asks(self, token_price: float) -> list[tuple[Policy, float]]:
+        price = nearest_price(token_price * self.factor, self.policy.price_range)
+        return [(self.policy, price)]
+
+    def chances(self, observations: Any, token_price: float) -> Any:
+        return self.policy.chances(observations, token_price)
+
+    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+        return self.policy.alone(observation, token_price)
+
+
+def test_a_rule_that_stops_nothing_moves_no_price() -> None:
+    rules = HybridRules(
+        (HybridRule("never", 1, then="full", price=9.0),), {"p": certified(l10=1e-4)}
+    )
+    assert uncovered(rules.for_request(RequestFacts("x")), 1e-4) is None

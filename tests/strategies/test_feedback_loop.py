@@ -29,9 +29,9 @@ from rlbudget.policy.folder import Policy, save_policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
-from rlbudget.strategies.feedback.audit import audited
+from rlbudget.strategies.feedback.audit import Audit, StreamEvaluator, audited
 from rlbudget.strategies.feedback.entries import Entries, read_log
-from rlbudget.strategies.feedback.harvest import audit_of, harvest, scored_trace
+from rlbudget.strategies.feedback.harvest import audit_of, full_tokens, harvest, scored_trace
 from rlbudget.strategies.feedback.log import (
     AUDITS,
     DECISIONS,
@@ -454,8 +454,62 @@ def test_the_stream_counts_what_the_audits_say(
         a for n in told
         if (a := audit_of(entries.audits[n], audits[n], entries.outcomes[n])) is not None
     ]  # fmt: skip
-    assert 0 < len(decided) < len(told) < len(audits) < N
+    # Every audit whose outcome was told counts, and the savings of all.
+    assert 0 < len(decided) == len(told) == stream.report.audits < len(audits) < N
+    assert stream.report.open == sum(a.may_be_right for a in decided) > 0
     assert stream.report.loss == pytest.approx(np.mean([a.loss for a in decided]))
-    assert stream.report.saving == pytest.approx(np.mean([a.saving for a in decided]))
-    assert stream.report.loss <= stream.changed or stream.waiting
+    spent = [audits[n].stop.tokens / full_tokens(entries.audits[n]) for n in audits]
+    assert stream.report.measured == len(audits)
     assert table_of([entries.audits[n] for n in audits]).final_exact_match.sum() == 0
+    assert stream.report.saving == pytest.approx(np.mean([max(1 - s, -1) for s in spent]))
+
+
+def test_verdicts_alone_do_not_bias_the_loss() -> None:
+    """The loss of a policy whose stops gain as often as they lose lies in the interval, and the
+    point is never below what is true."""
+    rng = np.random.default_rng(3)
+    told, known = StreamEvaluator(), StreamEvaluator()
+    true = 0.0
+    for _ in range(2000):
+        full, early = (int(rng.random() < chance) for chance in (0.6, 0.6))
+        answers = ["right" if full else "a", "right" if early else "b"]
+        known.add(Audit(full, early, 100, 50))
+        # A user says of the full answer whether it is right.
+        early_told = int(answers[1] == answers[0]) if full else 0
+        told.add(Audit(full, early_told, 100, 50, may_be_right=not full))
+        true += (full - early) / 2000
+    assert known.report.loss == pytest.approx(true)
+    assert told.report.loss_interval[0] <= true <= told.report.loss_interval[1]
+    assert told.report.loss >= true
+    assert told.report.open > 0 == known.report.open
+
+
+def test_a_target_tells_more_than_a_verdict_that_comes_after_it(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path)
+    log.audit(make_trace(2))
+    for told in ({"right": False}, {"target": "1"}, {"right": True}, {"target": "2"}):
+        feedback(tmp_path, "t2", **told)
+    outcome = read_log(tmp_path).outcomes["t2"]
+    assert (outcome.target, outcome.right) == ("2", None)
+    feedback(tmp_path, "t2", right=False)
+    assert read_log(tmp_path).outcomes["t2"].target == "2"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"request_id": ["r"]}, {"request_id": {}}, {"request_id": None}, {"target": 5},
+        {"target": ["2"]}, {"target": "  "}, {"right": "yes"}, {"right": 1}, {"time": 3},
+        {"target": None}, {"right": True},
+    ],
+)  # fmt: skip
+def test_an_outcome_of_a_wrong_kind_is_counted(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    log = DecisionLog(tmp_path)
+    log.audit(make_trace(2))
+    feedback(tmp_path, "t2", target="2")
+    row = {"version": 1, "request_id": "t3", "time": "now", "target": "2", "right": None, **wrong}
+    with (tmp_path / "outcomes.jsonl").open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    entries = read_log(tmp_path)
+    assert list(entries.outcomes) == ["t2"]
+    assert entries.damaged == 1
