@@ -50,8 +50,8 @@ _ONE_REQUEST = "a controller decides for one request: make a new one for each"
 class Controller:
     """Decides for one request; not to be shared between requests or threads.
 
-    ``at_checkpoint`` raises ``ValueError`` where it is used for a second request: its checkpoints do
-    not come one after the other. Of tokens that are pushed nothing tells whose they are.
+    ``at_checkpoint`` raises ``ValueError`` where it is used for a second request: its checkpoints
+    do not come one after the other. Of tokens that are pushed nothing tells whose they are.
 
     ``token_price`` is reward lost per token. ``stride`` is the number of tokens between the
     checkpoints of ``push``; without it only ``at_checkpoint`` may be called. ``question`` is needed

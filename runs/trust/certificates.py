@@ -11,7 +11,8 @@ traces of both; that of a policy which a contest promoted, with the questions of
 violation is a certified price whose loss on 5,000 other questions is above the bound. Beside it:
 how often the bound breaks where nothing is left out. Which questions were seen is known here
 without the marks of the policy folder. Writes ``runs/results/certificates.json``; some ten minutes
-on one core; what was done is kept in ``--out`` and not done again.
+on one core; what was done is kept in ``--out`` and not done again. With fewer than 200 replicates
+no row is met.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from runs.trust.population import decodes, large
 KINDS = ("grown", "shuffled", "merged", "retrained", "promoted")
 EPSILON, DELTA = 0.03, 0.1
 POLICIES = 20
+FULL = 200
+"""replicates of a result that is kept"""
 OLD, NEW, FRESH, TRUTH = 400, 200, 220, 5000
 """questions: of the first training, of a retraining, drawn to calibrate on, of the true loss"""
 STEPS = 20_000
@@ -80,14 +83,16 @@ class Replicate:
 def main() -> None:
     """Calibrate, count, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--replicates", type=int, default=200, help="of each kind")
+    parser.add_argument("--replicates", type=int, default=FULL, help="of each kind")
     parser.add_argument("--out", type=Path, default=OUT / "certificates", help="what was done")
+    parser.add_argument("--report", action="store_true", help="only say what was found so far")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    done = run(args.out / "replicates.jsonl", args.replicates)
+    file = args.out / "replicates.jsonl"
+    done = read(file) if args.report else run(file, args.replicates)
     write_result(
-        "certificates", rows_of(done), keep=args.replicates >= 200, seed=SEED,
-        replicates=args.replicates, epsilon=EPSILON, delta=DELTA,
+        "certificates", rows_of(done), keep=args.replicates >= FULL, seed=SEED,
+        replicates={kind: sum(one.kind == kind for one in done) for kind in KINDS}, epsilon=EPSILON, delta=DELTA,
         sizes={"old": OLD, "new": NEW, "fresh": FRESH, "truth": TRUTH, "policies": POLICIES},
         kinds=details(done), reproduce="python -m runs.trust.certificates",
     )  # fmt: skip
@@ -95,8 +100,7 @@ def main() -> None:
 
 def run(file: Path, replicates: int) -> list[Replicate]:
     """All replicates; those that are in ``file`` already are taken from there."""
-    kept = file.read_text().splitlines() if file.is_file() else []
-    done = [Replicate(**json.loads(line)) for line in kept]
+    done = read(file)
     known = {(one.kind, one.number) for one in done}
     truth = large(TRUTH, 10**8)
     pool: dict[int, Policy] = {}
@@ -115,6 +119,13 @@ def run(file: Path, replicates: int) -> list[Replicate]:
                         lines.flush()
             print(f"{number + 1} of {replicates}", file=sys.stderr, flush=True)
     return [one for one in done if one.number < replicates]
+
+
+def read(file: Path) -> list[Replicate]:
+    """What was done, in the order of the replicates."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    done = [Replicate(**json.loads(line)) for line in lines]
+    return sorted(done, key=lambda one: (one.number, KINDS.index(one.kind)))
 
 
 def old_questions(j: int) -> range:
@@ -306,13 +317,13 @@ def rows_of(done: list[Replicate]) -> list[dict[str, Any]]:
                 f" not hold, {n} replicates",
                 f"<= {limit:.1%} ({DELTA:.0%} + 2 standard errors)",
                 f"{broken / max(n, 1):.1%} (nothing left out: {careless_ / max(n, 1):.1%})",
-                n > 0 and broken / n <= limit,
+                n >= FULL and broken / n <= limit,
             )
         )
         rows.append(
             row(
                 f"{kind}: calibration questions that the policy or an ancestor has seen",
-                "0", f"{seen} of {sum(one.questions for one in own):,}", n > 0 and not seen,
+                "0", f"{seen} of {sum(one.questions for one in own):,}", n >= FULL and not seen,
             )
         )  # fmt: skip
     return rows
