@@ -92,7 +92,8 @@ def main() -> None:
     done = read(file) if args.report else run(file, args.replicates)
     write_result(
         "certificates", rows_of(done), keep=args.replicates >= FULL, seed=SEED,
-        replicates={kind: sum(one.kind == kind for one in done) for kind in KINDS}, epsilon=EPSILON, delta=DELTA,
+        replicates={kind: sum(one.kind == kind for one in done) for kind in KINDS},
+        epsilon=EPSILON, delta=DELTA,
         sizes={"old": OLD, "new": NEW, "fresh": FRESH, "truth": TRUTH, "policies": POLICIES},
         kinds=details(done), reproduce="python -m runs.trust.certificates",
     )  # fmt: skip
