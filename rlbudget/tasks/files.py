@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
+from rlbudget.tasks.lines import at_place
 from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved, way_of
 from rlbudget.tasks.rows import BadRowError, NumberText, Row, rows_of
 from rlbudget.tasks.scorer import NOTHING
@@ -154,7 +155,7 @@ class _Bad:
         try:
             yield
         except BadRowError as problem:
-            message = f"{place}: {problem}"
+            message = at_place(place, problem)
             if not self.skip:
                 raise UserError(message) from None
             self.first = self.first or message

@@ -30,6 +30,16 @@ _FOREIGN = (
 """How a file begins that is not UTF-8 text."""
 
 
+_LONGEST_MESSAGE = 400
+
+
+def at_place(place: str, problem: object) -> str:
+    """``FILE:LINE: what is wrong``, whatever the line's own names and texts hold, on one line."""
+    said = " ".join(str(problem).split())[:_LONGEST_MESSAGE]
+    shown = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
+    return f"{place}: {''.join(shown)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line that is not blank."""

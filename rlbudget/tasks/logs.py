@@ -16,6 +16,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.tasks.conversations import holds, names_of, reach
+from rlbudget.tasks.lines import at_place
 from rlbudget.tasks.log_rows import (
     LeftOutError,
     LogColumns,
@@ -44,7 +45,7 @@ class LeftOut:
         """Count one."""
         kind = problem.kind if isinstance(problem, LeftOutError) else "unreadable"
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        message = f"{place}: {problem}"
+        message = at_place(place, problem)
         self.first = self.first or message
         if self.tell is not None:
             self.tell(message)

@@ -23,7 +23,16 @@ from rlbudget.signals.tokens import hedged
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.laws import SIGNAL
 from rlbudget.traces.table import TraceTable
-from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace, plain_json, scorer_of
+from rlbudget.traces.trace import (
+    Checkpoint,
+    Exit,
+    Final,
+    Probe,
+    Trace,
+    family_problem,
+    plain_json,
+    scorer_of,
+)
 
 FORMAT_KEY = b"rlbudget.traces"
 FORMAT_VERSION = b"2"
@@ -136,6 +145,8 @@ def meta_of(text: str) -> dict[str, Any]:
     meta = json.loads(text, parse_constant=_no_number)
     if not isinstance(meta, dict):
         raise ValueError("a meta is no object")
+    if problem := family_problem(meta):
+        raise ValueError(problem)
     return meta
 
 

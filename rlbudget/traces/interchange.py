@@ -24,7 +24,7 @@ import msgspec
 from rlbudget.errors import UserError
 from rlbudget.files import write_bytes
 from rlbudget.files.folders import LOCK, locked
-from rlbudget.tasks.lines import Line, lines_of
+from rlbudget.tasks.lines import Line, at_place, lines_of
 from rlbudget.tasks.scorers import find_scorer
 from rlbudget.traces.samples import MOST_SAMPLES, ORDERS, Sample, Sampled, traces_of_samples
 from rlbudget.traces.schema import (
@@ -226,7 +226,7 @@ def _read(
                 raise BadLineError(f"$.{name} {identity!r} came before in this file")
             _check_signals(traces, signals)
         except BadLineError as problem:
-            message = f"{path}:{line.number}: {problem}"
+            message = at_place(f"{path}:{line.number}", problem)
             if not skip_bad:
                 raise UserError(message) from None
             if on_bad:

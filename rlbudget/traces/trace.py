@@ -254,6 +254,11 @@ def _meta_problem(meta: dict[str, Any]) -> str | None:
         plain_json(meta)
     except (TypeError, ValueError, RecursionError) as error:
         return f"meta is not plain JSON: {error}"
+    return family_problem(meta)
+
+
+def family_problem(meta: dict[str, Any]) -> str | None:
+    """What is wrong with the family that a ``meta`` names, or None."""
     family = meta.get("family", "")
     if isinstance(family, dict | list):
         return "meta.family must be text: it names a kind of questions"
