@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -16,13 +17,15 @@ from rlbudget.cli.arguments import (
     OptionalN,
     OptionalName,
 )
+from rlbudget.cli.asked import served
 from rlbudget.cli.findings.decodes import of_profile
 from rlbudget.cli.findings.examples import FirstAnswers
 from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.recordings import of_annotation
 from rlbudget.cli.findings.survey import survey
+from rlbudget.cli.through import Through, addresses, refuse_others, shard_of
 from rlbudget.console import Told, note, progress
-from rlbudget.decoding.annotate import annotate
+from rlbudget.decoding.annotate import AnnotateStats, Heard, Wanted, annotate_wanted
 from rlbudget.models import load_model
 from rlbudget.tasks.log_rows import LogColumns
 from rlbudget.tasks.logs import rows_in
@@ -38,7 +41,8 @@ class Annotate:
     logs: Annotated[tyro.conf.Positional[File], tyro.conf.arg(metavar="LOGS")]
     """.jsonl, .csv, .parquet, or what vLLM prints (.log)."""
     model: Name
-    """"embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
+    """"embedded", "smollm2", a folder of Hugging Face weights, a hub name, or the address of an
+    OpenAI-compatible server, http://HOST:PORT/v1 (several with commas between them)."""
     out: Folder
     """Folder of the traces (Parquet parts)."""
     question_column: OptionalName = None
@@ -79,25 +83,39 @@ class Annotate:
     """Keep the text of the thinking in the traces."""
     resume: Flag = False
     """Continue with the traces that are in the folder."""
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N", help_behavior_hint="")] = None
+    """Annotate the I-th of N parts of the questions alone, into a folder of its own below --out;
+    goes on with what is there. Put them together by `rlbudget traces merge`."""
+    server: tyro.conf.OmitArgPrefixes[Through] = field(default_factory=Through)
 
     def execute(self) -> None:
         """Run it."""
-        total = rows_in(self.logs)
+        urls, shard = addresses(self.model), shard_of(self.shard)
+        refuse_others(self, urls, ("device", "dtype", "batch_size"))
+        out, resume = self.out, self.resume
+        if shard is not None:
+            out, resume = out / f"shard-{shard[0]:04d}-of-{shard[1]:04d}", True
+        total, told, first = rows_in(self.logs), Told("row"), FirstAnswers(report)
+        wanted = Wanted(
+            self.logs, out, self.columns, self.task, self.scorer, self.stride, self.max_tokens,
+            self.probe_tokens, self.store_text, resume, shard,
+        )  # fmt: skip
+        with progress("Annotating") as advance:
+            heard = Heard(told, first.take, lambda done: advance(done, total))
+            stats = self._through(urls, wanted, heard) if urls else self._here(wanted, heard)
+        first.flush()
+        note(f"{stats.n} traces annotated to {out}{told}")
+        report(of_annotation(survey(out), stats))
+
+    def _here(self, wanted: Wanted, heard: Heard) -> AnnotateStats:
         model = load_model(self.model, profile=self.profile, device=self.device, dtype=self.dtype)
         report(of_profile(model.name, model.profile.name, model.chosen_by))
-        first, told = FirstAnswers(report), Told("row")
-        with progress("Annotating") as advance:
-            stats = annotate(
-                model, self.logs, self.out, columns=self.columns, task=self.task,
-                scorer=self.scorer, stride=self.stride, max_tokens=self.max_tokens,
-                probe_tokens=self.probe_tokens, batch_size=self.batch_size,
-                store_text=self.store_text, resume=self.resume,
-                progress=lambda done: advance(done, total), on_left_out=told,
-                on_trace=first.take, on_halved=note,
-            )  # fmt: skip
-        first.flush()
-        note(f"{stats.n} traces annotated to {self.out}{told}")
-        report(of_annotation(survey(self.out), stats))
+        return annotate_wanted(model, wanted, heard, batch_size=self.batch_size, on_halved=note)
+
+    def _through(self, urls: Sequence[str], wanted: Wanted, heard: Heard) -> AnnotateStats:
+        through = served()
+        asked = through.served_of(urls, self.server, self.profile)
+        return through.annotate_through(asked, wanted, heard)
 
     @property
     def columns(self) -> LogColumns:

@@ -1,4 +1,4 @@
-"""`rlbudget record --model URL`."""
+"""`rlbudget record --model URL` and `rlbudget annotate LOGS --model URL`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rlbudget.cli.findings.served import of_served, of_spending
 from rlbudget.cli.findings.survey import survey
 from rlbudget.cli.through import Prices, Through
 from rlbudget.console import Told, note, progress
+from rlbudget.decoding.annotate import AnnotateStats, Heard, Wanted
+from rlbudget.decoding.annotate_served import annotate_served
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.record_served import Listening, Served, record_served
 from rlbudget.errors import UserError
@@ -114,3 +116,16 @@ def record_through(
         note("these are kept: the same command with --resume instead of --dry-run does the rest")
     else:
         report(of_recording(survey(folder), done.stats))
+
+
+def annotate_through(served: Served, wanted: Wanted, heard: Heard) -> AnnotateStats:
+    """Annotate a log, saying what the server gives and what it cost."""
+
+    def on_model(model: ServedModel) -> None:
+        report(of_profile(model.name, model.profile.name, model.chosen_by))
+        report(of_served(model))
+
+    stats, spent = annotate_served(served, wanted, heard, on_model=on_model)
+    note(f"{spent.requests:,} requests, {spent.sent:,} prompt tokens, {spent.cached:,} of them"
+         f" cached, {spent.written:,} written")  # fmt: skip
+    return stats

@@ -49,7 +49,7 @@ class Texts:
         self._windows: dict[int, TextWindow] = {}
         self._read: dict[int, int] = {}
 
-    def at(self, number: int, ids: Ints) -> dict[str, float]:
+    def at(self, number: int, ids: Sequence[int] | Ints) -> dict[str, float]:
         """``signals.text.TEXT_SIGNALS`` of a decode whose thinking so far are these ids."""
         window = self._windows.setdefault(number, TextWindow())
         window.push(self._vocabulary.added(ids, self._read.get(number, 0)))

@@ -23,14 +23,13 @@ from rlbudget.models.reading import Continuation, Finished, make_probe, read_ans
 from rlbudget.models.served import ServedModel, Server
 from rlbudget.models.served_prompt import prompt_of
 from rlbudget.models.served_write import Spent, answer_after, continuation, signals_of, write
-from rlbudget.signals.tokens import TOKEN_SIGNALS, TOP_SIGNALS, TokenWindow
+from rlbudget.signals.tokens import MARKER_SIGNALS, TOKEN_SIGNALS, TOP_SIGNALS, TokenWindow
 from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.trace import Checkpoint, Exit, Probe
 
 PIECE = 2048
 """Tokens of the thinking asked for at once: what a fault can cost."""
 
-_FROM_TEXT = ("hedges", "conclusions")
 T = TypeVar("T")
 
 
@@ -209,7 +208,7 @@ async def _points(
         if not model.vocabulary.inside_character(ids[:place])
     ]  # fmt: skip
     signals = measured(model, thought.tokens, places)
-    if settings.text_signals:
+    if settings.text_signals or not model.top:
         texts, thinking = Texts(model.vocabulary), np.array(ids, dtype=np.int64)
         for place, shown in zip(places, signals, strict=True):
             shown |= texts.at(0, thinking[:place])
@@ -299,7 +298,7 @@ def measured(
             values = nothing if signals is None else tuple(signals.tolist())
             window.push(values, model.vocabulary.markers[token.id].tolist())
         read = window.read()
-        found.append({name: read[name] for name in (_FROM_TEXT if partial else given)})
+        found.append({name: read[name] for name in (MARKER_SIGNALS if partial else given)})
     return found
 
 

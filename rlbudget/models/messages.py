@@ -162,6 +162,20 @@ class Completion(msgspec.Struct, frozen=True):
     timings: Timings | None = None
 
 
+class ScoredChoice(msgspec.Struct, frozen=True):
+    """The tokens of a prompt, by ``prompt_logprobs`` (token id -> entry) or by ``echo``."""
+
+    prompt_logprobs: list[dict[str, Likely] | None] | None = None
+    logprobs: Logprobs | None = None
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """A completion whose prompt was scored."""
+
+    choices: list[ScoredChoice] | None = None
+    error: Any = None
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """llama-server's ``/tokenize``."""
 
@@ -203,7 +217,7 @@ class Listed(NamedTuple):
 
 _DECODERS: Mapping[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Chunk, Listing, Model, Completion, Tokens, Template, Telltale, Control)
+    for kind in (Chunk, Listing, Model, Completion, Scored, Tokens, Template, Telltale, Control)
 }
 
 
@@ -223,7 +237,7 @@ def read(kind: type[T], data: bytes) -> T:
     return msgspec.convert(json.loads(data), kind)
 
 
-def listed_tokens(choice: Choice) -> list[Listed]:
+def listed_tokens(choice: Choice | ScoredChoice) -> list[Listed]:
     """What a chunk's choice lists, whichever way its server writes it."""
     logprobs = choice.logprobs
     if logprobs is None:

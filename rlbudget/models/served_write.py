@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
@@ -23,6 +23,7 @@ from rlbudget.models.wire import room_for
 
 _LLAMA = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted", "timings")
 _LLAMA_SEEDS = 2**31
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,31 @@ async def write(
     if seed is not None:
         sampling["seed"] = seed % _LLAMA_SEEDS if server.found.kind == "llama-server" else seed
     patience = server.patience
+
+    async def once() -> Written:
+        if server.by_ids:
+            return await _once(server, prompt, n, sampling, stops)
+        return await _streamed(server, prompt, n, sampling, patience)
+
+    found = await patiently(server, once, patience, rank=rank, spent=spent)
+    if spent is not None:
+        spent.add(found, again)
+    return found
+
+
+async def patiently(
+    server: Server,
+    once: Callable[[], Awaitable[T]],
+    patience: Patience,
+    *,
+    rank: tuple[int, ...] = (0,),
+    spent: Spent | None = None,
+) -> T:
+    """What a request gives; asked again on faults that pass. Raises as ``write`` does."""
     while True:
         try:
             async with server.gate.enter(rank):
-                if server.by_ids:
-                    found = await _once(server, prompt, n, sampling, stops)
-                else:
-                    found = await _streamed(server, prompt, n, sampling, patience)
+                return await once()
         except ServerError as error:
             pause = patience.pause(error)
             if spent is not None:
@@ -108,10 +127,6 @@ async def write(
             if error.wait is not None:
                 server.gate.hold(error.wait)
             await asyncio.sleep(pause)
-            continue
-        if spent is not None:
-            spent.add(found, again)
-        return found
 
 
 async def _once(

@@ -40,7 +40,7 @@ from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
-from rlbudget.signals.tokens import EXIT_SIGNALS
+from rlbudget.signals.tokens import EXIT_SIGNALS, MARKER_SIGNALS
 
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
@@ -97,8 +97,10 @@ def feature_names(
     log-probabilities, and a server that gives these need not be read twice.
     """
     held = set(signals) - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
-    if held - set(TEXT_SIGNALS):
-        held -= set(TEXT_SIGNALS)
+    of_text = held & set(TEXT_SIGNALS)
+    if of_text:
+        others = held - of_text
+        held = others if others - set(MARKER_SIGNALS) else of_text
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
         *sorted(held),

@@ -52,6 +52,9 @@ SIGNALS = (
 """Per checkpoint, over the tokens since the checkpoint before it. ``end_gap_min`` counts only the
 places right after the end of a sentence, where ending the thinking is an option."""
 
+MARKER_SIGNALS = ("hedges", "conclusions")
+"""Those of ``SIGNALS`` that follow from the tokens' texts alone."""
+
 TOP_SIGNALS = tuple(name for name in SIGNALS if not re.match("entropy|p_end|end_gap", name))
 """Those of ``SIGNALS`` that follow exactly from the text and the ``TOP_K`` likeliest tokens: all a
 server gives that streams log-probabilities and no logits."""

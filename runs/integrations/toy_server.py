@@ -53,6 +53,8 @@ class Toy:
     """tokens in a chunk"""
     native: bool = True
     """says that it is a vLLM, and tokenises"""
+    scores: str = "prompt_logprobs"
+    """how it scores a prompt: that, "echo" or "" for not at all"""
     generated: int = 0
     """tokens decoded so far"""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -140,10 +142,34 @@ async def stream(toy: Toy, prompt: list[int], body: dict[str, Any]) -> AsyncIter
 def whole(toy: Toy, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
     """All tokens at once."""
     choice = merged(list(decode(toy, prompt, body)))
+    if toy.scores == "prompt_logprobs" and (k := body.get("prompt_logprobs")):
+        choice["prompt_logprobs"] = scored(toy, prompt, k)
+    if toy.scores == "echo" and body.get("echo"):
+        each = [one or {} for one in scored(toy, prompt, body["logprobs"])]
+        own = {"tokens": [f"token_id:{token}" for token in prompt],
+               "token_logprobs": [one.get(str(token), {}).get("logprob")
+                                  for token, one in zip(prompt, each, strict=True)],
+               "top_logprobs": [{f"token_id:{name}": value["logprob"]
+                                 for name, value in one.items()} for one in each]}  # fmt: skip
+        choice["logprobs"] = {name: own[name] + choice["logprobs"][name] for name in own}
     written = len(choice.get("token_ids") or [])
     usage = {"prompt_tokens": len(prompt), "completion_tokens": written}
     return {"id": "toy", "object": "text_completion", "model": "toy", "choices": [choice],
             "usage": usage}  # fmt: skip
+
+
+@torch.inference_mode()
+def scored(toy: Toy, prompt: list[int], k: int) -> list[dict[str, Any] | None]:
+    """The tokens of a prompt and the likeliest at their places, as vLLM writes them."""
+    with toy.lock:
+        rows = Sequences.begin(toy.model.network, [prompt[:1]])
+        values = rows.read(torch.tensor([prompt[1:]]))[0, :-1].log_softmax(dim=-1)
+    best = values.topk(min(k, toy.logprobs))
+    found: list[dict[str, Any] | None] = [None]
+    for place, token in enumerate(prompt[1:]):
+        ids = [token, *best.indices[place].tolist()]
+        found.append({str(i): {"logprob": float(values[place, i])} for i in ids})
+    return found
 
 
 def merged(steps: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""Annotating through a server: it scores the stored thinking and answers at every cut.
+
+A thinking is scored in one prefill where the server can (``models.served_score``), so that its
+exits find it in the prefix cache. Where it cannot, the signals are those of the text alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from rlbudget.decoding.annotate import AnnotateStats, Heard, Row, Wanted, Work, begun
+from rlbudget.decoding.checkpoints import Texts
+from rlbudget.decoding.record_served import Served, meta_of
+from rlbudget.decoding.reread import served_speller_of
+from rlbudget.decoding.served_decode import exit_at, measured, together
+from rlbudget.decoding.sharing import Crew, shared
+from rlbudget.errors import UserError
+from rlbudget.models.completions import Prompt, Token
+from rlbudget.models.served import ServedModel, Server, alive, open_model
+from rlbudget.models.served_prompt import prompt_of
+from rlbudget.models.served_score import can_score, score
+from rlbudget.models.served_write import Spent
+from rlbudget.models.site import ServerError
+from rlbudget.tasks.log_rows import LeftOutError
+from rlbudget.traces.trace import Checkpoint, Exit
+
+_WINDOW = 16
+"""requests at once whose rows are sorted by length together"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    number: int
+    row: Row
+
+
+def annotate_served(
+    served: Served,
+    wanted: Wanted,
+    heard: Heard,
+    *,
+    on_model: Callable[[ServedModel], None] = lambda model: None,
+) -> tuple[AnnotateStats, Spent]:
+    """Annotate a log through servers, which share its rows; what it did and what it cost.
+
+    Raises ``UserError`` as ``rlbudget.decoding.annotate.annotate`` and
+    ``rlbudget.models.served.open_model`` do; what was annotated is kept.
+    """
+
+    async def run() -> tuple[AnnotateStats, Spent]:
+        async with open_model(
+            served.urls, model=served.model, tokenizer=served.tokenizer, profile=served.profile,
+            key=served.key, asked=served.asked,
+        ) as model:  # fmt: skip
+            on_model(model)
+            spent = Spent()
+            speller = served_speller_of(model, wanted.max_tokens)
+            with begun(wanted, model, model.profile, speller, heard, **meta_of(model)) as work:
+                while rows := work.window(_WINDOW * model.asked.concurrency):
+                    await _annotate(model, rows, work, served.patience, spent)
+                    work.writer.flush()
+            return work.stats, spent
+
+    try:
+        return asyncio.run(run())
+    except ServerError as error:
+        raise UserError(
+            f"{error}; what was annotated is kept: run the same command with --resume"
+        ) from None
+
+
+async def _annotate(
+    model: ServedModel, rows: list[Row], work: Work, patience: float, spent: Spent
+) -> None:
+    matches = work.scored(rows)
+    crew = Crew(model.servers, model.asked.concurrency, alive, patience)
+    jobs = [_Job(number, row) for number, row in enumerate(rows)]
+
+    async def one(server: Server, job: _Job) -> list[Checkpoint]:
+        return await _points(model, server, job, work, matches, spent)
+
+    async with aclosing(shared(crew, jobs, one)) as ended:
+        async for given in ended:
+            row = given.job.row
+            if isinstance(given.result, UserError):
+                problem = LeftOutError("that the server refuses", str(given.result))
+                work.left_out.add(row.logged.place, problem)
+                continue
+            work.add(row, given.result, matches(given.job.number, row.spelled.answer))
+
+
+async def _points(
+    model: ServedModel, server: Server, job: _Job, work: Work,
+    matches: Callable[[int, str], int], spent: Spent,
+) -> list[Checkpoint]:  # fmt: skip
+    """The checkpoints of one row."""
+    spelled, settings, vocabulary = job.row.spelled, work.settings, model.vocabulary
+    if spelled.plain:
+        prompt = await prompt_of(model, server, spelled.question)
+    else:
+        text = vocabulary.text(spelled.prompt, special=True)
+        prompt = Prompt(list(spelled.prompt), text, server.by_ids)
+    ids = spelled.thinking
+    tokens = None
+    if can_score(server):
+        tokens = await score(server, prompt, ids, rank=(1, job.number), spent=spent)
+    listed = tokens or tuple(Token(token, "") for token in ids)
+    places = [
+        place
+        for place in range(settings.stride, len(ids) + 1, settings.stride)
+        if not vocabulary.inside_character(ids[:place])
+    ]
+    signals, texts = measured(model, listed, places), Texts(vocabulary)
+    found = await together(*(
+        exit_at(model, server, _prefix(model, prompt, ids[:place]), settings.probe_tokens,
+                rank=(0, job.number), spent=spent)
+        for place in places
+    ))  # fmt: skip
+    return [
+        Checkpoint(
+            thinking_tokens=place,
+            signals=shown | here.looks | texts.at(0, ids[:place]),
+            exit=Exit(here.answer, matches(job.number, here.answer), here.answer_tokens),
+            probe=here.probe,
+        )
+        for place, shown, here in zip(places, signals, found, strict=True)
+    ]
+
+
+def _prefix(model: ServedModel, prompt: Prompt, ids: tuple[int, ...]) -> Prompt:
+    here = Prompt([*prompt.ids], prompt.text, prompt.by_ids)
+    here.add(ids, model.vocabulary.text(ids, special=True))
+    return here
