@@ -115,7 +115,8 @@ class Annotate:
     def _through(self, urls: Sequence[str], wanted: Wanted, heard: Heard) -> AnnotateStats:
         through = served()
         asked = through.served_of(urls, self.server, self.profile)
-        return through.annotate_through(asked, wanted, heard)
+        stats: AnnotateStats = through.annotate_through(asked, wanted, heard)
+        return stats
 
     @property
     def columns(self) -> LogColumns:
