@@ -5,30 +5,72 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
+import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from rlbudget.errors import UserError
 
+if sys.platform != "win32":
+    import fcntl
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` atomically, making its folder if need be."""
+    """Write ``content`` to ``path`` atomically, making its folder if need be.
+
+    What writers of the same file left that were killed is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
         _flush_folder(path.parent)
+        _sweep(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``, locked while its writer lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _flock(handle) and temporary.exists():  # else taken for a dead writer's, and removed
+            return handle, temporary
+        os.close(handle)
+
+
+def _flock(handle: int, *, wait: bool = True) -> bool:
+    """Lock an open file; False where another has it. Where there are no locks all are had."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError:
+            return wait
+    return sys.platform != "win32" or wait
+
+
+def _sweep(path: Path) -> None:
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.tmp")
+    for name in filter(ours.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError):
+            handle = os.open(path.with_name(name), os.O_RDWR)
+            try:
+                if _flock(handle, wait=False):
+                    os.unlink(path.with_name(name))
+            finally:
+                os.close(handle)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -40,7 +40,7 @@ class Blend:
         odds = np.full(len(chances[0]), self.offset + self.price_weight * np.log10(token_price))
         for weight, chance in zip(self.weights, chances, strict=True):
             odds += weight * log_odds(chance)
-        together: Floats = 1 / (1 + np.exp(-odds))
+        together: Floats = 1 / (1 + np.exp(-odds.clip(-700, 700)))  # exp must not overflow
         return together
 
 

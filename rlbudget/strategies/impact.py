@@ -55,7 +55,8 @@ class ImpactModel:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.tanh(x @ weight + bias)
         logit: Floats = (x @ self.weights[-1] + self.biases[-1])[:, 0]
-        return 1 / (1 + np.exp(-logit))
+        risk: Floats = 1 / (1 + np.exp(-logit.clip(-700, 700)))  # exp must not overflow
+        return risk
 
     def alone(self, observation: npt.NDArray[Any]) -> float:
         """The risk at one checkpoint, (n_features,)."""

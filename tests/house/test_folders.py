@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -10,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rlbudget.errors import UserError
-from rlbudget.files import folders
+from rlbudget.files import folders, write_bytes
 from rlbudget.files.folders import Get, locked, read_folder, replace_folder
 
 HOLD = """
@@ -237,3 +239,22 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path / "none", tmp_path / "none" / "within"):
         with pytest.raises(ValueError, match="no such folder"):
             read_folder(folder, both)
+
+
+def test_what_a_killed_writer_of_a_file_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    mine, other = tmp_path / ".kept.1-00000000.tmp", tmp_path / ".kept.2-00000000.tmp"
+    for path in (mine, other, tmp_path / ".kept.json.1-00000000.tmp"):
+        path.write_bytes(b"half")
+    with other.open("rb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        write_bytes(tmp_path / "kept", b"whole")
+    left = {".kept.2-00000000.tmp", ".kept.json.1-00000000.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", *left}
+    assert (tmp_path / "kept").read_bytes() == b"whole"
+
+
+def test_many_writers_of_one_file_disturb_no_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: write_bytes(tmp_path / "kept", b"%d" % n * 999), range(100)))
+    assert len(set((tmp_path / "kept").read_bytes())) <= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
