@@ -54,7 +54,7 @@ def run(
 
     config = uvicorn.Config(
         make_app(gateway, opens, stop=stop, failed=failed.append), host=host, port=port,
-        log_level="warning", access_log=False, server_header=False, date_header=False,
+        log_level="critical", access_log=False, server_header=False, date_header=False,
         timeout_keep_alive=75, h11_max_incomplete_event_size=64 << 10,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip

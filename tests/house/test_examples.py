@@ -200,6 +200,29 @@ def test_a_server_of_the_openai_kind_answers_right(folder: Path, port: str) -> N
     assert {reason for _, _, reason in rows} <= {"policy", "natural"}
 
 
+def test_the_gateway_answers_openais_client_and_saves_tokens(folder: Path, port: str) -> None:
+    write_plans(page("gateway.md"), folder)
+    line, train, freeze = [w for w in commands(page("gateway.md")) if w[0] == "rlbudget"]
+    run_command(train, folder, {})
+    run_command(freeze, folder, {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = str(free.getsockname()[1])
+    words = [w.replace("8100", port).replace("8080", own) for w in line[1:]]
+    served = subprocess.Popen([sys.executable, "-m", "rlbudget", *words], cwd=folder)
+    try:
+        _wait_for(f"http://127.0.0.1:{own}/readyz")
+        (code,) = blocks("python", page("gateway.md"))
+        said, _ = run_block(code.replace("8080", own), folder)
+    finally:
+        served.terminate()
+        assert served.wait(30) == 0
+    (answer, tokens, reason), (again, full) = map(str.split, said.splitlines())
+    assert (answer, again, reason) == ("12", "12", "policy")
+    assert int(tokens) < int(full)
+    assert len((folder / "log" / "decisions.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_traces_page_leads_from_a_file_to_a_report(folder: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "traces.jsonl", load_traces(folder / "traces"))
     said = {
