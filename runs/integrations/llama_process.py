@@ -21,15 +21,17 @@ EXACT = ("-ctk", "f32", "-ctv", "f32", "-fa", "off")
 
 
 @contextmanager
-def llama_server(model: Path, *, context: int, threads: int = 1) -> Iterator[str]:
-    """Its address, while it runs with ``model``, a GGUF file; one request at a time."""
+def llama_server(model: Path, *, context: int, threads: int = 1, slots: int = 1) -> Iterator[str]:
+    """Its address, while it runs with ``model``, a GGUF file; ``slots`` requests at once, each of
+    them with all of the ``context``."""
     if not BINARY.is_file():
         raise SystemExit(
             "llama-server is not built: run runs/integrations/llama_server.sh (about 10 minutes)"
         )
     port = free_port()
     command = [str(BINARY), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["-c", str(context), "-np", "1", "-t", str(threads), "--cache-ram", "0", *EXACT]
+    command += ["-c", str(context * slots), "-np", str(slots), "-t", str(threads)]
+    command += ["--cache-ram", "0", *EXACT]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,15 +16,21 @@ START_SECONDS = 600
 
 
 @contextmanager
-def vllm_server(folder: Path | str, context: int, *more: str) -> Iterator[str]:
-    """Its root address, while it serves a model; ``more`` are arguments of its own."""
+def vllm_server(
+    folder: Path | str, context: int, *more: str, python: Path | str = sys.executable
+) -> Iterator[str]:
+    """Its root address, while it serves a model; ``more`` are arguments of its own, ``python`` that
+    of its venv."""  # fmt: skip
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
         "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
         "--max-model-len", str(context), *more,
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+                   "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+                   "TOKENIZERS_PARALLELISM": "false", **os.environ}  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         try:
             try:
                 wait_for(address, process, START_SECONDS)
