@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.trust import crash, fuzz_folders
+from runs.trust import crash, fuzz_folders, loads
 from runs.trust.killed import outlived
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,10 @@ def test_kills_and_writers_at_once_leave_whole_states() -> None:
     rows, came = crash.rows_of(2, 6, 1, trainings=1)
     assert {name: found["faults"] for name, found in came.items()} == {name: {} for name in came}
     assert all(row["met"] for row in rows)
+
+
+def test_a_policy_is_loaded_whole_while_it_is_overwritten() -> None:
+    assert loads.row_of(300)[0]["met"]
 
 
 def test_a_writer_that_is_not_atomic_would_be_found(tmp_path: Path) -> None:
