@@ -23,6 +23,8 @@ from rlbudget.models.wire import room_for
 
 _LLAMA = ("tokens", "completion_probabilities", "stop_type", "tokens_predicted", "timings")
 _LLAMA_SEEDS = 2**31
+_STOPS = ("vllm", "sglang")
+"""Servers that end a request at a token (``stop_token_ids``); of others the rest is thrown away."""
 T = TypeVar("T")
 
 
@@ -145,7 +147,7 @@ async def _once(
         else:
             body = {**server.fields, "prompt": prompt.body, "max_tokens": n, "n": 1,
                     "stream": False, **sampling}  # fmt: skip
-            if stops and server.by_ids:
+            if stops and server.found.kind in _STOPS:
                 body["stop_token_ids"] = list(stops)
             found = await ask_once(server.endpoint, Chunk, "completions", body, most=most)
             tokens, stopped = _read(server, found, n)

@@ -1,7 +1,8 @@
 """An OpenAI-compatible server that costs no computation, and fails as it is told to.
 
 What it writes follows from the prompt alone, in the tokens of the embedded model: so any two
-recordings of it must be the same, whatever happened on the way. It speaks as vLLM does. Of each
+recordings of it must be the same, whatever happened on the way. It speaks as vLLM does, or as
+llama-server. Of each
 request it may drop the connection, break the answer off, say 429, 500 or that it was aborted, be
 late, or end the whole process.
 
@@ -90,11 +91,15 @@ def choice_of(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_app(faults: float, die: float, delay: float, seed: int) -> web.Application:
+def make_app(
+    faults: float, die: float, delay: float, seed: int, owner: str = "vllm"
+) -> web.Application:
+    """``owner`` is whose server it says to be: ``vllm`` or ``llamacpp``."""
     draw = random.Random(seed)
 
     async def models(_: web.Request) -> web.Response:
-        entry = {"id": "toy", "object": "model", "owned_by": "vllm", "root": "embedded"}
+        entry = {"id": "toy", "object": "model", "owned_by": owner, "root": "embedded",
+                 "meta": {"n_vocab": 768, "n_ctx": 4096}}  # fmt: skip
         return web.json_response({"object": "list", "data": [entry]})
 
     async def completions(request: web.Request) -> web.StreamResponse:
@@ -128,19 +133,50 @@ def make_app(faults: float, die: float, delay: float, seed: int) -> web.Applicat
         await events.write(b"data: " + json.dumps(answer).encode() + b"\n\ndata: [DONE]\n\n")
         return events
 
+    async def completion(request: web.Request) -> web.Response:
+        """As llama-server writes it."""
+        body = await request.json()
+        choice = choice_of({"prompt": body["prompt"], "max_tokens": body["n_predict"]})
+        logprobs = choice["logprobs"]
+        entries = [
+            {
+                "id": token,
+                "token": "",
+                "logprob": logprob,
+                "top_logprobs": [
+                    {"id": int(name.partition(":")[2]), "token": "", "logprob": value}
+                    for name, value in top.items()
+                ],
+            }
+            for token, logprob, top in zip(
+                choice["token_ids"], logprobs["token_logprobs"], logprobs["top_logprobs"],
+                strict=True,
+            )
+        ]  # fmt: skip
+        return web.json_response({
+            "tokens": choice["token_ids"],
+            "completion_probabilities": entries,
+            "stop_type": "eos" if choice["finish_reason"] == "stop" else "limit",
+            "tokens_predicted": len(choice["token_ids"]),
+            "timings": {"cache_n": max(len(body["prompt"]) - 1, 0)},
+        })  # fmt: skip
+
     app = web.Application()
-    app.add_routes([web.get("/v1/models", models), web.post("/v1/completions", completions)])
+    app.add_routes([web.get("/v1/models", models), web.post("/v1/completions", completions),
+                    web.post("/completion", completion)])  # fmt: skip
     return app
 
 
 @contextmanager
 def scripted(
-    *, faults: float = 0.0, die: float = 0.0, delay: float = 0.0, seed: int = 0
-) -> Iterator[str]:
+    *, faults: float = 0.0, die: float = 0.0, delay: float = 0.0, seed: int = 0,
+    owner: str = "vllm",
+) -> Iterator[str]:  # fmt: skip
     """The address, up to ``/v1``, of a server in a process that is started again when it dies."""
     port = free_port()
     command = [sys.executable, "-m", "runs.integrations.toy_script", "--port", str(port)]
     command += ["--faults", str(faults), "--die", str(die), "--delay", str(delay)]
+    command += ["--owner", owner]
     over = threading.Event()
     running: list[subprocess.Popen[bytes]] = []
 
@@ -183,8 +219,9 @@ def main() -> None:
     parser.add_argument("--die", type=float, default=0.0, help="chance to end at a request")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds of every request")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--owner", choices=("vllm", "llamacpp"), default="vllm")
     given = parser.parse_args()
-    app = make_app(given.faults, given.die, given.delay, given.seed)
+    app = make_app(given.faults, given.die, given.delay, given.seed, given.owner)
     web.run_app(app, host="127.0.0.1", port=given.port, print=None, access_log=None)
 
 

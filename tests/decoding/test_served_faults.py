@@ -78,6 +78,34 @@ def test_two_servers_share_the_questions_and_one_that_is_gone_gives_its_work_bac
     assert "toy at 2 servers: vLLM" in capsys.readouterr().err
 
 
+def test_llama_server_is_asked_by_its_own_route_and_gives_the_same_traces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = questions(tmp_path, 12)
+    for owner in ("vllm", "llamacpp"):
+        with scripted(owner=owner) as url:
+            main(record([url], file, tmp_path / owner))
+    assert "llama-server, prefixes as token ids" in capsys.readouterr().err
+    assert digest(tmp_path / "llamacpp") == digest(tmp_path / "vllm")
+
+
+def test_an_interrupted_recording_keeps_what_it_has(tmp_path: Path) -> None:
+    file = questions(tmp_path, 400)
+    with scripted(delay=0.05) as url:
+        command = [sys.executable, "-m", "rlbudget.cli.main",
+                   *record([url], file, tmp_path / "traces", "--concurrency", "8")]  # fmt: skip
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as one:
+            assert one.stderr is not None
+            said = ""
+            for line in one.stderr:
+                said += line
+                if re.match(r"Recording: 40 of", line):
+                    one.send_signal(signal.SIGINT)
+        assert one.returncode == 130
+    assert "interrupted; what was written is kept" in said
+    assert len(load_traces(tmp_path / "traces")) >= 40
+
+
 def test_shards_are_put_together_and_recording_one_again_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
