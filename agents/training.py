@@ -13,7 +13,8 @@ from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import TOP_SIGNALS
-from rlbudget.traces.store import digest, iter_questions, iter_traces, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import digest, iter_questions, iter_traces
 from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
@@ -53,6 +54,7 @@ def train_on(
 ) -> TrainResult:
     """Train on the training questions of a folder of traces, choose on the validation ones.
 
+    Of a store too large for the memory these are some (``traces.sampling``).
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's numbers to the observation, ``tasks`` its task; ``signals``
     ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
@@ -65,12 +67,15 @@ def train_on(
 
     with locked(run_dir):  # who trains there already is named before anything is read
         pass
-    table = load_table(traces, context=context or tasks or start is not None)
+    table = load_sample(traces, context=context or tasks or start is not None).table
     split = split_questions(table, seed=split_seed)
+    train_part, validation, names = split.train, split.validation, tuple(table.signals)
+    texts = texts_of(iter_questions(traces, of=table.question_ids))
+    del table, split  # what is held out takes no memory
     first = next(iter_traces(traces))
     features = None
     if start is None and (context or tasks or signals != "all"):
-        kept = set(table.signals) if signals == "all" else _only(signals, table.signals)
+        kept = set(names) if signals == "all" else _only(signals, names)
         features = feature_names(kept, preset, context=context, tasks=tasks)
     config = PPOConfig(
         preset=preset,
@@ -91,8 +96,8 @@ def train_on(
             learning_rate=config.learning_rate * _GOING_ON,
         )
     return train(
-        split.train,
-        split.validation,
+        train_part,
+        validation,
         config,
         run_dir,
         progress=progress,
@@ -101,10 +106,7 @@ def train_on(
         split_seed=split_seed,
         recorded=recorded_of(first),
         start=start,
-        seen=marks_of(
-            [*split.train.question_ids, *split.validation.question_ids],
-            texts_of(iter_questions(traces)),
-        ),
+        seen=marks_of([*train_part.question_ids, *validation.question_ids], texts),
     )
 
 

@@ -28,7 +28,8 @@ from rlbudget.policy.seen import (
     seen_by,
     texts_of,
 )
-from rlbudget.traces.store import digest, iter_questions, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import digest, iter_questions
 from rlbudget.traces.table import TraceTable
 
 PRICES = 40
@@ -106,7 +107,8 @@ def calibration_questions(policy: Policy, traces: Path) -> Unseen:
             "the policy does not say which questions it was made with, so none is known to be"
             " unseen: train and freeze it with rlbudget"
         )
-    table, texts = load_table(traces, context=True), texts_of(iter_questions(traces))
+    table = load_sample(traces, context=True).table
+    texts = texts_of(iter_questions(traces, of=table.question_ids))
     seen = seen_by(policy.seen, table.question_ids, texts)
     left_out = len(np.unique(one_id_each(table.question_ids[seen], texts)))
     if seen.all():

@@ -23,7 +23,8 @@ from rlbudget.policy.card import write_card
 from rlbudget.policy.dial import uncovered
 from rlbudget.policy.folder import Policy, load_policy, policy_folders
 from rlbudget.policy.prices import nearest_price
-from rlbudget.traces.store import Folders, iter_traces, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import Folders, iter_traces
 from rlbudget.traces.table import TraceTable, joined
 from rlbudget.traces.trace import Trace
 
@@ -99,7 +100,8 @@ def evaluate_folder(
     else:
         fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
         fitted |= {} if strategy is None else dict(strategy.fitted)
-        table = load_table(traces, context=True)
+        sample = load_sample(traces, context=True)
+        table = sample.table
         unseen = split_unseen(table, traces, fitted, seed)
         split, split_seed, notes = unseen.split, unseen.seed, unseen.notes
         assessment = assess_split(
@@ -113,6 +115,7 @@ def evaluate_folder(
         evaluation["contexts"] = {
             name: [asdict(group) for group in found.contexts] for name, found in cases.items()
         }
+        notes += [sample.said] if sample.said else []
     notes += _beyond({**loaded, **{one.name: one for one in composed}}, evaluation)
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes

@@ -58,7 +58,7 @@ def split_unseen(table: TraceTable, traces: Any, fitted: Before, seed: int = 0) 
     ``seed`` is taken where nothing has seen any of these questions. Raises ``UserError`` as
     ``split_questions`` and ``unseen_rows`` do.
     """
-    texts = texts_of(iter_questions(traces))
+    texts = texts_of(iter_questions(traces, of=table.question_ids))
     own = split_seed_of(fitted, table.question_ids, texts, seed)
     split = split_questions(table, seed=own)
     rows, notes = unseen_rows(split.held_out.question_ids, texts, fitted)

@@ -31,7 +31,8 @@ from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.blend import SavedBlend, policy_digest, save_blend
 from rlbudget.strategies.ensemble import Blend, Ensemble, ensemble, log_odds
 from rlbudget.strategies.steered import SteeredPolicy
-from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import digest
 from rlbudget.traces.table import TraceTable
 
 try:
@@ -136,7 +137,7 @@ def fit_blend_file(
     ``split_unseen`` do.
     """
     fitted_before = {name: fitted_to(p) for name, p in policies.items()}
-    unseen = split_unseen(load_table(traces, context=True), traces, fitted_before)
+    unseen = split_unseen(load_sample(traces, context=True).table, traces, fitted_before)
     split = unseen.split
     names, members = list(policies), list(policies.values())
     if len(members) == 1 and len(price_factors) > 1:

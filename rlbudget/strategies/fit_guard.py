@@ -27,7 +27,8 @@ from rlbudget.policy.replay import replay as replay_policy
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.strategies.impact import check_risk, fit_impact, guarded, lost_by_stopping
 from rlbudget.strategies.impact_file import save_impact
-from rlbudget.traces.store import digest, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import digest
 from rlbudget.traces.table import TraceTable
 
 
@@ -94,7 +95,7 @@ def fit_guard(
     policy = load_policy(policy_folder)
     if policy.preset == "look":
         raise UserError("the guard is for policies of the free and probe presets")
-    table = load_table(traces, context=True)
+    table = load_sample(traces, context=True).table
     unseen = split_unseen(table, traces, {policy_folder.name: fitted_to(policy)})
     split = unseen.split
     fitted = fit_impact(

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rlbudget.errors import UserError, missing_extra
@@ -26,10 +25,11 @@ except ModuleNotFoundError as missing:
     raise missing_extra("cli", "pyarrow") from missing
 
 from rlbudget.traces.columns import meta_of, part_of, table_of_part, traces_of
+from rlbudget.traces.contents import digests_of
 from rlbudget.traces.parts import damage_named, read_part, sealed
 from rlbudget.traces.settings import NONE, Settings, check_same, read_settings, write_settings
 from rlbudget.traces.table import TraceTable, joined
-from rlbudget.traces.trace import Trace, problem_of, trace_to_dict
+from rlbudget.traces.trace import Trace, problem_of
 
 Folders = Path | str | Sequence[Path | str]
 """A folder of traces, or several of them in order, no trace id in two."""
@@ -211,11 +211,17 @@ def iter_traces(folder: Folders) -> Iterator[Trace]:
         yield from traces
 
 
-def iter_questions(folder: Folders) -> Iterator[tuple[str, str]]:
-    """The question id and the question of each trace; errors as ``iter_traces``, ids aside."""
+def iter_questions(
+    folder: Folders, *, of: Iterable[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """The question id and the question of each trace, ``of`` these ids if given; errors as
+    ``iter_traces``, ids aside."""  # fmt: skip
     names = ("question_id", "question")
+    wanted = None if of is None else set(map(str, of))
     for _, part in _all_parts(folder, names):
-        yield from zip(*(part.column(name).to_pylist() for name in names), strict=True)
+        for one in zip(*(part.column(name).to_pylist() for name in names), strict=True):
+            if wanted is None or one[0] in wanted:
+                yield one
 
 
 def load_traces(folder: Folders) -> list[Trace]:
@@ -233,14 +239,18 @@ def load_table(folder: Folders, *, context: bool = False) -> TraceTable:
     return joined(list(iter_tables(folder, context=context)))
 
 
-def iter_tables(folder: Folders, *, context: bool = False) -> Iterator[TraceTable]:
-    """The parts of ``load_table``, one in memory at a time."""
+def iter_tables(
+    folder: Folders, *, context: bool = False, of: Callable[[pa.Table], pa.Table] | None = None
+) -> Iterator[TraceTable]:
+    """The parts of ``load_table``, one in memory at a time; ``of`` chooses rows of each."""
     seen: dict[str, Path] = {}
     for path, part in _all_parts(folder, without=_TEXTS - (_CONTEXT if context else set())):
+        _claim(part.column("trace_id").to_pylist(), path, seen)
         with damage_named(path):
-            table = table_of_part(part)
-        _claim(table.trace_ids.tolist(), path, seen)
-        yield table
+            rows = part if of is None else of(part)
+            table = table_of_part(rows) if rows.num_rows else None
+        if table is not None:
+            yield table
 
 
 def iter_whole_parts(folder: Folders) -> Iterator[pa.Table]:
@@ -267,20 +277,17 @@ _CONTEXT = {"task", "question", "meta"}
 
 
 def digest(folder: Folders) -> str:
-    """sha256 (hex) over the traces' contents in the order of their ids.
+    """sha256 (hex) over the traces' contents (``traces.contents``), in an order of their own.
 
     Independent of how the traces are spread over parts and in which order they were written.
     """
-    lines = {
-        trace.trace_id: hashlib.sha256(
-            json.dumps(trace_to_dict(trace), sort_keys=True, separators=(",", ":")).encode()
-        ).digest()
-        for trace in iter_traces(folder)
-    }
-    whole = hashlib.sha256()
-    for trace_id in sorted(lines):
-        whole.update(lines[trace_id])
-    return whole.hexdigest()
+    seen: dict[str, Path] = {}
+    found: list[bytes] = []
+    for path, part in _all_parts(folder):
+        _claim(part.column("trace_id").to_pylist(), path, seen)
+        with damage_named(path):
+            found += digests_of(part)
+    return hashlib.sha256(b"".join(sorted(found))).hexdigest()
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -37,7 +37,8 @@ from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import replay
 from rlbudget.policy.seen import NONE, marks_of, seen_by, texts_of
 from rlbudget.strategies.feedback.registry import Registry
-from rlbudget.traces.store import iter_questions, load_table
+from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.store import iter_questions
 from rlbudget.traces.table import TraceTable, split_questions
 
 
@@ -159,9 +160,10 @@ def retrain(
 
 def _fresh(served: Policy, traces: Path, seed: int) -> TraceTable:
     """The questions of a contest: held out of the training, and not seen by the served policy."""
-    texts, seen = texts_of(iter_questions(traces)), served.seen
+    table, seen = load_sample(traces, context=True).table, served.seen
+    texts = texts_of(iter_questions(traces, of=table.question_ids))
     before = NONE if seen is None else seen
-    split = split_questions(load_table(traces, context=True), seed=seed)
+    split = split_questions(table, seed=seed)
     if seen_by(before, split.train.question_ids, texts).all():
         raise UserError(f"{traces}: the served policy was trained on these traces; bring new ones")
     trained_on = marks_of([*split.train.question_ids, *split.validation.question_ids], texts)
@@ -188,7 +190,9 @@ def _trained_on(
     progress: Callable[[int, int], None] | None,
 ) -> Policy:
     """The served policy trained further, which has seen the questions of the contest as well."""
-    marks = marks_of(held_out.question_ids, texts_of(iter_questions(traces)))
+    marks = marks_of(
+        held_out.question_ids, texts_of(iter_questions(traces, of=held_out.question_ids))
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         train_on(
