@@ -67,6 +67,9 @@ class Serve:
     else that of the policy's traces."""
     approximate: Flag = False
     """Estimate signals that the upstream's top log-probabilities do not give exactly."""
+    shadow: Flag = False
+    """Cut nothing; tell and count what would have been cut, and whether the answer would have
+    changed."""
     timeout: Number = 120.0
     """Longest silence of an upstream, in seconds."""
     ssl_certfile: OptionalFile = None
@@ -88,6 +91,7 @@ class Serve:
             settings, upstreams=self.upstream, model=self.model, tokenizer=self.tokenizer,
             upstream_key=os.environ.get(UPSTREAM_KEY) or None, timeout=self.timeout,
             approximate=self.approximate, key_digests=key_digests(os.environ.get(KEY, "")),
+            shadow=self.shadow,
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )  # fmt: skip

@@ -101,10 +101,14 @@ class Decider:
             )
         self.audited = False
         """whether the request runs to its natural end and is recorded"""
+        self.shadowed = False
+        """whether nothing is cut, and the exit is written aside where it would have been"""
         self.points: list[Checkpoint] = []
         """of an audited request"""
         self.would: Stop | None = None
-        """where an audited request would have stopped"""
+        """where an audited or shadowed request would have stopped"""
+        self.would_answer: str | None = None
+        """the answer of that exit, of a shadowed request"""
         self.incomplete = False
         """whether an audit's record lacks an exit"""
         self.probability: float | None = None
@@ -142,6 +146,11 @@ class Decider:
         if self._corrector is not None and self._corrector.failed is not None:
             return f"the correction failed: {self._corrector.failed}"
         return None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the thinking goes on where the plan would end it."""
+        return self.audited or self.shadowed
 
     @property
     def forks_often(self) -> bool:
@@ -244,7 +253,7 @@ class Decider:
             return None
         if self._corrector is not None and self._corrector.failed is None:
             return (yield from self._exit_checked(self._corrector, here))
-        return self._stop(here)
+        return (yield from self._stop(here))
 
     def _signals(self) -> dict[str, float]:
         signals = self._window.read() if self._measured else {}
@@ -278,7 +287,7 @@ class Decider:
             return None
         if decision.escalate:
             return (yield from self._escalate())
-        return self._stop(None) if decision.stop else None
+        return (yield from self._stop(None)) if decision.stop else None
 
     def _of_cascade(self, ask: Callable[[], CascadeDecision]) -> CascadeDecision | None:
         try:
@@ -291,7 +300,7 @@ class Decider:
         return decision
 
     def _escalate(self) -> Steps:
-        if self.audited:
+        if self.holds:
             self._note_stop("escalate", self._thinking, 0)
             return None
         found = yield HandOver(self.facts.question, self.token_price, None)
@@ -301,9 +310,12 @@ class Decider:
         self.second = found
         return Verdict("escalate")
 
-    def _stop(self, here: ExitResult | None) -> Verdict | None:
-        if not self.audited:
+    def _stop(self, here: ExitResult | None) -> Steps:
+        if not self.holds:
             return Verdict("policy")
+        if self.shadowed:
+            here = here or exit_of(self.core, (yield exit_fork(self.core)))
+            self.would_answer = self.core.answer(here.ids)
         self._note_stop("policy", self._thinking, 0 if here is None else here.answer_tokens)
         return None
 
@@ -340,7 +352,7 @@ class Decider:
             budget = correction.budget
             self._resume_at = math.inf if budget is None else self._thinking + budget
             return None
-        if not self.audited:
+        if not self.holds:
             price = self.token_price / self.second_ratio
             first = self.core.answer(written.ids)
             found = yield HandOver(self.facts.question, price, first)
@@ -353,8 +365,9 @@ class Decider:
     def _keep(self, kept: Kept) -> Verdict | None:
         """The least doubted exit is the answer."""
         self._resume_at = None
-        if not self.audited:
+        if not self.holds:
             return Verdict("policy", kept)
+        self.would_answer = self.core.answer(kept.written.ids)
         self._note_stop("policy", kept.at, self.paid)
         self.kept, self.paid = None, 0
         return None

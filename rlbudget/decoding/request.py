@@ -37,8 +37,11 @@ from rlbudget.policy.controller import Reason
 from rlbudget.policy.dial import Dial
 from rlbudget.signals.loops import Loops
 from rlbudget.strategies.feedback.audit import audited
+from rlbudget.strategies.feedback.log import Stop
 from rlbudget.strategies.hybrid import RequestFacts
+from rlbudget.tasks.scorers import find_scorer
 
+_NO_CAP = 1 << 30
 _OPENING = 16
 """tokens after which a model that has not opened its thinking is taken not to think"""
 
@@ -61,7 +64,8 @@ class Request:
     policies and rules that look at them. ``dial`` is the request's own operating point,
     ``token_price`` short for one. ``max_new_tokens`` is the engine's own cap on all tokens of the
     request: the thinking ends early enough to leave room for an answer; ``max_thinking_tokens``
-    is the request's own budget. ``off`` leaves the request alone. ``settings`` of the decode
+    is the request's own budget. ``off`` leaves the request alone; ``shadow`` cuts
+    nothing and notes in ``shadowed`` what would have been. ``settings`` of the decode
     (temperature, seed) are for an audit's trace.
 
     Raises ``UserError`` for a price the policy does not know and for a cap that leaves no room to
@@ -81,6 +85,7 @@ class Request:
         max_new_tokens: int | None = None,
         max_thinking_tokens: int | None = None,
         off: bool = False,
+        shadow: bool = False,
         request_id: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -98,6 +103,9 @@ class Request:
         self._cap = core.thinking_cap(
             spot, of_request=max_thinking_tokens, of_engine=None if off else max_new_tokens
         )
+        if shadow:
+            room = _NO_CAP if max_new_tokens is None else max_new_tokens - core.reserve
+            self._cap = max(self._cap, room)
         self._limit = max_new_tokens
         if request_id is not None and (not request_id.strip() or "\0" in request_id):
             raise UserError("the request id must not be blank or hold a NUL character")
@@ -108,8 +116,10 @@ class Request:
         if off:
             self.state = State.ALONE
         audit = core.plan.audit
+        self._decider.shadowed = shadow and self.state is not State.ALONE
         self._decider.audited = bool(
             audit is not None
+            and not shadow
             and self._cap
             and self.request_id is not None
             and self.state is not State.ALONE
@@ -194,6 +204,13 @@ class Request:
     def audited(self) -> bool:
         """Whether it runs to its natural end and is recorded."""
         return self._decider.audited
+
+    @property
+    def shadowed(self) -> tuple[Stop, str] | None:
+        """Where a request in ``shadow`` would have been cut, and the answer of that exit; None
+        where it would not have been."""  # fmt: skip
+        would, answer = self._decider.would, self._decider.would_answer
+        return None if would is None or answer is None else (would, answer)
 
     def forced(self, likeliest: int = -1) -> int | None:
         """The token that must come next, or None.
@@ -357,7 +374,7 @@ class Request:
         self._decider.take(token, signals)
         if self._loops is not None and self._loops.push(token):
             self._loops = None
-            if not self.audited:
+            if not self._decider.holds:
                 self._exit("loop")
                 return None
             if self._decider.would is None:
@@ -441,6 +458,11 @@ class Request:
     def answer(self) -> str:
         """The answer that is found in what was written so far."""
         return self._core.answer(self._transcript.answer_ids)
+
+    def same_answer(self, other: str) -> bool:
+        """Whether another answer is the same as this one, as the traces' scorer has it; may take
+        seconds."""  # fmt: skip
+        return find_scorer(self._core.scorer).same(other, self.answer)
 
     # The way of the steps -------------------------------------------------------------------------
 

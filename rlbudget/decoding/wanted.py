@@ -23,7 +23,9 @@ class Wanted:
     said: Mapping[str, Any] | None = None
     """question, task, metadata and request id, as ``Request`` takes them"""
 
-    def request(self, core: Core, prompt: Sequence[int] | None, room: int | None) -> Request:
+    def request(
+        self, core: Core, prompt: Sequence[int] | None, room: int | None, *, shadow: bool = False
+    ) -> Request:
         """The request; raises as ``Request`` does. Rules that look at the question see the
         prompt's text where the client tells no question."""  # fmt: skip
         said = dict(self.said or {})
@@ -31,5 +33,5 @@ class Wanted:
             said["question"] = core.vocabulary.text(prompt or ())
         return Request(
             core, prompt=prompt, dial=self.dial, max_new_tokens=room,
-            max_thinking_tokens=self.thinking_budget, off=self.off, **said,
+            max_thinking_tokens=self.thinking_budget, off=self.off, shadow=shadow, **said,
         )  # fmt: skip

@@ -44,6 +44,7 @@ class Answer:
         self._steered, self._wishes, self._form = steered, wishes, form
         self._metrics = metrics
         self._start = time.monotonic()
+        self._shadow: dict[str, Any] | None = None
 
     async def respond(self, http: HttpRequest, body: Mapping[str, Any]) -> Response:
         """Streamed where the body asks for it, else whole."""
@@ -76,6 +77,7 @@ class Answer:
                 yield self._form.chunks(first)
                 async for found in pieces:
                     yield self._form.chunks(found)
+            await self._look_at_shadow()
             yield self._form.last(self._steered.finish, self.ours())
             if with_usage:
                 yield self._form.usage(self.usage())
@@ -107,6 +109,7 @@ class Answer:
                 task.cancel()
             await asyncio.gather(reading, leaving, return_exceptions=True)
         self._count("answered")
+        await self._look_at_shadow()
         ours = self.ours()
         return Response(
             self._form.whole(found, self._steered.finish, self.usage(), ours),
@@ -137,6 +140,22 @@ class Answer:
                              ("probe", ending.probe_tokens),
                              ("answer", ending.answer_tokens)):  # fmt: skip
             metrics.tokens.labels(kind).inc(tokens)
+
+    async def _look_at_shadow(self) -> None:
+        """Compare the answer that a cut would have given with the one that was given."""
+        request = self._steered.request
+        if request.shadowed is None:
+            return
+        stop, answer = request.shadowed
+        whole = request.answer
+        same = answer == whole or await asyncio.to_thread(request.same_answer, answer)
+        saved = request.ending.thinking_tokens - stop.thinking_tokens
+        self._shadow = {
+            "thinking_tokens": stop.thinking_tokens, "saved_tokens": saved,
+            "reason": stop.reason, "answer": answer, "same_answer": same,
+        }  # fmt: skip
+        self._metrics.shadow.labels("same" if same else "other").inc()
+        self._metrics.shadow_tokens.inc(max(saved, 0))
 
     def usage(self) -> dict[str, Any]:
         """What it cost, in OpenAI's form: every token is counted, trial answers too."""
@@ -172,6 +191,8 @@ class Answer:
             told["effort"] = wanted.dial.effort
         if self._wishes.not_honoured:
             told["not_honoured"] = list(self._wishes.not_honoured)
+        if self._shadow is not None:
+            told["shadow"] = self._shadow
         if ending.message:
             told["message"] = ending.message
         return told

@@ -47,7 +47,9 @@ class Backend(Protocol):
         """By the name of a plan."""
         ...
 
-    async def steer(self, wanted: Wanted, body: Mapping[str, Any]) -> Answering:
+    async def steer(
+        self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
+    ) -> Answering:
         """A request under its plan; ``UserError`` for one that cannot be served so."""
         ...
 
@@ -86,6 +88,8 @@ class Gateway:
     limits: Limits = field(default_factory=Limits)
     key_digests: Sequence[str] = ()
     """SHA-256 of the keys that clients may show, hexadecimal; none: no key is asked for"""
+    shadow: bool = False
+    """whether nothing is cut, and only told what would have been"""
     metrics: Metrics = field(default_factory=Metrics)
     backends: dict[str, Backend] = field(default_factory=dict)
     """by the name of their model"""
@@ -220,7 +224,7 @@ async def _complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "
     why = "off" if wishes.wanted.off else passes_through(body)
     if why is None:
         try:
-            steered = await backend.steer(wishes.wanted, wishes.body)
+            steered = await backend.steer(wishes.wanted, wishes.body, shadow=gateway.shadow)
         except UserError as error:
             why = str(error)
     if why is not None:

@@ -49,7 +49,9 @@ class Local:
         why = told.get("x-rlbudget-passed-through", "")
         return Response(error_body(501, f"{said} ({why})"), 501, media_type="application/json")
 
-    async def steer(self, wanted: Wanted, body: Mapping[str, Any]) -> LocalSteered:
+    async def steer(
+        self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
+    ) -> LocalSteered:
         """A request under its plan; ``UserError`` for one that is no single question."""
         core = self.cores[wanted.name]
         question = _question(body)
@@ -60,7 +62,7 @@ class Local:
         seed = int(body.get("seed") or 0)
         request = Request(
             core, dial=wanted.dial, max_new_tokens=said,
-            max_thinking_tokens=wanted.thinking_budget,
+            max_thinking_tokens=wanted.thinking_budget, shadow=shadow,
             settings={"temperature": temperature, "row_seed": seed},
             **{"question": question, **(wanted.said or {})},
         )  # fmt: skip

@@ -33,6 +33,14 @@ class Metrics:
         self.tokens = Counter(
             "rlbudget_tokens", "Tokens of steered requests.", ["kind"], registry=to
         )  # fmt: skip
+        self.shadow = Counter(
+            "rlbudget_shadow", "Requests in shadow by what a cut would have done to the answer.",
+            ["answer"], registry=to,
+        )  # fmt: skip
+        self.shadow_tokens = Counter(
+            "rlbudget_shadow_tokens_saved", "Thinking tokens that cuts in shadow would have saved.",
+            registry=to,
+        )  # fmt: skip
         self.failures = Gauge(
             "rlbudget_policy_failures", "Requests whose policy broke down.", registry=to
         )  # fmt: skip

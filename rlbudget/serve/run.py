@@ -18,6 +18,7 @@ from rlbudget.serve.upstream import look_at
 def serve(
     settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, key_digests: Sequence[str],
+    shadow: bool,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
@@ -34,7 +35,7 @@ def serve(
         assert model is not None
         opens = [partial(load, model, settings)]
     run(
-        Gateway(settings, key_digests=key_digests), opens, host=host, port=port,
+        Gateway(settings, key_digests=key_digests, shadow=shadow), opens, host=host, port=port,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip
 

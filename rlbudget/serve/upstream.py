@@ -71,14 +71,16 @@ class Upstream:
         """A request that passes through as it is."""
         return await pass_through(self.root, method, path, query, headers, content, told)
 
-    async def steer(self, wanted: Wanted, body: Mapping[str, Any]) -> Steered:
+    async def steer(
+        self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
+    ) -> Steered:
         """A request under its plan; ``UserError`` for one that cannot be served so."""
         server = self.servers[wanted.name]
         ids = await self._ids(server, body)
         room = None if server.context is None else server.context - len(ids)
         said = body.get("max_completion_tokens") or body.get("max_tokens")
         limit = min(n for n in (room, said, _MOST) if n is not None)
-        request = wanted.request(server.core, ids, limit)
+        request = wanted.request(server.core, ids, limit, shadow=shadow)
         text = server.core.vocabulary.text(ids, special=True)
         fields = {name: value for name, value in body.items() if name not in _OWN}
         return Steered(

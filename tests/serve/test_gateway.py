@@ -364,6 +364,37 @@ def test_the_policies_faults_cost_no_answer(toy: tuple[Toy, str], questions: lis
         assert "rlbudget_policy_failures 1.0" in httpx.get(f"{root}/metrics").text
 
 
+def test_in_shadow_nothing_is_cut_and_what_would_have_been_is_told(
+    toy: tuple[Toy, str], served: str, questions: list[str]
+) -> None:
+    gateway = gateway_of(StopsAt(STOP), shadow=True)
+    opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
+    never = {"rlbudget": {"policy": "never"}}
+    with serving_gateway(gateway, opens) as root:
+        cut = 0
+        for question in questions[:8]:
+            found, full = chat(root, question).json(), chat(served, question, **never).json()
+            stopped = chat(served, question).json()
+            assert found["choices"] == full["choices"]
+            assert found["rlbudget"]["stopped"] is False
+            shadow = found["rlbudget"].get("shadow")
+            assert (shadow is not None) == stopped["rlbudget"]["stopped"]
+            if shadow is not None:
+                cut += 1
+                said = stopped["choices"][0]["message"]["content"].strip()
+                whole = full["choices"][0]["message"]["content"].strip()
+                assert shadow["thinking_tokens"] == STOP
+                assert shadow["answer"] == said
+                assert shadow["same_answer"] == (said == whole)
+                full_thinking = full["rlbudget"]["thinking_tokens"]
+                assert shadow["saved_tokens"] == full_thinking - STOP
+        assert cut
+        counted = metrics_of(root)
+        assert "rlbudget_shadow_total" in counted
+    streamed = events(chat(served, questions[0], stream=True))
+    assert "shadow" not in streamed[-1]["rlbudget"]
+
+
 def test_text_completions_are_steered_too(served: str, questions: list[str]) -> None:
     body = {"model": "toy", "prompt": f"<bos>{questions[0]}\n<think>", "temperature": 0.0}
     found = httpx.post(f"{served}/v1/completions", json=body, timeout=60).json()

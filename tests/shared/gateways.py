@@ -38,11 +38,15 @@ def running(app: Any) -> Iterator[str]:
 
 
 def gateway_of(
-    given: Plan | StopPolicy, *, key_digests: Sequence[str] = (), **others: Plan | StopPolicy
+    given: Plan | StopPolicy,
+    *,
+    key_digests: Sequence[str] = (),
+    shadow: bool = False,
+    **others: Plan | StopPolicy,
 ) -> Gateway:
     """Of the plan ``default``, and others by their names."""
     settings = settings_for({"default": given, **others}, "embedded")
-    return Gateway(settings, key_digests=key_digests)
+    return Gateway(settings, key_digests=key_digests, shadow=shadow)
 
 
 @contextmanager
