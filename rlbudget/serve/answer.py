@@ -7,34 +7,22 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.models.site import ServerError
 from rlbudget.serve.chat import DONE, Form, error_body, error_event
 from rlbudget.serve.metrics import Metrics
+from rlbudget.serve.pool import Answering
 from rlbudget.serve.shown import Piece
 from rlbudget.serve.wishes import Wishes
 
 _log = logging.getLogger("rlbudget.serve")
 GONE = 499
 """what the log says of a request whose client left"""
-
-
-class Answering(Protocol):
-    """A request that is being decoded."""
-
-    request: Request
-    prompt_tokens: int
-    finish: str
-
-    def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """What becomes visible, as it does."""
-        ...
 
 
 class Answer:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 from prometheus_client import generate_latest
@@ -20,49 +20,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rlbudget.decoding.core import Core
-from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models.site import ServerError
-from rlbudget.serve.answer import Answer, Answering, headers_of
+from rlbudget.serve.answer import Answer, headers_of
 from rlbudget.serve.chat import Form, error_body
 from rlbudget.serve.metrics import Metrics
+from rlbudget.serve.pool import Backend, Pool
 from rlbudget.serve.reasons import check_shape, passes_through
 from rlbudget.serve.wishes import wishes_of
 
 _log = logging.getLogger("rlbudget.serve")
-
-
-class Backend(Protocol):
-    """What decodes: a server behind the gateway, or a model inside of it."""
-
-    @property
-    def model(self) -> str:
-        """The name that requests know it by."""
-        ...
-
-    @property
-    def cores(self) -> Mapping[str, Core]:
-        """By the name of a plan."""
-        ...
-
-    async def steer(
-        self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
-    ) -> Answering:
-        """A request under its plan; ``UserError`` for one that cannot be served so."""
-        ...
-
-    async def models(self) -> list[dict[str, Any]]:
-        """What it lists of its models; ``ServerError`` where it does not answer."""
-        ...
-
-    async def forward(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str],
-    ) -> Response:  # fmt: skip
-        """A request that passes through as it is."""
-        ...
+_AGAIN = 2.0
+"""seconds between two looks at an upstream that did not answer"""
 
 
 Opens = Callable[[], AbstractAsyncContextManager[Backend]]
@@ -91,12 +61,12 @@ class Gateway:
     shadow: bool = False
     """whether nothing is cut, and only told what would have been"""
     metrics: Metrics = field(default_factory=Metrics)
-    backends: dict[str, Backend] = field(default_factory=dict)
+    backends: dict[str, Pool] = field(default_factory=dict)
     """by the name of their model"""
     running: int = 0
     draining: bool = False
 
-    def backend(self, model: str) -> Backend:
+    def backend(self, model: str) -> Pool:
         """That of a model; the only one, where there is one alone."""
         if len(self.backends) == 1:
             return next(iter(self.backends.values()))
@@ -181,11 +151,42 @@ def make_app(
 
 
 async def _open(gateway: Gateway, stack: AsyncExitStack, opens: Sequence[Opens]) -> None:
+    """Look at all upstreams; those that do not answer are tried again as long as one does."""
+    missing: list[Opens] = []
+    fault: ServerError | None = None
     for opened in opens:
-        backend = await stack.enter_async_context(opened())
-        if backend.model in gateway.backends:
-            raise UserError(f"two upstreams serve a model {backend.model!r}: name one of them")
-        gateway.backends[backend.model] = backend
+        try:
+            _add(gateway, await stack.enter_async_context(opened()))
+        except ServerError as error:
+            _log.warning("an upstream does not answer, and is tried again: %s", error)
+            missing.append(opened)
+            fault = error
+    if fault is not None and not gateway.backends:
+        raise fault
+    if missing:
+        task = asyncio.create_task(_open_later(gateway, missing))
+        stack.callback(task.cancel)
+
+
+async def _open_later(gateway: Gateway, missing: list[Opens]) -> None:
+    async with AsyncExitStack() as stack:
+        while missing:
+            await asyncio.sleep(_AGAIN)
+            for opened in [*missing]:
+                try:
+                    _add(gateway, await stack.enter_async_context(opened()))
+                    missing.remove(opened)
+                except (ServerError, UserError):
+                    continue
+        await asyncio.Event().wait()
+
+
+def _add(gateway: Gateway, backend: Backend) -> None:
+    pool = gateway.backends.get(backend.model)
+    if pool is None:
+        gateway.backends[backend.model] = Pool(backend)
+    else:
+        pool.add(backend)
 
 
 async def _guarded(
@@ -246,7 +247,7 @@ async def _forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
 
 
 async def _pass(
-    gateway: Gateway, backend: Backend, http: HttpRequest, content: bytes, why: str
+    gateway: Gateway, backend: Pool, http: HttpRequest, content: bytes, why: str
 ) -> Response:
     shown = why if len(why) < 40 else "cannot be steered"
     gateway.metrics.passed.labels(shown).inc()

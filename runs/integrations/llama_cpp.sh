@@ -14,7 +14,7 @@ if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
   # Fixed instruction sets: with those of the machine, processors with AMX crash at the first decode.
   CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" \
     "${pip[@]}" install 'llama-cpp-python==0.3.36'
-  "${pip[@]}" install -c constraints.txt numpy orjson pyarrow rich safetensors tyro transformers jinja2
+  "${pip[@]}" install -c constraints.txt google-re2 msgspec numpy orjson pyarrow rich safetensors tyro transformers jinja2
   "${pip[@]}" install --no-deps -e .
   echo "$wanted" >"$venv/.installed"
 fi

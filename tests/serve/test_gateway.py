@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
@@ -348,6 +349,51 @@ def test_a_client_that_leaves_frees_the_upstream(
         made = toy[0].generated - before
     assert made < spent[longest] * 0.8
     assert 'rlbudget_requests_total{ended="left",way="steered"} 1.0' in metrics_of(served)
+
+
+def test_two_servers_of_a_model_share_it_and_a_sick_one_is_left_out(
+    model: TransformersModel, questions: list[str]
+) -> None:
+    first, second = Toy(model), Toy(model)
+    gateway = gateway_of(StopsAt(STOP))
+    with serving(first) as one, serving(second) as other:
+        opens = [
+            partial(look_at, url, gateway.settings, tokenizer="embedded", retries=0)
+            for url in (one, other)
+        ]
+        with serving_gateway(gateway, *opens) as root:
+            looked = [len(first.requests), len(second.requests)]
+            first.cuts = [0] * 50
+            for question in questions[:4]:
+                assert chat(root, question).status_code == 200
+            tried = len(first.requests) - looked[0]
+            assert tried == 1  # and was left out from then on
+            assert len(second.requests) - looked[1] >= 4
+            second.cuts = [0] * 50
+            assert chat(root, questions[0]).status_code == 502
+            first.cuts = second.cuts = []
+            assert chat(root, questions[0]).status_code == 200
+
+
+def test_an_upstream_that_comes_later_is_found(
+    model: TransformersModel, toy: tuple[Toy, str], questions: list[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    gateway = gateway_of(StopsAt(STOP))
+    opens = [
+        partial(look_at, url, gateway.settings, tokenizer="embedded", retries=0)
+        for url in (f"http://127.0.0.1:{port}/v1", toy[1])
+    ]
+    with serving_gateway(gateway, *opens) as root:
+        assert chat(root, questions[0]).status_code == 200
+        late = Toy(model)
+        with serving(late, port=port):
+            deadline = time.monotonic() + 20
+            while len(gateway.backends["toy"].members) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert len(gateway.backends["toy"].members) == 2
 
 
 def test_the_policies_faults_cost_no_answer(toy: tuple[Toy, str], questions: list[str]) -> None:
