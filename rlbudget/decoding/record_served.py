@@ -148,7 +148,8 @@ async def _record(
     ids = [trace_id(settings.seed, question.question_id) for question in task.questions]
     if len(set(ids)) < len(ids):
         raise UserError(f"the task {task.name} has two questions of one id")
-    crew = Crew(model.servers, model.asked.concurrency, alive, patience)
+    width = model.asked.questions or model.asked.concurrency
+    crew = Crew(model.servers, width, alive, patience)
     left_out: list[str] = []
     n = tokens = exit_tokens = 0
     known = recording_settings(

@@ -285,7 +285,8 @@ def measured(
 ) -> list[dict[str, float]]:
     """The signals at each place of a thinking, over the tokens since the place before it.
 
-    Where nothing is listed of one of these tokens only the signals of the text are given.
+    Where nothing is listed of one of these tokens only the markers are given, and nothing where
+    the servers list nothing at all: a policy is then trained on ``signals.text``.
     """
     window, nothing = TokenWindow(), (0.0,) * len(TOKEN_SIGNALS)
     given = [name for name in TOP_SIGNALS if name in model.signals]
@@ -298,7 +299,8 @@ def measured(
             values = nothing if signals is None else tuple(signals.tolist())
             window.push(values, model.vocabulary.markers[token.id].tolist())
         read = window.read()
-        found.append({name: read[name] for name in (MARKER_SIGNALS if partial else given)})
+        names = MARKER_SIGNALS if partial and model.top else given
+        found.append({name: read[name] for name in names})
     return found
 
 

@@ -29,7 +29,7 @@ from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, check_times, open_endpoint
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.tokens import TOP_K
+from rlbudget.signals.tokens import SIGNALS, TOP_K
 from rlbudget.strategies.plan import Plan, plan_of
 
 __all__ = ["Server", "ServerError", "connect", "decode", "decode_once"]
@@ -102,9 +102,9 @@ async def connect(
     request; ``fields`` (``top_p``, ...) change that. ``second`` answers for a cascade or a
     correction by a second model.
 
-    Raises ``UserError`` for a policy that needs more than the server gives, a server without
-    log-probabilities, one that refuses the request, and settings out of range; ``ServerError``
-    for one that cannot be reached.
+    Raises ``UserError`` for a policy that needs more than the server gives, log-probabilities for
+    one that looks at them, a server that refuses the request, and settings out of range;
+    ``ServerError`` for one that cannot be reached.
     """
     given = dict(fields or {})
     if taken := sorted(_OURS & set(given)):
@@ -116,6 +116,7 @@ async def connect(
     spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
     size, features = len(spelled), plan_of(policy).features
     check_features(features, top=top_logprobs, size=size, approximate=approximate)
+    measures = any(feature.partition(".")[0] in SIGNALS for feature in features)
     core = bind(
         policy,
         spelled,
@@ -132,15 +133,16 @@ async def connect(
     opened = open_endpoint(site, retries=retries, timeout=timeout, deadline=deadline)
     async with opened as endpoint:
         found, room = await find_model(endpoint, model)
-        own = {**given, "model": found, "logprobs": top_logprobs}
+        own = {**given, "model": found, **({"logprobs": top_logprobs} if measures else {})}
         by_ids, asked, first, by_text = await look(endpoint, own, core.profile, core.vocabulary)
         got = len(first.top)
-        if first.logprob is None or not got:
+        if measures and (first.logprob is None or not got):
             raise UserError(
-                f"{site.name} streams no log-probabilities, which every stop policy needs:"
-                " switch them on there, or use another server"
+                f"{site.name} streams no log-probabilities, which this policy needs: switch them on"
+                " there, use another server, or train with --signals text"
             )
-        check_features(features, top=got, size=size, approximate=approximate)
+        if measures:
+            check_features(features, top=got, size=size, approximate=approximate)
         every = bool(lacking(features, got, approximate=approximate))  # the whole vocabulary
         yield Server(
             core=core,
@@ -254,7 +256,7 @@ class _Run:
                 wish = await self._settle(wish)
             asked = request.forced() is None
             if asked and not request.done:
-                await self._read(self._prompt, core.profile.max_answer_tokens, _GREEDY)
+                await self._read(self._prompt, core.profile.max_answer_tokens, self._greedy)
         request.finish()
         request.close(paid=self._paid)
 
@@ -285,6 +287,11 @@ class _Run:
         self._prompt.add([token.id], token.text)
         signals = signals_of(self._server, token) if request.thinking else None
         return request.push(token.id, signals, text=self._shown(token.text))
+
+    @property
+    def _greedy(self) -> Mapping[str, Any]:
+        """Of an answer: its log-probabilities are asked for where the server gives any."""
+        return _GREEDY if "logprobs" in self._server.fields else {"temperature": 0.0}
 
     def _shown(self, text: str) -> str | None:
         return None if self._server.by_ids else text

@@ -7,6 +7,7 @@ so that what it wrote is never tokenised anew and its prefix cache hits; else it
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +32,8 @@ from rlbudget.signals.tokens import TOP_K, TOP_SIGNALS
 
 _LISTS = (TOP_K, 5, 1)
 """log-probabilities a token that are asked for, the most first: some servers cap them"""
+_LOOKS = 3
+"""Faults at the first look at a server before it is taken not to be there."""
 _SPARE = 8192
 """Ids beyond the tokenizer's that a padded model may have."""
 
@@ -41,6 +44,8 @@ class Asked:
 
     concurrency: int = 32
     """requests at once, of each server"""
+    questions: int | None = None
+    """questions under way at once, of each server; by default as many as requests"""
     retries: int = 8
     """faults that one request survives"""
     timeout: float = 600.0
@@ -126,13 +131,11 @@ class ServedModel:
     @property
     def signals(self) -> frozenset[str]:
         """The signals of a checkpoint that follow exactly from what is listed."""
-        given = set(TOP_SIGNALS)
+        given = set(TOP_SIGNALS) if self.top else set()
         if self.top < TOP_K:
             given -= {"topk_mean"}
         if self.top < 2:
             given -= {"margin_mean", "margin_min"}
-        if not self.top:
-            given -= {"logprob_mean", "logprob_min"}
         return frozenset(given)
 
 
@@ -159,8 +162,11 @@ async def open_model(
     nobody answers.
     """
     asked = asked or Asked()
-    if asked.concurrency < 1:
-        raise UserError(f"concurrency must be at least 1, not {asked.concurrency}")
+    if asked.concurrency < 1 or (asked.questions or 1) < 1:
+        raise UserError(
+            "concurrency and questions must be at least 1, not"
+            f" {asked.concurrency} and {asked.questions}"
+        )
     check_times(asked.retries, asked.timeout, asked.timeout)
     async with AsyncExitStack() as stack:
         sites = [find_site(url, key, "http://HOST:PORT/v1") for url in urls]
@@ -172,7 +178,7 @@ async def open_model(
             )
             for site in sites
         ]
-        found = [await find(one, model) for one in endpoints]
+        found = [await _find(one, model) for one in endpoints]
         spelled, ends = _tokenizer(tokenizer, found[0], endpoints[0].site.name)
         chosen, by = _profile(profile, spelled)
         size = found[0].size or len(spelled) + _SPARE
@@ -183,6 +189,16 @@ async def open_model(
             servers.append(await _server(endpoint, one, chosen, vocabulary, asked))
         _alike(servers)
         yield ServedModel(found[0].model, spelled, chosen, vocabulary, by, asked, tuple(servers))
+
+
+async def _find(endpoint: Endpoint, model: str | None) -> Found:
+    """``find``, for a server that may be starting."""
+    patience = Patience(_LOOKS, endpoint.timeout)
+    while True:
+        try:
+            return await find(endpoint, model)
+        except ServerError as error:
+            await asyncio.sleep(patience.pause(error))
 
 
 async def _server(

@@ -23,7 +23,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ from runs.integrations.llama_process import llama_server
 from runs.integrations.vllm_process import vllm_server
 
 CONTEXT, SEED, WANTED = 1024, 21, 0.99
+WIDER = 4
+"""requests at once for each question that is under way"""
 RESULT = "server_recording"
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 
@@ -60,7 +62,7 @@ VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 def serving(engine: str, folder: Path, at_once: int, given: argparse.Namespace) -> Iterator[str]:
     """The address up to ``/v1``."""
     if engine == "vllm":
-        more = ["--max-num-seqs", str(at_once), "--enable-prompt-tokens-details"]
+        more = ["--max-num-seqs", str(WIDER * at_once), "--enable-prompt-tokens-details"]
         more += [] if given.block is None else ["--block-size", str(given.block)]
         with vllm_server(folder, CONTEXT, *more, python=given.vllm) as address:
             yield f"{address}/v1"
@@ -74,8 +76,9 @@ def serving(engine: str, folder: Path, at_once: int, given: argparse.Namespace) 
 
 
 def served_of(url: str, folder: Path, at_once: int) -> Served:
-    return Served([url], tokenizer=str(folder), profile="smollm2",
-                  asked=Asked(concurrency=at_once))  # fmt: skip
+    """``at_once`` questions under way, their exits beside each other."""
+    asked = Asked(concurrency=WIDER * at_once, questions=at_once)
+    return Served([url], tokenizer=str(folder), profile="smollm2", asked=asked)
 
 
 # (a) The same traces?
@@ -188,7 +191,7 @@ def offline(folder: Path, requests: Sequence[Any], at_once: int, given: argparse
         file = Path(place) / "requests.json"
         file.write_text(json.dumps(requests))
         command = [str(given.vllm), "-m", "runs.integrations.vllm_offline", str(folder), str(file),
-                   "--context", str(CONTEXT), "--at-once", str(at_once)]  # fmt: skip
+                   "--context", str(CONTEXT), "--at-once", str(WIDER * at_once)]  # fmt: skip
         command += [] if given.block is None else ["--block", str(given.block)]
         said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(said.stdout.splitlines()[-1])
@@ -214,9 +217,8 @@ async def one_after_another(
                 here = Prompt([*prompt.ids, *thought, *cue], "", True)
                 await write(server, here, model.profile.max_answer_tokens)
 
-    wide = replace(served.asked, concurrency=4 * at_once)
     async with open_model(
-        served.urls, tokenizer=served.tokenizer, profile=served.profile, asked=wide
+        served.urls, tokenizer=served.tokenizer, profile=served.profile, asked=served.asked
     ) as model:
         begun = time.perf_counter()
         await asyncio.gather(*(one(model, place) for place in range(len(task.questions))))
@@ -349,7 +351,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("engine", choices=("vllm", "llama-server"))
     parser.add_argument("--n", type=int, default=200, help="questions")
-    parser.add_argument("--at-once", type=int, help="requests (default: vllm 16, llama-server 4)")
+    parser.add_argument("--at-once", type=int, help="questions (default: vllm 16, llama-server 4)")
     parser.add_argument("--block", type=int, help="tokens of a block of vLLM's prefix cache")
     parser.add_argument("--policy", action="store_true", help="the policy instead of the speed")
     parser.add_argument("--vllm", type=Path, default=VLLM, help="python of vLLM's venv")

@@ -29,9 +29,9 @@ from rlbudget.policy.folder import save_policy
 from rlbudget.traces.interchange import write_jsonl
 from rlbudget.traces.store import TraceWriter, load_traces
 
-COMMANDS = ("quickstart", "record", "import", "traces merge",
+COMMANDS = ("quickstart", "record", "annotate", "import", "traces merge",
             "traces stat", "traces validate", "score", "train", "freeze", "evaluate", "calibrate",
-            "impact", "blend", "cascade", "choose", "correct", "decode", "plan check",
+            "impact", "blend", "cascade", "choose", "correct", "decode", "serve", "plan check",
             "rules check", "rules explain", "feedback", "stream", "harvest", "retrain",
             "registry add", "registry list", "registry rollback")  # fmt: skip
 

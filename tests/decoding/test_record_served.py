@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlbudget.agents.freeze import freeze
+from rlbudget.agents.training import train_on
+from rlbudget.cli.main import main
 from rlbudget.decoding.record import record
 from rlbudget.decoding.record_served import Listening, Served, ServedStats, record_served
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.served import Asked
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import EXIT_SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import Task, load_task
 from rlbudget.traces.store import load_traces
@@ -102,3 +106,29 @@ def test_a_recording_goes_on_and_refuses_other_settings(
     assert len(by_id(tmp_path / "traces")) == N
     with pytest.raises(UserError, match="recorded with stride 16, not 8"):
         through([toy[1]], task, tmp_path / "traces", temperature=0.0, stride=8, resume=True)
+
+
+def test_a_server_of_text_alone_leads_to_a_policy_on_the_text(
+    toy: tuple[Toy, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, url = toy
+    server.ids, server.logprobs, server.native = False, 0, False
+    command = ["record", "--model", url, "--profile", "embedded", "--tokenizer", "embedded",
+               "--task", "embedded", "--n", "12", "--max-tokens", "60", "--stride", "16",
+               "--out", str(tmp_path / "traces")]  # fmt: skip
+    main(command)
+    said = capsys.readouterr().err
+    assert "an OpenAI-compatible server, prefixes as text, 0 log-probabilities" in said
+    assert "; the presets probe and look; rules that cannot be measured: p_end, certain" in said
+    assert "warning: the server takes text only" in said
+    traces = load_traces(tmp_path / "traces")
+    assert len(traces) == 12
+    for trace in traces:
+        for point in trace.checkpoints:
+            assert {*point.signals} == {*TEXT_SIGNALS}
+            assert point.probe is None
+    train_on(tmp_path / "traces", tmp_path / "run", total_timesteps=4096)
+    freeze(tmp_path / "run", tmp_path / "policy")
+    main(["decode", "--model", url, "--tokenizer", "embedded", "--policy",
+          str(tmp_path / "policy"), "Solve for m: 9*m + 2 = 110"])  # fmt: skip
+    assert "Answer: " in capsys.readouterr().out
