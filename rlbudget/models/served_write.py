@@ -254,5 +254,7 @@ def signals_of(model: ServedModel, token: Token) -> Floats | None:
         token.top,
         model.vocabulary.end_first_ids,
         size=len(model.tokenizer),
-        least=min(model.top, 2),
+        # A list of ids that is shorter than at other times is somebody else's fault: one request
+        # that names tokens takes the likeliest ones of all others of its batch in vLLM.
+        least=model.top if model.by_ids else min(model.top, 2),
     )
