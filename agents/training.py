@@ -13,6 +13,7 @@ from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import TOP_SIGNALS
+from rlbudget.traces.agreement import FIELD
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import digest, iter_questions, iter_traces
 from rlbudget.traces.table import split_questions
@@ -111,8 +112,9 @@ def train_on(
 
 
 def recorded_of(trace: Trace) -> dict[str, Any]:
-    """What made a trace, as far as it says: its model and the settings of ``RECORDED``."""
-    made = {name: trace.meta[name] for name in RECORDED if name in trace.meta}
+    """What made a trace, as far as it says: its model and the settings of ``RECORDED``, and what
+    its answers were compared with, where that is not a target."""
+    made = {name: trace.meta[name] for name in (*RECORDED, FIELD) if name in trace.meta}
     return {"model": trace.model} | made
 
 

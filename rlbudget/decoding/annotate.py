@@ -25,8 +25,9 @@ from rlbudget.tasks.log_rows import LeftOutError, LogColumns, Logged, Tags
 from rlbudget.tasks.logs import LeftOut, open_log
 from rlbudget.tasks.scorers import extracted, find_scorer, scorer_of_task
 from rlbudget.tasks.task import Question
+from rlbudget.traces.agreement import FIELD, FULL_DECODE
 from rlbudget.traces.store import TraceWriter, existing_ids
-from rlbudget.traces.trace import FULL_DECODE, PROBE_TOKENS, Checkpoint, Final, Trace
+from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -82,7 +83,7 @@ class Settings:
     def meta(self, profile: Profile) -> dict[str, Any]:
         """What every trace says of it."""
         cap = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        compared = {"compared_with": FULL_DECODE} if self.agreement else {}
+        compared = {FIELD: FULL_DECODE} if self.agreement else {}
         return {
             "stride": self.stride,
             "probe_tokens": self.probe_tokens,

@@ -28,6 +28,8 @@ from rlbudget.policy.seen import (
     seen_by,
     texts_of,
 )
+from rlbudget.traces.agreement import FIELD
+from rlbudget.traces.compared import compared_with
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import digest, iter_questions
 from rlbudget.traces.table import TraceTable
@@ -61,7 +63,7 @@ def calibrate(
         policy, unseen.table, max_em_loss=max_em_loss, confidence=confidence, mode=mode,
         texts=unseen.texts, left_out=unseen.left_out,
     )  # fmt: skip
-    config = policy.config
+    config, compared = policy.config, compared_with(traces)
     certified = make_policy(
         policy.tensors,
         features=policy.features,
@@ -72,6 +74,7 @@ def calibrate(
         trained=config["trained"],
         calibration={
             **done.certificate,
+            **({} if compared is None else {FIELD: compared}),
             "left_out": unseen.left_out,
             "traces": digest(Path(traces)),
             "seen": as_text(unseen.marks),

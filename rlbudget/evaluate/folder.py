@@ -23,6 +23,8 @@ from rlbudget.policy.card import write_card
 from rlbudget.policy.dial import uncovered
 from rlbudget.policy.folder import Policy, load_policy, policy_folders
 from rlbudget.policy.prices import nearest_price
+from rlbudget.traces.agreement import FIELD, SAID
+from rlbudget.traces.compared import compared_with
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import Folders, iter_traces
 from rlbudget.traces.table import TraceTable, joined
@@ -117,6 +119,10 @@ def evaluate_folder(
         }
         notes += [sample.said] if sample.said else []
     notes += _beyond({**loaded, **{one.name: one for one in composed}}, evaluation)
+    compared = compared_with(traces)
+    if compared is not None:
+        evaluation[FIELD] = compared
+        notes = [SAID, *notes]
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")

@@ -11,6 +11,7 @@ from rlbudget.errors import UserError
 from rlbudget.files import write_text
 from rlbudget.policy import network
 from rlbudget.policy.prices import middle_price
+from rlbudget.traces.agreement import SAID, agrees
 
 _COLUMNS = (
     ("relative price", "relative_price", "g"),
@@ -144,7 +145,13 @@ def _certified(certificate: Mapping[str, Any] | None) -> str:
         f" {certificate['max_em_loss']:.2%} of the questions, with confidence"
         f" {certificate['confidence']:g} over the draw of the {certificate['questions']}"
         " calibration questions, for questions and decodes of the same kind."
+        f"{_meaning(certificate)}"
     )
+
+
+def _meaning(said: Mapping[str, Any] | None) -> str:
+    """What exact match is, where it is not what one takes it for."""
+    return f" {SAID}" if agrees(said) else ""
 
 
 def _measured(trained: Mapping[str, Any], evaluation: Mapping[str, Any] | None, method: str) -> str:
@@ -154,14 +161,15 @@ def _measured(trained: Mapping[str, Any], evaluation: Mapping[str, Any] | None, 
         return (
             f"On {evaluation['held_out_questions']} held-out questions. The full decode has exact"
             f" match {full['exact_match']:.3f} with {full['tokens']['total']:.1f} tokens; tokens"
-            f" are thinking, probe and answer.\n\n{_table(rows)}"
+            f" are thinking, probe and answer.{_meaning(evaluation)}\n\n{_table(rows)}"
         )
     prices = (trained.get("validation") or {}).get("prices")
     if not prices:
         return "Not yet: `rlbudget evaluate` measures it."
     return (
         "On the validation questions, which also chose these weights; `rlbudget evaluate`"
-        f" measures it on held-out ones.\n\n{_table(prices)}"
+        " measures it on held-out ones."
+        f"{_meaning((trained.get('traces') or {}).get('recorded'))}\n\n{_table(prices)}"
     )
 
 

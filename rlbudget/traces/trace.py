@@ -31,9 +31,6 @@ MOST_SIGNALS = 500
 """names of signals in a folder"""
 LARGEST_SIGNAL = 3.4e38
 """What the observation's float32 can hold."""
-FULL_DECODE = "full decode"
-"""``compared_with`` in the ``meta`` of traces whose target is the answer of their own full decode:
-their exact match is agreement with it"""
 PROBE_TOKENS = 8
 """length of a trial answer where nothing else is said"""
 _TAIL = 24

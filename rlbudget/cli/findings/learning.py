@@ -9,6 +9,13 @@ from typing import Any
 from rlbudget.cli.findings.finding import odd, some
 from rlbudget.evaluate.verdicts import Paired
 from rlbudget.policy.operating import FEW_QUESTIONS, promised
+from rlbudget.signals.text import TEXT_SIGNALS
+from rlbudget.traces.agreement import SAID, agrees
+
+TEXT_COSTS = (
+    "the policy reads the text alone, no log-probabilities: where these can be had a policy of"
+    " them closes more of the gap (by how much on our models: docs/logs.md)"
+)
 
 FEW_TRAINING_QUESTIONS = 200
 FEW_HELD_OUT_QUESTIONS = 500
@@ -28,6 +35,10 @@ def of_training(config: Mapping[str, Any]) -> Iterator[str]:
     prices = [row for row in validation.get("prices") or () if full]
     closed = "no gap to close" if gap is None else f"{gap:.2f} of the oracle's gap closed"
     yield f"on the validation questions: {closed}, mean over the prices"
+    if agrees(traces.get("recorded")):
+        yield SAID
+    if any(name.partition(".")[0] in TEXT_SIGNALS for name in config["features"]):
+        yield TEXT_COSTS
     if prices:
         yield "; ".join(_at_price(row, full) for row in prices)
     questions = traces.get("n_train_questions")
@@ -153,7 +164,7 @@ def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[str]:
     n, exact_match = evaluation["held_out_questions"], evaluation["full"]["exact_match"]
-    if exact_match in (0, 1):
+    if exact_match in (0, 1) and not agrees(evaluation):
         yield odd(
             f"the full decodes are all {'right' if exact_match else 'wrong'}",
             do="compare answers and targets: an evaluation of these says nothing",
@@ -180,6 +191,8 @@ def over_the_best(what: str, ahead: Sequence[Paired], questions: int) -> str:
 
 def of_certificate(certificate: Mapping[str, Any], price_range: Sequence[float]) -> Iterator[str]:
     """What is odd about a certificate of ``rlbudget calibrate``."""
+    if agrees(certificate):
+        yield SAID
     if certificate["savings"] < NOTHING_SAVED:
         yield odd(
             "at the certified price nothing is saved",

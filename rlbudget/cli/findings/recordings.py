@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlbudget.cli.findings.finding import odd, some
 from rlbudget.cli.findings.survey import Survey
+from rlbudget.traces.agreement import FIELD, FULL_DECODE, SAID
 
 if TYPE_CHECKING:
     from rlbudget.decoding.annotate import AnnotateStats
@@ -31,7 +32,10 @@ def of_recording(survey: Survey, spent: RecordStats | None = None) -> Iterator[s
     yield from _facts(survey)
     if spent is not None:
         yield _cost(spent)
-    yield from _about_answers(survey)
+    if survey.setting(FIELD) == FULL_DECODE:
+        yield SAID
+    else:
+        yield from _about_answers(survey)
     yield from _about_ends(survey)
     if not survey.samples:
         yield from _about_exits(survey)
@@ -51,11 +55,6 @@ def of_annotation(survey: Survey, spent: AnnotateStats) -> Iterator[str]:
     """The same of traces of a log, with the rows that were left out."""
     if spent.left_out.n:
         yield f"rows left out: {spent.left_out}"
-    if spent.agreement:
-        yield (
-            "the log holds no targets: exact match is agreement with the full decode, 100% of"
-            " which is right by that"
-        )
     yield (
         f"read {spent.tokens:,} logged tokens and wrote {spent.exit_tokens:,} of exit answers in"
         f" {spent.seconds:,.1f} s"

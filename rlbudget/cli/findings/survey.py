@@ -16,7 +16,8 @@ from rlbudget.arrays import Floats, Ints
 from rlbudget.traces.columns import meta_of
 from rlbudget.traces.store import iter_parts
 
-SETTINGS = ("profile", "stride", "max_tokens", "temperature", "probe_tokens", "scorer")
+SETTINGS = ("profile", "stride", "max_tokens", "temperature", "probe_tokens", "scorer",
+            "compared_with")  # fmt: skip
 """What ``meta`` says of how a trace was made."""
 
 _SIGNAL = "signal."
