@@ -26,7 +26,7 @@ from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
-from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
+from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Probe
@@ -85,7 +85,7 @@ class Controller:
         }  # fmt: skip
         unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS})
         self._text = TextWindow() if self._needed & set(TEXT_SIGNALS) else None
-        self._text_alone = self._text is not None and not self._needed & set(SIGNALS)
+        self._text_alone = of_text_alone(policy.features)
         if stride is not None and stride < 1:
             raise UserError(f"stride {stride}: it must be at least 1 token")
         if stride is not None and unknown:

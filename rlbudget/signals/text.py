@@ -13,9 +13,9 @@ claims in a row are what a trial answer would show, and cost nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rlbudget.signals.tokens import HEDGES
+from rlbudget.signals.tokens import HEDGES, SIGNALS
 
 TEXT_SIGNALS = (
     "text_characters",
@@ -61,6 +61,12 @@ _LONGEST_SENTENCE = 600
 _MOST = 1 << 16
 """sequences and numbers that are remembered"""
 _GRAM = 3
+
+
+def of_text_alone(features: Iterable[str]) -> bool:
+    """Whether features read the text, and no signal of tokens besides."""
+    signals = {feature.partition(".")[0] for feature in features}
+    return bool(signals & set(TEXT_SIGNALS)) and not signals & set(SIGNALS)
 
 
 class TextWindow:

@@ -40,7 +40,7 @@ def main() -> None:
             folder = Path(scratch) / "recorded"
             record(model, load_task("embedded", n=args.n, seed=16), folder, store_text=True)
         recorded = [t for t in load_traces(folder) if t.meta["natural"]][: args.n]
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for shape in ("columns", "completion"):
             log = Path(scratch) / f"{shape}.jsonl"
             log.write_text("".join(json.dumps(logged(t, shape)) + "\n" for t in recorded))
@@ -57,7 +57,7 @@ def main() -> None:
             row(f"annotate ({shape}): same exit answers, {numbers['exits']} exits",
                 f">= {EXITS:.0%}", f"{numbers['same_exits']:.2%}", numbers["same_exits"] >= EXITS),
         ]  # fmt: skip
-    write_result("annotate", rows, questions=len(recorded), seed=16, **found)
+    write_result("annotate", rows, questions=len(recorded), seed=16, shapes=found)
 
 
 def logged(trace: Trace, shape: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def measured(table: TraceTable, *, held_out: float) -> dict[str, Any]:
         validation=split.validation, seed=0,
     )  # fmt: skip
     best = max((rule.name for rule in rules), key=lambda name: gap_closed(assessment, name))
-    own, others = ([f"{name}-{seed}" for seed in SEEDS] for name in ("text", "all"))
+    of_text, others = ([f"{name}-{seed}" for seed in SEEDS] for name in ("text", "all"))
     summary = as_json(assessment)["summary"]
     return {
         "questions": len(np.unique(table.question_ids)),
@@ -117,7 +117,7 @@ def measured(table: TraceTable, *, held_out: float) -> dict[str, Any]:
         "full": as_json(assessment)["full"],
         "best_rule": best,
         "against": {
-            name: _shown(compared(assessment, own, names))
+            name: _shown(compared(assessment, of_text, names))
             for name, names in {
                 "never stopping": ["full"], "the best constant budget": ["fixed"],
                 f"the best rule ({best})": [best], "log-probabilities": others,

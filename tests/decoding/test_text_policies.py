@@ -18,6 +18,7 @@ from rlbudget.decoding.decode import decode
 from rlbudget.decoding.device.slots import Slots
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
+from rlbudget.integrations.openai import decode_once
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.controller import Controller
@@ -25,9 +26,11 @@ from rlbudget.policy.observation import features_of
 from rlbudget.policy.replay import replay
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
 from rlbudget.signals.tokens import SIGNALS
+from rlbudget.tasks import load_task
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.store import load_table, load_traces
 from rlbudget.traces.table import TraceTable
+from runs.integrations.toy_server import Toy, serving
 
 torch.set_num_threads(1)
 
@@ -161,3 +164,27 @@ def test_annotating_reads_the_same_signals_of_the_text(
         expected = window.read()
         assert {name: point.signals[name] for name in TEXT_SIGNALS} == expected
     assert expected["text_claim_streak"] >= 1
+
+
+def test_a_server_without_log_probabilities_is_stopped_where_the_replay_stops(
+    tmp_path: Path,
+) -> None:
+    embedded = load_model("embedded")
+    task = load_task("embedded", n=12, seed=9)
+    record(embedded, task, tmp_path, temperature=0.0, probe_tokens=0, text_signals=True)
+    table = text_alone(load_table(tmp_path))
+    policy = policy_for(table, "free")
+    stops = replay(policy, table, PRICE).stops
+    by_id = {trace.trace_id: trace for trace in load_traces(tmp_path)}
+    with serving(Toy(embedded, logprobs=0)) as url:
+        for place, trace_id in enumerate(table.trace_ids.tolist()):
+            trace = by_id[trace_id]
+            live = decode_once(
+                url, trace.question, policy, "embedded", profile="embedded", token_price=PRICE,
+                temperature=0.0,
+            )  # fmt: skip
+            recorded = trace.checkpoints[stops[place]].exit if stops[place] >= 0 else trace.final
+            assert live.message is None
+            assert live.stopped == (stops[place] >= 0)
+            assert live.answer == extracted(recorded.answer)
+    assert (stops >= 0).any()
