@@ -55,8 +55,8 @@ class Annotate:
     completion_column: OptionalName = None
     """Column of thinking and answer in one text with tags, of a message, or of a response."""
     target_column: OptionalName = None
-    """Column of the right answer; by default "target" if there. Without one exact match is
-    agreement with the full decode."""
+    """Column of the right answer; by default "target" if there, "" for none. Without one exact
+    match is agreement with the full decode."""
     id_column: OptionalName = None
     """Column that names the rows; by default "id" and the like, "" for none."""
     task: OptionalName = None

@@ -37,7 +37,7 @@ class LogColumns:
     completion: str | None = None
     """thinking and answer in one text with tags, a message, or a whole response"""
     target: str | None = None
-    """the right answer; None: there is none, unless a column ``target`` is there"""
+    """the right answer; None: there is none, unless a column ``target`` is there; "" for none"""
     identity: str | None = None
     """names the rows; "" for none"""
 
@@ -222,7 +222,7 @@ def _unwrapped(thinking: str, tags: Tags) -> str:
 
 
 def _target(row: Row, columns: LogColumns) -> str | None:
-    if columns.target is None:
+    if not columns.target:
         return None
     value = reach(row, columns.target)
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -85,7 +85,7 @@ def open_log(path: Path, columns: LogColumns, tags: Tags, left_out: LeftOut) -> 
     if columns.target is None and any(_some(reach(row, "target")) for row in good):
         columns = replace(columns, target="target")
     rows = _rows(chain(first, every), path.stem, columns, tags, left_out)
-    return Log(rows, columns.target is not None)
+    return Log(rows, bool(columns.target))
 
 
 def rows_in(path: Path) -> int:

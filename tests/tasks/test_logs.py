@@ -237,4 +237,5 @@ def test_targets_are_a_column_of_their_own(tmp_path: Path) -> None:
     assert log.has_targets
     assert [row.target for row in log.rows] == ["4"]
     assert left_out.kinds == {"without a target": 1}
+    assert not open_log(path, LogColumns(target=""), THINK, left_out).has_targets
     assert not open_log(written(path, [GOOD]), LogColumns(), THINK, left_out).has_targets
