@@ -12,10 +12,12 @@ from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.decoding.annotate import AnnotateStats, annotate
 from rlbudget.decoding.record import record
+from rlbudget.decoding.reread import speller_of
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.tasks.log_rows import LogColumns
+from rlbudget.tasks.log_rows import LogColumns, Tags
+from rlbudget.tasks.logs import LeftOut, open_log
 from rlbudget.traces.store import load_traces
 from rlbudget.traces.trace import Trace
 
@@ -203,3 +205,35 @@ def test_a_wide_character_is_never_cut(
     cuts = [c.thinking_tokens for c in trace.checkpoints]
     assert cuts == [n for n in range(1, len(whole) + 1)
                     if "\ufffd" not in model.tokenizer.decode(whole[:n])]  # fmt: skip
+
+
+def test_a_system_turn_and_earlier_turns_are_in_the_prompt(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = save_tiny_model(tmp_path_factory.mktemp("model"))
+    model = load_model(str(folder), profile="embedded")
+    model.tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
+    )
+    messages = [
+        {"role": "system", "content": "Be short. </think>"},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "2 + 2?"},
+    ]
+    row = {"messages": messages, "thinking": "\n2 and 2 is 4, so 4.", "answer": "4"}
+    left_out = LeftOut()
+    log = open_log(
+        log_of(tmp_path / "log.jsonl", [row]), LogColumns(), Tags("<think>", "</think>"), left_out
+    )
+    (logged,) = log.rows
+    spelled = speller_of(model, None).spell(logged)
+    prompt = model.vocabulary.text(spelled.prompt, special=True)
+    assert prompt == (
+        "[system]Be short. </think>\n[user]Hi\n[assistant]Hello\n[user]2 + 2?\n[assistant]<think>\n"
+    )
+    # The tag in a message is text, not the token; the line break after the start is the prompt's.
+    assert spelled.prompt.count(model.vocabulary.end_id) == 0
+    assert model.vocabulary.text(spelled.thinking) == "2 and 2 is 4, so 4."
+    assert (spelled.question, spelled.plain) == ("2 + 2?", False)
