@@ -58,17 +58,17 @@ class Asking:
 
 
 def decode_through(served: Served, asking: Asking) -> tuple[Decoded, ServedModel]:
-    """Answer one question under a plan through the first server, and the model that did."""
+    """Answer one question under a plan, through the first server that can; and the model."""
 
-    async def run() -> tuple[Decoded, ServedModel]:
+    async def run(url: str) -> tuple[Decoded, ServedModel]:
         asked = replace(served.asked, retries=3)
         async with open_model(
-            served.urls[:1], model=served.model, tokenizer=served.tokenizer,
+            [url], model=served.model, tokenizer=served.tokenizer,
             profile=served.profile, key=served.key, asked=asked, texts=[asking.question],
         ) as model:  # fmt: skip
             prompt = await prompt_of(model, model.servers[0], asking.question)
             async with connect(
-                served.urls[0], asking.plan, model.tokenizer, model=model.name, key=served.key,
+                url, asking.plan, model.tokenizer, model=model.name, key=served.key,
                 eos_ids=model.vocabulary.eos_ids.tolist(), profile=model.profile.name,
                 max_thinking_tokens=asking.max_tokens, context=model.context,
                 timeout=asked.timeout,
@@ -79,10 +79,13 @@ def decode_through(served: Served, asking: Asking) -> tuple[Decoded, ServedModel
                 )  # fmt: skip
             return decoded, model
 
-    try:
-        return asyncio.run(run())
-    except ServerError as error:
-        raise UserError(str(error)) from None
+    failed = ""
+    for url in served.urls:
+        try:
+            return asyncio.run(run(url))
+        except ServerError as error:
+            failed = str(error)
+    raise UserError(failed)
 
 
 def record_through(

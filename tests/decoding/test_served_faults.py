@@ -147,6 +147,9 @@ def test_the_five_commands_of_the_page_lead_from_a_server_to_a_policy_at_work(
         assert re.search(r"^Answer: \d\d$", said.out, re.MULTILINE)
         assert "all 80 questions would take about: " in said.err
         assert "exact match 100.0%" in said.err
+        gone = "http://127.0.0.1:9/v1"
+        main(["decode", "--model", f"{gone},{url}", "--policy", "policy", "What is 2 + 3?"])
+        assert "Answer: " in capsys.readouterr().out
         decode = ["decode", "--model", url, "--policy", "policy", "What is 2 + 3?"]
         wrong = mistake(capsys, *decode, "--system", "be brief")
         assert "--system: the policy was trained on traces with none" in wrong

@@ -108,6 +108,9 @@ def test_settings_left_out_are_those_of_the_traces_and_of_the_policy() -> None:
     made = bind(policy, TOKENIZER, HF_PROCESSOR, vocabulary_size=len(TOKENIZER), eos_ids=[EOS])
     assert (made.profile.name, made.stride, made.max_thinking) == ("plain", 5, 77)
     assert made.token_price == policy.default_price
+    with pytest.raises(UserError, match="trained on checkpoints every 5 tokens"):
+        bind(policy, TOKENIZER, HF_PROCESSOR, vocabulary_size=len(TOKENIZER), eos_ids=[EOS],
+             stride=4)  # fmt: skip
     with pytest.raises(UserError, match="name an exit profile"):
         plan(Scripted(), profile=None)
 
