@@ -49,7 +49,7 @@ from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 from runs.common import ROOT, row, write_part
 from runs.integrations.llama_process import llama_server
-from runs.integrations.vllm_process import vllm_server
+from runs.integrations.vllm_process import environment, vllm_server
 
 CONTEXT, SEED, WANTED = 1024, 21, 0.99
 WIDER = 4
@@ -193,8 +193,10 @@ def offline(folder: Path, requests: Sequence[Any], at_once: int, given: argparse
         command = [str(given.vllm), "-m", "runs.integrations.vllm_offline", str(folder), str(file),
                    "--context", str(CONTEXT), "--at-once", str(WIDER * at_once)]  # fmt: skip
         command += [] if given.block is None else ["--block", str(given.block)]
-        said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return json.loads(said.stdout.splitlines()[-1])
+        said = subprocess.run(
+            command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+    return json.loads(next(line for line in said.stdout.splitlines() if line.startswith("{")))
 
 
 async def one_after_another(
@@ -266,6 +268,7 @@ def speed(engine: str, task: Task, folder: Path, given: argparse.Namespace) -> N
                 ))  # fmt: skip
                 plain = asyncio.run(one_after_another(served, task, traces, at_once))
                 details["seconds"]["one after another"] = plain
+        print(json.dumps({"rows": rows, **details}), file=sys.stderr, flush=True)
         if engine == "vllm":
             alone = offline(folder, [*whole, *exits], at_once, given)
             details["seconds"]["offline"] = alone["seconds"]

@@ -15,6 +15,13 @@ PROCESSOR = "rlbudget.integrations.vllm:BudgetProcessor"
 START_SECONDS = 600
 
 
+def environment() -> dict[str, str]:
+    """Of a vLLM on this machine's CPU, where nothing else is said."""
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false",
+            **os.environ}  # fmt: skip
+
+
 @contextmanager
 def vllm_server(
     folder: Path | str, context: int, *more: str, python: Path | str = sys.executable
@@ -27,10 +34,7 @@ def vllm_server(
         "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
         "--max-model-len", str(context), *more,
     ]  # fmt: skip
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
-                   "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING",
-                   "TOKENIZERS_PARALLELISM": "false", **os.environ}  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment()) as process:
         try:
             try:
                 wait_for(address, process, START_SECONDS)
