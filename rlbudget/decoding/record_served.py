@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,10 @@ async def _record(
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
         jobs = [Job(n, q, row_seed(settings.seed, q.question_id)) for n, q in enumerate(missing)]
-        score = remembering(task, missing)
         heard.progress(len(there), len(ids))
 
         async def one(server: Server, job: Job) -> Recorded:
+            score = partial(remembering(task, [job.question]), 0)
             return await record_question(model, server, task, job, settings, score, spent)
 
         held, flushed = 0, time.monotonic()

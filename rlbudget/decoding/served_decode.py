@@ -65,7 +65,7 @@ async def record_question(
     task: Task,
     job: Job,
     settings: Settings,
-    score: Callable[[int, str], int],
+    score: Callable[[str], int],
     spent: Spent,
 ) -> Recorded:
     """Decode a question on one of the servers.
@@ -80,7 +80,7 @@ async def record_question(
         _finish(model, server, prompt, thought, job, spent),
         _points(model, server, prompt, thought, job, settings, score, spent),
     )
-    match = score(job.number, end.answer)
+    match = score(end.answer)
     trace = trace_of(model, task, job.question, job.seed, end, points, settings, match)
     return Recorded(trace, end.text + end.rest)
 
@@ -197,7 +197,7 @@ async def _points(
     thought: _Thought,
     job: Job,
     settings: Settings,
-    score: Callable[[int, str], int],
+    score: Callable[[str], int],
     spent: Spent,
 ) -> list[Checkpoint]:
     """The checkpoints of a thinking, each with what a stop there gives."""
@@ -221,7 +221,7 @@ async def _points(
         Checkpoint(
             thinking_tokens=place,
             signals=shown | one.looks,
-            exit=Exit(one.answer, score(job.number, one.answer), one.answer_tokens),
+            exit=Exit(one.answer, score(one.answer), one.answer_tokens),
             probe=one.probe,
         )
         for place, shown, one in zip(places, signals, found, strict=True)
