@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Annotated
 
 import tyro
@@ -28,7 +29,7 @@ from rlbudget.cli.through import Prices, Through, addresses, refuse_others, shar
 from rlbudget.console import Told, note, progress
 from rlbudget.decoding.record import record
 from rlbudget.decoding.record_samples import record_samples
-from rlbudget.decoding.shard import sharded
+from rlbudget.decoding.shard import sharded, shards_for
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.tasks import Columns, Task, load_task
@@ -95,6 +96,13 @@ class Record:
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N", help_behavior_hint="")] = None
     """Record the I-th of N parts of the questions alone, into a folder of its own below --out; goes
     on with what is there. Put them together by `rlbudget traces merge`."""
+    ray: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(metavar="[ADDRESS]", help_behavior_hint="")
+    ] = None
+    """Record shards on the workers of a Ray cluster, by default one that is started here; goes on
+    with what is there. Needs `rlbudget[ray]`."""
+    workers: N = 2
+    """Workers of --ray."""
     dry_run: Flag = False
     """Record 20 questions through the server and say what all will cost."""
     input_price: OptionalNumber = None
@@ -115,10 +123,17 @@ class Record:
             raise UserError("--dry-run is for a server: name its address as --model")
         bad, left_out = Told("bad row"), Told("question")
         task, command = self.questions(bad), self
+        if self.ray is not None:
+            self._over_ray(task)
+            return
         if shard is not None:
             task = sharded(task, shard)
             part = self.out / f"shard-{shard[0]:04d}-of-{shard[1]:04d}"
             command = replace(self, out=part, resume=True)
+            if not task.questions:
+                part.mkdir(parents=True, exist_ok=True)
+                note(f"no question falls into shard {shard[0]}/{shard[1]}: {part} stays empty")
+                return
         command._record(task, urls, bad, left_out)
 
     def _record(self, task: Task, urls: Sequence[str], bad: Told, left_out: Told) -> None:
@@ -151,6 +166,28 @@ class Record:
         first.flush()
         note(f"{stats.n} {what} to {self.out}{bad}{left_out}")
         report(of_recording(survey(self.out), stats))
+
+    def _over_ray(self, task: Task) -> None:
+        """Have the shards recorded by the same command elsewhere."""
+        if self.shard is not None or self.dry_run or self.ray is None or len(self.ray) > 1:
+            raise UserError("--ray takes one address or none, and no --shard and no --dry-run")
+        over = import_module("rlbudget.cli.over_ray")  # needs ray
+        n = shards_for(task, self.out, self.workers)
+        command = replace(self, ray=None, out=self.out.resolve())
+        with progress("Recording shards") as advance:
+            wrong = over.record_over_ray(
+                command,
+                n,
+                address=next(iter(self.ray), None),
+                workers=self.workers,
+                on_done=advance,
+            )
+        for place, problem in wrong:
+            note(f"shard {place}/{n}: {problem}")
+        if wrong:
+            raise UserError(f"{len(wrong)} of {n} shards are not whole: run this command again")
+        note(f"{n} shards in {self.out}; put them together: rlbudget traces merge {self.out} --out"
+             " FOLDER")  # fmt: skip
 
     def _refuse_exits(self) -> None:
         """Samples have no exits: what speaks of theirs is refused, not ignored."""

@@ -38,10 +38,13 @@ def shards_of(folder: Path) -> list[Path]:
 
     Raises ``UserError`` where one of them is missing, or they are of several cuts.
     """
-    found = {
+    named = {
         path: match for path in sorted(folder.iterdir() if folder.is_dir() else ())
-        if (match := _SHARD.fullmatch(path.name)) and is_store(path)
+        if (match := _SHARD.fullmatch(path.name)) and path.is_dir()
     }  # fmt: skip
+    found = {path: match for path, match in named.items() if is_store(path)}
+    # A shard that no question falls into is an empty folder.
+    bare = {int(match[1]) for path, match in named.items() if not any(path.iterdir())}
     if is_store(folder) or not found:
         return [folder]
     cuts = {int(match[2]) for match in found.values()}
@@ -51,7 +54,7 @@ def shards_of(folder: Path) -> list[Path]:
             " to be merged"
         )
     (n,) = cuts
-    missing = sorted({*range(1, n + 1)} - {int(match[1]) for match in found.values()})
+    missing = sorted({*range(1, n + 1)} - {int(match[1]) for match in found.values()} - bare)
     if missing:
         raise UserError(
             f"{folder}: shard {', '.join(f'{place}/{n}' for place in missing[:8])} is not there:"
