@@ -25,7 +25,7 @@ from rlbudget.policy.folder import Policy, load_policy, policy_folders
 from rlbudget.policy.prices import nearest_price
 from rlbudget.traces.agreement import FIELD, SAID
 from rlbudget.traces.compared import compared_with
-from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.sampling import MOST_MEASURED, load_sample
 from rlbudget.traces.store import Folders, iter_traces
 from rlbudget.traces.table import TraceTable, joined
 from rlbudget.traces.trace import Trace
@@ -102,7 +102,7 @@ def evaluate_folder(
     else:
         fitted = {name: fitted_to(policy) for name, policy in loaded.items()}
         fitted |= {} if strategy is None else dict(strategy.fitted)
-        sample = load_sample(traces, context=True)
+        sample = load_sample(traces, context=True, most=MOST_MEASURED)
         table = sample.table
         unseen = split_unseen(table, traces, fitted, seed)
         split, split_seed, notes = unseen.split, unseen.seed, unseen.notes

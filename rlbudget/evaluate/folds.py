@@ -31,7 +31,7 @@ from rlbudget.evaluate.evaluation import Assessment, as_json, assess
 from rlbudget.evaluate.measure import Composition, pooled
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
-from rlbudget.traces.sampling import load_sample
+from rlbudget.traces.sampling import MOST_MEASURED, load_sample
 from rlbudget.traces.store import Folders
 from rlbudget.traces.table import Split, TraceTable, split_fold, without
 
@@ -66,7 +66,7 @@ def assess_folds(
         name: policy if as_they_are else _settings(name, policy)
         for name, policy in policies.items()
     }
-    table = load_sample(traces, context=True).table
+    table = load_sample(traces, context=True, most=MOST_MEASURED).table
     for fold in range(folds):
         _recent(split_fold(table, fold, folds, seed=seed).held_out, table, last)
     assess_fold = partial(
@@ -146,7 +146,7 @@ def _assess_fold(
     draws: int,
 ) -> Assessment:
     """``policies`` are policies to measure, or the settings to train one with."""
-    table = load_sample(traces, context=True).table
+    table = load_sample(traces, context=True, most=MOST_MEASURED).table
     split = split_fold(table, fold, folds, seed=seed)
     train = without(table, split.held_out)
     split = replace(split, held_out=_recent(split.held_out, table, last))

@@ -1,11 +1,11 @@
 """A store of any size in bounded memory: read in parts, kept as far as it fits, by question.
 
 Learning and measuring need thousands of questions, not millions: a training takes half a million
-checkpoints, and the interval of a mean over twenty thousand questions is below a point. So of a
-store with more than ``MOST_CHECKPOINTS`` the questions with the smallest hashes of their ids are
-kept, as many as fit, with all their traces. Which those are depends on the store's contents alone,
-not on the order of its parts, so training, evaluation and calibration keep the same ones. A
-smaller store is kept whole, and is the table of ``load_table``.
+checkpoints, and the interval of a mean over ten thousand questions is about a point. So of a store
+with more than ``MOST_CHECKPOINTS`` (an evaluation: ``MOST_MEASURED``) the questions with the
+smallest hashes of their ids are kept, as many as fit, with all their traces. Which those are
+depends on the store's contents alone, not on the order of its parts, so of two samples the smaller
+is a part of the larger. A smaller store is kept whole, and is the table of ``load_table``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from rlbudget.traces.table import TraceTable, joined
 
 MOST_CHECKPOINTS = 4_000_000
 """About 3 GiB at the peak of a training on every signal of a recording."""
+MOST_MEASURED = 2_000_000
+"""of an evaluation, which keeps what every setting of every method gave: about as much"""
 _SLACK = 1.25
 """checkpoints held on the way, in those that are kept at the end"""
 

@@ -26,7 +26,7 @@ from typing import Any
 import matplotlib as mpl
 import pyarrow.parquet as pq
 
-from rlbudget.traces.sampling import MOST_CHECKPOINTS
+from rlbudget.traces.sampling import MOST_CHECKPOINTS, MOST_MEASURED
 from rlbudget.traces.store import PART_SIZE
 from runs.common import OUT, RESULTS, ROOT, row, write_result
 
@@ -64,7 +64,11 @@ def main() -> None:
                 print(name, found[f"{name} {traces}"], file=sys.stderr, flush=True)
     draw(found, RESULTS / "large_store.svg")
     write_result(
-        "large_store", rows_of(found), sizes=found, most_checkpoints=MOST_CHECKPOINTS, seed=0
+        "large_store",
+        rows_of(found),
+        sizes=found,
+        most_checkpoints={"train": MOST_CHECKPOINTS, "evaluate": MOST_MEASURED},
+        seed=0,
     )
 
 
@@ -115,7 +119,7 @@ def rows_of(found: dict[str, Measured]) -> list[dict[str, Any]]:
             f"{train['gib']} GiB", train["gib"] <= LIMIT),
         row(f"{what}: checkpoints of the store a processor second of the whole training",
             ">= 50,000", f"{rate:,.0f}; {_times(train)}", rate >= 50_000),
-        row(f"{what}: all rules evaluated, on a sample of {MOST_CHECKPOINTS:,} checkpoints",
+        row(f"{what}: all rules evaluated, on a sample of {MOST_MEASURED:,} checkpoints",
             "<= 300 s on 2 cores", _times(evaluate), evaluate["processor_seconds"] <= 300),
         row(f"{what}: memory of an evaluation, at its peak", f"<= {LIMIT:g} GiB",
             f"{evaluate['gib']} GiB", evaluate["gib"] <= LIMIT),
