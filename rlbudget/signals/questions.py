@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -79,14 +79,18 @@ def task_signals(task: str) -> dict[str, float]:
 
 def task_columns(tasks: Iterable[str]) -> dict[str, Floats]:
     """``task_signals`` of many tasks: name -> (n,)."""
-    return _columns(TASK_SIGNALS, map(task_signals, tasks))
+    return _columns(TASK_SIGNALS, tasks, task_signals)
 
 
 def context_columns(questions: Iterable[str]) -> dict[str, Floats]:
     """``context_signals`` of many questions: name -> (n,)."""
-    return _columns(CONTEXT_SIGNALS, map(context_signals, questions))
+    return _columns(CONTEXT_SIGNALS, questions, context_signals)
 
 
-def _columns(names: tuple[str, ...], each: Iterable[dict[str, float]]) -> dict[str, Floats]:
-    rows = [tuple(signals.values()) for signals in each]
-    return dict(zip(names, np.array(rows, dtype=np.float64).reshape(-1, len(names)).T, strict=True))
+def _columns(
+    names: tuple[str, ...], texts: Iterable[str], read: Callable[[str], dict[str, float]]
+) -> dict[str, Floats]:
+    each = list(texts)
+    known = {text: tuple(read(text).values()) for text in dict.fromkeys(each)}  # read once
+    rows = np.array([known[text] for text in each], dtype=np.float64)
+    return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))

@@ -15,7 +15,7 @@ from rlbudget.tasks.options import Options, Same, TableRow, options_of, resolved
 from rlbudget.tasks.rows import BadRowError, NumberText, Row, rows_of
 from rlbudget.tasks.scorer import NOTHING
 from rlbudget.tasks.scorers import find_scorer
-from rlbudget.tasks.task import LONGEST_ID, Question, Task
+from rlbudget.tasks.task import LONGEST_ID, LONGEST_QUESTION, Question, Task
 
 OnBad = Callable[[str], None]
 
@@ -196,6 +196,9 @@ def _questions(asked: Sequence[TableRow], name: str, same: Same, bad: _Bad) -> I
     way = way_of(asked, same)
     for given in asked:
         with bad.told(given.place):
+            _check_length("question", given.question)
+            for target in given.targets:
+                _check_length("target", target)
             row = resolved(given, way, same)
             if row.question in known:
                 _check_repeated(row, known[row.question])
@@ -208,6 +211,13 @@ def _questions(asked: Sequence[TableRow], name: str, same: Same, bad: _Bad) -> I
             targets = list(row.targets)
             meta = {"targets": targets} if len(targets) > 1 else {}
             yield Question(identity, row.question, targets[0], meta, row.options.texts)
+
+
+def _check_length(name: str, text: str) -> None:
+    if len(text) > LONGEST_QUESTION:
+        raise BadRowError(
+            f"the {name} is {len(text):,} characters long; {LONGEST_QUESTION:,} are the most"
+        )
 
 
 def _check_repeated(row: TableRow, earlier: TableRow) -> None:

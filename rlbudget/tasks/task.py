@@ -8,6 +8,8 @@ from typing import Any
 
 LONGEST_ID = 256
 """characters of a question's id: tables hold ids in columns of one width"""
+LONGEST_QUESTION = 1_000_000
+"""characters of a question or a target"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,27 @@
 """Calls that may never return, made in a process with limits of time and memory.
 
 Some texts keep a computer algebra system, a verifier or a regular expression busy without end, and
-none of them can be interrupted from inside. ``Worker`` is the calling side, ``serve`` runs in its
-process. The process ends when the calling process does, whatever it is doing then.
+none of them can be interrupted from inside. ``Worker`` is the calling side. Its first call starts a
+template process (``rlbudget.tasks.template``) that loads what is needed and forks a process that
+answers; when that one has to be killed, the next is forked in milliseconds. All of them end when
+the calling process does, whatever they are doing then.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
-import importlib
 import importlib.util
 import json
-import logging
 import os
-import resource
 import select
-import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 from rlbudget.errors import missing_extra
@@ -33,6 +32,36 @@ GROWTH = 96 * 2**20
 """bytes that one process may hold more than after its first call"""
 
 _ALL: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The process that forks."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    """takes the ends of pipes of each process that it is to fork; closed, it ends"""
+    lifeline: int
+
+    def drop(self) -> None:
+        """Close what belongs to it."""
+        self.control.close()
+        os.close(self.lifeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipes:
+    """This side of the process that answers."""
+
+    write: int
+    read: int
+    lifeline: int
+    """closed, it kills the process"""
+
+    def drop(self) -> None:
+        """Close all."""
+        for end in (self.lifeline, self.write, self.read):
+            os.close(end)
 
 
 class Worker:
@@ -47,15 +76,16 @@ class Worker:
 
         ``first`` are arguments of a call that loads what is needed, not counted against the time
         of the first question. ``needs`` is a package that comes with math-verify. ``growth`` is
-        how many bytes the process may take after that call, None for any number.
+        how many bytes the process may take after that call, None for any number; such a function
+        is one that we do not know, so nothing of it is loaded before the fork.
         """
         self._function = function
         self._first = first
         self._needs = needs
         self._growth = growth
         self._asking = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lifeline = -1
+        self._template: _Template | None = None
+        self._pipes: _Pipes | None = None
         _ALL.add(self)
         atexit.register(_close, weakref.ref(self))
 
@@ -71,61 +101,92 @@ class Worker:
         except (ValueError, TypeError, RecursionError):
             return None  # no JSON: numbers of 4,300 digits and more, nested too deeply
         with self._asking:
-            if self._process is None:
+            if self._pipes is None:
                 self._start()
             return self._call(line, seconds)
 
     def close(self) -> None:
-        """Kill the process; the next call starts another."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            self._drop(process)
+        """End both processes; the next call starts others."""
+        self._kill()
+        template, self._template = self._template, None
+        if template is not None:
+            template.process.kill()
+            template.process.wait()
+            template.drop()
 
     def forget(self) -> None:
-        """In a forked child: the process is the parent's. Nothing is sent to it or ended."""
+        """In a forked child: the processes are the parent's. Nothing is sent to them or ended."""
         self._asking = threading.Lock()  # a thread that does not live here may hold the other
-        process, self._process = self._process, None
-        if process is not None:
-            process.returncode = 0  # it is no child of this process to wait for
-            self._drop(process)
+        self._kill()  # closes copies: the parent keeps its own ends
+        template, self._template = self._template, None
+        if template is not None:
+            template.process.returncode = 0  # it is no child of this process to wait for
+            template.drop()
 
-    def _drop(self, process: subprocess.Popen[bytes]) -> None:
-        for pipe in filter(None, (process.stdin, process.stdout)):
-            pipe.close()  # unbuffered: nothing is flushed
-        os.close(self._lifeline)
+    def _kill(self) -> None:
+        """End the process that answers."""
+        pipes, self._pipes = self._pipes, None
+        if pipes is not None:
+            pipes.drop()
 
     def _start(self) -> None:
         if importlib.util.find_spec(self._needs) is None:
             raise missing_extra("models", "math-verify")
-        held, self._lifeline = os.pipe()
+        first = json.dumps([int(_START_SECONDS), self._first]).encode() + b"\n"
+        begun = self._template is not None
+        for _ in range(1 + begun):  # a template that was there may have been killed meanwhile
+            if self._template is None:
+                self._template = self._launched()
+            with contextlib.suppress(OSError):
+                self._fork(self._template)
+                self._call(first, _START_SECONDS)
+            if self._pipes is not None:
+                return
+            self.close()
+        raise RuntimeError(f"the process of {self._function} did not start")
+
+    def _launched(self) -> _Template:
+        ours, theirs = socket.socketpair()
+        held, lifeline = os.pipe()
+        loaded = None if self._growth is None else json.dumps(self._first)
         program = (
             f"import sys; sys.path[:0] = {[path for path in sys.path if isinstance(path, str)]!r};"
-            " from rlbudget.tasks.worker import serve;"
-            f" serve({self._function!r}, {held}, {self._growth})"
+            " from rlbudget.tasks.template import serve;"
+            f" serve({self._function!r}, {loaded!r}, {theirs.fileno()}, {held}, {self._growth})"
         )
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", "-c", program],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(held,),
-                bufsize=0,
+                pass_fds=(held, theirs.fileno()),
             )
         except BaseException:
-            os.close(self._lifeline)
+            ours.close()
+            os.close(lifeline)
             raise
         finally:
+            theirs.close()
             os.close(held)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-        line = json.dumps([int(_START_SECONDS), self._first]).encode() + b"\n"
-        self._call(line, _START_SECONDS)
-        if self._process is None:
-            raise RuntimeError(f"the process of {self._function} did not start")
+        return _Template(process, ours, lifeline)
+
+    def _fork(self, template: _Template) -> None:
+        """Let the template fork a process; ``OSError`` where it has ended."""
+        their_read, write = os.pipe()
+        read, their_write = os.pipe()
+        held, lifeline = os.pipe()
+        self._pipes = _Pipes(write, read, lifeline)
+        try:
+            os.set_blocking(write, False)
+            os.set_blocking(read, False)
+            socket.send_fds(template.control, [b"f"], [their_read, their_write, held])
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            for end in (their_read, their_write, held):
+                os.close(end)
 
     def _call(self, line: bytes, seconds: float) -> Any:
         reply = None
@@ -134,17 +195,15 @@ class Worker:
                 reply = self._exchanged(line, seconds)
         finally:
             if reply is None:  # also where the waiting was interrupted: the reply would come late
-                self.close()
+                self._kill()
         return None if reply is None else json.loads(reply)
 
     def _exchanged(self, line: bytes, seconds: float) -> bytes | None:
         """The reply to a line; None where the process ended or the time ran out."""
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
+        pipes = self._pipes
+        assert pipes is not None
         deadline = time.monotonic() + seconds
-        write, read = process.stdin.fileno(), process.stdout.fileno()
+        write, read = pipes.write, pipes.read
         left = memoryview(line)
         poll = select.poll()
         poll.register(read, select.POLLIN)
@@ -181,46 +240,3 @@ def _forget_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all)
-
-
-def serve(function: str, lifeline: int, growth: int | None) -> None:
-    """A JSON line with a limit in seconds and arguments in, a JSON line with the result out, until
-    the end of input. Nothing is ever written to ``lifeline``: it breaks when the caller ends."""
-    _end_with(lifeline)
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not pass for a reply
-    logging.disable(logging.CRITICAL)
-    module, _, name = function.partition(":")
-    called = getattr(importlib.import_module(module), name)
-    limited = growth is None
-    for line in sys.stdin.buffer:
-        seconds, arguments = json.loads(line)
-        used = time.process_time()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds + 1), resource.RLIM_INFINITY))
-        try:
-            reply = json.dumps(called(*arguments))
-        except Exception:
-            reply = "null"
-        replies.write(f"{reply}\n")
-        replies.flush()
-        if not limited and growth is not None:
-            _limit_memory(growth)
-            limited = True
-
-
-def _end_with(lifeline: int) -> None:
-    """Let the kernel end this process (SIGIO) when the other end of a pipe is closed."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
-    if poll.poll(0):  # it was closed before the kernel was asked
-        os._exit(0)
-
-
-def _limit_memory(growth: int) -> None:
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + growth, resource.RLIM_INFINITY))

@@ -26,7 +26,7 @@ from rlbudget.files import write_bytes
 from rlbudget.files.folders import LOCK, locked
 from rlbudget.tasks.lines import Line, at_place, lines_of
 from rlbudget.tasks.scorers import find_scorer
-from rlbudget.traces.samples import MOST_SAMPLES, ORDERS, Sample, Sampled, traces_of_samples
+from rlbudget.traces.samples import ORDERS, Sample, Sampled, size_problem, traces_of_samples
 from rlbudget.traces.schema import (
     BadLineError,
     Kind,
@@ -305,8 +305,8 @@ def _as_trace(completed: Trace) -> Trace:
 
 def _sampled(line: SampledLine, scorer: str | None) -> Sampled:
     absent = Absent(line.target, line.question, line.task, line.meta or {}, scorer)
-    if len(line.samples) > MOST_SAMPLES:
-        raise BadLineError(f"$.samples are {len(line.samples):,}; {MOST_SAMPLES:,} are the most")
+    if problem := size_problem([given.answer for given in line.samples]):
+        raise BadLineError(f"$.samples: {problem}")
     samples = []
     for i, given in enumerate(line.samples):
         match = absent.score(given.answer) if given.exact_match is None else given.exact_match

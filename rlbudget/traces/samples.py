@@ -27,6 +27,8 @@ from rlbudget.traces.trace import Checkpoint, Exit, Final, Trace
 ORDERS = 20
 MOST_SAMPLES = 1000
 """of a question"""
+MOST_CHARACTERS = 2_000_000
+"""of a question's samples, all as long as the longest answer: each order holds them again"""
 TOP = 5
 
 VOTE_SIGNALS = (
@@ -87,17 +89,21 @@ def beta_lead(first: int, second: int) -> float:
 def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) -> list[Trace]:
     """One trace for each order; the same seed and question, the same orders.
 
-    Raises ``UserError`` for fewer than two samples, more than ``MOST_SAMPLES`` and a sample
-    without a token.
+    Raises ``UserError`` for fewer than two samples, more than ``MOST_SAMPLES``, answers that are
+    together too long and a sample without a token.
     """
     samples = sampled.samples
-    if len(samples) > MOST_SAMPLES:
-        raise UserError(
-            f"question {sampled.question_id!r} has {len(samples):,} samples;"
-            f" {MOST_SAMPLES:,} are the most"
-        )
+    if problem := size_problem([sample.answer for sample in samples]):
+        raise UserError(f"question {sampled.question_id!r}: {problem}")
     if len(samples) < 2:
         raise UserError(f"question {sampled.question_id!r} has fewer than 2 samples")
+    longest = max(len(sample.answer) for sample in samples)
+    if longest * len(samples) > MOST_CHARACTERS:
+        raise UserError(
+            f"question {sampled.question_id!r} has {len(samples):,} samples with an answer of"
+            f" {longest:,} characters; so many samples may have answers of"
+            f" {MOST_CHARACTERS // len(samples):,} (keep the answers alone, without the thinking)"
+        )
     if any(sample.tokens < 1 for sample in samples):
         raise UserError(f"question {sampled.question_id!r} has a sample without a token")
     key = hashlib.sha256(f"{seed}:{sampled.question_id}".encode()).digest()
@@ -106,6 +112,20 @@ def traces_of_samples(sampled: Sampled, *, orders: int = ORDERS, seed: int = 0) 
         _trace(sampled, [samples[i] for i in rng.permutation(len(samples))], order, seed)
         for order in range(orders)
     ]
+
+
+def size_problem(answers: Sequence[str]) -> str | None:
+    """What is wrong with the number or the length of a question's answers, or None."""
+    n = len(answers)
+    if n > MOST_SAMPLES:
+        return f"samples are {n:,}; {MOST_SAMPLES:,} are the most"
+    longest = max(map(len, answers), default=0)
+    if longest * n > MOST_CHARACTERS:
+        return (
+            f"an answer of {longest:,} characters; {MOST_CHARACTERS // n:,} are the most for each"
+            f" of {n:,} samples (import the answers alone, without the thinking)"
+        )
+    return None
 
 
 def _trace(sampled: Sampled, samples: Sequence[Sample], order: int, seed: int) -> Trace:

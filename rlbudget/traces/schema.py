@@ -175,8 +175,12 @@ def _with_key(path: str, source: Any) -> str:
     if place is None:
         return path.replace("[...]", ".*")
     text = source if isinstance(source, bytes) else json.dumps(source, default=str)
-    signals = json.loads(text, parse_int=float)["checkpoints"][int(place[1])]["signals"]
-    for name, value in signals.items():
+    try:
+        signals = json.loads(text, parse_int=float)["checkpoints"][int(place[1])]["signals"]
+        measured = dict(signals).items()
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return path.replace("[...]", ".*")  # the line goes on as no JSON, or says a field twice
+    for name, value in measured:
         if value is not None and not (isinstance(value, float) and math.isfinite(value)):
             return f"{path.removesuffix('[...]')}.{name}"
     return path

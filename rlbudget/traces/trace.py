@@ -10,7 +10,7 @@ from typing import Any
 
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
-from rlbudget.tasks.task import LONGEST_ID
+from rlbudget.tasks.task import LONGEST_ID, LONGEST_QUESTION
 
 RESERVED_SIGNALS = frozenset(
     {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
@@ -113,8 +113,11 @@ def problem_of(trace: Trace) -> str | None:
     finite, in float32 as well.
     """
     for name in ("question", "target"):
-        if not getattr(trace, name).strip():
+        text = getattr(trace, name)
+        if not text.strip():
             return f"{name} is empty"
+        if len(text) > LONGEST_QUESTION:
+            return f"{name} is {len(text):,} characters long; {LONGEST_QUESTION:,} are the most"
     for name in ("trace_id", "question_id", "task", "question", "target", "model"):
         if problem := _text_problem(name, getattr(trace, name)):
             return problem

@@ -11,6 +11,7 @@ checkpoints and signals. Fewer than the default are a rehearsal: nothing is kept
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import re
@@ -86,13 +87,13 @@ def changed(record: dict[str, Any], rng: random.Random) -> bytes:
             at = at[key]
         kind = rng.randrange(5)
         if kind < 3:
-            at[last] = rng.choice(VALUES)
+            at[last] = copy.deepcopy(rng.choice(VALUES))
         elif kind == 3 and len(whole) > 1:
             del at[last]
         elif isinstance(at, dict):
-            at[rng.choice(NAMES)] = rng.choice(VALUES)
+            at[rng.choice(NAMES)] = copy.deepcopy(rng.choice(VALUES))
         else:
-            at.insert(rng.randrange(len(at) + 1), rng.choice(VALUES))
+            at.insert(rng.randrange(len(at) + 1), copy.deepcopy(rng.choice(VALUES)))
     text = json.dumps(whole, ensure_ascii=rng.random() < 0.7)
     return text.encode("utf-8", "surrogatepass")
 

@@ -10,6 +10,7 @@ asks hold at most beyond what they held before the first hostile answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import threading
@@ -99,14 +100,20 @@ class Memory:
         return self.most - self.base
 
     def held(self) -> int:
-        """Bytes in memory of this process and those it started."""
-        here = Path("/proc/self/task").glob("*/children")
-        children = {child for file in here for child in file.read_text().split()}
-        return sum(map(_resident, ["self", *children]))
+        """Bytes in memory of this process and all that it and they started."""
+        return sum(map(_resident, _family("self")))
 
     def _watch(self) -> None:
         while not self._done.wait(0.02):
             self.most = max(self.most, self.held())
+
+
+def _family(process: str) -> Iterator[str]:
+    yield process
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in file.read_text().split():
+                yield from _family(child)
 
 
 def _resident(process: str) -> int:

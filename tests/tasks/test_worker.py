@@ -60,6 +60,36 @@ def test_a_call_that_wants_too_much_memory_has_no_result_and_another_is_answered
     worker.close()
 
 
+def test_what_was_loaded_is_there_at_once_after_a_kill(worker: Worker, tmp_path: Path) -> None:
+    assert worker.ask("one", seconds=20) == "one"
+    (tmp_path / "made_here.py").write_text("raise SystemExit('loaded again')")
+    took = []
+    for _ in range(3):
+        assert worker.ask("busy", seconds=0.2) is None
+        begun = time.monotonic()
+        assert worker.ask("two", seconds=20) == "two"
+        took.append(time.monotonic() - begun)
+    assert min(took) < 0.3
+    worker.close()
+
+
+def test_where_all_its_processes_were_killed_others_are_started(worker: Worker) -> None:
+    first = worker.ask("process", seconds=20)
+    assert worker._template is not None
+    template = worker._template.process.pid
+    os.kill(template, signal.SIGKILL)
+    os.kill(first, signal.SIGKILL)
+    assert worker.ask("process", seconds=20) is None
+    second = worker.ask("process", seconds=20)
+    assert second not in (None, first)
+    assert worker._template.process.pid != template
+    worker.close()
+    deadline = time.monotonic() + 5
+    while _runs(second) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(second)
+
+
 def test_a_forked_process_asks_a_process_of_its_own(worker: Worker) -> None:
     mine = worker.ask("process", seconds=20)
     read, write = os.pipe()
@@ -83,7 +113,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from rlbudget.tasks.worker import Worker
 worker = Worker("made_here:did")
-print(worker.ask("process", seconds=20), flush=True)
+print(worker.ask("process", seconds=20), worker._template.process.pid, flush=True)
 worker.ask(sys.argv[2], seconds=60, cpu_seconds=60)
 print("idle", flush=True)
 sys.stdin.read()
@@ -99,17 +129,17 @@ def test_the_process_ends_when_the_one_that_asks_it_is_killed(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as asking:  # fmt: skip
         assert asking.stdout is not None
-        kid = int(asking.stdout.readline())
+        kids = list(map(int, asking.stdout.readline().split()))
         if doing == "nothing":
             asking.stdout.readline()
         else:
             time.sleep(0.3)
-        assert _runs(kid)
+        assert all(map(_runs, kids))
         asking.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while _runs(kid) and time.monotonic() < deadline:
+    while any(map(_runs, kids)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not _runs(kid)
+    assert not any(map(_runs, kids))
 
 
 def _runs(process: int) -> bool:

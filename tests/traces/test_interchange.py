@@ -118,6 +118,8 @@ BAD: list[tuple[str | bytes, str]] = [
      "$.checkpoints[0].signals.x is 1e+39, beyond the 3.4e+38 that a float32 can hold"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(x=1)).replace("1}", "-1e400}", 1),
      "$.checkpoints[0].signals.x is not finite: too large"),
+    (changed(lambda r: r["checkpoints"][0]["signals"].update(x="a"))[:-1] + ", 'torn",
+     "$.checkpoints[0].signals.* must be a number, not text"),
     (changed(lambda r: r["checkpoints"][0]["signals"].update(y=True)),
      "$.checkpoints[0].signals.y must be a number, not true or false"),
     (changed(lambda r: r["checkpoints"][0]["exit"].update(answer=None)),
@@ -423,6 +425,8 @@ POINT = {"thinking_tokens": 1, "exit": {"answer": "1", "exact_match": 1, "answer
     [
         (changed(lambda r: r.update(trace_id="x" * 10**6)), "trace_id is 1,000,000 characters"),
         (changed(lambda r: r.update(question_id="x" * 300)), "question_id is 300 characters"),
+        (changed(lambda r: r.update(question="x " * 10**6)), "question is 2,000,000 characters"),
+        (changed(lambda r: r.update(target="x" * (10**6 + 1))), "target is 1,000,001 characters"),
         (changed(lambda r: r.update(task="x" * 10**4)), "task is 10,000 characters"),
         (changed(lambda r: r["meta"].update(family="x" * 10**4)), "meta.family is 10,000 char"),
         (changed(lambda r: r["meta"].update(family=[[1]])), "meta.family must be text"),
@@ -446,6 +450,10 @@ POINT = {"thinking_tokens": 1, "exit": {"answer": "1", "exact_match": 1, "answer
         (
             json.dumps({**SAMPLES, "samples": [{"answer": "1", "tokens": 1}] * 4000}),
             "samples are 4,000; 1,000 are the most",
+        ),
+        (
+            json.dumps({**SAMPLES, "samples": [{"answer": "x" * 10**6, "tokens": 1}] * 9}),
+            "an answer of 1,000,000 characters; 222,222 are the most for each of 9 samples",
         ),
         ('{"a": "' + "x" * (17 << 20) + '"}', "the line is longer than 16 MiB"),
     ],

@@ -292,5 +292,5 @@ def test_a_thousand_samples_become_traces_in_a_second_with_the_votes_of_the_plai
         assert sorted(votes, reverse=True) == votes
         assert sum(votes) == 39
         assert trace.checkpoints[-1].exit.answer in {"1", "2", "4"}
-    with pytest.raises(UserError, match=r"has 1,001 samples; 1,000 are the most"):
+    with pytest.raises(UserError, match=r"samples are 1,001; 1,000 are the most"):
         traces_of_samples(Sampled("q", "t", "?", "1", "m", (*samples, samples[0])))
