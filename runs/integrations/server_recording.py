@@ -227,6 +227,12 @@ async def one_after_another(
         return time.perf_counter() - begun
 
 
+def warm(served: Served) -> None:
+    """The first requests of a server take longer: other questions are recorded and thrown away."""
+    with tempfile.TemporaryDirectory() as place:
+        record_served(served, load_task("smollm2", n=2, seed=SEED + 1), place, temperature=0.0)
+
+
 def speed(engine: str, task: Task, folder: Path, given: argparse.Namespace) -> None:
     """(a) to (c) of one engine."""
     at_once = given.at_once
@@ -238,6 +244,7 @@ def speed(engine: str, task: Task, folder: Path, given: argparse.Namespace) -> N
         by_transformers = time.perf_counter() - begun
         with serving(engine, folder, at_once, given) as url:
             served = served_of(url, folder, at_once)
+            warm(served)
             before = counters(url) if engine == "vllm" else {}
             done: ServedStats = record_served(
                 served, task, there, temperature=0.0, seed=SEED, store_text=True
@@ -266,10 +273,13 @@ def speed(engine: str, task: Task, folder: Path, given: argparse.Namespace) -> N
                     f" leave at least {bound:.1%})", "<= 15% where the block size allows",
                     f"{found['share']:.1%}", found["share"] <= max(0.15, 1.05 * bound),
                 ))  # fmt: skip
-                plain = asyncio.run(one_after_another(served, task, traces, at_once))
-                details["seconds"]["one after another"] = plain
         print(json.dumps({"rows": rows, **details}), file=sys.stderr, flush=True)
         if engine == "vllm":
+            with serving(engine, folder, at_once, given) as url:  # a cache that knows nothing yet
+                served = served_of(url, folder, at_once)
+                warm(served)
+                plain = asyncio.run(one_after_another(served, task, traces, at_once))
+            details["seconds"]["one after another"] = plain
             alone = offline(folder, [*whole, *exits], at_once, given)
             details["seconds"]["offline"] = alone["seconds"]
             ours = done.stats.seconds
