@@ -197,8 +197,9 @@ def scripted(
         yield address
     finally:
         over.set()
-        running[-1].kill()
-        keeper.join(timeout=20)
+        while keeper.is_alive():  # it may be starting one
+            running[-1].kill()
+            keeper.join(timeout=0.2)
 
 
 def _wait(address: str, seconds: float = 60.0) -> None:
