@@ -25,7 +25,7 @@ from runs.integrations.toy_script import scripted
 
 SHARDS, JOBS = 6, 2
 DELAY = 0.1
-KILL_AFTER = (4.0, 12.0)
+KILL_AFTER = (10.0, 30.0)
 """seconds of a recorder's life, its start included"""
 RLBUDGET = [sys.executable, "-m", "rlbudget.cli.main"]
 
