@@ -65,6 +65,9 @@ class Serve:
     profile: OptionalName = None
     """How the model is made to answer: embedded, smollm2, think or plain; by default the plan's,
     else that of the policy's traces."""
+    top_logprobs: N = 20
+    """Log-probabilities that the upstream lists beside a token; the size of the vocabulary gives all
+    signals exactly, where a server allows it."""
     approximate: Flag = False
     """Estimate signals that the upstream's top log-probabilities do not give exactly."""
     shadow: Flag = False
@@ -90,7 +93,8 @@ class Serve:
         serve(
             settings, upstreams=self.upstream, model=self.model, tokenizer=self.tokenizer,
             upstream_key=os.environ.get(UPSTREAM_KEY) or None, timeout=self.timeout,
-            approximate=self.approximate, key_digests=key_digests(os.environ.get(KEY, "")),
+            approximate=self.approximate, top_logprobs=self.top_logprobs,
+            key_digests=key_digests(os.environ.get(KEY, "")),
             shadow=self.shadow,
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,

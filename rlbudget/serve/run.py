@@ -17,7 +17,8 @@ from rlbudget.serve.upstream import look_at
 
 def serve(
     settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
-    upstream_key: str | None, timeout: float, approximate: bool, key_digests: Sequence[str],
+    upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
+    key_digests: Sequence[str],
     shadow: bool,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
@@ -28,7 +29,7 @@ def serve(
     """
     opens: list[Opens] = [
         partial(look_at, url, settings, model=model, tokenizer=tokenizer, key=upstream_key,
-                timeout=timeout, approximate=approximate)
+                timeout=timeout, approximate=approximate, top_logprobs=top_logprobs)
         for url in upstreams
     ]  # fmt: skip
     if not upstreams:

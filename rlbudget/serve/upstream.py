@@ -25,6 +25,7 @@ from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.passing import pass_through
 from rlbudget.serve.steer import Steered
+from rlbudget.signals.tokens import TOP_K
 
 Renders = Literal["tokenize", "apply-template", "here"]
 """Who renders a chat into token ids: vLLM's and SGLang's ``/tokenize``, llama-server's
@@ -114,7 +115,7 @@ _MOST = 1 << 20
 async def look_at(
     url: str, settings: Settings, *, model: str | None = None, tokenizer: Any = None,
     key: str | None = None, retries: int = 3, timeout: float = 120.0,
-    deadline: float = 3600.0, approximate: bool = False,
+    deadline: float = 3600.0, approximate: bool = False, top_logprobs: int = TOP_K,
 ) -> AsyncIterator[Upstream]:  # fmt: skip
     """Look at the server at ``url`` (ending in ``/v1``) and keep connections to it.
 
@@ -128,6 +129,7 @@ async def look_at(
             servers[name] = await stack.enter_async_context(
                 connect(url, plan, spelled, model=model, key=key, eos_ids=ends, retries=retries,
                         timeout=timeout, deadline=deadline, approximate=approximate,
+                        top_logprobs=top_logprobs,
                         profile=settings.profile, token_price=settings.token_price)
             )  # fmt: skip
         first = next(iter(servers.values()))

@@ -13,9 +13,9 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -251,12 +251,15 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
             feed(toy, row, token)
 
 
-@contextmanager
-def serving(toy: Toy, *, port: int = 0) -> Iterator[str]:
+def serving(toy: Toy, *, port: int = 0) -> AbstractContextManager[str]:
     """The address of a server in a thread, by default on a free port, up to ``/v1``."""
-    config = uvicorn.Config(
-        make_app(toy), port=port, log_level="critical", lifespan="off", ws="none"
-    )
+    return running(make_app(toy), port=port)
+
+
+@contextmanager
+def running(app: Any, *, port: int = 0, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
+    """The same of any ASGI application."""
+    config = uvicorn.Config(app, port=port, log_level="critical", lifespan=lifespan, ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from gateways import Echo, gateway_of, running, serving_gateway
+from gateways import Echo, gateway_of, serving_gateway
 
 from rlbudget.decoding.decode import decode
 from rlbudget.integrations import openai
@@ -31,7 +31,7 @@ from rlbudget.serve.upstream import look_at
 from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.strategies.plan import Plan, plan_of
 from rlbudget.tasks import load_task
-from runs.integrations.toy_server import Toy, serving
+from runs.integrations.toy_server import Toy, running, serving
 
 torch.set_num_threads(1)
 
@@ -280,7 +280,7 @@ def test_what_is_not_steered_passes_through_as_it_is(toy: tuple[Toy, str]) -> No
         @asynccontextmanager
         async def opened() -> Any:
             async with look_at(toy[1], gateway.settings, tokenizer="embedded") as backend:
-                site = find_site(upstream, None, "")
+                site = find_site(upstream.removesuffix("/v1"), None, "")
                 async with open_endpoint(site, retries=0, timeout=5, deadline=5) as root:
                     yield replace(backend, root=root)
 

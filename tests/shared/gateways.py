@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,22 +16,7 @@ from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.serve.app import Gateway, Opens, make_app
 from rlbudget.strategies.plan import Plan
-
-
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """The root address of an ASGI application in a thread, on a free port."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
+from runs.integrations.toy_server import running
 
 
 def gateway_of(
@@ -51,8 +33,8 @@ def gateway_of(
 
 @contextmanager
 def serving_gateway(gateway: Gateway, *opens: Opens) -> Iterator[str]:
-    with running(make_app(gateway, opens)) as root:
-        yield root
+    with running(make_app(gateway, opens), lifespan="on") as url:
+        yield url.removesuffix("/v1")
 
 
 class Echo:
