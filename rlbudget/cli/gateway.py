@@ -37,27 +37,23 @@ KEY, UPSTREAM_KEY = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY"
 
 @dataclass(frozen=True)
 class Serve:
-    """An OpenAI-compatible endpoint that thinks less and answers the same.
-
-    The keys that clients may show are read from the environment variable RLBUDGET_KEYS (several
-    with commas between, or their SHA-256 as sha256:HEX); that of the upstream from
-    RLBUDGET_UPSTREAM_KEY.
-    """
+    """An OpenAI-compatible endpoint that thinks less and answers the same."""
 
     policy: OptionalFolder = None
     """Policy folder, or a registry, whose served policy is taken."""
     plan: OptionalFile = None
     """Plan (TOML): policies, ensemble, guard, rules, correction, audit."""
     upstream: Upstreams = ()
-    """Address of an OpenAI-compatible server, http://HOST:PORT/v1; several are told apart by
-    their models' names."""
+    """Address of an OpenAI-compatible server, http://HOST:PORT/v1; several share the requests of
+    a model. RLBUDGET_UPSTREAM_KEY is the key that they ask for."""
     model: OptionalName = None
     """The upstream's model, by default the first that it lists; without --upstream a model inside
     the gateway: "embedded", "smollm2", a folder of Hugging Face weights, or a hub name."""
     tokenizer: OptionalName = None
     """That of the upstream's model: a folder or a hub name; by default the model's name."""
     host: Name = "127.0.0.1"
-    """Address to listen at."""
+    """Address to listen at. RLBUDGET_KEYS are the keys that clients may show, commas between
+    them, or their digests as sha256:HEX."""
     port: N = 8080
     """Port to listen at; 0 for any that is free."""
     token_price: OptionalPrice = None
@@ -66,8 +62,8 @@ class Serve:
     """How the model is made to answer: embedded, smollm2, think or plain; by default the plan's,
     else that of the policy's traces."""
     top_logprobs: N = 20
-    """Log-probabilities that the upstream lists beside a token; the size of the vocabulary gives all
-    signals exactly, where a server allows it."""
+    """Log-probabilities that the upstream lists beside a token; the size of the vocabulary gives
+    all signals exactly, where a server allows it."""
     approximate: Flag = False
     """Estimate signals that the upstream's top log-probabilities do not give exactly."""
     shadow: Flag = False

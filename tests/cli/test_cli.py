@@ -227,7 +227,6 @@ def test_no_effort_answers_at_once(
     ("said", "expected"),
     [
         (["--effort", "hard"], "it is one of none, minimal, low, medium, high, max"),
-        (["--effort", "low"], "freeze its run again"),
         (["--max-em-loss", "0.02"], "make one with rlbudget calibrate"),
         (["--answer-worth", "2"], "go together"),
         (["--effort", "low", "--token-price", "1e-3"], "say one of"),
@@ -237,6 +236,14 @@ def test_a_dial_that_cannot_be_served_is_one_line(
     said: list[str], expected: str, model: Path, policy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in mistake(capsys, *live(model, policy, "--profile", "embedded", *said))
+
+
+def test_an_effort_that_a_policy_has_no_price_for_is_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_policy(tmp_path / "policy", random_policy())
+    command = live(model, tmp_path / "policy", "--profile", "embedded", "--effort", "low")
+    assert "freeze its run again" in mistake(capsys, *command)
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16", "cp437"])
