@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 try:
     import ray
     import ray.data
+    import ray.exceptions
 except ImportError as missing:
     raise missing_extra("ray", "ray") from missing
 
@@ -60,6 +61,8 @@ def record_shard(command: Shardable, place: int, n: int) -> str:
         replace(command, shard=f"{place}/{n}").execute()
     except UserError as mistake:
         return str(mistake)
+    except (OSError, RuntimeError) as fault:  # the other shards go on
+        return f"{type(fault).__name__}: {fault}"
     return ""
 
 
@@ -93,9 +96,14 @@ def record_over_ray(
         )
         answers: list[Answer] = []
         on_done(0, n)
-        for row in done.iter_rows():
-            answers.append((int(row["place"]), str(row["problem"])))
-            on_done(len(answers), n)
+        try:
+            for row in done.iter_rows():
+                answers.append((int(row["place"]), str(row["problem"])))
+                on_done(len(answers), n)
+        except ray.exceptions.RayError as error:
+            said = " ".join(str(error).split())[-300:]
+            raise UserError(f"Ray gave up after {len(answers)} of {n} shards, which are kept:"
+                            f" {said}") from error  # fmt: skip
     return sorted(answer for answer in answers if answer[1])
 
 

@@ -171,6 +171,8 @@ class Record:
         """Have the shards recorded by the same command elsewhere."""
         if self.shard is not None or self.dry_run or self.ray is None or len(self.ray) > 1:
             raise UserError("--ray takes one address or none, and no --shard and no --dry-run")
+        if self.workers < 1:
+            raise UserError("--workers is 0: it must be at least 1")
         over = import_module("rlbudget.cli.over_ray")  # needs ray
         n = shards_for(task, self.out, self.workers)
         command = replace(self, ray=None, out=self.out.resolve())

@@ -116,6 +116,7 @@ RECORD = ["record", "--model", "embedded", "--task", "embedded", "--n", "8", "--
 def test_ray_takes_no_shard_and_one_address(capsys: pytest.CaptureFixture[str]) -> None:
     for more in (["--ray", "--shard", "1/2"], ["--ray", "a:1", "b:1"]):
         assert "--ray takes one address or none" in refused([*RECORD, *more], capsys)
+    assert "at least 1" in refused([*RECORD, "--ray", "--workers", "0"], capsys)
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
