@@ -7,7 +7,8 @@ Each size is the first parts of the store, linked into a folder beside it; `rlbu
 `rlbudget evaluate` (all rules, 2,000 draws) run on it as processes of their own, whose peak memory,
 processor seconds and seconds by the clock are taken. The rate is that of the whole command: every
 checkpoint of the store, read and checked, over its processor seconds. What is done is kept in
-out/large_store.json, so a run that was broken off goes on. Draws runs/results/large_store.svg.
+out/large_store.json, so a run that was broken off goes on, and --keep writes what there is. Draws
+runs/results/large_store.svg.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def main() -> None:
     """Measure what is not measured yet, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("store", type=Path)
+    parser.add_argument("--keep", action="store_true", help="write what is measured, no more")
     args = parser.parse_args()
     kept = OUT / "large_store.json"
     OUT.mkdir(exist_ok=True)
     found: dict[str, Measured] = json.loads(kept.read_text()) if kept.is_file() else {}
-    for traces in SIZES:
+    for traces in () if args.keep else SIZES:
         with tempfile.TemporaryDirectory(dir=args.store.parent) as scratch:
             folder = None
             for name in ("evaluate", "train"):
@@ -110,20 +112,27 @@ def timed(words: list[str]) -> Measured:
 
 
 def rows_of(found: dict[str, Measured]) -> list[dict[str, Any]]:
-    """The rows of the largest size."""
-    train, evaluate = (found[f"{name} {max(SIZES)}"] for name in ("train", "evaluate"))
-    rate = train["checkpoints"] / train["processor_seconds"]
-    what = f"{train['traces']:,} traces, {train['checkpoints'] / 1e6:.0f}M checkpoints"
-    return [
-        row(f"{what}: memory of a training, at its peak", f"<= {LIMIT:g} GiB",
-            f"{train['gib']} GiB", train["gib"] <= LIMIT),
-        row(f"{what}: checkpoints of the store a processor second of the whole training",
-            ">= 50,000", f"{rate:,.0f}; {_times(train)}", rate >= 50_000),
-        row(f"{what}: all rules evaluated, on a sample of {MOST_MEASURED:,} checkpoints",
-            "<= 300 s on 2 cores", _times(evaluate), evaluate["processor_seconds"] <= 300),
-        row(f"{what}: memory of an evaluation, at its peak", f"<= {LIMIT:g} GiB",
-            f"{evaluate['gib']} GiB", evaluate["gib"] <= LIMIT),
-    ]  # fmt: skip
+    """The rows of the largest size of each command that was measured, and of what was not."""
+    rows = []
+    for name, what in (("train", "a training"), ("evaluate", "an evaluation of all rules")):
+        sizes = [traces for traces in SIZES if f"{name} {traces}" in found]
+        if max(SIZES) not in sizes:
+            rows.append(row(f"{max(SIZES):,} traces: {what}", "measured", "not measured", False))
+        if not sizes:
+            continue
+        one = found[f"{name} {max(sizes)}"]
+        of = f"{one['traces']:,} traces, {one['checkpoints'] / 1e6:.0f}M checkpoints: {what}"
+        rows.append(row(f"{of}, memory at its peak", f"<= {LIMIT:g} GiB", f"{one['gib']} GiB",
+                        one["gib"] <= LIMIT))  # fmt: skip
+        if name == "train":
+            rate = one["checkpoints"] / one["processor_seconds"]
+            rows.append(row(f"{of}, checkpoints of the store a processor second", ">= 50,000",
+                            f"{rate:,.0f}; {_times(one)}", rate >= 50_000))  # fmt: skip
+        else:
+            rows.append(row(f"{of} on a sample of {MOST_MEASURED:,} checkpoints",
+                            "<= 300 s on 2 cores", _times(one),
+                            one["processor_seconds"] <= 300))  # fmt: skip
+    return rows
 
 
 def _times(one: Measured) -> str:
