@@ -33,11 +33,9 @@ from rlbudget.models import load_model
 from rlbudget.traces.interchange import import_jsonl, write_jsonl
 from rlbudget.traces.settings import SETTINGS
 from rlbudget.traces.store import load_traces
-from runs.common import ROOT, row, write_part
-
-sys.path.insert(0, str(ROOT / "tests" / "shared"))
-from tiny_model import save_tiny_model, tiny_task  # type: ignore[import-not-found]
-from trace_makers import make_trace  # type: ignore[import-not-found]
+from runs.common import row, write_part
+from tests.shared.tiny_model import save_tiny_model, tiny_task
+from tests.shared.trace_makers import make_trace
 
 ROUNDS = 50
 IMPORTED, RECORDED = 300, 6
