@@ -14,24 +14,28 @@ from rlbudget.cli.arguments import (
     Flag,
     N,
     Name,
-    Number,
     OptionalFile,
     OptionalFolder,
+    OptionalN,
     OptionalName,
+    OptionalNumber,
     OptionalPrice,
 )
 from rlbudget.console import note
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.signals.tokens import TOP_K
 from rlbudget.strategies.feedback.registry import load_serving
-from rlbudget.strategies.plan import Plan, load_plan
+from rlbudget.strategies.plan import Plan, load_plan, plan_of
 
 Upstreams = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="URL", help_behavior_hint=""),
 ]
+TIMEOUT = 120.0
+"""seconds"""
 KEY, UPSTREAM_KEY = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY"
 
 
@@ -61,16 +65,16 @@ class Serve:
     profile: OptionalName = None
     """How the model is made to answer: embedded, smollm2, think or plain; by default the plan's,
     else that of the policy's traces."""
-    top_logprobs: N = 20
-    """Log-probabilities that the upstream lists beside a token; the size of the vocabulary gives
-    all signals exactly, where a server allows it."""
+    top_logprobs: OptionalN = None
+    """Log-probabilities that the upstream lists beside a token, by default 20; the size of the
+    vocabulary gives all signals exactly, where a server allows it."""
     approximate: Flag = False
     """Estimate signals that the upstream's top log-probabilities do not give exactly."""
     shadow: Flag = False
     """Cut nothing; tell and count what would have been cut, and whether the answer would have
     changed."""
-    timeout: Number = 120.0
-    """Longest silence of an upstream, in seconds."""
+    timeout: OptionalNumber = None
+    """Longest silence of an upstream, in seconds; by default 120."""
     ssl_certfile: OptionalFile = None
     """Certificate for TLS (PEM)."""
     ssl_keyfile: OptionalFile = None
@@ -78,20 +82,24 @@ class Serve:
 
     def execute(self) -> None:
         """Serve until SIGTERM or Ctrl-C; running streams are brought to their end."""
-        settings = settings_for({"default": self._plan()}, self.profile, self.token_price)
-        if not self.upstream and self.model is None:
+        plan = plan_of(self._plan())
+        for name in plan.unserved:
+            raise UserError(f"{self.plan}: [{name}] is not served yet: leave it out")
+        said = plan.upstream
+        urls, model = self.upstream or said.urls, self.model or said.model
+        if not urls and model is None:
             raise UserError("name --upstream URL, or --model for a model inside the gateway")
+        settings = settings_for({"default": plan}, self.profile, self.token_price)
         from rlbudget.serve.run import serve  # needs starlette and uvicorn
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
         serve(
-            settings, upstreams=self.upstream, model=self.model, tokenizer=self.tokenizer,
-            upstream_key=os.environ.get(UPSTREAM_KEY) or None, timeout=self.timeout,
-            approximate=self.approximate, top_logprobs=self.top_logprobs,
-            key_digests=key_digests(os.environ.get(KEY, "")),
-            shadow=self.shadow,
+            settings, upstreams=urls, model=model, tokenizer=self.tokenizer or said.tokenizer,
+            upstream_key=os.environ.get(UPSTREAM_KEY) or None,
+            timeout=self.timeout or said.timeout or TIMEOUT, approximate=self.approximate,
+            top_logprobs=self.top_logprobs or said.top_logprobs or TOP_K,
+            key_digests=key_digests(os.environ.get(KEY, "")), shadow=self.shadow or said.shadow,
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )  # fmt: skip

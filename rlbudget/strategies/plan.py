@@ -34,8 +34,8 @@ from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.toml_lines import KeyPath, TomlFile, inside, read_toml
 from rlbudget.traces.trace import Trace
 
-SERVE_ONLY = ("price", "experiment", "queue", "upstream")
-"""sections that the gateway alone reads"""
+SERVE_ONLY = ("price", "experiment", "queue")
+"""sections that are the gateway's alone, and that no gateway serves yet"""
 NUMBER = (int, float)
 KEYS: Mapping[str, Mapping[str, Any]] = {
     "": {
@@ -50,6 +50,8 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "cascade": {"folder": str, "large": str, "large_policy": str},
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
+    "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
+                 "timeout": NUMBER, "shadow": bool},
 }  # fmt: skip
 """Sections, their keys and the kind of each value; ``""`` is the top of the file."""
 _KINDS = {str: "a text", list: "a list", int: "a whole number", bool: "true or false",
@@ -65,6 +67,23 @@ class LogSettings:
     share: float = 0.0
     """chance in [0, 1] that a request is audited"""
     store_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What the gateway stands before, where its command does not say it."""
+
+    urls: tuple[str, ...] = ()
+    """addresses of OpenAI-compatible servers, ending in ``/v1``"""
+    model: str | None = None
+    tokenizer: str | None = None
+    """a folder or a hub name; None: the model's name"""
+    top_logprobs: int | None = None
+    """log-probabilities that are listed beside a token"""
+    timeout: float | None = None
+    """seconds of silence"""
+    shadow: bool = False
+    """whether nothing is cut, and only told what would have been"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +119,9 @@ class Plan:
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
     audit: LogSettings | None = None
+    upstream: Upstream = field(default_factory=Upstream)
+    unserved: tuple[str, ...] = ()
+    """sections of ``SERVE_ONLY`` that the file has"""
     versions: Mapping[str, int] = field(default_factory=dict)
     """registry version of each policy that came from a registry"""
     folders: tuple[Path, ...] = ()
@@ -285,6 +307,8 @@ class _Reader:
             audit=None if not audit else LogSettings(
                 self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
             ),
+            upstream=self._upstream(),
+            unserved=tuple(name for name in SERVE_ONLY if name in top),
             versions={n: s.version for n, s in servings.items() if s.version is not None},
             folders=tuple(folders),
             digest=self._digest(),
@@ -295,6 +319,16 @@ class _Reader:
             said = [name for name in DIALS if name in top]
             self._loaded(next(iter(said), ""), lambda _: plan.spot(), self._file)
         return plan
+
+    def _upstream(self) -> Upstream:
+        said = self._section("upstream")
+        urls = said.get("urls", [])
+        if not all(isinstance(url, str) for url in urls):
+            self._wrong("urls: a list of addresses", "upstream", "urls")
+        for name in ("top_logprobs", "timeout"):
+            if said.get(name, 1) <= 0:
+                self._wrong(f"{name} must be above 0", "upstream", name)
+        return Upstream(**{**said, "urls": tuple(urls)})
 
     def _check(self) -> None:
         """Every key is known and of its kind, and what belongs together is there."""

@@ -110,6 +110,12 @@ WRONG: Mapping[str, tuple[str, str]] = {
         ":4: nothing stands over a cascade: leave rules out",
     ),
     "loops as text": ('policy = "a"\nloops = "no"\n', ":2: loops must be true or false"),
+    "an unknown key of the gateway": (
+        'policy = "a"\n[upstream]\nurl = "x"\n',
+        ":3: url: unknown",
+    ),
+    "an address that is none": ('policy = "a"\n[upstream]\nurls = [1]\n', ":3: urls: a list"),
+    "no time": ('policy = "a"\n[upstream]\ntimeout = 0\n', ":3: timeout must be above 0"),
     "no toml": ('policy = "a\n', ":1: "),
     "deep": ("x = " + "[" * 5000, ":1: "),
     "empty": ("", ":1: name a policy"),
@@ -168,6 +174,16 @@ def test_a_plan_is_told_in_words(home: Path) -> None:
     text = "\n".join(said)
     for part in ("a, b decide by mean", "1 rule", "0.001", "77 tokens", "9 tokens", "2.0%"):
         assert part in text
+
+
+def test_what_the_gateway_stands_before_may_stand_in_the_plan(home: Path) -> None:
+    urls = ["http://a:1/v1", "http://b:2/v1"]
+    said = plan_file(home / "plan.toml", policy="a", upstream={"urls": urls, "shadow": True},
+                     price={"mode": "em-floor"})  # fmt: skip
+    plan = load_plan(said)
+    assert plan.upstream.urls == tuple(urls)
+    assert plan.upstream.shadow
+    assert plan.unserved == ("price",)
 
 
 def test_money_is_a_price() -> None:
