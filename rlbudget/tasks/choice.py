@@ -44,11 +44,14 @@ _LISTED = re.compile(r"(?m)^\s*[(\[]?(?P<label>[A-Z])[)\].:]\s*(?P<text>\S[^\n]*
 _INLINE = re.compile(r"(?:^|\s)[(\[]?([A-Z])[)\].:]\s+")
 
 
-@lru_cache(maxsize=4096)
 def option_texts(question: str) -> dict[str, str]:
     """Label -> text of the options that a question lists: a line each (``B. Paris``), or one
     after the other (``(A) 3 (B) 4``)."""  # fmt: skip
-    tail = question[-8000:]
+    return _listed(question[-8000:])
+
+
+@lru_cache(maxsize=1024)
+def _listed(tail: str) -> dict[str, str]:
     found = {m["label"]: m["text"].strip() for m in _LISTED.finditer(tail)}
     if len(found) > 1 and list(found) == list(LETTERS[: len(found)]):
         return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 from rlbudget.tasks.amounts import amount, folded, is_mathematics, leaf
 from rlbudget.tasks.forms import (
@@ -25,6 +24,7 @@ from rlbudget.tasks.forms import (
 )
 from rlbudget.tasks.notation import compact, tidy
 from rlbudget.tasks.numbers import plain_number
+from rlbudget.tasks.remembered import remembered
 from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.units import unit_of_currency
 
@@ -33,7 +33,7 @@ LONGEST = 2000
 _DEEPEST = 12
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def read(expression: str) -> Form:
     """The form of one expression. Never raises; what cannot be read is words or an expression."""
     if len(expression) > LONGEST:

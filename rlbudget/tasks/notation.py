@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+
+from rlbudget.tasks.remembered import remembered
 
 _VULGAR = {c: unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -126,7 +127,7 @@ THIN = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,|\\!|\u2009)(?=[0-9]{
 """What sets thousands apart, and negative spaces."""
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def tidy(expression: str) -> str:
     """An expression in one spelling, single spaces, none at its ends.
 

@@ -38,6 +38,7 @@ from rlbudget.tasks.mathematics import same_mathematics
 from rlbudget.tasks.notation import tidy
 from rlbudget.tasks.numbers import CURRENCIES, plain_number
 from rlbudget.tasks.patterns import Pattern
+from rlbudget.tasks.remembered import remembered
 from rlbudget.tasks.scorer import Asked, Scorer
 from rlbudget.tasks.spoken import spoken_number
 from rlbudget.tasks.text import normalise_text, same_text
@@ -137,7 +138,7 @@ def _same_math(answer: str, target: str, asked: Asked) -> bool:
     return _same_mathematics_or_words(answer, target)
 
 
-@lru_cache(maxsize=8192)
+@remembered(8192)
 def _same_mathematics_or_words(answer: str, target: str) -> bool:
     wanted, given = _target(target), read(answer)
     if same_form(given, wanted, same_mathematics):
@@ -149,7 +150,7 @@ def _same_mathematics_or_words(answer: str, target: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _target(target: str) -> Form:
     """The form of a target; from a whole solution the answer is extracted first."""
     form = read(target)
@@ -269,7 +270,7 @@ _SIGNS = re.compile(r"\\[a-zA-Z]|[\^$%/=<>_]|[0-9a-z)]\s*[+*]\s*[0-9a-z(]")
 _LETTERS_IN = re.compile(r"[a-zA-Z]{2,}")
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _is_mathematical(target: str) -> bool:
     """Whether a target is a number, a formula or a list of them, and not words or a name."""
     if plain_number(target) is not None:

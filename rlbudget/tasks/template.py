@@ -84,6 +84,8 @@ def _answer(function: str, given: int, replies: int, lifeline: int, growth: int 
             resource.setrlimit(resource.RLIMIT_CPU, most)
             try:
                 reply = json.dumps(called(*arguments))
+            except MemoryError:
+                return  # what it holds would leave none for the next
             except Exception:
                 reply = "null"
             out.write(f"{reply}\n")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+
+from rlbudget.tasks.remembered import remembered
 
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"), "-")
 _APOSTROPHES = dict.fromkeys(map(ord, "`\u2018\u2019\u02bc\u2032"), "'")
@@ -33,7 +34,7 @@ _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207f]+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def normalise_text(text: str, *, articles: bool = True) -> str:
     """Casefolded NFKC without meaningless marks; ``articles=False`` removes articles as well.
 

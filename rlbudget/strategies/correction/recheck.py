@@ -19,10 +19,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from itertools import accumulate
 
 from rlbudget.tasks.numbers import plain_number
+from rlbudget.tasks.remembered import remembered
 
 THINKING_CHECKS = ("thinking_check", "last_check", "answer_said")
 LONGEST = 400
@@ -49,7 +49,7 @@ def thinking_checks(thinking: str, answer: str) -> dict[str, float]:
     return dict(zip(THINKING_CHECKS, map(float, values), strict=True))
 
 
-@lru_cache(maxsize=4096)  # every checkpoint reads the thinking from its start
+@remembered(4096)  # every checkpoint reads the thinking from its start
 def value_of(text: str) -> Fraction | None:
     """What an expression of numbers, ``+ - * /`` and parentheses comes to, exactly.
 
