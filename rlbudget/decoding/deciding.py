@@ -31,8 +31,8 @@ from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.policy.cascade import CascadeDecision, CascadeRequest
 from rlbudget.policy.controller import Controller, Reason
 from rlbudget.policy.dial import Spot
-from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
-from rlbudget.signals.tokens import TOKEN_SIGNALS, TokenWindow
+from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
+from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, TokenWindow
 from rlbudget.strategies.correction.corrector import Corrector
 from rlbudget.strategies.feedback.log import Stop
 from rlbudget.strategies.hybrid import RequestFacts
@@ -128,7 +128,7 @@ class Decider:
         needed = {feature.partition(".")[0] for feature in features}
         self._text = TextWindow() if needed & set(TEXT_SIGNALS) else None
         self._text_read = 0
-        self._text_alone = of_text_alone(features)
+        self._unmeasured = not needed & set(SIGNALS)
         self._markers = core.vocabulary.markers
         self._signals_fault = self._measured = False
 
@@ -169,7 +169,7 @@ class Decider:
         """Take the signals (6,) of a token of the thinking, float."""
         if self._signals_fault or (self.failed is not None and not self.audited):
             return
-        if signals is None and self._text_alone:
+        if signals is None and self._unmeasured:
             return
         try:
             values = [] if signals is None else _numbers(signals)

@@ -29,7 +29,7 @@ def test_a_log_becomes_traces_and_the_rows_left_out_are_said(
     assert f"1 traces annotated to {tmp_path / 'traces'}, 2 rows left out" in said
     assert "1 with an empty thinking, 1 without a thinking" in said
     assert f"{log}:2: there is no thinking" in said
-    assert "exact match is agreement with the full decode" in said
+    assert "Exact match is agreement with the full decode" in said
 
 
 def test_a_column_that_is_not_there_is_one_line(
