@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from rlbudget.traces.interchange import import_jsonl, write_jsonl
 from rlbudget.traces.settings import SETTINGS
 from rlbudget.traces.store import load_traces
 from runs.common import row, write_part
-from tests.shared.tiny_model import save_tiny_model, tiny_task
-from tests.shared.trace_makers import make_trace
+
+_tiny = import_module("tests.shared.tiny_model")
+_makers = import_module("tests.shared.trace_makers")
 
 ROUNDS = 50
 IMPORTED, RECORDED = 300, 6
@@ -47,10 +49,10 @@ FORK = multiprocessing.get_context("fork")
 def writers(folder: Path) -> dict[str, tuple[Writer, set[str]]]:
     """Name -> what writes a folder and says how many traces it wrote, and their ids."""
     file = folder / "traces.jsonl"
-    traces = [replace(make_trace(i % 40), trace_id=f"t{i}") for i in range(IMPORTED)]
+    traces = [replace(_makers.make_trace(i % 40), trace_id=f"t{i}") for i in range(IMPORTED)]
     write_jsonl(file, traces)
-    model = load_model(str(save_tiny_model(folder / "model")), profile="embedded")
-    task = tiny_task(RECORDED)
+    model = load_model(str(_tiny.save_tiny_model(folder / "model")), profile="embedded")
+    task = _tiny.tiny_task(RECORDED)
 
     def recorded(out: Path) -> int:
         return record(
