@@ -96,14 +96,19 @@ def test_an_interrupted_recording_keeps_what_it_has(tmp_path: Path) -> None:
                    *record([url], file, tmp_path / "traces", "--concurrency", "8")]  # fmt: skip
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as one:
             assert one.stderr is not None
-            said = ""
+            said, done = "", 0
             for line in one.stderr:
                 said += line
-                if re.match(r"Recording: 40 of", line):
+                shown = re.match(r"Recording: (\d+) of", line)
+                if (
+                    shown and int(shown[1]) and not done
+                ):  # whichever is shown first: a loaded machine skips some
+                    done = int(shown[1])
                     one.send_signal(signal.SIGINT)
         assert one.returncode == 130
+    assert 0 < done < 400
     assert "interrupted; what was written is kept" in said
-    assert len(load_traces(tmp_path / "traces")) >= 40
+    assert done <= len(load_traces(tmp_path / "traces")) < 400
 
 
 def test_shards_are_put_together_and_recording_one_again_changes_nothing(
