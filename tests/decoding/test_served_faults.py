@@ -101,9 +101,7 @@ def test_an_interrupted_recording_keeps_what_it_has(tmp_path: Path) -> None:
                 said += line
                 # Whichever is shown first: a loaded machine skips some.
                 shown = re.match(r"Recording: (\d+) of", line)
-                if (
-                    shown and int(shown[1]) and not done
-                ):
+                if shown and int(shown[1]) and not done:
                     done = int(shown[1])
                     one.send_signal(signal.SIGINT)
         assert one.returncode == 130
