@@ -29,7 +29,7 @@ NONE: Marks = np.array([], dtype=np.uint64)
 """Of somebody who has seen nothing."""
 BYTES = 6
 MOST_IDS = 10
-"""a text that more questions of a folder share is a placeholder and says nothing about them"""
+"""a text that more questions of a folder share tells them not apart, and is not marked"""
 
 
 def _mark(kind: str, text: str) -> int:
