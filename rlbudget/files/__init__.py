@@ -31,7 +31,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
         _sweep(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -73,7 +73,7 @@ def _sweep(path: Path) -> None:
                 os.close(handle)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """So that the new name outlives a crash of the machine."""
     if sys.platform != "win32":
         handle = os.open(folder, os.O_RDONLY)

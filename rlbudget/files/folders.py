@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlbudget.errors import UserError
+from rlbudget.files import flush_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -160,7 +161,7 @@ def replace_folder(
                 fresh.rename(folder)
             elif not _exchange(fresh, folder):
                 _rename_twice(fresh, folder)
-            _flush(folder.parent)
+            flush_folder(folder.parent)
         finally:
             _recover(folder)
 
@@ -193,17 +194,7 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
     for within in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _flush(within)
-
-
-def _flush(folder: Path) -> None:
-    """So that the names in it outlive a crash of the machine."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush_folder(within)
 
 
 @cache

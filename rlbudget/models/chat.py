@@ -7,7 +7,7 @@ in a question is a control token, and how the prompt ends is known before the qu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -56,12 +56,21 @@ def thinking_ids(tokenizer: Any, question: str) -> list[int]:
     return ids if asked.opens else ids + trusted_ids(tokenizer, _OPEN + "\n")
 
 
-def conversation_ids(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
+def conversation_ids(
+    tokenizer: Any,
+    messages: Sequence[tuple[str, str]],
+    settings: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a conversation (role, text), up to and including the start of the thinking.
 
-    Raises ``UserError`` as ``thinking_ids`` does, and for a template that does not show a message.
+    With ``settings`` of the template it is rendered by those alone, and ends as they say. Nothing
+    in a message becomes a control token. Raises ``UserError`` as ``thinking_ids`` does, and for a
+    template that does not show a message.
     """
-    asked = _asked(tokenizer, _source(tokenizer), "", True)
+    if settings is None:
+        asked = _asked(tokenizer, _source(tokenizer), "", True)
+    else:
+        asked = Switched(tuple(settings.items()), opens=True, trims=(False, False))
     marks = [f"rlbudget{place}message{place}rlbudget" for place in range(len(messages))]
     given = [
         {"role": role, "content": mark} for (role, _), mark in zip(messages, marks, strict=True)
@@ -75,14 +84,18 @@ def conversation_ids(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> lis
     except Exception as error:  # a template is a program of somebody else's
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"the model's chat template refuses the conversation: {said}") from None
-    ids: list[int] = []
+    apart: list[int] = []
+    whole = ""
     for (role, content), mark in zip(messages, marks, strict=True):
         before, shown, text = text.partition(mark)
         if not shown:
             raise UserError(f"the model's chat template does not show a message of the {role}")
         check_text(content)
-        ids += trusted_ids(tokenizer, before) + literal_ids(tokenizer, content)
-    ids += trusted_ids(tokenizer, text)
+        apart += trusted_ids(tokenizer, before) + literal_ids(tokenizer, content)
+        whole += before + content
+    ids = _joined(
+        tokenizer, trusted_ids(tokenizer, whole + text), [*apart, *trusted_ids(tokenizer, text)]
+    )
     return ids if asked.opens else ids + trusted_ids(tokenizer, _OPEN + "\n")
 
 
@@ -95,8 +108,11 @@ def _filled(tokenizer: Any, question: str, after: str, asked: Switched) -> list[
     apart = trusted_ids(tokenizer, first)
     for part in rest:
         apart += literal_ids(tokenizer, question) + trusted_ids(tokenizer, part)
-    # Read as a whole, words join as the model knows them; but it must be the same prompt.
-    whole = trusted_ids(tokenizer, question.join([first, *rest]))
+    return _joined(tokenizer, trusted_ids(tokenizer, question.join([first, *rest])), apart)
+
+
+def _joined(tokenizer: Any, whole: list[int], apart: list[int]) -> list[int]:
+    """Read as a whole, words join as the model knows them; but it must be the same prompt."""
     same = control_ids(tokenizer, whole) == control_ids(tokenizer, apart)
     return whole if same else apart
 

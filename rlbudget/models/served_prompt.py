@@ -7,7 +7,7 @@ from typing import Any
 
 from rlbudget.errors import UserError
 from rlbudget.models.asking import root_of
-from rlbudget.models.chat import has_template
+from rlbudget.models.chat import conversation_ids, has_template
 from rlbudget.models.completions import Prompt
 from rlbudget.models.messages import Template
 from rlbudget.models.served import ServedModel, Server, tokenized, tokens_of
@@ -73,14 +73,8 @@ def _locally(
             "neither the server nor the tokenizer renders a chat template: leave the system turn"
             " and the template's settings out"
         )
-    try:
-        text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **template
-        )
-    except Exception as error:  # a template is a program of somebody else's
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"the model's chat template cannot be used: {said}") from None
-    return trusted_ids(tokenizer, str(text))
+    turns = [(message["role"], message["content"]) for message in messages]
+    return conversation_ids(tokenizer, turns, template)
 
 
 def _opening(model: ServedModel, ids: Sequence[int], question: str) -> list[int]:

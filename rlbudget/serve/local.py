@@ -19,6 +19,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
 from rlbudget.serve.chat import error_body
+from rlbudget.serve.reasons import text_of
 from rlbudget.serve.shown import Piece, Shown
 
 if TYPE_CHECKING:
@@ -145,10 +146,7 @@ def _question(body: Mapping[str, Any]) -> str:
     asked = [message for message in body["messages"] if message.get("role") == "user"]
     if len(asked) != 1 or len(body["messages"]) != 1:
         raise UserError("a model inside the gateway answers single questions: send one message")
-    content = asked[0]["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(str(part.get("text", "")) for part in content)
+    return text_of(asked[0]["content"])
 
 
 @asynccontextmanager

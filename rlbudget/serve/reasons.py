@@ -50,6 +50,13 @@ def _is_text(content: Any) -> bool:
     )
 
 
+def text_of(content: Any) -> str:
+    """The text of a message, which may come in parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return str(content or "")
+
+
 def check_shape(body: Mapping[str, Any], *, chat: bool) -> None:
     """``UserError`` naming the field that has the wrong shape."""
     model = body.get("model")

@@ -15,15 +15,16 @@ from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.integrations.openai import Server, connect
-from rlbudget.models.chat import has_template
+from rlbudget.models.chat import conversation_ids, has_template
 from rlbudget.models.completions import Prompt
 from rlbudget.models.messages import Listing, Template, Tokens
 from rlbudget.models.patience import Patience
 from rlbudget.models.site import ServerError, find_site
-from rlbudget.models.spelling import check_text
+from rlbudget.models.spelling import check_text, trusted_ids
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.passing import pass_through
+from rlbudget.serve.reasons import text_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
 
@@ -93,7 +94,8 @@ class Upstream:
             prompt = body["prompt"]
             if isinstance(prompt, list):
                 return [*prompt]
-            return _trusted(self.tokenizer, prompt)
+            check_text(prompt)
+            return trusted_ids(self.tokenizer, prompt)
         more = body.get("chat_template_kwargs") or {}
         if self.renders == "tokenize":
             asked = {"model": self.model, "messages": body["messages"],
@@ -167,25 +169,12 @@ def _rendered(
     tokenizer: Any, server: Server, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
 ) -> list[int]:
     """By the tokenizer's own template, or by the exit profile for a single question."""
-    for message in messages:
-        check_text(str(message.get("content") or ""))
-    if not has_template(tokenizer):
-        if len(messages) != 1 or messages[0].get("role") != "user":
-            raise UserError(
-                "the upstream renders no chats and its tokenizer has no template: send one message"
-                " of the user"
-            )
-        return server.core.profile.prompt(str(messages[0]["content"]), tokenizer)
-    try:
-        text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **more
+    turns = [(str(message["role"]), text_of(message.get("content"))) for message in messages]
+    if has_template(tokenizer):
+        return conversation_ids(tokenizer, turns, more)
+    if [role for role, _ in turns] != ["user"]:
+        raise UserError(
+            "the upstream renders no chats and its tokenizer has no template: send one message of"
+            " the user"
         )
-    except Exception as error:  # a template is a program of somebody else's
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"the chat template refuses the messages: {said}") from None
-    return _trusted(tokenizer, str(text))
-
-
-def _trusted(tokenizer: Any, text: str) -> list[int]:
-    check_text(text)
-    return [int(n) for n in tokenizer.encode(text, add_special_tokens=False)]
+    return server.core.profile.prompt(turns[0][1], tokenizer)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
+from rlbudget.models.chat import conversation_ids
 from rlbudget.models.profiles import find_profile, literal_ids
 from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import build_vocabulary
@@ -83,6 +84,37 @@ def test_a_control_token_in_a_question_is_text(
     asked, harmless = prompt(question, tokenizer), prompt("2 + 2?", tokenizer)
     assert [t for t in asked if t in controls] == [t for t in harmless if t in controls]
     assert question in tokenizer.decode(asked)
+
+
+CHAT = (
+    "<bos>{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if mute %}</think>{% else %}<think>\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_control_token_in_any_message_of_a_conversation_is_text(hostile: str) -> None:
+    tokenizer = tokenizer_with(CHAT)
+    controls = set(tokenizer.added_tokens_decoder)
+    for role in ("system", "user", "assistant"):
+        turns = [("system", "be brief"), ("user", "1 + 1?"), ("assistant", "2"), ("user", "2 + 2?")]
+        harmless = conversation_ids(tokenizer, turns, {})
+        asked = [(name, hostile if name == role else text) for name, text in turns]
+        found = conversation_ids(tokenizer, asked, {})
+        assert [t for t in found if t in controls] == [t for t in harmless if t in controls]
+
+
+def test_an_ordinary_conversation_is_spelled_as_the_template_spells_it_under_its_settings() -> None:
+    tokenizer = tokenizer_with(CHAT)
+    turns = [("system", "be brief"), ("user", "What is 3 + 4?"), ("assistant", " 7"), ("user", "x")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    for settings in ({}, {"mute": True}):
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **settings
+        )
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert conversation_ids(tokenizer, turns, settings) == whole
 
 
 def test_a_tag_that_is_no_special_token_stays_text_too() -> None:
