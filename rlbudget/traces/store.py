@@ -3,8 +3,8 @@
 A part holds up to some hundreds of traces, one row each; what belongs to checkpoints is a
 column of lists. A part appears whole or not at all (a temporary file in the same folder,
 flushed to the disk, then renamed), so a process killed at any moment loses at most the
-traces it had not yet written; ``traces.parts`` notices damage, ``traces.settings`` what a folder
-was recorded with.
+traces it had not yet written; ``traces.parts`` notices damage, ``traces.numbered`` a part that is
+gone, and ``traces.settings`` says what a folder was recorded with.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ except ModuleNotFoundError as missing:
 
 from rlbudget.traces.columns import meta_of, part_of, table_of_part, traces_of
 from rlbudget.traces.contents import digests_of
+from rlbudget.traces.numbered import part_name, parts_there, renumber, require_all, write_count
 from rlbudget.traces.parts import damage_named, read_part, sealed
 from rlbudget.traces.settings import NONE, Settings, check_same, read_settings, write_settings
 from rlbudget.traces.table import TraceTable, joined
@@ -35,8 +36,7 @@ Folders = Path | str | Sequence[Path | str]
 """A folder of traces, or several of them in order, no trace id in two."""
 
 PART_SIZE = 256
-_PART = re.compile(r"part-([0-9]{6,})\.parquet")
-_TEMPORARY = re.compile(r"\.(part-[0-9]{6,}\.parquet|settings\.json)\..*")
+_TEMPORARY = re.compile(r"\.(part-[0-9]{6,}\.parquet|settings\.json|_parts)\..*")
 
 
 class TraceWriter:
@@ -68,30 +68,31 @@ class TraceWriter:
             raise UserError(f"{folder} is a file, not a folder for traces")
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.folder))
-            parts = self._begin(append)
+            self._next = self._begin(append)
             self._ids = existing_ids(self.folder)
             self._lock: contextlib.ExitStack | None = stack.pop_all()
-        self._next = 1 + max((_number(part) for part in parts), default=-1)
 
-    def _begin(self, append: bool) -> list[Path]:
-        """The parts that are there; whatever may not be added to is refused."""
+    def _begin(self, append: bool) -> int:
+        """How many parts are there; whatever may not be added to is refused."""
         for stray in self.folder.iterdir():
             if _TEMPORARY.fullmatch(stray.name):
                 stray.unlink()
-        parts = _parts(self.folder)
+        parts = parts_there(self.folder)
         if parts and not append:
             raise UserError(
                 f"{self.folder} already holds traces: add --resume to go on with them, or choose"
                 " another --out"
             )
-        if parts or read_settings(self.folder) != NONE:
+        begun = bool(parts) or read_settings(self.folder) != NONE
+        if begun:
             check_same(self.folder, self._settings)
-        elif self._settings != NONE:
-            try:
+        try:
+            renumber(self.folder, parts)
+            if not begun and self._settings != NONE:
                 write_settings(self.folder, self._settings)
-            except OSError as error:
-                raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
-        return parts
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
+        return len(parts)
 
     def add(self, trace: Trace, *, checked: bool = False) -> None:
         """Take a trace; every ``part_size`` traces a part is written.
@@ -140,7 +141,7 @@ class TraceWriter:
         self._write(part_of(held, settings=self._settings.digest), len(held))
 
     def _write(self, part: pa.Table, n: int) -> None:
-        path = self.folder / f"part-{self._next:06d}.parquet"
+        path = self.folder / part_name(self._next)
         try:
             write_bytes(path, sealed(part))
         except OSError as error:
@@ -157,6 +158,9 @@ class TraceWriter:
         try:
             if self._lock is not None:
                 self.flush()
+                if self.n:
+                    with contextlib.suppress(OSError):  # a full disk: the traces are there
+                        write_count(self.folder, self._next)
         finally:
             self._unlock()
 
@@ -175,11 +179,12 @@ class TraceWriter:
 def is_store(folder: Path | str) -> bool:
     """Whether it is a folder with parts of traces in it."""
     folder = Path(folder)
-    return folder.is_dir() and bool(_parts(folder))
+    return folder.is_dir() and bool(parts_there(folder))
 
 
 def existing_ids(folder: Path | str) -> set[str]:
-    """The trace ids a folder holds; none where there is no folder yet."""
+    """The trace ids a folder holds, whether a part is missing or not; none where there is no folder
+    yet."""  # fmt: skip
     folder = Path(folder)
     if not folder.is_dir():
         return set()
@@ -200,8 +205,8 @@ def iter_asked(folder: Path | str) -> Iterator[tuple[str, str, str]]:
 def iter_traces(folder: Folders) -> Iterator[Trace]:
     """The traces of a folder, or of several, a part in memory at a time.
 
-    Raises ``UserError`` for a folder without traces, a damaged or foreign part, or a trace
-    id that occurs twice.
+    Raises ``UserError`` for a folder without traces, a part that is missing, damaged or foreign,
+    or a trace id that occurs twice.
     """
     seen: dict[str, Path] = {}
     for path, part in _all_parts(folder):
@@ -290,14 +295,6 @@ def digest(folder: Folders) -> str:
     return hashlib.sha256(b"".join(sorted(found))).hexdigest()
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if _PART.fullmatch(p.name)), key=_number)
-
-
-def _number(part: Path) -> int:
-    return int(part.name.removeprefix("part-").removesuffix(".parquet"))
-
-
 def _all_parts(
     folders: Folders, columns: Collection[str] | None = None, *, without: Collection[str] = ()
 ) -> Iterator[tuple[Path, pa.Table]]:
@@ -313,7 +310,7 @@ def _read(
     folder: Path, columns: Collection[str] | None = None, *, without: Collection[str] = ()
 ) -> Iterator[tuple[Path, pa.Table]]:
     settings = read_settings(folder)
-    for path in _parts(folder):
+    for path in parts_there(folder):
         yield path, read_part(path, settings, columns, without=without)
 
 
@@ -323,7 +320,7 @@ def _require_parts(folder: Path) -> None:
         raise UserError(f"{folder}: no such folder; {advice}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder of traces; {advice}")
-    if not _parts(folder):
+    if not require_all(folder):
         raise UserError(f"{folder} holds no traces; {advice}")
 
 
@@ -331,8 +328,9 @@ def _claim(ids: list[str], path: Path, seen: dict[str, Path]) -> None:
     for trace_id in ids:
         if trace_id in seen:
             other = seen[trace_id]
-            where = other.name if other.parent == path.parent else other
-            raise UserError(
-                f"{path}: trace {trace_id!r} is also in {where}: delete one of the parts"
-            )
+            if other.parent == path.parent:
+                where, advice = other.name, f"delete {path.name} if it was copied here"
+            else:
+                where, advice = str(other), "put them together: rlbudget traces merge"
+            raise UserError(f"{path}: trace {trace_id!r} is also in {where}: {advice}")
         seen[trace_id] = path

@@ -377,7 +377,7 @@ def test_the_second_of_two_imports_into_a_folder_is_told_so_and_changes_nothing(
     assert len(told) == 1
     assert len(load_traces(out)) == 150
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "traces.jsonl"]
-    assert sorted(p.name for p in out.iterdir()) == ["part-000000.parquet"]
+    assert sorted(p.name for p in out.iterdir()) == ["_parts", "part-000000.parquet"]
 
 
 def test_an_interrupted_import_says_that_nothing_was_imported_and_leaves_nothing(

@@ -145,7 +145,7 @@ def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path, damage: str, lo
 
 def test_a_trace_in_two_parts_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a", [make_trace(1)])
-    (tmp_path / "a/part-000009.parquet").write_bytes(
+    (tmp_path / "a/part-000001.parquet").write_bytes(
         (tmp_path / "a/part-000000.parquet").read_bytes()
     )
     for load in (load_traces, load_table, existing_ids):
