@@ -10,7 +10,6 @@ an undisturbed recording has. Then: two servers with a fixed delay against one.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -21,7 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlbudget.traces.store import digest, existing_ids, load_traces
+from rlbudget.traces.store import existing_ids
+from runs.cluster.killing import PROFILE, questions, verdict
 from runs.common import ROOT, row, write_part
 from runs.integrations.toy_script import scripted
 
@@ -33,19 +33,10 @@ KILL_AFTER = (1.0, 6.0)
 DELAY = 0.5
 
 
-def questions(folder: Path, n: int) -> Path:
-    file = folder / "questions.jsonl"
-    rows = [{"id": f"q{i}", "question": f"What is {i} + 3?", "target": str(i + 3)}
-            for i in range(n)]  # fmt: skip
-    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return file
-
-
 def command(urls: Sequence[str], file: Path, out: Path, concurrency: int) -> list[str]:
     return [
         sys.executable, "-m", "rlbudget.cli.main", "record", "--model", ",".join(urls),
-        "--profile", "embedded", "--tokenizer", "embedded", "--task", str(file),
-        "--out", str(out), "--resume", "--stride", "16", "--temperature", "0",
+        *PROFILE, "--task", str(file), "--out", str(out), "--resume",
         "--concurrency", str(concurrency), "--patience", "60",
     ]  # fmt: skip
 
@@ -95,18 +86,15 @@ def faults(n: int, kills: int, scratch: Path) -> None:
         times = killed([url], file, scratch / "storm", n, kills)
         recorded([url], file, scratch / "storm", CONCURRENCY)
         storm = time.monotonic() - begun
-    traces = load_traces(scratch / "storm")  # refuses a damaged part and an id that occurs twice
-    same = digest(scratch / "storm") == digest(scratch / "quiet")
-    once = len(traces) == len({trace.question_id for trace in traces}) == n
+    said, met = verdict(scratch / "quiet", scratch / "storm", n)
     write_part(
         "cluster", "faults",
         [row(
             f"toy server that fails, concurrency {CONCURRENCY}, {n:,} questions, the recorder"
             f" killed {times} times",
             "each trace once, none torn, same set as undisturbed",
-            f"{len(traces):,} traces, {'each once' if once else 'not each once'},"
-            f" {'the same set' if same else 'another set'}",
-            once and same and times >= kills,
+            said,
+            met and times >= kills,
         )],
         seconds={"quiet": round(quiet, 1), "disturbed": round(storm, 1)}, kills=times,
         faults={"each kind": FAULTS, "the end of the server": DIE},
