@@ -29,6 +29,7 @@ from rlbudget.decoding.annotate import AnnotateStats, Heard, Wanted, annotate_wa
 from rlbudget.models import load_model
 from rlbudget.tasks.log_rows import LogColumns
 from rlbudget.tasks.logs import rows_in
+from rlbudget.traces.shards import shard_folder
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Annotate:
         refuse_others(self, urls, ("device", "dtype", "batch_size"))
         out, resume = self.out, self.resume
         if shard is not None:
-            out, resume = out / f"shard-{shard[0]:04d}-of-{shard[1]:04d}", True
+            out, resume = shard_folder(out, shard), True
         total, told, first = rows_in(self.logs), Told("row"), FirstAnswers(report)
         wanted = Wanted(
             self.logs, out, self.columns, self.task, self.scorer, self.stride, self.max_tokens,

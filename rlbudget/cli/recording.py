@@ -34,6 +34,7 @@ from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.tasks import Columns, Task, load_task
 from rlbudget.traces.interchange import import_jsonl
+from rlbudget.traces.shards import shard_folder
 from rlbudget.traces.trace import PROBE_TOKENS
 
 
@@ -128,7 +129,7 @@ class Record:
             return
         if shard is not None:
             task = sharded(task, shard)
-            part = self.out / f"shard-{shard[0]:04d}-of-{shard[1]:04d}"
+            part = shard_folder(self.out, shard)
             command = replace(self, out=part, resume=True)
             if not task.questions:
                 part.mkdir(parents=True, exist_ok=True)

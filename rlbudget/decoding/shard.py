@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from rlbudget.decoding.record import row_seed
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Task
+from rlbudget.traces.shards import shards_there
 
 SHARDS_A_WORKER = 8
 """so that a worker that is fast, or joins late, finds work"""
 FEWEST_QUESTIONS = 4
 """of a shard"""
-_SHARD = re.compile(r"shard-\d+-of-(\d+)")
 
 
 def sharded(task: Task, shard: tuple[int, int]) -> Task:
@@ -34,8 +33,7 @@ def shards_for(task: Task, out: Path, workers: int) -> int:
 
     None of them is empty.
     """
-    cuts = {int(found[1]) for path in (out.iterdir() if out.is_dir() else ())
-            if (found := _SHARD.fullmatch(path.name))}  # fmt: skip
+    cuts = {n for _, n in shards_there(out).values()}
     if len(cuts) > 1:
         raise UserError(f"{out} holds shards of {' and of '.join(map(str, sorted(cuts)))} parts:"
                         " choose another --out")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import pyarrow as pa
 from rlbudget.errors import UserError
 from rlbudget.traces.columns import traces_of
 from rlbudget.traces.settings import NONE, Settings, read_settings
+from rlbudget.traces.shards import shards_there
 from rlbudget.traces.store import PART_SIZE, TraceWriter, is_store, iter_whole_parts
 from rlbudget.traces.trace import Trace, problem_of
 
-_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 _SAID = ("stride", "profile", "exit_text", "max_tokens", "temperature", "probe_tokens",
          "top_logprobs")  # fmt: skip
 """What traces of folders without settings say of how they were made."""
@@ -38,23 +37,20 @@ def shards_of(folder: Path) -> list[Path]:
 
     Raises ``UserError`` where one of them is missing, or they are of several cuts.
     """
-    named = {
-        path: match for path in sorted(folder.iterdir() if folder.is_dir() else ())
-        if (match := _SHARD.fullmatch(path.name)) and path.is_dir()
-    }  # fmt: skip
-    found = {path: match for path, match in named.items() if is_store(path)}
+    named = shards_there(folder)
+    found = {path: shard for path, shard in named.items() if is_store(path)}
     # A shard that no question falls into is an empty folder.
-    bare = {int(match[1]) for path, match in named.items() if not any(path.iterdir())}
+    bare = {place for path, (place, _) in named.items() if not any(path.iterdir())}
     if is_store(folder) or not found:
         return [folder]
-    cuts = {int(match[2]) for match in found.values()}
+    cuts = {n for _, n in found.values()}
     if len(cuts) > 1:
         raise UserError(
             f"{folder} holds shards of {' and of '.join(map(str, sorted(cuts)))} parts: name those"
             " to be merged"
         )
     (n,) = cuts
-    missing = sorted({*range(1, n + 1)} - {int(match[1]) for match in found.values()} - bare)
+    missing = sorted({*range(1, n + 1)} - {place for place, _ in found.values()} - bare)
     if missing:
         raise UserError(
             f"{folder}: shard {', '.join(f'{place}/{n}' for place in missing[:8])} is not there:"
