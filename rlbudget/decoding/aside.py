@@ -15,8 +15,9 @@ from rlbudget.models.reading import (
     Continuation,
     ExitResult,
     ProbeResult,
+    begins_with_probe,
+    make_exit,
     make_probe,
-    read_answer,
 )
 from rlbudget.traces.trace import Checkpoint, Exit, Probe
 
@@ -44,13 +45,7 @@ def exit_fork(core: Core) -> Fork:
 
 def exit_of(core: Core, found: Continuation) -> ExitResult:
     """What an ``exit_fork`` gave."""
-    return ExitResult(
-        answer=read_answer(found.ids, core.vocabulary, core.profile, core.profile.answer_stop),
-        answer_tokens=len(core.vocabulary.exit_ids) + len(found.ids),
-        ids=found.ids,
-        logprobs=found.logprobs,
-        entropy=found.entropy,
-    )
+    return make_exit(found, core.vocabulary, core.profile)
 
 
 def probe_fork(core: Core) -> Fork:
@@ -66,8 +61,7 @@ def probe_of(core: Core, found: Continuation) -> ProbeResult:
 def trial_of(core: Core, exit: ExitResult) -> ProbeResult | None:
     """The trial answer that an exit begins with; None where a probe has a cue of its own."""
     profile, most = core.profile, core.probe_tokens
-    same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
-    if not same or not 0 < most <= profile.max_answer_tokens:
+    if most < 1 or not begins_with_probe(profile, most):
         return None
     return make_probe(exit, most, core.vocabulary, profile)
 

@@ -19,7 +19,13 @@ from rlbudget.decoding.checkpoints import Texts
 from rlbudget.decoding.record import Recorded, Settings, trace_of
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Token
-from rlbudget.models.reading import Continuation, Finished, make_probe, read_answer
+from rlbudget.models.reading import (
+    Continuation,
+    Finished,
+    begins_with_probe,
+    make_probe,
+    read_answer,
+)
 from rlbudget.models.served import ServedModel, Server
 from rlbudget.models.served_prompt import prompt_of
 from rlbudget.models.served_write import Spent, answer_after, continuation, signals_of, write
@@ -261,9 +267,8 @@ async def exit_at(
     probe = None
     if model.top:
         looks["exit_entropy"] = written.entropy
-        same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, stops)
         trial = written
-        if probe_tokens and not (same and probe_tokens <= cap):
+        if probe_tokens and not begins_with_probe(profile, probe_tokens):
             trial = await answer_after(
                 model, server, prefix, vocabulary.probe_ids, cap=probe_tokens,
                 stops=profile.probe_stop, rank=rank, spent=spent,

@@ -19,8 +19,9 @@ from rlbudget.models.reading import (
     Continuation,
     ExitResult,
     ProbeResult,
+    begins_with_probe,
+    make_exit,
     make_probe,
-    read_answer,
 )
 from rlbudget.models.sequences import Unfinished
 from rlbudget.models.vocabulary import Vocabulary
@@ -38,17 +39,8 @@ class Forks:
         """What a stop of these rows here would give."""
         cap = self.profile.max_answer_tokens
         stops = self.profile.answer_stop
-        exit_ids = self.vocabulary.exit_ids
-        return [
-            ExitResult(
-                answer=read_answer(c.ids, self.vocabulary, self.profile, stops),
-                answer_tokens=len(exit_ids) + len(c.ids),
-                ids=c.ids,
-                logprobs=c.logprobs,
-                entropy=c.entropy,
-            )
-            for c in self._ahead(sequences, places, exit_ids, cap, stops)
-        ]
+        ahead = self._ahead(sequences, places, self.vocabulary.exit_ids, cap, stops)
+        return [make_exit(c, self.vocabulary, self.profile) for c in ahead]
 
     @torch.inference_mode()
     def probes(self, sequences: Unfinished, places: Ints, max_new: int) -> list[ProbeResult]:
@@ -59,9 +51,7 @@ class Forks:
 
     def probes_of(self, exits: Sequence[ExitResult], max_new: int) -> list[ProbeResult] | None:
         """The probes that these exits begin with; None where a probe has a cue of its own."""
-        profile = self.profile
-        same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
-        if not same or max_new > profile.max_answer_tokens:
+        if not begins_with_probe(self.profile, max_new):
             return None
         return [make_probe(e, max_new, self.vocabulary, self.profile) for e in exits]
 

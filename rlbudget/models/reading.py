@@ -68,6 +68,24 @@ class Finished:
     """everything after it: the end of the thinking, the answer, its end"""
 
 
+def make_exit(continuation: Continuation, vocabulary: Vocabulary, profile: Profile) -> ExitResult:
+    """A continuation after the exit text as an answer."""
+    return ExitResult(
+        answer=read_answer(continuation.ids, vocabulary, profile, profile.answer_stop),
+        answer_tokens=len(vocabulary.exit_ids) + len(continuation.ids),
+        ids=continuation.ids,
+        logprobs=continuation.logprobs,
+        entropy=continuation.entropy,
+    )
+
+
+def begins_with_probe(profile: Profile, max_new: int) -> bool:
+    """Whether an exit begins with the trial answer of up to ``max_new`` tokens: it has no cue and
+    no stops of its own."""  # fmt: skip
+    same = (profile.probe_cue, profile.probe_stop) == (profile.exit_text, profile.answer_stop)
+    return same and max_new <= profile.max_answer_tokens
+
+
 def make_probe(
     continuation: Continuation | ExitResult, max_new: int, vocabulary: Vocabulary, profile: Profile
 ) -> ProbeResult:
