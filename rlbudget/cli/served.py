@@ -19,10 +19,10 @@ from rlbudget.console import Told, note, progress
 from rlbudget.decoding.annotate import AnnotateStats, Heard, Wanted
 from rlbudget.decoding.annotate_served import annotate_served
 from rlbudget.decoding.decoded import Decoded
-from rlbudget.decoding.record_served import Listening, Served, record_served
+from rlbudget.decoding.record_served import Listening, Served, opened, record_served
 from rlbudget.errors import UserError
 from rlbudget.integrations.openai import connect, decode
-from rlbudget.models.served import Asked, ServedModel, open_model
+from rlbudget.models.served import Asked, ServedModel
 from rlbudget.models.served_prompt import prompt_of
 from rlbudget.models.site import ServerError
 from rlbudget.strategies.plan import Plan
@@ -62,10 +62,7 @@ def decode_through(served: Served, asking: Asking) -> tuple[Decoded, ServedModel
 
     async def run(url: str) -> tuple[Decoded, ServedModel]:
         asked = replace(served.asked, retries=3)
-        async with open_model(
-            [url], model=served.model, tokenizer=served.tokenizer,
-            profile=served.profile, key=served.key, asked=asked, texts=[asking.question],
-        ) as model:  # fmt: skip
+        async with opened(replace(served, urls=[url], asked=asked), [asking.question]) as model:
             prompt = await prompt_of(model, model.servers[0], asking.question)
             async with connect(
                 url, asking.plan, model.tokenizer, model=model.name, key=served.key,

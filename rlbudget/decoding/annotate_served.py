@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from rlbudget.decoding.annotate import AnnotateStats, Heard, Row, Wanted, Work, begun
 from rlbudget.decoding.checkpoints import Texts
-from rlbudget.decoding.record_served import Served, meta_of
+from rlbudget.decoding.record_served import Served, meta_of, opened
 from rlbudget.decoding.reread import served_speller_of
 from rlbudget.decoding.served_decode import exit_at, measured, together
 from rlbudget.decoding.sharing import Crew, shared
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Token
-from rlbudget.models.served import ServedModel, Server, alive, open_model
+from rlbudget.models.served import ServedModel, Server, alive
 from rlbudget.models.served_prompt import prompt_of
 from rlbudget.models.served_score import can_score, score
 from rlbudget.models.served_write import Spent
@@ -51,10 +51,7 @@ def annotate_served(
     """
 
     async def run() -> tuple[AnnotateStats, Spent]:
-        async with open_model(
-            served.urls, model=served.model, tokenizer=served.tokenizer, profile=served.profile,
-            key=served.key, asked=served.asked,
-        ) as model:  # fmt: skip
+        async with opened(served) as model:
             on_model(model)
             spent = Spent()
             speller = served_speller_of(model, wanted.max_tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,16 @@ class Served:
     """seconds without a server that answers before a recording ends"""
 
 
+def opened(
+    served: Served, texts: Sequence[str] = ()
+) -> AbstractAsyncContextManager[ServedModel, bool | None]:
+    """``open_model`` of these servers, ``texts`` some of the questions."""
+    return open_model(
+        served.urls, model=served.model, tokenizer=served.tokenizer, profile=served.profile,
+        key=served.key, asked=served.asked, texts=texts,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Listening:
     """Who is told what while a recording runs."""
@@ -110,10 +120,7 @@ def record_served(
 
     async def run() -> ServedStats:
         texts = [question.question for question in task.questions[:_TEXTS]]
-        async with open_model(
-            served.urls, model=served.model, tokenizer=served.tokenizer, profile=served.profile,
-            key=served.key, asked=served.asked, texts=texts,
-        ) as model:  # fmt: skip
+        async with opened(served, texts) as model:
             settings = settings_of(
                 model.profile, stride=stride, max_tokens=max_tokens, temperature=temperature,
                 probe_tokens=probe_tokens, seed=seed, store_text=store_text,

@@ -32,11 +32,11 @@ import numpy as np
 from rlbudget.agents.freeze import freeze
 from rlbudget.agents.training import train_on
 from rlbudget.decoding.record import record
-from rlbudget.decoding.record_served import Served, ServedStats, record_served
+from rlbudget.decoding.record_served import Served, ServedStats, opened, record_served
 from rlbudget.integrations import openai
 from rlbudget.models import load_model
 from rlbudget.models.completions import Prompt
-from rlbudget.models.served import Asked, ServedModel, open_model
+from rlbudget.models.served import Asked, ServedModel
 from rlbudget.models.served_prompt import prompt_of
 from rlbudget.models.served_write import write
 from rlbudget.models.smollm2 import smollm2_folder
@@ -219,9 +219,7 @@ async def one_after_another(
                 here = Prompt([*prompt.ids, *thought, *cue], "", True)
                 await write(server, here, model.profile.max_answer_tokens)
 
-    async with open_model(
-        served.urls, tokenizer=served.tokenizer, profile=served.profile, asked=served.asked
-    ) as model:
+    async with opened(served) as model:
         begun = time.perf_counter()
         await asyncio.gather(*(one(model, place) for place in range(len(task.questions))))
         return time.perf_counter() - begun
