@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlbudget.errors import UserError
-from rlbudget.tasks.task import Question
+from rlbudget.tasks.task import Question, Task
 from rlbudget.traces.settings import Settings, settings_of
 from rlbudget.traces.store import iter_asked
 
@@ -36,6 +36,12 @@ def recording_settings(
             **more,
         }
     )
+
+
+def check_ids(task: Task) -> None:
+    """``UserError`` where two questions of a task have one id."""
+    if len({question.question_id for question in task.questions}) < len(task.questions):
+        raise UserError(f"the task {task.name} has two questions of one id")
 
 
 def there_of(folder: Path | str, wanted: Mapping[str, Question]) -> set[str]:

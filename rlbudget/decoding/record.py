@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rlbudget.decoding.checkpoints import Texts, checkpoints_of
 from rlbudget.decoding.fitting import fitting
-from rlbudget.decoding.known import recording_settings, there_of
+from rlbudget.decoding.known import check_ids, recording_settings, there_of
 from rlbudget.errors import UserError
 from rlbudget.models.profiles import Profile
 from rlbudget.models.reading import Finished
 from rlbudget.models.vocabulary import Vocabulary
 from rlbudget.tasks.task import Question, Task
+from rlbudget.traces.settings import Settings as FolderSettings
 from rlbudget.traces.store import TraceWriter
 from rlbudget.traces.trace import PROBE_TOKENS, Checkpoint, Final, Trace
 
@@ -87,6 +88,14 @@ class Settings:
             "exit_text": model.profile.exit_text,
             **self.more,
         }
+
+    def known(self, model: Model, task: Task) -> FolderSettings:
+        """What a folder says of a recording of ``task``."""
+        return recording_settings(
+            "record", model, task.name, self.meta(model),
+            scorer=task.scorer, seed=self.seed, store_text=self.store_text,
+            **({"text_signals": True} if self.text_signals else {}),
+        )  # fmt: skip
 
 
 def settings_of(
@@ -176,20 +185,14 @@ def record(
     )  # fmt: skip
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
-    ids = [trace_id(seed, question.question_id) for question in task.questions]
-    if len(set(ids)) < len(ids):
-        raise UserError(f"the task {task.name} has two questions of one id")
+    check_ids(task)
     fits = fitting(model, task, settings.max_tokens, on_left_out)
     task = fits.task
     ids = [trace_id(seed, question.question_id) for question in task.questions]
     spelled = [model.option_ids(question.options) for question in task.questions]
     options_of = dict(zip(ids, spelled, strict=True))
     n = tokens = exit_tokens = written = 0
-    known = recording_settings(
-        "record", model, task.name, settings.meta(model),
-        scorer=task.scorer, seed=seed, store_text=store_text,
-        **({"text_signals": True} if text_signals else {}),
-    )  # fmt: skip
+    known = settings.known(model, task)
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]

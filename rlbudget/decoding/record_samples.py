@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlbudget.decoding.fitting import fitting
-from rlbudget.decoding.known import recording_settings, there_of
+from rlbudget.decoding.known import check_ids, recording_settings, there_of
 from rlbudget.decoding.record import BATCH_SIZE, RecordStats, remembering, row_seed
 from rlbudget.errors import UserError
 from rlbudget.tasks.task import Question, Task
@@ -65,8 +65,7 @@ def record_samples(
         temperature=float(profile.temperature if temperature is None else temperature),
         seed=seed,
     )
-    if len({question.question_id for question in task.questions}) < len(task.questions):
-        raise UserError(f"the task {task.name} has two questions of one id")
+    check_ids(task)
     firsts = {f"{question.question_id}-o0": question for question in task.questions}
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, firsts)

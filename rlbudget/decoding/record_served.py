@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlbudget.decoding.known import recording_settings, there_of
+from rlbudget.decoding.known import check_ids, there_of
 from rlbudget.decoding.record import (
     Recorded,
     RecordStats,
@@ -153,18 +153,13 @@ async def _record(
     heard: Listening,
 ) -> ServedStats:
     begun, spent = time.monotonic(), Spent()
+    check_ids(task)
     ids = [trace_id(settings.seed, question.question_id) for question in task.questions]
-    if len(set(ids)) < len(ids):
-        raise UserError(f"the task {task.name} has two questions of one id")
     width = model.asked.questions or model.asked.concurrency
     crew = Crew(model.servers, width, alive, patience)
     left_out: list[str] = []
     n = tokens = exit_tokens = 0
-    known = recording_settings(
-        "record", model, task.name, settings.meta(model),
-        scorer=task.scorer, seed=settings.seed, store_text=settings.store_text,
-        **({"text_signals": True} if settings.text_signals else {}),
-    )  # fmt: skip
+    known = settings.known(model, task)
     with TraceWriter(folder, append=resume, settings=known) as writer:
         there = there_of(folder, dict(zip(ids, task.questions, strict=True)))
         missing = [q for q, name in zip(task.questions, ids, strict=True) if name not in there]
