@@ -18,10 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rlbudget.files import write_bytes
@@ -31,14 +29,13 @@ from rlbudget.traces.laws import SIGNAL
 from rlbudget.traces.parts import sealed
 from rlbudget.traces.store import PART_SIZE
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
+from tests.shared.synthetic import signals_of
 
 STRIDE = 32
 SHORTEST, LONGEST = 10, 50
 """checkpoints of a trace"""
 WRONG = 4
 """different wrong answers to a question"""
-
-Array = npt.NDArray[Any]
 
 
 def main() -> None:
@@ -114,7 +111,8 @@ def made_part(first: int, n: int, seed: int) -> tuple[pa.Table, int]:
             0.55 + 0.25 * right - 0.15 * difficulty[of] + rng.normal(0, 0.13, m), 0.01, 0.999
         ),
         "probe_tokens": rng.integers(3, 9, m),
-        **_signals(rng, right, difficulty[of]),
+        **{SIGNAL + name: values for name, values in signals_of(
+            rng, right.astype(np.float64), difficulty[of], np.zeros(m, dtype=np.int64)).items()},
     }  # fmt: skip
     ids = [f"{number:08d}" for number in trace.tolist()]
     rows = {
@@ -149,36 +147,6 @@ def _schema() -> pa.Schema:
     point = Checkpoint(STRIDE, dict.fromkeys(SIGNALS, 0.0), Exit("", 0, 0), Probe("", 0.0, 0))
     end = Final("", 0, STRIDE + 1, 0)
     return part_of([Trace("t", "q", "made", "?", "!", "made-up", 0, end, (point,))]).schema
-
-
-def _signals(rng: np.random.Generator, right: Array, difficulty: Array) -> dict[str, Array]:
-    """Every signal, (m,) each: one hidden confidence seen through noise of their own."""
-
-    def noise(scale: float) -> Array:
-        return rng.normal(0.0, scale, len(right))
-
-    shared = right - 0.4 * difficulty + noise(0.5)
-    entropy = np.exp(-0.6 - 0.7 * shared + noise(0.3))
-    logprob = -np.exp(-1.0 - 0.6 * shared + noise(0.3))
-    margin = np.exp(0.6 + 0.5 * shared + noise(0.3))
-    p_end = 1 / (1 + np.exp(4.0 - 1.5 * shared + noise(0.6)))
-    made = {
-        "logprob_mean": logprob,
-        "logprob_min": logprob * np.exp(1.0 + np.abs(noise(0.3))),
-        "entropy_mean": entropy,
-        "entropy_max": entropy * np.exp(0.7 + np.abs(noise(0.3))),
-        "entropy_last": entropy * np.exp(noise(0.8)),
-        "margin_mean": margin,
-        "margin_min": margin * np.exp(-1.0 - np.abs(noise(0.4))),
-        "p_end_mean": p_end,
-        "p_end_max": np.minimum(1.0, p_end * np.exp(np.abs(noise(0.5)))),
-        "p_end_last": np.minimum(1.0, p_end * np.exp(noise(0.9))),
-        "hedges": rng.poisson(0.25 + 0.3 * difficulty).astype(np.float64),
-        "conclusions": rng.poisson(0.15 + 0.4 * right).astype(np.float64),
-        "topk_mean": -6.0 - entropy + noise(0.4),
-        "end_gap_min": np.maximum(0.0, -np.log(p_end) + noise(0.8)),
-    }
-    return {SIGNAL + name: made[name] for name in SIGNALS}
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def make_table(
     lucky = rng.random(len(trace)) < 0.04
     exact_match = (right | lucky).astype(np.float64)
 
-    signals = _signals(rng, informative * right.astype(np.float64), difficulty[trace], step)
+    signals = signals_of(rng, informative * right.astype(np.float64), difficulty[trace], step)
     answer = np.where(exact_match > 0, 0, 1 + rng.integers(0, 4, len(trace)))
     confidence = np.clip(
         0.55 + informative * 0.25 * right - 0.15 * difficulty[trace]
@@ -87,10 +87,13 @@ def make_table(
     )
 
 
-def _signals(
+def signals_of(
     rng: np.random.Generator, right: Floats, difficulty: Floats, step: Ints
 ) -> dict[str, Floats]:
-    """Every recorded signal, (m,) each: one hidden confidence seen through separate noise."""
+    """Every recorded signal, (m,) each: one hidden confidence seen through separate noise.
+
+    ``p_end`` rises with ``step``.
+    """
 
     def noise(scale: float) -> Floats:
         return rng.normal(0.0, scale, len(step))
