@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from rlbudget.decoding.annotate import AnnotateStats, Heard, Row, Wanted, Work, begun
 from rlbudget.decoding.checkpoints import Texts
 from rlbudget.decoding.record_served import Served, meta_of, opened
 from rlbudget.decoding.reread import served_speller_of
-from rlbudget.decoding.served_decode import exit_at, measured, together
+from rlbudget.decoding.served_decode import checkpoints_at, grid, measured
 from rlbudget.decoding.sharing import Crew, shared
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Token
@@ -25,7 +26,7 @@ from rlbudget.models.served_score import can_score, score
 from rlbudget.models.served_write import Spent
 from rlbudget.models.site import ServerError
 from rlbudget.tasks.log_rows import LeftOutError
-from rlbudget.traces.trace import Checkpoint, Exit
+from rlbudget.traces.trace import Checkpoint
 
 _WINDOW = 16
 """requests at once whose rows are sorted by length together"""
@@ -105,26 +106,15 @@ async def _points(
     if can_score(server):
         tokens = await score(server, prompt, ids, rank=(1, job.number), spent=spent)
     listed = tokens or tuple(Token(token, "") for token in ids)
-    places = [
-        place
-        for place in range(settings.stride, len(ids) + 1, settings.stride)
-        if not vocabulary.inside_character(ids[:place])
-    ]
+    places = grid(model, ids, settings.stride)
     signals, texts = measured(model, listed, places), Texts(vocabulary)
-    found = await together(*(
-        exit_at(model, server, _prefix(model, prompt, ids[:place]), settings.probe_tokens,
-                rank=(0, job.number), spent=spent)
-        for place in places
-    ))  # fmt: skip
-    return [
-        Checkpoint(
-            thinking_tokens=place,
-            signals=shown | here.looks | texts.at(0, ids[:place]),
-            exit=Exit(here.answer, matches(job.number, here.answer), here.answer_tokens),
-            probe=here.probe,
-        )
-        for place, shown, here in zip(places, signals, found, strict=True)
-    ]
+    for place, shown in zip(places, signals, strict=True):
+        shown |= texts.at(0, ids[:place])
+    prefixes = {place: _prefix(model, prompt, ids[:place]) for place in places}
+    return await checkpoints_at(
+        model, server, prefixes, signals, partial(matches, job.number),
+        probe_tokens=settings.probe_tokens, number=job.number, spent=spent,
+    )  # fmt: skip
 
 
 def _prefix(model: ServedModel, prompt: Prompt, ids: tuple[int, ...]) -> Prompt:

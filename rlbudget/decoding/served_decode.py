@@ -8,7 +8,7 @@ same tokens.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -208,20 +208,43 @@ async def _points(
 ) -> list[Checkpoint]:
     """The checkpoints of a thinking, each with what a stop there gives."""
     ids = [one.id for one in thought.tokens]
-    last = min(len(ids), settings.max_tokens - 1)
-    places = [
-        place for place in range(settings.stride, last + 1, settings.stride)
-        if not model.vocabulary.inside_character(ids[:place])
-    ]  # fmt: skip
+    places = grid(model, ids[: settings.max_tokens - 1], settings.stride)
     signals = measured(model, thought.tokens, places)
     if settings.text_signals or not model.top:
         texts, thinking = Texts(model.vocabulary), np.array(ids, dtype=np.int64)
         for place, shown in zip(places, signals, strict=True):
             shown |= texts.at(0, thinking[:place])
+    prefixes = {place: _prefix(prompt, thought.tokens[:place]) for place in places}
+    return await checkpoints_at(
+        model, server, prefixes, signals, score,
+        probe_tokens=settings.probe_tokens, number=job.number, spent=spent,
+    )  # fmt: skip
+
+
+def grid(model: ServedModel, ids: Sequence[int], stride: int) -> list[int]:
+    """Where the checkpoints of a thinking lie: every ``stride`` tokens, none inside a character."""
+    return [
+        place for place in range(stride, len(ids) + 1, stride)
+        if not model.vocabulary.inside_character(ids[:place])
+    ]  # fmt: skip
+
+
+async def checkpoints_at(
+    model: ServedModel,
+    server: Server,
+    prefixes: Mapping[int, Prompt],
+    signals: Sequence[dict[str, float]],
+    score: Callable[[str], int],
+    *,
+    probe_tokens: int,
+    number: int,
+    spent: Spent,
+) -> list[Checkpoint]:
+    """The checkpoints of decode ``number``, asked for together: the place of each and what comes
+    before its exit, and its other signals."""  # fmt: skip
     found = await together(*(
-        exit_at(model, server, _prefix(prompt, thought.tokens[:place]), settings.probe_tokens,
-                rank=(0, job.number), spent=spent)
-        for place in places
+        exit_at(model, server, prefix, probe_tokens, rank=(0, number), spent=spent)
+        for prefix in prefixes.values()
     ))  # fmt: skip
     return [
         Checkpoint(
@@ -230,7 +253,7 @@ async def _points(
             exit=Exit(one.answer, score(one.answer), one.answer_tokens),
             probe=one.probe,
         )
-        for place, shown, one in zip(places, signals, found, strict=True)
+        for place, shown, one in zip(prefixes, signals, found, strict=True)
     ]
 
 
