@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
 from rlbudget.errors import UserError
-from rlbudget.models.site import ServerError
+from rlbudget.models.site import KeyRefusedError, ServerError
 from rlbudget.serve.chat import DONE, Form, error_body, error_event
 from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Answering
@@ -23,6 +23,7 @@ from rlbudget.serve.wishes import Wishes
 _log = logging.getLogger("rlbudget.serve")
 GONE = 499
 """what the log says of a request whose client left"""
+_MOST_HEADER = 200
 
 
 class Answer:
@@ -47,7 +48,7 @@ class Answer:
         first: list[Piece] = []
         try:
             first = await anext(pieces, [])
-        except (ServerError, UserError) as error:
+        except Exception as error:
             await pieces.aclose()
             return self._failed(error)
         self._metrics.first.observe(time.monotonic() - self._start)
@@ -71,13 +72,9 @@ class Answer:
                 yield self._form.usage(self.usage())
             yield DONE
             ended = "answered"
-        except (ServerError, UserError) as error:
-            ended = "failed"
-            yield error_event(502, str(error))
         except Exception as error:
             ended = "failed"
-            _log.exception("a request broke down")
-            yield error_event(500, f"the gateway broke down: {type(error).__name__}")
+            yield error_event(*fault_of(error))
         finally:
             self._count(ended)
 
@@ -90,7 +87,7 @@ class Answer:
                 self._count("left")
                 return Response(status_code=GONE)
             found = reading.result()
-        except (ServerError, UserError) as error:
+        except Exception as error:
             return self._failed(error)
         finally:
             for task in (reading, leaving):
@@ -113,8 +110,8 @@ class Answer:
 
     def _failed(self, error: Exception) -> Response:
         self._count("failed")
-        status = 400 if isinstance(error, UserError) else 502
-        return Response(error_body(status, str(error)), status, media_type="application/json")
+        status, said = fault_of(error)
+        return Response(error_body(status, said), status, media_type="application/json")
 
     def _count(self, ended: str) -> None:
         metrics, request = self._metrics, self._steered.request
@@ -194,10 +191,23 @@ class Answer:
                 "reason": ours["reason"],
                 "thinking-tokens": ours["thinking_tokens"],
             }
-        return {
-            f"x-rlbudget-{name}": str(value).encode("ascii", "replace").decode()
-            for name, value in told.items()
-        }
+        return {f"x-rlbudget-{name}": header_text(value) for name, value in told.items()}
+
+
+def fault_of(error: Exception) -> tuple[int, str]:
+    """The status of a request that met an error, and what its client is told."""
+    if isinstance(error, ServerError | KeyRefusedError):  # the key is the gateway's own
+        return 502, str(error)
+    if isinstance(error, UserError):
+        return 400, str(error)
+    _log.error("a request broke down", exc_info=error)
+    return 500, f"the gateway broke down: {type(error).__name__}"
+
+
+def header_text(value: object) -> str:
+    """What a header can hold of a value: printable ASCII, no line break."""
+    shown = str(value).encode("ascii", "replace").decode()
+    return "".join(one if one.isprintable() else " " for one in shown)[:_MOST_HEADER].strip()
 
 
 async def _left(http: HttpRequest) -> None:

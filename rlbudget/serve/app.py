@@ -15,6 +15,7 @@ from typing import Any, Literal
 import orjson
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -23,31 +24,22 @@ from starlette.routing import Route
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models.site import ServerError
-from rlbudget.serve.answer import Answer, headers_of
+from rlbudget.serve.answer import GONE, Answer, fault_of, header_text, headers_of
 from rlbudget.serve.chat import Form, error_body
+from rlbudget.serve.incoming import Limits, UnreadError, content_of, model_of, object_of, path_of
 from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Backend, Pool
 from rlbudget.serve.reasons import check_shape, passes_through
-from rlbudget.serve.wishes import wishes_of
+from rlbudget.serve.wishes import OURS, wishes_of
 
 _log = logging.getLogger("rlbudget.serve")
 _AGAIN = 2.0
 """seconds between two looks at an upstream that did not answer"""
+_MOST_TOLD = 1000
+"""characters of an error"""
 
 
 Opens = Callable[[], AbstractAsyncContextManager[Backend]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the gateway takes."""
-
-    body: int = 4 << 20
-    """bytes of a request"""
-    requests: int = 1024
-    """on their way at once"""
-    drain: float = 60.0
-    """seconds that running streams are given at the end"""
 
 
 @dataclass(slots=True)
@@ -146,8 +138,15 @@ def make_app(
             Route("/metrics", metrics),
             Route("/v1/{path:path}", others, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
         ],
+        exception_handlers={HTTPException: _unrouted},
         lifespan=lifespan,
     )
+
+
+async def _unrouted(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = f"{http.method} {http.url.path}: {error.detail.lower()}"
+    return _error(error.status_code, said, error.headers)
 
 
 async def _open(gateway: Gateway, stack: AsyncExitStack, opens: Sequence[Opens]) -> None:
@@ -201,20 +200,17 @@ async def _guarded(
         return _error(429, "too many requests are on their way", {"retry-after": "1"})
     try:
         return await serve()
-    except UserError as error:
-        return _error(400, str(error))
-    except ServerError as error:
-        return _error(502, str(error))
+    except UnreadError as error:
+        return _error(error.status, str(error), {"connection": "close"})
     except ClientDisconnect:
-        return Response(status_code=499)
+        return Response(status_code=GONE)
     except Exception as error:  # whatever it is, the client is told in a form that it knows
-        _log.exception("a request broke down")
-        return _error(500, f"the gateway broke down: {type(error).__name__}")
+        return _error(*fault_of(error))
 
 
 async def _complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "text"]) -> Response:
-    content = await _content(gateway, http)
-    body = _object(content)
+    content = await content_of(http, gateway.limits)
+    body = object_of(content)
     check_shape(body, chat=kind == "chat")
     wishes = wishes_of(body, headers_of(http.headers.raw), gateway.settings)
     try:
@@ -222,39 +218,38 @@ async def _complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "
     except LookupError:
         there = ", ".join(gateway.backends)
         return _error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
-    why = "off" if wishes.wanted.off else passes_through(body)
+    why = kind_of_why = "off" if wishes.wanted.off else passes_through(body)
     if why is None:
         try:
             steered = await backend.steer(wishes.wanted, wishes.body, shadow=gateway.shadow)
         except UserError as error:
-            why = str(error)
+            why, kind_of_why = str(error), "cannot be steered"
     if why is not None:
-        return await _pass(gateway, backend, http, orjson.dumps(dict(wishes.body)), why)
+        content = orjson.dumps(wishes.body) if OURS in body else content
+        return await _pass(gateway, backend, http, content, why, kind_of_why)
     answer = Answer(steered, wishes, Form(kind, str(body["model"])), gateway.metrics)
     return await _running(gateway, answer.respond(http, body))
 
 
 async def _forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
-    content = await _content(gateway, http)
-    model = ""
-    if len(gateway.backends) > 1 and content:
-        model = str(_object(content).get("model", ""))
+    content = await content_of(http, gateway.limits)
+    model = model_of(content) if len(gateway.backends) > 1 else ""
     try:
         backend = gateway.backend(model)
     except LookupError:
         backend = next(iter(gateway.backends.values()))
-    return await _pass(gateway, backend, http, content, why)
+    return await _pass(gateway, backend, http, content, why, why)
 
 
 async def _pass(
-    gateway: Gateway, backend: Pool, http: HttpRequest, content: bytes, why: str
+    gateway: Gateway, backend: Pool, http: HttpRequest, content: bytes, why: str, counted: str
 ) -> Response:
-    shown = why if len(why) < 40 else "cannot be steered"
-    gateway.metrics.passed.labels(shown).inc()
-    told = {"x-rlbudget-passed-through": why.encode("ascii", "replace").decode()[:200]}
+    path = path_of(http)
+    gateway.metrics.passed.labels(counted).inc()
+    told = {"x-rlbudget-passed-through": header_text(why)}
     response = await _running(
         gateway,
-        backend.forward(http.method, http.url.path, http.url.query,
+        backend.forward(http.method, path, http.url.query,
                         headers_of(http.headers.raw), content, told),
     )  # fmt: skip
     gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
@@ -314,31 +309,9 @@ async def _ready(gateway: Gateway) -> Response:
     return JSONResponse({"status": "ready", "plans": plans, "sick": sick})
 
 
-async def _content(gateway: Gateway, http: HttpRequest) -> bytes:
-    most = gateway.limits.body
-    said = http.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > most:
-        raise UserError(f"the body has more than {most} bytes")
-    parts, size = [], 0
-    async for part in http.stream():
-        size += len(part)
-        if size > most:
-            raise UserError(f"the body has more than {most} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"the body is no JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise UserError("the body must be a JSON object")
-    return body
-
-
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    if len(message) > _MOST_TOLD:  # it may show what the client sent
+        message = message[:_MOST_TOLD].rstrip() + "…"
     return Response(
         error_body(status, message), status, headers=headers, media_type="application/json"
     )

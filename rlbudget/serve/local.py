@@ -19,8 +19,8 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
 from rlbudget.serve.chat import error_body
-from rlbudget.serve.reasons import text_of
 from rlbudget.serve.shown import Piece, Shown
+from rlbudget.tasks.conversations import text_of
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -45,10 +45,12 @@ class Local:
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
         told: Mapping[str, str],
     ) -> Response:  # fmt: skip
-        """There is no server that it could pass through to: 501."""
+        """There is no server that it could pass through to: 400, or 404 for another address."""
         said = f"a model inside the gateway cannot serve this request: {method} {path}"
         why = told.get("x-rlbudget-passed-through", "")
-        return Response(error_body(501, f"{said} ({why})"), 501, media_type="application/json")
+        status = 400 if method == "POST" and path.endswith("/completions") else 404
+        content = error_body(status, f"{said} ({why})")
+        return Response(content, status, media_type="application/json")
 
     async def steer(
         self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
@@ -60,7 +62,7 @@ class Local:
         if temperature is None:
             temperature = core.plan.recorded.get("temperature", core.profile.temperature)
         said = body.get("max_completion_tokens") or body.get("max_tokens")
-        seed = int(body.get("seed") or 0)
+        seed = (body.get("seed") or 0) % (1 << 63)
         request = Request(
             core, dial=wanted.dial, max_new_tokens=said,
             max_thinking_tokens=wanted.thinking_budget, shadow=shadow,

@@ -15,6 +15,7 @@ from rlbudget.serve.chat import error_body
 _HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade", "host", "content-length", "authorization", "accept-encoding",
+    "expect",
 })  # fmt: skip
 """Headers of one connection, and the client's key, which is the gateway's own affair."""
 _QUIET = ("Content-Type", "User-Agent", "Accept", "Accept-Encoding")

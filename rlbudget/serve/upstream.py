@@ -24,9 +24,9 @@ from rlbudget.models.spelling import check_text, trusted_ids
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.passing import pass_through
-from rlbudget.serve.reasons import text_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
+from rlbudget.tasks.conversations import text_of
 
 Renders = Literal["tokenize", "apply-template", "here"]
 """Who renders a chat into token ids: vLLM's and SGLang's ``/tokenize``, llama-server's
@@ -93,6 +93,8 @@ class Upstream:
         if "messages" not in body:
             prompt = body["prompt"]
             if isinstance(prompt, list):
+                if not _known(prompt, server):
+                    raise UserError("prompt: an id that the tokenizer lacks")
                 return [*prompt]
             check_text(prompt)
             return trusted_ids(self.tokenizer, prompt)
@@ -158,9 +160,13 @@ async def _renders(root: Endpoint, server: Server) -> Renders:
         return "here"
 
 
-def _checked(found: Tokens, server: Server) -> list[int]:
+def _known(ids: Sequence[int], server: Server) -> bool:
     size = len(server.core.vocabulary.markers)
-    if found.tokens and all(0 <= token < size for token in found.tokens):
+    return all(0 <= token < size for token in ids)
+
+
+def _checked(found: Tokens, server: Server) -> list[int]:
+    if found.tokens and _known(found.tokens, server):
         return found.tokens
     raise ServerError(f"{server.endpoint.site.name}: tokenize gave ids that the tokenizer lacks")
 
@@ -169,6 +175,8 @@ def _rendered(
     tokenizer: Any, server: Server, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
 ) -> list[int]:
     """By the tokenizer's own template, or by the exit profile for a single question."""
+    if "chat_template" in more:  # a program of the client's
+        raise UserError("chat_template_kwargs: the template is the tokenizer's own")
     turns = [(str(message["role"]), text_of(message.get("content"))) for message in messages]
     if has_template(tokenizer):
         return conversation_ids(tokenizer, turns, more)

@@ -27,6 +27,7 @@ _FIELDS = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_mi
 _NUMBERS = ("token_price", "max_em_loss", "answer_worth", "price_per_million")
 _NOTED = ("priority", "user")
 _MOST_HEADER = 4096
+_MOST_TOLD = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def wishes_of(body: Mapping[str, Any], headers: Mapping[str, str], settings: Set
             asked = {**prefixed, f"{OURS}.effort": effort}
             return Wishes(wish_of(asked, settings, f"{OURS}."), rest)
         except UserError as error:
-            refused = (f"reasoning_effort {effort!r}: {error}",)
+            refused = (f"reasoning_effort {_shown(effort)}: {error}"[:_MOST_TOLD],)
     return Wishes(wish_of(prefixed, settings, f"{OURS}."), rest, refused)
 
 

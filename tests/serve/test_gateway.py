@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any
 
 import httpx
-import numpy as np
 import orjson
 import pytest
 import torch
-from gateways import Echo, gateway_of, serving_gateway
+from gateways import Echo, StopsAt, gateway_of, serving_gateway
 
 from rlbudget.decoding.decode import decode
 from rlbudget.integrations import openai
@@ -25,35 +24,14 @@ from rlbudget.models.site import find_site
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.models.wire import open_endpoint
 from rlbudget.policy.network import Decision
-from rlbudget.policy.observation import feature_names
 from rlbudget.serve.local import load
 from rlbudget.serve.upstream import look_at
-from rlbudget.signals.tokens import TOP_SIGNALS
-from rlbudget.strategies.plan import Plan, plan_of
 from rlbudget.tasks import load_task
 from runs.integrations.toy_server import Toy, running, serving
 
 torch.set_num_threads(1)
 
 STOP = 56
-
-
-class StopsAt:
-    """A policy that stops at one checkpoint."""
-
-    features = feature_names(TOP_SIGNALS, "free")
-    price_range = (1e-5, 1e-2)
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    def __call__(self, observation: np.ndarray[Any, Any], *, token_price: float) -> Decision:
-        return Decision(float(observation[1]) >= self.tokens, 0.75)
-
-
-def quiet(policy: StopsAt) -> Plan:
-    """Its plan without the look for loops, as a replay is without it."""
-    return plan_of(policy)
 
 
 @pytest.fixture(scope="module")

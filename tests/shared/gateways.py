@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,8 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from rlbudget.integrations.engine_settings import settings_for
+from rlbudget.policy.network import Decision
+from rlbudget.policy.observation import feature_names
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.serve.app import Gateway, Opens, make_app
+from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.strategies.plan import Plan
 from runs.integrations.toy_server import running
 
@@ -31,6 +35,19 @@ def gateway_of(
     return Gateway(settings, key_digests=key_digests, shadow=shadow)
 
 
+class StopsAt:
+    """A policy that stops at one checkpoint."""
+
+    features = feature_names(TOP_SIGNALS, "free")
+    price_range = (1e-5, 1e-2)
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def __call__(self, observation: np.ndarray[Any, Any], *, token_price: float) -> Decision:
+        return Decision(float(observation[1]) >= self.tokens, 0.75)
+
+
 @contextmanager
 def serving_gateway(gateway: Gateway, *opens: Opens) -> Iterator[str]:
     with running(make_app(gateway, opens), lifespan="on") as url:
@@ -42,11 +59,14 @@ class Echo:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.paths: list[tuple[str, str]] = []
+        """as they were spelled, with their query"""
 
     def app(self) -> Starlette:
         async def answer(http: Request) -> Response:
             content = await http.body()
             self.asked.append((http.method, http.url.path, dict(http.headers), content))
+            self.paths.append((http.scope["raw_path"].decode(), http.url.query))
             told = {"method": http.method, "path": http.url.path, "query": http.url.query,
                     "body": content.decode()}  # fmt: skip
             if b'"stream":true' in content.replace(b" ", b""):
