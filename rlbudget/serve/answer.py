@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,10 +15,10 @@ from starlette.responses import Response, StreamingResponse
 from rlbudget.errors import UserError
 from rlbudget.models.site import KeyRefusedError, ServerError
 from rlbudget.serve.chat import DONE, Form, error_body, error_event
+from rlbudget.serve.hooks import Arrival, Ended, Outcome
 from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Answering
 from rlbudget.serve.shown import Piece
-from rlbudget.serve.wishes import Wishes
 
 _log = logging.getLogger("rlbudget.serve")
 GONE = 499
@@ -29,10 +29,14 @@ _MOST_HEADER = 200
 class Answer:
     """One answer; ``respond`` writes it."""
 
-    def __init__(self, steered: Answering, wishes: Wishes, form: Form, metrics: Metrics) -> None:
-        self._steered, self._wishes, self._form = steered, wishes, form
-        self._metrics = metrics
-        self._start = time.monotonic()
+    def __init__(
+        self, steered: Answering, arrival: Arrival, not_honoured: Sequence[str], form: Form,
+        metrics: Metrics, over: Callable[[Outcome], None], *, begun: float,
+    ) -> None:  # fmt: skip
+        self._steered, self._arrival, self._form = steered, arrival, form
+        self._not_honoured, self._metrics, self._over = not_honoured, metrics, over
+        self._begun = begun
+        self._first: float | None = None
         self._shadow: dict[str, Any] | None = None
 
     async def respond(self, http: HttpRequest, body: Mapping[str, Any]) -> Response:
@@ -51,7 +55,8 @@ class Answer:
         except Exception as error:
             await pieces.aclose()
             return self._failed(error)
-        self._metrics.first.observe(time.monotonic() - self._start)
+        self._first = time.monotonic() - self._begun
+        self._metrics.first.observe(self._first)
         return StreamingResponse(
             self._events(first, pieces, with_usage), media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers()},
@@ -60,7 +65,7 @@ class Answer:
     async def _events(
         self, first: list[Piece], pieces: AsyncGenerator[list[Piece], None], with_usage: bool
     ) -> AsyncIterator[bytes]:
-        ended = "left"
+        ended: Ended = "left"
         try:
             async with aclosing(pieces):
                 yield self._form.chunks(first)
@@ -80,7 +85,7 @@ class Answer:
 
     async def _whole(self, http: HttpRequest) -> Response:
         reading = asyncio.ensure_future(self._read())
-        leaving = asyncio.ensure_future(_left(http))
+        leaving = asyncio.ensure_future(left(http))
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
@@ -93,8 +98,8 @@ class Answer:
             for task in (reading, leaving):
                 task.cancel()
             await asyncio.gather(reading, leaving, return_exceptions=True)
-        self._count("answered")
         await self._look_at_shadow()
+        self._count("answered")
         ours = self.ours()
         return Response(
             self._form.whole(found, self._steered.finish, self.usage(), ours),
@@ -109,14 +114,15 @@ class Answer:
         return found
 
     def _failed(self, error: Exception) -> Response:
-        self._count("failed")
         status, said = fault_of(error)
+        self._count("failed", status)
         return Response(error_body(status, said), status, media_type="application/json")
 
-    def _count(self, ended: str) -> None:
+    def _count(self, ended: Ended, status: int = 200) -> None:
         metrics, request = self._metrics, self._steered.request
         metrics.requests.labels("steered", ended).inc()
-        metrics.whole.observe(time.monotonic() - self._start)
+        seconds = time.monotonic() - self._begun
+        metrics.whole.observe(seconds)
         ending = request.ending
         metrics.reasons.labels(ending.reason or "left").inc()
         metrics.thinking.observe(ending.thinking_tokens)
@@ -125,6 +131,17 @@ class Answer:
                              ("probe", ending.probe_tokens),
                              ("answer", ending.answer_tokens)):  # fmt: skip
             metrics.tokens.labels(kind).inc(tokens)
+        self._over(
+            Outcome(
+                self._arrival, ended, seconds, GONE if ended == "left" else status,
+                token_price=request.token_price, reason=ending.reason,
+                stop_probability=ending.stop_probability,
+                prompt_tokens=self._steered.prompt_tokens,
+                thinking_tokens=ending.thinking_tokens, probe_tokens=ending.probe_tokens,
+                answer_tokens=ending.answer_tokens, audited=request.audited,
+                shadow=self._shadow, first_seconds=self._first, request=request,
+            )
+        )  # fmt: skip
 
     async def _look_at_shadow(self) -> None:
         """Compare the answer that a cut would have given with the one that was given."""
@@ -157,7 +174,7 @@ class Answer:
 
     def ours(self) -> dict[str, Any]:
         """What the gateway did, for the client."""
-        request, wanted = self._steered.request, self._wishes.wanted
+        request, wanted = self._steered.request, self._arrival.wanted
         ending = request.ending
         told: dict[str, Any] = {
             "stopped": ending.reason == "policy",
@@ -174,17 +191,22 @@ class Answer:
             told["request_id"] = request.request_id
         if wanted.dial.effort is not None:
             told["effort"] = wanted.dial.effort
-        if self._wishes.not_honoured:
-            told["not_honoured"] = list(self._wishes.not_honoured)
+        if self._arrival.arm is not None:
+            told["arm"] = self._arrival.arm
+        if self._not_honoured:
+            told["not_honoured"] = list(self._not_honoured)
         if self._shadow is not None:
             told["shadow"] = self._shadow
         if ending.message:
             told["message"] = ending.message
-        return told
+        return {**self._arrival.shown, **told}
 
     def _headers(self, ours: Mapping[str, Any] | None = None) -> dict[str, str]:
-        wanted, request = self._wishes.wanted, self._steered.request
+        wanted, request = self._arrival.wanted, self._steered.request
         told: dict[str, Any] = {"policy": wanted.name, "token-price": f"{request.token_price:.6g}"}
+        told["request-id"] = self._arrival.id
+        if self._arrival.arm is not None:
+            told["arm"] = self._arrival.arm
         if ours is not None:
             told |= {
                 "stopped": str(ours["stopped"]).lower(),
@@ -210,7 +232,7 @@ def header_text(value: object) -> str:
     return "".join(one if one.isprintable() else " " for one in shown)[:_MOST_HEADER].strip()
 
 
-async def _left(http: HttpRequest) -> None:
+async def left(http: HttpRequest) -> None:
     """Return when the client has left; the body must have been read."""
     while (await http.receive())["type"] != "http.disconnect":
         pass

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
-import orjson
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,61 +18,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rlbudget.errors import UserError
-from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models.site import ServerError
-from rlbudget.serve.answer import GONE, Answer, fault_of, header_text, headers_of
-from rlbudget.serve.chat import Form, error_body
-from rlbudget.serve.incoming import Limits, UnreadError, content_of, model_of, object_of, path_of
-from rlbudget.serve.metrics import Metrics
+from rlbudget.serve.answer import GONE, fault_of, headers_of
+from rlbudget.serve.completing import complete, forward
+from rlbudget.serve.gateway import Gateway, Opens, error
+from rlbudget.serve.hooks import Extra
+from rlbudget.serve.incoming import UnreadError
 from rlbudget.serve.pool import Backend, Pool
-from rlbudget.serve.reasons import check_shape, passes_through
-from rlbudget.serve.wishes import OURS, wishes_of
 
 _log = logging.getLogger("rlbudget.serve")
 _AGAIN = 2.0
 """seconds between two looks at an upstream that did not answer"""
-_MOST_TOLD = 1000
-"""characters of an error"""
-
-
-Opens = Callable[[], AbstractAsyncContextManager[Backend]]
-
-
-@dataclass(slots=True)
-class Gateway:
-    """A running gateway."""
-
-    settings: Settings
-    limits: Limits = field(default_factory=Limits)
-    key_digests: Sequence[str] = ()
-    """SHA-256 of the keys that clients may show, hexadecimal; none: no key is asked for"""
-    shadow: bool = False
-    """whether nothing is cut, and only told what would have been"""
-    metrics: Metrics = field(default_factory=Metrics)
-    backends: dict[str, Pool] = field(default_factory=dict)
-    """by the name of their model"""
-    running: int = 0
-    draining: bool = False
-
-    def backend(self, model: str) -> Pool:
-        """That of a model; the only one, where there is one alone."""
-        if len(self.backends) == 1:
-            return next(iter(self.backends.values()))
-        if model not in self.backends:
-            raise LookupError(model)
-        return self.backends[model]
-
-    def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request shows a key that is known, in constant time."""
-        if not self.key_digests:
-            return True
-        given = headers.get("authorization", "")
-        key = given[7:] if given[:7].lower() == "bearer " else headers.get("api-key", "")
-        digest = sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        found = False
-        for known in self.key_digests:
-            found |= hmac.compare_digest(digest, known)
-        return found
 
 
 def make_app(
@@ -94,25 +46,28 @@ def make_app(
         async with AsyncExitStack() as stack:
             try:
                 await _open(gateway, stack, opens)
-            except (UserError, ServerError) as error:
+                for part in gateway.steering:
+                    if part.running is not None:
+                        await stack.enter_async_context(part.running())
+            except (UserError, ServerError) as fault:
                 if failed is not None:
-                    failed(error)
+                    failed(fault)
                 raise
             if stop is not None:
                 _drain_on_term(gateway, stop)
             yield
 
     async def chat(http: HttpRequest) -> Response:
-        return await _guarded(gateway, http, lambda: _complete(gateway, http, "chat"))
+        return await _guarded(gateway, http, lambda: complete(gateway, http, "chat"))
 
     async def completions(http: HttpRequest) -> Response:
-        return await _guarded(gateway, http, lambda: _complete(gateway, http, "text"))
+        return await _guarded(gateway, http, lambda: complete(gateway, http, "text"))
 
     async def models(http: HttpRequest) -> Response:
         return await _guarded(gateway, http, lambda: _models(gateway))
 
     async def others(http: HttpRequest) -> Response:
-        return await _guarded(gateway, http, lambda: _forward(gateway, http, "not a completion"))
+        return await _guarded(gateway, http, lambda: forward(gateway, http, "not a completion"))
 
     async def health(_: HttpRequest) -> Response:
         return JSONResponse({"status": "ok"})
@@ -136,6 +91,7 @@ def make_app(
             Route("/healthz", health),
             Route("/readyz", ready),
             Route("/metrics", metrics),
+            *(_route(gateway, extra) for part in gateway.steering for extra in part.routes),
             Route("/v1/{path:path}", others, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
         ],
         exception_handlers={HTTPException: _unrouted},
@@ -143,10 +99,17 @@ def make_app(
     )
 
 
-async def _unrouted(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    said = f"{http.method} {http.url.path}: {error.detail.lower()}"
-    return _error(error.status_code, said, error.headers)
+def _route(gateway: Gateway, extra: Extra) -> Route:
+    async def serve(http: HttpRequest) -> Response:
+        return await _guarded(gateway, http, lambda: extra.endpoint(http))
+
+    return Route(extra.path, serve, methods=[*extra.methods])
+
+
+async def _unrouted(http: HttpRequest, fault: Exception) -> Response:
+    assert isinstance(fault, HTTPException)
+    said = f"{http.method} {http.url.path}: {fault.detail.lower()}"
+    return error(fault.status_code, said, fault.headers)
 
 
 async def _open(gateway: Gateway, stack: AsyncExitStack, opens: Sequence[Opens]) -> None:
@@ -156,10 +119,10 @@ async def _open(gateway: Gateway, stack: AsyncExitStack, opens: Sequence[Opens])
     for opened in opens:
         try:
             _add(gateway, await stack.enter_async_context(opened()))
-        except ServerError as error:
-            _log.warning("an upstream does not answer, and is tried again: %s", error)
+        except ServerError as found:
+            _log.warning("an upstream does not answer, and is tried again: %s", found)
             missing.append(opened)
-            fault = error
+            fault = found
     if fault is not None and not gateway.backends:
         raise fault
     if missing:
@@ -193,97 +156,19 @@ async def _guarded(
 ) -> Response:
     """A key, room, and an error in OpenAI's form whatever happens."""
     if not gateway.admits(headers_of(http.headers.raw)):
-        return _error(401, "the key is not known here: send one as a bearer token")
+        return error(401, "the key is not known here: send one as a bearer token")
     if gateway.draining:
-        return _error(503, "the gateway is about to end: ask another", {"retry-after": "1"})
+        return error(503, "the gateway is about to end: ask another", {"retry-after": "1"})
     if gateway.running >= gateway.limits.requests:
-        return _error(429, "too many requests are on their way", {"retry-after": "1"})
+        return error(429, "too many requests are on their way", {"retry-after": "1"})
     try:
         return await serve()
-    except UnreadError as error:
-        return _error(error.status, str(error), {"connection": "close"})
+    except UnreadError as fault:
+        return error(fault.status, str(fault), {"connection": "close"})
     except ClientDisconnect:
         return Response(status_code=GONE)
-    except Exception as error:  # whatever it is, the client is told in a form that it knows
-        return _error(*fault_of(error))
-
-
-async def _complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "text"]) -> Response:
-    content = await content_of(http, gateway.limits)
-    body = object_of(content)
-    check_shape(body, chat=kind == "chat")
-    wishes = wishes_of(body, headers_of(http.headers.raw), gateway.settings)
-    try:
-        backend = gateway.backend(str(body["model"]))
-    except LookupError:
-        there = ", ".join(gateway.backends)
-        return _error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
-    why = kind_of_why = "off" if wishes.wanted.off else passes_through(body)
-    if why is None:
-        try:
-            steered = await backend.steer(wishes.wanted, wishes.body, shadow=gateway.shadow)
-        except UserError as error:
-            why, kind_of_why = str(error), "cannot be steered"
-    if why is not None:
-        content = orjson.dumps(wishes.body) if OURS in body else content
-        return await _pass(gateway, backend, http, content, why, kind_of_why)
-    answer = Answer(steered, wishes, Form(kind, str(body["model"])), gateway.metrics)
-    return await _running(gateway, answer.respond(http, body))
-
-
-async def _forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
-    content = await content_of(http, gateway.limits)
-    model = model_of(content) if len(gateway.backends) > 1 else ""
-    try:
-        backend = gateway.backend(model)
-    except LookupError:
-        backend = next(iter(gateway.backends.values()))
-    return await _pass(gateway, backend, http, content, why, why)
-
-
-async def _pass(
-    gateway: Gateway, backend: Pool, http: HttpRequest, content: bytes, why: str, counted: str
-) -> Response:
-    path = path_of(http)
-    gateway.metrics.passed.labels(counted).inc()
-    told = {"x-rlbudget-passed-through": header_text(why)}
-    response = await _running(
-        gateway,
-        backend.forward(http.method, path, http.url.query,
-                        headers_of(http.headers.raw), content, told),
-    )  # fmt: skip
-    gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
-    return response
-
-
-async def _running(gateway: Gateway, responding: Awaitable[Response]) -> Response:
-    """Count a request until its last byte is sent."""
-    gateway.running += 1
-    try:
-        response = await responding
-    except BaseException:
-        gateway.running -= 1
-        raise
-    sent = response.__call__
-
-    async def send_all(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await sent(scope, receive, send)
-        finally:
-            gateway.running -= 1
-
-    return _Sent(send_all, response.status_code)
-
-
-class _Sent(Response):
-    """A response that tells when it is sent."""
-
-    def __init__(self, send_all: Any, status: int) -> None:
-        super().__init__(status_code=status)
-        self._send_all = send_all
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._send_all(scope, receive, send)
+    except Exception as fault:  # whatever it is, the client is told in a form that it knows
+        return error(*fault_of(fault))
 
 
 async def _models(gateway: Gateway) -> Response:
@@ -301,20 +186,12 @@ async def _ready(gateway: Gateway) -> Response:
         try:
             async with asyncio.timeout(5):
                 await backend.models()
-        except (ServerError, UserError, TimeoutError) as error:
-            sick[name] = str(error) or "no answer within 5 s"
+        except (ServerError, UserError, TimeoutError) as fault:
+            sick[name] = str(fault) or "no answer within 5 s"
     if len(sick) == len(gateway.backends):
         return JSONResponse({"status": "no upstream answers", "upstreams": sick}, 503)
     plans = {name: plan.fingerprint for name, plan in gateway.settings.plans.items()}
     return JSONResponse({"status": "ready", "plans": plans, "sick": sick})
-
-
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    if len(message) > _MOST_TOLD:  # it may show what the client sent
-        message = message[:_MOST_TOLD].rstrip() + "…"
-    return Response(
-        error_body(status, message), status, headers=headers, media_type="application/json"
-    )
 
 
 def _drain_on_term(gateway: Gateway, stop: Callable[[], None]) -> None:

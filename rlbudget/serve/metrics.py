@@ -44,6 +44,10 @@ class Metrics:
         self.failures = Gauge(
             "rlbudget_policy_failures", "Requests whose policy broke down.", registry=to
         )  # fmt: skip
+        self.steering = Counter(
+            "rlbudget_steering_failures", "Requests that went on without a part that broke down.",
+            ["part"], registry=to,
+        )  # fmt: skip
         self.running = Gauge("rlbudget_requests_running", "Requests on their way.", registry=to)
         self.first = Histogram(
             "rlbudget_time_to_first_token_seconds", "To the first text of an answer.",

@@ -10,7 +10,8 @@ import uvicorn
 
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
-from rlbudget.serve.app import Gateway, Opens, make_app
+from rlbudget.serve.app import make_app
+from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.local import load
 from rlbudget.serve.upstream import look_at
 

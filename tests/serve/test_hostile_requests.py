@@ -19,7 +19,7 @@ from gateways import Echo, StopsAt, gateway_of, serving_gateway
 from rlbudget.models import load_model
 from rlbudget.models.site import find_site
 from rlbudget.models.wire import open_endpoint
-from rlbudget.serve.app import Gateway
+from rlbudget.serve.gateway import Gateway
 from rlbudget.serve.incoming import Limits
 from rlbudget.serve.local import load
 from rlbudget.serve.upstream import look_at

@@ -17,7 +17,8 @@ from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.serve.app import Gateway, Opens, make_app
+from rlbudget.serve.app import make_app
+from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.strategies.plan import Plan
 from runs.integrations.toy_server import running

@@ -1,0 +1,142 @@
+"""The way of a completion: read, asked of the parts, steered or passed through, told of."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import orjson
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from rlbudget.errors import UserError
+from rlbudget.policy.dial import Spot
+from rlbudget.serve.answer import GONE, Answer, header_text, headers_of, left
+from rlbudget.serve.chat import Form
+from rlbudget.serve.gateway import Gateway, counted, error
+from rlbudget.serve.hooks import Arrival, Outcome, Passage, RefusedError
+from rlbudget.serve.incoming import content_of, model_of, object_of, path_of
+from rlbudget.serve.pool import Pool
+from rlbudget.serve.reasons import check_shape, passes_through
+from rlbudget.serve.wishes import OURS, Wishes, wishes_of
+
+_SECRET = ("authorization", "api-key", "cookie", "proxy-authorization")
+
+
+async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "text"]) -> Response:
+    """Answer a chat or a text completion; raises as its parts do."""
+    begun = time.monotonic()
+    content = await content_of(http, gateway.limits)
+    body = object_of(content)
+    check_shape(body, chat=kind == "chat")
+    headers = headers_of(http.headers.raw)
+    wishes = wishes_of(body, headers, gateway.settings)
+    try:
+        pool = gateway.backend(str(body["model"]))
+    except LookupError:
+        there = ", ".join(gateway.backends)
+        return error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
+    asked = passes_through(body)
+    arrival = _arrival(gateway, pool, wishes, kind, headers, asked)
+    passage = Passage(gateway.steering, arrival, gateway.metrics)
+
+    def unsaid() -> None:
+        if not passage.over:  # nobody told: the client left before the first byte
+            passage.end(Outcome(passage.arrival, "left", time.monotonic() - begun, GONE))
+
+    async def respond() -> Response:
+        try:
+            arrival = await _entered(passage, http) if gateway.steering else passage.arrival
+        except RefusedError as refused:
+            passage.end(
+                Outcome(passage.arrival, "refused", time.monotonic() - begun, refused.status)
+            )
+            return _refused(refused)
+        if arrival is None:
+            return Response(status_code=GONE)
+        wanted = arrival.priced(gateway.settings.served[arrival.wanted.name].price_range)
+        why = kind_of_why = "off" if wanted.off else asked
+        if why is None:
+            try:
+                steered = await pool.steer(wanted, wishes.body, shadow=arrival.shadow)
+            except UserError as fault:
+                why, kind_of_why = str(fault), "cannot be steered"
+            else:
+                form = Form(kind, str(body["model"]))
+                answer = Answer(
+                    steered, arrival, wishes.not_honoured, form, gateway.metrics, passage.end,
+                    begun=begun,
+                )  # fmt: skip
+                return await answer.respond(http, body)
+        assert kind_of_why is not None
+        own = orjson.dumps(wishes.body) if OURS in body else content
+        response = await _passed(gateway, pool, http, own, why, kind_of_why)
+        passage.end(Outcome(arrival, "passed", time.monotonic() - begun, response.status_code))
+        return response
+
+    return await counted(gateway, respond(), unsaid)
+
+
+def _arrival(
+    gateway: Gateway, pool: Pool, wishes: Wishes, kind: Literal["chat", "text"],
+    headers: Mapping[str, str], asked: str | None,
+) -> Arrival:  # fmt: skip
+    said = dict(wishes.wanted.said or {})
+    known = said.setdefault("request_id", uuid.uuid4().hex)
+    wanted = replace(wishes.wanted, said=said)
+    spot: Spot | None = None
+    if asked is None and not wanted.off:
+        spot = pool.members[0].backend.cores[wanted.name].spot(wanted.dial)
+    return Arrival(
+        id=known, kind=kind, model=str(wishes.body["model"]), wanted=wanted, spot=spot,
+        body=wishes.body, headers={n: v for n, v in headers.items() if n not in _SECRET},
+        key=gateway.key_of(headers), shadow=gateway.shadow,
+    )  # fmt: skip
+
+
+async def _entered(passage: Passage, http: HttpRequest) -> Arrival | None:
+    """Ask the parts, which may let it wait; None where its client left meanwhile."""
+    entering = asyncio.ensure_future(passage.enter())
+    leaving = asyncio.ensure_future(left(http))
+    try:
+        await asyncio.wait({entering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return entering.result() if entering.done() else None
+    finally:
+        for task in (entering, leaving):
+            task.cancel()
+        await asyncio.gather(entering, leaving, return_exceptions=True)
+
+
+def _refused(refused: RefusedError) -> Response:
+    headers = None
+    if refused.retry_after is not None:
+        headers = {"retry-after": f"{max(refused.retry_after, 0):.0f}"}
+    return error(refused.status, str(refused), headers)
+
+
+async def forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
+    """Pass a request through that is no completion."""
+    content = await content_of(http, gateway.limits)
+    model = model_of(content) if len(gateway.backends) > 1 else ""
+    try:
+        pool = gateway.backend(model)
+    except LookupError:
+        pool = next(iter(gateway.backends.values()))
+    return await counted(gateway, _passed(gateway, pool, http, content, why, why))
+
+
+async def _passed(
+    gateway: Gateway, pool: Pool, http: HttpRequest, content: bytes, why: str, kind_of_why: str
+) -> Response:
+    path = path_of(http)
+    gateway.metrics.passed.labels(kind_of_why).inc()
+    told = {"x-rlbudget-passed-through": header_text(why)}
+    response = await pool.forward(
+        http.method, path, http.url.query, headers_of(http.headers.raw), content, told
+    )
+    gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
+    return response
