@@ -77,9 +77,10 @@ def make_app(
 
     async def metrics(_: HttpRequest) -> Response:
         counted = gateway.metrics
-        counted.failures.set(
-            sum(core.failures.count for b in gateway.backends.values() for core in b.cores.values())
-        )
+        cores = [core for b in gateway.backends.values() for core in b.cores.values()]
+        counted.failures.set(sum(core.failures.count for core in cores))
+        logs = {core.log for core in cores if core.log is not None}
+        counted.log_failures.set(sum(log.failures for log in logs))
         counted.running.set(gateway.running)
         return Response(generate_latest(counted.registry), media_type="text/plain; version=0.0.4")
 

@@ -48,6 +48,10 @@ class Metrics:
             "rlbudget_steering_failures", "Requests that went on without a part that broke down.",
             ["part"], registry=to,
         )  # fmt: skip
+        self.log_failures = Gauge(
+            "rlbudget_log_failures", "Lines of the decision log that could not be written.",
+            registry=to,
+        )  # fmt: skip
         self.running = Gauge("rlbudget_requests_running", "Requests on their way.", registry=to)
         self.first = Histogram(
             "rlbudget_time_to_first_token_seconds", "To the first text of an answer.",
