@@ -17,8 +17,9 @@ Each such part is one ``Steering`` in ``Gateway.steering``; the gateway knows no
 right shape, steered or not, each with what the one before it returned. ``after`` is called exactly
 once for each part whose ``before`` returned (or that has none), in the opposite order, whatever
 became of the request: answered, failed, left by its client, passed through, or refused by a later
-part. A ``before`` that waits when its client leaves is cancelled. A fault in a part is logged and counted in ``rlbudget_steering_failures_total``, and never
-costs an answer: a ``before`` that raises anything but ``RefusedError`` changes nothing.
+part. A ``before`` that waits when its client leaves is cancelled. A fault in a part is logged and
+counted in ``rlbudget_steering_failures_total``, and never costs an answer: a ``before`` that raises
+anything but ``RefusedError`` changes nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from rlbudget.arrays import Floats
 from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import feature_names
-from rlbudget.serve.app import Gateway
+from rlbudget.serve.gateway import Gateway
 from rlbudget.serve.run import run
 from rlbudget.serve.upstream import look_at
 from rlbudget.signals.tokens import TOP_SIGNALS
