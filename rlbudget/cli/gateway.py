@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -33,6 +33,10 @@ Upstreams = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="URL", help_behavior_hint=""),
+]
+Where = Annotated[
+    Literal["auto", "here", "engine"] | None,
+    tyro.conf.arg(metavar="WHERE", help_behavior_hint=""),
 ]
 TIMEOUT = 120.0
 """seconds"""
@@ -73,6 +77,9 @@ class Serve:
     shadow: Flag = False
     """Cut nothing; tell and count what would have been cut, and whether the answer would have
     changed."""
+    cut: Where = None
+    """Where the thinking is ended: "engine", by our logits processor in the upstream; "here", by
+    its log-probabilities; "auto", in the engine where it can (default)."""
     timeout: OptionalNumber = None
     """Longest silence of an upstream, in seconds; by default 120."""
     ssl_certfile: OptionalFile = None
@@ -89,6 +96,9 @@ class Serve:
         urls, model = self.upstream or said.urls, self.model or said.model
         if not urls and model is None:
             raise UserError("name --upstream URL, or --model for a model inside the gateway")
+        cut, shadow = self.cut or said.cut, self.shadow or said.shadow
+        if cut == "engine" and shadow:
+            raise UserError("an engine that cuts has no shadow mode: leave out --cut engine")
         settings = settings_for({"default": plan}, self.profile, self.token_price)
         from rlbudget.serve.run import serve  # needs starlette and uvicorn
 
@@ -99,7 +109,7 @@ class Serve:
             upstream_key=os.environ.get(UPSTREAM_KEY) or None,
             timeout=self.timeout or said.timeout or TIMEOUT, approximate=self.approximate,
             top_logprobs=self.top_logprobs or said.top_logprobs or TOP_K,
-            key_digests=key_digests(os.environ.get(KEY, "")), shadow=self.shadow or said.shadow,
+            key_digests=key_digests(os.environ.get(KEY, "")), shadow=shadow, cut=cut,
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )  # fmt: skip

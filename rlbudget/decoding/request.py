@@ -235,6 +235,12 @@ class Request:
         if self.state is State.THINKING:
             self._exit("max_tokens")
 
+    def ended_by(self, reason: Reason) -> None:
+        """The engine decides by itself, and ended the thinking here: its exit text comes next."""
+        if self.state is State.THINKING:
+            self._exit(reason)
+            self._ask_end = False
+
     def paid_unseen(self, tokens: int) -> None:
         """Tokens after the thinking that were paid for but never shown."""
         self._answer_tokens += tokens

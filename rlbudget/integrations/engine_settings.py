@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 from rlbudget.decoding.core import Core, Engine, bind
@@ -29,7 +30,7 @@ _KINDS = {
     "answer_worth": "a number", "price_per_million": "a number",
     "thinking_budget": "a whole number of tokens, at least 1", "off": "true or false",
     "policy": "a text", "task": "a text", "metadata": "a JSON object as text",
-    "question": "a text", "request_id": "a text",
+    "question": "a text", "request_id": "a text", "fingerprint": "a text",
 }  # fmt: skip
 """What a request may say; in ``vllm_xargs`` each name begins with ``PREFIX``."""
 
@@ -77,6 +78,16 @@ class Settings:
             return plan.answer_reserve
         profile = self.profile_of(plan)
         return profile.max_answer_tokens + len(profile.exit_text.encode()) + 1
+
+
+def identity(settings: Settings, name: str) -> str:
+    """What tells whether two processes decide alike under the plan ``name``: a digest of its
+    policies, of what stands over them, and of how it exits; the dial is each request's own."""
+    plan = settings.plans[name]
+    strategy = "" if plan.plain else plan.digest
+    parts = (plan.fingerprint, strategy, settings.profile_of(plan).name, plan.stride,
+             plan.max_thinking_tokens, plan.answer_reserve, plan.loops)  # fmt: skip
+    return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def settings_of(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -143,6 +154,9 @@ def wish_of(given: Mapping[str, Any], settings: Settings, prefix: str = "") -> W
         raise UserError(
             f"{prefix}policy: no policy {name!r} here; there are: {', '.join(settings.plans)}"
         )
+    asked = said.pop("fingerprint", None)
+    if asked is not None and asked != (own := identity(settings, name)):
+        raise UserError(f"{prefix}fingerprint: the plan {name!r} here is {own}, not {asked}")
     plan = settings.plans[name]
     dial = Dial(**{key: said.pop(key) for key in DIALS if key in said})
     plan.spot(dial)

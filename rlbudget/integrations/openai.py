@@ -16,7 +16,7 @@ from typing import Any
 
 from rlbudget.arrays import Floats
 from rlbudget.decoding.aside import Fork, Wish
-from rlbudget.decoding.core import OPENAI, Core, HandOver, bind
+from rlbudget.decoding.core import OPENAI, VLLM, Core, HandOver, bind
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
@@ -84,6 +84,7 @@ async def connect(
     deadline: float = 3600.0,
     fields: Mapping[str, Any] | None = None,
     second: Callable[[HandOver], Decoded] | None = None,
+    cuts: bool = False,
 ) -> AsyncIterator[Server]:
     """Look at a server and keep its connections open: ``async with connect(...) as server``.
 
@@ -100,7 +101,9 @@ async def connect(
     that it waits in all where the server asks for it (``Retry-After``). ``deadline`` is the longest
     that one request may take, its repetitions included. Sampling is the model's own in every
     request; ``fields`` (``top_p``, ...) change that. ``second`` answers for a cascade or a
-    correction by a second model.
+    correction by a second model. ``cuts`` says that the server decides by itself
+    (``rlbudget.integrations.vllm``): no log-probabilities are asked for; such a server is not for
+    ``decode``.
 
     Raises ``UserError`` for a policy that needs more than the server gives, log-probabilities for
     one that looks at them, a server that refuses the request, and settings out of range;
@@ -115,12 +118,13 @@ async def connect(
     site = find_site(url, key, "http://HOST:PORT/v1")
     spelled, ends = served_tokenizer(tokenizer, {*eos_ids, *(given.get("stop_token_ids") or ())})
     size, features = len(spelled), plan_of(policy).features
-    check_features(features, top=top_logprobs, size=size, approximate=approximate)
-    measures = any(feature.partition(".")[0] in SIGNALS for feature in features)
+    if not cuts:
+        check_features(features, top=top_logprobs, size=size, approximate=approximate)
+    measures = not cuts and any(feature.partition(".")[0] in SIGNALS for feature in features)
     core = bind(
         policy,
         spelled,
-        OPENAI,
+        VLLM if cuts else OPENAI,
         vocabulary_size=size + _SPARE,
         eos_ids=ends,
         profile=profile,
@@ -143,7 +147,8 @@ async def connect(
             )
         if measures:
             check_features(features, top=got, size=size, approximate=approximate)
-        every = bool(lacking(features, got, approximate=approximate))  # the whole vocabulary
+        # The whole vocabulary.
+        every = not cuts and bool(lacking(features, got, approximate=approximate))
         yield Server(
             core=core,
             model=found,

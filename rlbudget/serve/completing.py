@@ -13,6 +13,7 @@ import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.policy.dial import Spot
 from rlbudget.serve.answer import GONE, Answer, header_text, headers_of, left
@@ -65,6 +66,7 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
                 steered = await pool.steer(wanted, wishes.body, shadow=arrival.shadow)
             except UserError as fault:
                 why, kind_of_why = str(fault), "cannot be steered"
+                wanted = replace(wanted, off=True)
             else:
                 form = Form(kind, str(body["model"]))
                 answer = Answer(
@@ -74,7 +76,7 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
                 return await answer.respond(http, body)
         assert kind_of_why is not None
         own = orjson.dumps(wishes.body) if OURS in body else content
-        response = await _passed(gateway, pool, http, own, why, kind_of_why)
+        response = await _passed(gateway, pool, http, own, why, kind_of_why, wanted)
         passage.end(Outcome(arrival, "passed", time.monotonic() - begun, response.status_code))
         return response
 
@@ -130,13 +132,19 @@ async def forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
 
 
 async def _passed(
-    gateway: Gateway, pool: Pool, http: HttpRequest, content: bytes, why: str, kind_of_why: str
+    gateway: Gateway,
+    pool: Pool,
+    http: HttpRequest,
+    content: bytes,
+    why: str,
+    kind_of_why: str,
+    wanted: Wanted | None = None,
 ) -> Response:
     path = path_of(http)
     gateway.metrics.passed.labels(kind_of_why).inc()
     told = {"x-rlbudget-passed-through": header_text(why)}
     response = await pool.forward(
-        http.method, path, http.url.query, headers_of(http.headers.raw), content, told
+        http.method, path, http.url.query, headers_of(http.headers.raw), content, told, wanted
     )
     gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
     return response

@@ -43,7 +43,7 @@ class Local:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str],
+        told: Mapping[str, str], wanted: Wanted | None = None,
     ) -> Response:  # fmt: skip
         """There is no server that it could pass through to: 400, or 404 for another address."""
         said = f"a model inside the gateway cannot serve this request: {method} {path}"

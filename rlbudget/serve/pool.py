@@ -70,9 +70,9 @@ class Backend(Protocol):
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str],
+        told: Mapping[str, str], wanted: Wanted | None = None,
     ) -> Response:  # fmt: skip
-        """A request that passes through as it is."""
+        """A request that passes through as it is; ``wanted`` is that of a completion."""
         ...
 
 
@@ -153,12 +153,12 @@ class Pool:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str],
+        told: Mapping[str, str], wanted: Wanted | None = None,
     ) -> Response:  # fmt: skip
         """To the best of them."""
         member = self.best()
         assert member is not None
-        return await member.backend.forward(method, path, query, headers, content, told)
+        return await member.backend.forward(method, path, query, headers, content, told, wanted)
 
 
 class Pooled:

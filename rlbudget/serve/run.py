@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 
@@ -20,7 +21,7 @@ def serve(
     settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
     key_digests: Sequence[str],
-    shadow: bool,
+    shadow: bool, cut: Literal["auto", "here", "engine"],
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
@@ -30,7 +31,8 @@ def serve(
     """
     opens: list[Opens] = [
         partial(look_at, url, settings, model=model, tokenizer=tokenizer, key=upstream_key,
-                timeout=timeout, approximate=approximate, top_logprobs=top_logprobs)
+                timeout=timeout, approximate=approximate, top_logprobs=top_logprobs,
+                cut="here" if shadow else cut)
         for url in upstreams
     ]  # fmt: skip
     if not upstreams:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
+import orjson
 from starlette.responses import Response
 
 from rlbudget.decoding.core import Core
@@ -18,16 +21,22 @@ from rlbudget.integrations.openai import Server, connect
 from rlbudget.models.chat import conversation_ids, has_template
 from rlbudget.models.completions import Prompt
 from rlbudget.models.messages import Listing, Template, Tokens
+from rlbudget.models.openai_server import find_model
 from rlbudget.models.patience import Patience
 from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.spelling import check_text, trusted_ids
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
+from rlbudget.serve.engine import OFF, XARGS, disagreement, has_processor, with_xargs, xargs_for
+from rlbudget.serve.followed import Followed
 from rlbudget.serve.passing import pass_through
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.tasks.conversations import text_of
 
+_log = logging.getLogger("rlbudget.serve")
+Cut = Literal["here", "engine"]
+"""Where the thinking is ended: by the gateway, or by our logits processor in the server."""
 Renders = Literal["tokenize", "apply-template", "here"]
 """Who renders a chat into token ids: vLLM's and SGLang's ``/tokenize``, llama-server's
 ``/apply-template``, or the tokenizer of the gateway."""
@@ -55,6 +64,11 @@ class Upstream:
     tokenizer: Any = field(repr=False)
     root: Endpoint = field(repr=False)
     """of its root, for what is not below ``/v1`` and for what passes through"""
+    settings: Settings = field(repr=False)
+    cut: Cut = "here"
+    """where the thinking is ended"""
+    processor: bool = False
+    """whether it decodes with our logits processor, which must be told what not to touch"""
 
     @property
     def cores(self) -> Mapping[str, Core]:
@@ -68,26 +82,45 @@ class Upstream:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str],
+        told: Mapping[str, str], wanted: Wanted | None = None,
     ) -> Response:  # fmt: skip
-        """A request that passes through as it is."""
+        """A request that passes through as it is; ``wanted`` of a completion, for a processor."""
+        if self.processor and wanted is not None:
+            body = orjson.loads(content)
+            content = orjson.dumps(with_xargs(body, self._xargs(wanted, body)))
         return await pass_through(self.root, method, path, query, headers, content, told)
+
+    def _xargs(self, wanted: Wanted, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of a request that passes through: the engine cuts it too, where it has room to."""
+        if self.cut == "here" or wanted.off:
+            return OFF
+        said = body.get("max_completion_tokens") or body.get("max_tokens")
+        try:
+            return xargs_for(wanted, self.servers[wanted.name].core, self.settings, said)
+        except UserError:
+            return OFF
 
     async def steer(
         self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
-    ) -> Steered:
+    ) -> Steered | Followed:
         """A request under its plan; ``UserError`` for one that cannot be served so."""
         server = self.servers[wanted.name]
         ids = await self._ids(server, body)
         room = None if server.context is None else server.context - len(ids)
         said = body.get("max_completion_tokens") or body.get("max_tokens")
         limit = min(n for n in (room, said, _MOST) if n is not None)
-        request = wanted.request(server.core, ids, limit, shadow=shadow)
         text = server.core.vocabulary.text(ids, special=True)
+        prompt = Prompt(ids, text, server.by_ids)
         fields = {name: value for name, value in body.items() if name not in _OWN}
-        return Steered(
-            server, request, Prompt(ids, text, server.by_ids), limit=limit, fields=fields
-        )
+        if self.cut == "engine":
+            xargs = xargs_for(wanted, server.core, self.settings, limit)
+            return Followed(
+                server, server.core, wanted, prompt, limit=limit, fields=fields, xargs=xargs
+            )
+        if self.processor:
+            fields = with_xargs(fields, OFF)
+        request = wanted.request(server.core, ids, limit, shadow=shadow)
+        return Steered(server, request, prompt, limit=limit, fields=fields)
 
     async def _ids(self, server: Server, body: Mapping[str, Any]) -> list[int]:
         if "messages" not in body:
@@ -111,6 +144,7 @@ class Upstream:
         return _rendered(self.tokenizer, server, body["messages"], more)
 
 
+_WHERE = {"here": "here, by its log-probabilities", "engine": "in the engine"}
 _MOST = 1 << 20
 """tokens of a request in a server whose context is not known"""
 
@@ -120,28 +154,55 @@ async def look_at(
     url: str, settings: Settings, *, model: str | None = None, tokenizer: Any = None,
     key: str | None = None, retries: int = 3, timeout: float = 120.0,
     deadline: float = 3600.0, approximate: bool = False, top_logprobs: int = TOP_K,
+    cut: Literal["auto", "here", "engine"] = "auto",
 ) -> AsyncIterator[Upstream]:  # fmt: skip
     """Look at the server at ``url`` (ending in ``/v1``) and keep connections to it.
 
-    ``tokenizer`` is the served model's, by default what the server calls its model. Raises
-    ``UserError`` and ``ServerError`` as ``integrations.openai.connect`` does.
+    ``tokenizer`` is the served model's, by default what the server calls its model. ``cut`` says
+    where the thinking is ended: in the engine where it offers that (``auto``), or there or here
+    alone. Raises ``UserError`` and ``ServerError`` as ``integrations.openai.connect`` does, and
+    ``UserError`` where the engine should cut and cannot.
     """
     async with AsyncExitStack() as stack:
-        servers: dict[str, Server] = {}
+        opened = partial(open_endpoint, retries=retries, timeout=timeout, deadline=deadline)
         spelled, ends = served_tokenizer(tokenizer or model, ())
-        for name, plan in settings.plans.items():
-            servers[name] = await stack.enter_async_context(
-                connect(url, plan, spelled, model=model, key=key, eos_ids=ends, retries=retries,
-                        timeout=timeout, deadline=deadline, approximate=approximate,
-                        top_logprobs=top_logprobs,
-                        profile=settings.profile, token_price=settings.token_price)
+        site = find_site(url, key, "http://HOST:PORT/v1")
+        endpoint = await stack.enter_async_context(opened(site))
+        name, _ = await find_model(endpoint, model)
+        processor = await has_processor(endpoint, name)
+        chosen = await _chosen(endpoint, name, settings, cut, processor=processor)
+        servers: dict[str, Server] = {}
+        for plan_name, plan in settings.plans.items():
+            servers[plan_name] = await stack.enter_async_context(
+                connect(url, plan, spelled, model=name, key=key, eos_ids=ends,
+                        approximate=approximate, top_logprobs=top_logprobs,
+                        profile=settings.profile, token_price=settings.token_price,
+                        fields={XARGS: OFF} if processor else None, cuts=chosen == "engine",
+                        retries=retries, timeout=timeout, deadline=deadline)
             )  # fmt: skip
         first = next(iter(servers.values()))
         site = find_site(url.rstrip("/").removesuffix("/v1"), key, "http://HOST:PORT/v1")
-        opened = open_endpoint(site, retries=retries, timeout=timeout, deadline=deadline)
-        root = await stack.enter_async_context(opened)
+        root = await stack.enter_async_context(opened(site))
         renders = await _renders(root, first)
-        yield Upstream(url, first.model, servers, renders, spelled, root)
+        _log.info("%s: the thinking of %s is cut %s", site.name, name, _WHERE[chosen])
+        yield Upstream(url, name, servers, renders, spelled, root, settings, chosen, processor)
+
+
+async def _chosen(
+    endpoint: Endpoint, model: str, settings: Settings, cut: Literal["auto", "here", "engine"],
+    *, processor: bool,
+) -> Cut:  # fmt: skip
+    """Where the thinking is ended."""
+    why = "it has no processor of rlbudget" if not processor else None
+    if cut != "here" and processor:
+        why = await disagreement(endpoint, model, settings)
+        if why is None:
+            return "engine"
+    if cut == "engine":
+        raise UserError(f"{endpoint.site.name} cannot cut the thinking: {why}")
+    if processor and why is not None:
+        _log.warning("%s: its processor is not used: %s", endpoint.site.name, why)
+    return "here"
 
 
 async def _renders(root: Endpoint, server: Server) -> Renders:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from rlbudget.errors import UserError
 from rlbudget.policy.cascade import Cascade, load_cascade
@@ -51,7 +51,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
-                 "timeout": NUMBER, "shadow": bool},
+                 "timeout": NUMBER, "shadow": bool, "cut": str},
 }  # fmt: skip
 """Sections, their keys and the kind of each value; ``""`` is the top of the file."""
 _KINDS = {str: "a text", list: "a list", int: "a whole number", bool: "true or false",
@@ -84,6 +84,9 @@ class Upstream:
     """seconds of silence"""
     shadow: bool = False
     """whether nothing is cut, and only told what would have been"""
+    cut: Literal["auto", "here", "engine"] = "auto"
+    """where the thinking is ended: by the gateway, by our processor in the engine, or there where
+    it can"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +331,8 @@ class _Reader:
         for name in ("top_logprobs", "timeout"):
             if said.get(name, 1) <= 0:
                 self._wrong(f"{name} must be above 0", "upstream", name)
+        if said.get("cut", "auto") not in ("auto", "here", "engine"):
+            self._wrong('cut: "auto", "here" or "engine"', "upstream", "cut")
         return Upstream(**{**said, "urls": tuple(urls)})
 
     def _check(self) -> None:

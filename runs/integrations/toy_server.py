@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +25,23 @@ import tyro
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rlbudget.decoding.core import VLLM, Core
+from rlbudget.decoding.request import Request
+from rlbudget.errors import UserError
+from rlbudget.integrations.engine_settings import (
+    PREFIX,
+    Settings,
+    check_room,
+    wish_of,
+    xargs_of,
+)
 from rlbudget.models import load_model
 from rlbudget.models.profiles import trusted_ids
-from rlbudget.models.sampling import Uniforms, sample
+from rlbudget.models.sampling import Uniforms, sample, token_signals
 from rlbudget.models.sequences import Sequences
 from rlbudget.models.transformers_model import TransformersModel
 
@@ -55,6 +66,10 @@ class Toy:
     """says that it is a vLLM, and tokenises"""
     scores: str = "prompt_logprobs"
     """how it scores a prompt: that, "echo" or "" for not at all"""
+    processor: Settings | None = None
+    """decodes with the machine that our processor for vLLM drives, under these plans"""
+    cores: dict[str, Core] = field(default_factory=dict)
+    """of the processor, once it is asked"""
     generated: int = 0
     """tokens decoded so far"""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +77,7 @@ class Toy:
 
 
 def make_app(toy: Toy) -> Starlette:
-    async def models(request: Request) -> Response:
+    async def models(request: HttpRequest) -> Response:
         if refusal := refuse(toy, request):
             return refusal
         entry = {"id": "toy", "object": "model", "max_model_len": toy.context}
@@ -70,12 +85,12 @@ def make_app(toy: Toy) -> Starlette:
             entry |= {"owned_by": "vllm", "root": "embedded"}
         return JSONResponse({"object": "list", "data": [entry]})
 
-    async def completions(request: Request) -> Response:
-        if refusal := refuse(toy, request):
+    async def completions(http: HttpRequest) -> Response:
+        if refusal := refuse(toy, http):
             return refusal
-        if request.headers.get("content-type") != "application/json":
+        if http.headers.get("content-type") != "application/json":
             return error(415, "the body must be application/json")
-        body = orjson.loads(await request.body())
+        body = orjson.loads(await http.body())
         toy.requests.append(body)
         prompt = body["prompt"]
         if isinstance(prompt, str):
@@ -83,13 +98,17 @@ def make_app(toy: Toy) -> Starlette:
         elif not toy.ids:
             return error(422, "prompt must be a string")
         room = None if toy.context is None else toy.context - len(prompt)
+        try:
+            request = engine_request(toy, prompt, body)
+        except UserError as refused:
+            return error(400, str(refused))
         if room is not None and body["max_tokens"] > room:
             return error(400, f"{len(prompt)} prompt tokens leave room for {room}")
         if not body.get("stream"):
-            return JSONResponse(await run_in_threadpool(whole, toy, prompt, body))
-        return StreamingResponse(stream(toy, prompt, body), media_type="text/event-stream")
+            return JSONResponse(await run_in_threadpool(whole, toy, prompt, body, request))
+        return StreamingResponse(stream(toy, prompt, body, request), media_type="text/event-stream")
 
-    async def tokenize(request: Request) -> Response:
+    async def tokenize(request: HttpRequest) -> Response:
         if not toy.native:
             return error(404, "Not Found")
         body = orjson.loads(await request.body())
@@ -107,7 +126,7 @@ def make_app(toy: Toy) -> Starlette:
     )
 
 
-def refuse(toy: Toy, request: Request) -> Response | None:
+def refuse(toy: Toy, request: HttpRequest) -> Response | None:
     given = request.headers.get("authorization", "")
     if toy.key is None or given == f"Bearer {toy.key}":
         return None
@@ -118,9 +137,27 @@ def error(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "code": status}}, status_code=status)
 
 
-async def stream(toy: Toy, prompt: list[int], body: dict[str, Any]) -> AsyncIterator[bytes]:
+def engine_request(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Request | None:
+    """What our processor would make of a request; raises ``UserError`` as it does."""
+    if toy.processor is None:
+        return None
+    params = SimpleNamespace(extra_args=body.get("vllm_xargs"))
+    wish = wish_of(xargs_of(params), toy.processor, PREFIX)
+    check_room(wish, toy.processor, body["max_tokens"])
+    if wish.off:
+        return None
+    if not toy.cores:
+        vocabulary = toy.model.vocabulary
+        toy.cores = toy.processor.bind(toy.model.tokenizer, VLLM, len(vocabulary.markers),
+                                       vocabulary.eos_ids.tolist())  # fmt: skip
+    return wish.request(toy.cores[wish.name], prompt, body["max_tokens"])
+
+
+async def stream(
+    toy: Toy, prompt: list[int], body: dict[str, Any], request: Request | None = None
+) -> AsyncIterator[bytes]:
     cut = toy.cuts.pop(0) if toy.cuts else None
-    steps = decode(toy, prompt, body)
+    steps = decode(toy, prompt, body, request)
     waiting: list[dict[str, Any]] = []
     sent = 0
     while True:
@@ -139,9 +176,11 @@ async def stream(toy: Toy, prompt: list[int], body: dict[str, Any]) -> AsyncIter
     yield b"data: [DONE]\n\n"
 
 
-def whole(toy: Toy, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
+def whole(
+    toy: Toy, prompt: list[int], body: dict[str, Any], request: Request | None = None
+) -> dict[str, Any]:
     """All tokens at once."""
-    choice = merged(list(decode(toy, prompt, body)))
+    choice = merged(list(decode(toy, prompt, body, request)))
     if toy.scores == "prompt_logprobs" and (k := body.get("prompt_logprobs")):
         choice["prompt_logprobs"] = scored(toy, prompt, k)
     if toy.scores == "echo" and body.get("echo"):
@@ -201,7 +240,9 @@ def feed(toy: Toy, row: Sequences, token: int) -> None:
         row.feed(torch.tensor([[token]]))
 
 
-def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def decode(
+    toy: Toy, prompt: list[int], body: dict[str, Any], request: Request | None = None
+) -> Iterator[dict[str, Any]]:
     vocabulary = toy.model.vocabulary
     special = not body.get("skip_special_tokens", True)
     by_id = toy.ids and body.get("return_tokens_as_token_ids")
@@ -210,13 +251,23 @@ def decode(toy: Toy, prompt: list[int], body: dict[str, Any]) -> Iterator[dict[s
     row = begin(toy, prompt)
     for place in range(body["max_tokens"]):
         logits = row.logits
-        if temperature == 0:
+        forced = None if request is None else request.forced(int(logits.argmax()))
+        if request is not None and request.thinking:
+            logits = logits.clone()
+            logits[:, vocabulary.eos_ids] = -torch.inf
+        if forced is not None:
+            token = forced
+        elif temperature == 0:
             token = int(logits.argmax())
         else:
             token = int(
                 sample(logits, temperature, torch.from_numpy(uniforms.at(np.array([place]))))
             )
         toy.generated += 1
+        if request is not None and not request.idle:
+            ends = torch.from_numpy(vocabulary.end_first_ids)
+            signals = token_signals(row.logits, torch.tensor([token]), ends)[0].double().numpy()
+            request.push(token, signals if request.thinking else None)
         halted = token in (body.get("stop_token_ids") or ())
         ended = token in vocabulary.eos_ids or halted
         last = place + 1 == body["max_tokens"]
