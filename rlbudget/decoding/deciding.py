@@ -8,7 +8,7 @@ strategy leaves this: the decode goes on without it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -172,7 +172,7 @@ class Decider:
         if signals is None and self._unmeasured:
             return
         try:
-            values = [] if signals is None else _numbers(signals)
+            values = () if signals is None else _numbers(signals)
             if len(values) != len(TOKEN_SIGNALS):
                 raise ValueError("a token came without log-probabilities")
             if not math.isfinite(sum(values)):
@@ -382,6 +382,8 @@ class Decider:
         return Probe(made.answer, made.confidence, made.tokens)
 
 
-def _numbers(values: npt.ArrayLike) -> list[float]:
+def _numbers(values: npt.ArrayLike) -> Sequence[float]:
+    if isinstance(values, tuple):  # of a server's list: plain numbers already
+        return values
     numbers: list[float] = np.asarray(values, dtype=np.float64).tolist()
     return numbers

@@ -21,7 +21,13 @@ from rlbudget.decoding.decoded import Decoded
 from rlbudget.decoding.request import Request
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Spelling, Stream, Token, spelling_of
-from rlbudget.models.logprobs import check_features, lacking, least_entropy, listed_signals
+from rlbudget.models.logprobs import (
+    check_features,
+    exact_signals,
+    lacking,
+    least_entropy,
+    listed_signals,
+)
 from rlbudget.models.openai_server import find_model, look
 from rlbudget.models.patience import Patience
 from rlbudget.models.reading import Continuation, ends_answer
@@ -339,8 +345,8 @@ async def fork(server: Server, prompt: Prompt, wish: Fork, patience: Patience) -
             if token.logprob is None and not token.end:
                 raise ServerError("the server lists no log-probability beside a trial answer")
             logprobs.append(token.logprob or 0.0)
-            if len(ids) == 1 and token.top:
-                entropy = least_entropy(sorted((v for _, v in token.top), reverse=True))
+            if len(ids) == 1 and (best := token.best):
+                entropy = least_entropy(best)
             if token.end or len(ids) >= wish.cap:
                 break
             if wish.stops and ends_answer(ids, core.vocabulary, wish.stops):
@@ -348,8 +354,10 @@ async def fork(server: Server, prompt: Prompt, wish: Fork, patience: Patience) -
     return Continuation(tuple(ids), tuple(logprobs), entropy)
 
 
-def signals_of(server: Server, token: Token) -> Floats | None:
+def signals_of(server: Server, token: Token) -> Floats | tuple[float, ...] | None:
     """The signals of a token, shape (6,), as far as the server lists enough beside it."""
+    if token.nats and token.logprob is not None and len(token.nats) >= server.least:
+        return exact_signals(token.logprob, token.nats)
     return listed_signals(
         token.id,
         token.logprob,

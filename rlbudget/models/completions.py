@@ -8,11 +8,10 @@ are found by tokenising the text of the chunk.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from rlbudget.errors import UserError
 from rlbudget.models.messages import PART, Choice, Chunk, Listed, listed_tokens
@@ -29,8 +28,7 @@ _APART = 256
 _ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token of a stream."""
 
     id: int
@@ -39,9 +37,16 @@ class Token:
     logprob: float | None = None
     """nats; None where the server gives none"""
     top: tuple[tuple[int | None, float], ...] = ()
-    """(id, nats) of the likeliest tokens"""
+    """(id, nats) of the likeliest tokens; empty where it is not read which they are"""
     end: bool = False
     """whether it ends the sequence"""
+    nats: tuple[float, ...] = ()
+    """of the likeliest tokens, in any order, where it is not read which they are"""
+
+    @property
+    def best(self) -> list[float]:
+        """Nats of the likeliest tokens, falling."""
+        return sorted(self.nats or (value for _, value in self.top), reverse=True)
 
 
 @dataclass(slots=True)
@@ -210,7 +215,7 @@ class Reader:
             told = choice.told
             shown = self._spelling.may_end(last.id, last.text)
             if self.finish == "stop" and (told == last.id if isinstance(told, int) else shown):
-                tokens[-1] = replace(last, end=True)
+                tokens[-1] = last._replace(end=True)
             elif self.finish is None and shown:
                 self._waiting = [tokens.pop()]
         self._ended = bool(tokens) and tokens[-1].end
@@ -227,17 +232,16 @@ class Reader:
         values, tops = listed.token_logprobs, listed.top_logprobs
         if not values or not tops or len(values) > 1 or len(tops) > 1 or not tops[0]:
             return None
-        logprob, best = values[0], tops[0].values()
-        try:
-            if not (logprob <= 0.0 and max(best) <= 0.0 and math.fsum(best) <= 0.0):  # type: ignore[operator,arg-type,type-var]
+        logprob, nats = values[0], tuple(tops[0].values())
+        try:  # a sum that holds NaN is none
+            if not (logprob <= 0.0 and max(nats) <= 0.0 and sum(nats) <= 0.0):  # type: ignore[operator,arg-type,type-var]
                 return None
-        except (TypeError, OverflowError):
+        except TypeError:
             return None
         token = self._spelling.known(given[0])
         self.ids_given = True
         self._least += 1
-        top = tuple((None, value) for value in best)
-        return Token(token, text, logprob, top, token in self._spelling.ends)  # type: ignore[arg-type]
+        return Token(token, text, logprob, (), token in self._spelling.ends, nats)  # type: ignore[arg-type]
 
     def _tokens(self, choice: Choice) -> list[Token]:
         if (one := self._one(choice)) is not None:

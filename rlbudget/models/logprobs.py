@@ -66,20 +66,30 @@ def top_signals(
     allows; an end token that is not in the list counts as impossible in ``p_end`` and as likely as
     the last of the list in ``end_gap``. Raises ``ValueError`` for an empty list.
     """
-    best = sorted([value for _, value in top], reverse=True)[:TOP_K]
+    exact = exact_signals(logprob, [value for _, value in top])
+    if not approximate:
+        return exact
+    best = _best([value for _, value in top])
+    p_end = sum(math.exp(value) for token, value in top if token in end_ids)
+    likely = math.log(p_end) if p_end > 0 else best[-1]
+    end_gap = min(best[0] - likely, NO_SENTENCE_END)
+    return exact[0], least_entropy(best), exact[2], p_end, exact[4], end_gap
+
+
+def exact_signals(logprob: float, nats: Sequence[float]) -> tuple[float, ...]:
+    """``top_signals`` without ``approximate``: what does not ask which tokens are the likeliest."""
+    best = _best(nats)
+    margin = best[0] - best[1] if len(best) > 1 else 0.0
+    return max(logprob, FLOOR), 0.0, margin, 0.0, sum(best) / len(best), 0.0
+
+
+def _best(nats: Sequence[float]) -> list[float]:
+    best = sorted(nats, reverse=True)[:TOP_K]
     if not best:
         raise ValueError("no log-probabilities are listed")
     if best[-1] < FLOOR:
         best = [max(value, FLOOR) for value in best]
-    mean = sum(best) / len(best)
-    entropy = p_end = end_gap = 0.0
-    if approximate:
-        entropy = least_entropy(best)
-        p_end = sum(math.exp(value) for token, value in top if token in end_ids)
-        likely = math.log(p_end) if p_end > 0 else best[-1]
-        end_gap = min(best[0] - likely, NO_SENTENCE_END)
-    margin = best[0] - best[1] if len(best) > 1 else 0.0
-    return max(logprob, FLOOR), entropy, margin, p_end, mean, end_gap
+    return best
 
 
 def least_entropy(best: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ _ROUNDING = 1e-3
 """Nats above 0 that are still taken for 0: servers compute in half precision."""
 
 
-class Likely(msgspec.Struct, frozen=True):
+class Likely(msgspec.Struct, frozen=True, gc=False):
     """One of the likeliest tokens, as llama-server and chats write it."""
 
     logprob: float | None
@@ -30,7 +30,7 @@ class Likely(msgspec.Struct, frozen=True):
     token: str | None = None
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What llama-server, or a chat, lists of one token."""
 
     id: int | None = None
@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True):
     top_logprobs: list[Likely] | None = None
 
 
-class Logprobs(msgspec.Struct, frozen=True):
+class Logprobs(msgspec.Struct, frozen=True, gc=False):
     """Either one object a token, or parallel lists."""
 
     content: list[Entry] | None = None
@@ -48,20 +48,20 @@ class Logprobs(msgspec.Struct, frozen=True):
     top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """What a chat adds."""
 
     content: str | None = None
     reasoning_content: str | None = None
 
 
-class Finish(msgspec.Struct, frozen=True):
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """A finish reason as some SGLang versions write it."""
 
     type: str | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """One continuation's part of a chunk."""
 
     index: int | None = None
@@ -93,27 +93,27 @@ class Choice(msgspec.Struct, frozen=True):
         return shown or bool(self.text or self.token_ids or self.logprobs or self.finish_reason)
 
 
-class PromptTokens(msgspec.Struct, frozen=True):
+class PromptTokens(msgspec.Struct, frozen=True, gc=False):
     """Of the prompt's tokens."""
 
     cached_tokens: int | None = None
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What a server counts."""
 
     completion_tokens: int | None = None
     prompt_tokens_details: PromptTokens | None = None
 
 
-class Timings(msgspec.Struct, frozen=True):
+class Timings(msgspec.Struct, frozen=True, gc=False):
     """What llama-server counts."""
 
     predicted_n: int | None = None
     cache_n: int | None = None
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """One event of a stream of completions or of a chat."""
 
     id: str | int | None = None
@@ -129,20 +129,20 @@ class Chunk(msgspec.Struct, frozen=True):
         return max((used and used.completion_tokens) or 0, (timed and timed.predicted_n) or 0)
 
 
-class Listing(msgspec.Struct, frozen=True):
+class Listing(msgspec.Struct, frozen=True, gc=False):
     """``/models``; each entry is read by itself."""
 
     data: list[msgspec.Raw] | None = None
 
 
-class Meta(msgspec.Struct, frozen=True):
+class Meta(msgspec.Struct, frozen=True, gc=False):
     """What llama-server tells of its model."""
 
     n_vocab: int | None = None
     n_ctx: int | None = None
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, gc=False):
     """A model that a server lists."""
 
     id: str
@@ -152,7 +152,7 @@ class Model(msgspec.Struct, frozen=True):
     meta: Meta | None = None
 
 
-class Completion(msgspec.Struct, frozen=True):
+class Completion(msgspec.Struct, frozen=True, gc=False):
     """llama-server's ``/completion``."""
 
     tokens: list[int] | None = None
@@ -162,33 +162,33 @@ class Completion(msgspec.Struct, frozen=True):
     timings: Timings | None = None
 
 
-class ScoredChoice(msgspec.Struct, frozen=True):
+class ScoredChoice(msgspec.Struct, frozen=True, gc=False):
     """The tokens of a prompt, by ``prompt_logprobs`` (token id -> entry) or by ``echo``."""
 
     prompt_logprobs: list[dict[str, Likely] | None] | None = None
     logprobs: Logprobs | None = None
 
 
-class Scored(msgspec.Struct, frozen=True):
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """A completion whose prompt was scored."""
 
     choices: list[ScoredChoice] | None = None
     error: Any = None
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class Tokens(msgspec.Struct, frozen=True, gc=False):
     """llama-server's ``/tokenize``."""
 
     tokens: list[int]
 
 
-class Template(msgspec.Struct, frozen=True):
+class Template(msgspec.Struct, frozen=True, gc=False):
     """llama-server's ``/apply-template``."""
 
     prompt: str
 
 
-class Telltale(msgspec.Struct, frozen=True):
+class Telltale(msgspec.Struct, frozen=True, gc=False):
     """What tells a server's kind, of its routes ``/version``, ``/props``, ``/get_server_info``."""
 
     version: str | None = None
@@ -196,7 +196,7 @@ class Telltale(msgspec.Struct, frozen=True):
     attention_backend: Any = None
 
 
-class Control(msgspec.Struct, frozen=True):
+class Control(msgspec.Struct, frozen=True, gc=False):
     """llama-server's answer to a control request."""
 
     success: bool = False

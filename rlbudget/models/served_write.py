@@ -239,7 +239,7 @@ def continuation(
     if stopped and len(taken) == len(tokens) < cap and not (taken and taken[-1].end):
         ids.append(int(model.vocabulary.eos_ids[0]))  # written, but not shown
         logprobs.append(0.0)
-    first = sorted((value for _, value in taken[0].top), reverse=True) if taken else []
+    first = taken[0].best if taken else []
     return Continuation(tuple(ids), tuple(logprobs), least_entropy(first) if first else 0.0)
 
 

@@ -30,6 +30,25 @@ class Events:
 
     def feed(self, block: bytes) -> list[bytes]:
         """The JSON texts of the events that end in this block."""
+        if self._after_return or self._data or self._kind or b"\r" in block or b"\n" not in block:
+            return self._lines(block)
+        # Nearly all events are one line of data: these are cut out whole.
+        *events, rest = (bytes(self._rest) + block).split(b"\n\n")
+        self._rest.clear()
+        found: list[bytes] = []
+        for event in events:
+            if event[:6] == b"data: " and b"\n" not in event:
+                self._size = len(event) - 5 + 64
+                if self._size > self._most:
+                    raise ValueError(f"one event is longer than {self._most:,} bytes")
+                self._data.append(event[6:])
+                self._end(found)
+                self._size = 0
+            else:
+                found += self._lines(event + b"\n\n")
+        return found + self._lines(rest)
+
+    def _lines(self, block: bytes) -> list[bytes]:
         if self._after_return and block[:1] == b"\n":
             block = block[1:]
         self._after_return = block.endswith(b"\r")

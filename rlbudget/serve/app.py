@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -53,8 +54,10 @@ def make_app(
                 if failed is not None:
                     failed(fault)
                 raise
-            if stop is not None:
+            if stop is not None:  # a process of the gateway's own
                 _drain_on_term(gateway, stop)
+                gc.collect()
+                gc.freeze()  # what was loaded is not searched for garbage again and again
             yield
 
     async def chat(http: HttpRequest) -> Response:
