@@ -9,11 +9,11 @@ if ! command -v nginx >/dev/null; then
   apt-get update -qq
   apt-get install -y -qq nginx-light >/dev/null
 fi
-venv=.venv-litellm wanted=1.108.7
+venv=.venv-litellm wanted='litellm[proxy]==1.108.7'
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
   echo "Setting up $venv (once) ..." >&2
   [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
-  "$venv/bin/python" -m pip --quiet --disable-pip-version-check install "litellm[proxy]==$wanted"
+  "$venv/bin/python" -m pip --quiet --disable-pip-version-check install "$wanted"
   echo "$wanted" >"$venv/.installed"
 fi
 python=$PWD/.venv/bin/python

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.policy.folder import load_policy, make_policy, save_policy
 from runs.common import KEPT, ROOT
 
@@ -91,12 +92,19 @@ def stats(server: Process) -> dict[str, int]:
 
 @contextmanager
 def gateway(behind: Process, folder: Path, *arguments: str) -> Iterator[Process]:
-    """``rlbudget serve``, with a policy that is asked at every checkpoint and stops nowhere."""
+    """Ours, with a policy that is asked at every checkpoint and stops nowhere."""
     plan = folder / "plan.toml"
     plan.write_text(f'policy = "{reluctant(folder)}"\nmax_thinking_tokens = 32768\n')
+    with serving(plan, behind.url, folder, *arguments) as process:
+        yield process
+
+
+@contextmanager
+def serving(plan: Path, upstream_url: str, folder: Path, *arguments: str) -> Iterator[Process]:
+    """``rlbudget serve`` with a plan, before a server of the SmolLM2 reasoner."""
     port = free_port()
     command = [sys.executable, "-m", "rlbudget", "serve", "--plan", str(plan), "--upstream",
-               behind.url, "--tokenizer", str(_tokenizer()), "--port", str(port),
+               upstream_url, "--tokenizer", str(smollm2_folder()), "--port", str(port),
                *arguments]  # fmt: skip
     with _running(command, folder / "gateway.log", port, "/readyz") as process:
         yield process
@@ -119,12 +127,6 @@ def reluctant(folder: Path) -> Path:
         )
         save_policy(place, made)
     return place
-
-
-def _tokenizer() -> Path:
-    from rlbudget.models.smollm2 import smollm2_folder
-
-    return smollm2_folder()
 
 
 @contextmanager
