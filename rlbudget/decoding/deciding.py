@@ -109,6 +109,8 @@ class Decider:
         """where an audited or shadowed request would have stopped"""
         self.would_answer: str | None = None
         """the answer of that exit, of a shadowed request"""
+        self.opening: Mapping[str, float] = {}
+        """signals at its first checkpoint, which no price has anything to do with"""
         self.incomplete = False
         """whether an audit's record lacks an exit"""
         self.probability: float | None = None
@@ -221,6 +223,7 @@ class Decider:
         signals: dict[str, float] = {}
         if not self._signals_fault and (self.failed is None or self.audited):
             signals = self._signals()
+        self.opening = self.opening or signals
         if self._corrector is not None:
             self._corrector.take(signals, thinking)
         here: ExitResult | None = None

@@ -212,6 +212,33 @@ class Request:
         would, answer = self._decider.would, self._decider.would_answer
         return None if would is None or answer is None else (would, answer)
 
+    @property
+    def would(self) -> tuple[Stop, str | None] | None:
+        """Where a request that is held, by an audit or in ``shadow``, would have been cut, and the
+        answer of that exit where it was written; None where it would not have been."""  # fmt: skip
+        decider = self._decider
+        would, answer = decider.would, decider.would_answer
+        if would is None:
+            return None
+        at = would.thinking_tokens
+        recorded = (one.exit.answer for one in decider.points if one.thinking_tokens == at)
+        return would, next(recorded, None) if answer is None else answer
+
+    @property
+    def confidence(self) -> float | None:
+        """Chance, by the guard, that its stop loses no answer, also where it was only held: 1
+        where nothing was to be stopped; None without a guard."""  # fmt: skip
+        decider = self._decider
+        found: float | None = getattr(decider.policy, "confidence", None)
+        held = decider.would is not None and decider.would.reason == "policy"
+        stopped = self._reason == "policy" or held
+        return found if stopped or found is None else 1.0
+
+    @property
+    def opening(self) -> Mapping[str, float]:
+        """Signals at its first checkpoint: no price has anything to do with them."""
+        return self._decider.opening
+
     def forced(self, likeliest: int = -1) -> int | None:
         """The token that must come next, or None.
 

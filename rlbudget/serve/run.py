@@ -14,6 +14,7 @@ from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
 from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.local import load
+from rlbudget.serve.parts import add_parts
 from rlbudget.serve.upstream import look_at
 
 
@@ -38,8 +39,10 @@ def serve(
     if not upstreams:
         assert model is not None
         opens = [partial(load, model, settings)]
+    gateway = Gateway(settings, key_digests=key_digests, shadow=shadow)
+    add_parts(gateway)
     run(
-        Gateway(settings, key_digests=key_digests, shadow=shadow), opens, host=host, port=port,
+        gateway, opens, host=host, port=port,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip
 

@@ -31,10 +31,19 @@ from rlbudget.strategies.compose import (
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.file import load_correction, load_second_policy
 from rlbudget.strategies.feedback.registry import load_servings
+from rlbudget.strategies.online import (
+    PRICE_KEYS,
+    QUEUE_KEYS,
+    PriceSettings,
+    QueueSettings,
+    read_price,
+    read_queue,
+    told_of,
+)
 from rlbudget.strategies.toml_lines import KeyPath, TomlFile, inside, read_toml
 from rlbudget.traces.trace import Trace
 
-SERVE_ONLY = ("price", "experiment", "queue")
+SERVE_ONLY = ("experiment",)
 """sections that are the gateway's alone, and that no gateway serves yet"""
 NUMBER = (int, float)
 KEYS: Mapping[str, Mapping[str, Any]] = {
@@ -52,10 +61,12 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
                  "timeout": NUMBER, "shadow": bool, "cut": str},
+    "price": PRICE_KEYS,
+    "queue": QUEUE_KEYS,
 }  # fmt: skip
 """Sections, their keys and the kind of each value; ``""`` is the top of the file."""
-_KINDS = {str: "a text", list: "a list", int: "a whole number", bool: "true or false",
-          NUMBER: "a number"}  # fmt: skip
+_KINDS = {dict: "a section", str: "a text", list: "a list", int: "a whole number",
+          bool: "true or false", NUMBER: "a number"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,10 @@ class Plan:
     chooser_models: tuple[str, ...] = ()
     audit: LogSettings | None = None
     upstream: Upstream = field(default_factory=Upstream)
+    price: PriceSettings | None = None
+    """how the gateway steers the price; None: it is the plan's"""
+    queue: QueueSettings | None = None
+    """who waits for whom in the gateway; None: nobody"""
     unserved: tuple[str, ...] = ()
     """sections of ``SERVE_ONLY`` that the file has"""
     versions: Mapping[str, int] = field(default_factory=dict)
@@ -311,6 +326,8 @@ class _Reader:
                 self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
             ),
             upstream=self._upstream(),
+            price=read_price(self._file, self._share(audit)),
+            queue=read_queue(self._file),
             unserved=tuple(name for name in SERVE_ONLY if name in top),
             versions={n: s.version for n, s in servings.items() if s.version is not None},
             folders=tuple(folders),
@@ -543,7 +560,7 @@ def describe(plan: Plan) -> Sequence[str]:
     if plan.audit is not None:
         audit = plan.audit
         lines.append(f"requests are logged in {audit.log}, {audit.share:.1%} of them audited")
-    return lines
+    return [*lines, *told_of(plan.price, plan.queue)]
 
 
 def _dialed(plan: Plan) -> list[str]:

@@ -1,0 +1,1 @@
+"""Who waits for whom: priority classes, ageing, admission, and what a minute may spend."""
