@@ -97,8 +97,8 @@ def test_a_queue_serves_by_class_refuses_with_429_and_forgets_who_left(
         first, _, _ = queue.turnstile.arrive("bulk", 0.0)  # somebody is being served
         waits = pool.submit(chat, root, question)
         _until(lambda: queue.turnstile.waiting["bulk"] == 1)
+        body = {"model": "toy", "messages": [{"role": "user", "content": "1"}]}
         with pytest.raises(httpx.ReadTimeout):
-            body = {"model": "toy", "messages": [{"role": "user", "content": "1"}]}
             httpx.post(f"{root}/v1/chat/completions", json=body, timeout=0.3)
         _until(lambda: queue.turnstile.waiting["bulk"] == 1)
         late = pool.submit(chat, root, question)
