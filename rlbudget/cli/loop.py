@@ -95,7 +95,7 @@ class Harvest:
 
     def execute(self) -> None:
         """Run it."""
-        stats = harvest(self.log, self.out, without=self.without, resume=self.resume)
+        stats = harvest(read_log(self.log), self.out, without=self.without, resume=self.resume)
         note(
             f"{stats.n} traces written to {self.out}; left out: {stats.waiting} without an"
             f" outcome, {stats.undecided} that it does not decide, {stats.known} known"

@@ -42,7 +42,6 @@ from rlbudget.models.profiles import PROFILES
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import Full
 from rlbudget.strategies.chooser.folder import load_chooser
-from rlbudget.strategies.feedback.log import DecisionLog
 from rlbudget.strategies.feedback.registry import load_serving
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.plan import Plan, describe, load_plan
@@ -183,7 +182,7 @@ class Decode:
         chosen = decode_chosen(
             [self._load(name) for name in plan.chooser_models], self.question, chooser,
             token_price=price, task=self.task, seed=self.seed, request_id=self.request_id,
-            log=None if audit is None else DecisionLog(audit.log, store_text=audit.store_text),
+            log=None if audit is None else audit.opened(),
         )  # fmt: skip
         tell(chosen.text)
         tell(f"\nAnswer: {chosen.answer}")

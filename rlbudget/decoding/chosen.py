@@ -21,7 +21,7 @@ from rlbudget.strategies.chooser.chooser import Chooser, Way, paid_already
 from rlbudget.strategies.chooser.folder import chooser_digest
 from rlbudget.strategies.chooser.rows import Columns, agreement, known_before, named, tokens_of
 from rlbudget.strategies.correction.recheck import THINKING_CHECKS, thinking_checks
-from rlbudget.strategies.feedback.log import DecisionLog, LoggedRequest, ModelTokens, Stop, now
+from rlbudget.strategies.feedback.log import Log, LoggedRequest, ModelTokens, Stop, now
 from rlbudget.tasks.scorers import vote_key
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def decode_chosen(
     token_price: float,
     task: str = "",
     seed: int = 0,
-    log: DecisionLog | None = None,
+    log: Log | None = None,
     request_id: str | None = None,
 ) -> Chosen:
     """Answer ``question`` by the member of ``chooser`` that is worth most.

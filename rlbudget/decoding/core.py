@@ -26,7 +26,7 @@ from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.strategies.compose import Composed
-from rlbudget.strategies.feedback.log import DecisionLog
+from rlbudget.strategies.feedback.log import Log
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.plan import Plan, plan_of
 from rlbudget.tasks.scorers import extracted
@@ -171,7 +171,7 @@ class Core:
     """by which the answer is found in what was written"""
     model: str = ""
     """what the log calls the model"""
-    log: DecisionLog | None = None
+    log: Log | None = None
     second: Callable[[HandOver], Decoded] | None = field(default=None, repr=False)
     failures: Failures = field(default_factory=Failures)
     uncovered: Uncovered = field(default_factory=Uncovered)
@@ -314,7 +314,7 @@ def bind(
         eos=frozenset(map(int, eos_ids)),
         scorer=str(recorded.get("scorer", "auto")),
         model=model,
-        log=None if audit is None else DecisionLog(audit.log, store_text=audit.store_text),
+        log=None if audit is None else audit.opened(),
         second=second,
     )
     core.beyond(core.spot())

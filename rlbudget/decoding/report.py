@@ -13,7 +13,7 @@ from rlbudget.decoding.transcript import Transcript
 from rlbudget.models.reading import read_answer
 from rlbudget.strategies.feedback.log import (
     CorrectionEntry,
-    DecisionLog,
+    Log,
     LoggedRequest,
     ModelTokens,
     Stop,
@@ -58,7 +58,7 @@ def decoded_of(
 
 
 def note(
-    log: DecisionLog, decider: Decider, transcript: Transcript, decoded: Decoded, *,
+    log: Log, decider: Decider, transcript: Transcript, decoded: Decoded, *,
     effort: str | None, natural: bool, max_tokens: int, settings: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Log a request, and record it where it was audited.

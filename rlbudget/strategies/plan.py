@@ -30,6 +30,7 @@ from rlbudget.strategies.compose import (
 )
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.file import load_correction, load_second_policy
+from rlbudget.strategies.feedback.log import DecisionLog, Log
 from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.online import (
     PRICE_KEYS,
@@ -73,11 +74,20 @@ _KINDS = {dict: "a section", str: "a text", list: "a list", int: "a whole number
 class LogSettings:
     """What is logged, and which share of the requests runs to its natural end and is recorded."""
 
-    log: Path
-    """folder of the decision log"""
+    log: Path | None
+    """folder of the decision log; None where ``to`` takes its place"""
     share: float = 0.0
     """chance in [0, 1] that a request is audited"""
     store_text: bool = False
+    to: Log | None = field(default=None, repr=False, compare=False)
+    """what requests are noted in instead of the folder, such as the gateway's store"""
+
+    def opened(self) -> Log:
+        """What requests are noted in."""
+        if self.to is not None:
+            return self.to
+        assert self.log is not None
+        return DecisionLog(self.log, store_text=self.store_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ def fuzz_logs(n: int, rng: random.Random, home: Path) -> Tally:
             continue
         check_others(kept, found, lines[place], tally)
         tally.run("stream", partial(stream, found), None)
-        tally.run("harvest", lambda: harvest(bad, out), None)
+        tally.run("harvest", lambda: harvest(read_log(bad), out), None)
         tally.run("feedback", lambda: feedback(bad, "r2", right=True), None)
     return tally
 

@@ -140,7 +140,7 @@ def test_an_audited_request_is_the_decode_and_its_stop_the_policys(
         assert stop.answer_tokens == live.answer_tokens
         feedback(log.folder, f"r{i}", target="2")
     # log -> traces -> replay: the stops, their cost and the recorded trace are those logged.
-    assert harvest(log.folder, tmp_path / "traces").n == n
+    assert harvest(read_log(log.folder), tmp_path / "traces").n == n
     table = load_table(tmp_path / "traces", context=True)
     played = replay(policy, table, PRICE)
     entries = read_log(log.folder)
@@ -334,7 +334,7 @@ def test_the_way_by_commands(
     main(["harvest", str(log), "--out", str(tmp_path / "traces"), "--resume"])
     assert [t.trace_id for t in load_traces(tmp_path / "traces")] == ["a", "b"]
     with pytest.raises(UserError, match="2 are known"):
-        harvest(log, tmp_path / "more", without=[tmp_path / "traces"])
+        harvest(read_log(log), tmp_path / "more", without=[tmp_path / "traces"])
 
 
 def test_an_audit_under_rules_logs_the_stop_under_the_rules(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,8 @@ class Entries:
     outcomes: Mapping[str, Feedback]
     damaged: int
     """lines that were left out: torn, of another version, or not what they should be"""
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    """how content the users are, in [0, 1], where they said so"""
 
 
 def read_log(folder: Path | str) -> Entries:
@@ -45,28 +47,42 @@ def read_log(folder: Path | str) -> Entries:
         raise UserError(
             f'{folder} is no decision log; one is made by a plan with [audit] log = "log"'
         )
-    decisions = list(_rows(folder / DECISIONS, _served))
-    audits = list(_rows(folder / AUDITS, _audit))
-    outcomes = list(_rows(folder / OUTCOMES, _outcome))
+    return entries_of(*(_lines(folder / name) for name in (DECISIONS, AUDITS, OUTCOMES)))
+
+
+def entries_of(
+    decisions: Iterable[bytes | str], audits: Iterable[bytes | str], outcomes: Iterable[bytes | str]
+) -> Entries:
+    """What the lines of a log say, whatever they are kept in."""
+    served = list(_rows(decisions, served_of))
+    traces = list(_rows(audits, _audit))
+    told = list(_rows(outcomes, _outcome))
+    known = [row for row in told if row is not None]
     return Entries(
-        decisions={row.request_id: row for row in decisions if row is not None},
-        audits={row.trace_id: row for row in audits if row is not None},
-        outcomes=_told(row for row in outcomes if row is not None),
-        damaged=sum(rows.count(None) for rows in (decisions, audits, outcomes)),
+        decisions={row.request_id: row for row in served if row is not None},
+        audits={row.trace_id: row for row in traces if row is not None},
+        outcomes=_told(row for row in known if row.scores),
+        damaged=sum(rows.count(None) for rows in (served, traces, told)),
+        ratings={row.request_id: row.rating for row in known if row.rating is not None},
     )
 
 
-def _rows(path: Path, read: Callable[[dict[str, Any]], Row]) -> Iterator[Row | None]:
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        with path.open("rb") as lines:
+            yield from filter(bytes.strip, lines)
+
+
+def _rows(
+    lines: Iterable[bytes | str], read: Callable[[dict[str, Any]], Row]
+) -> Iterator[Row | None]:
     """The lines of a file, None for a damaged one."""
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        for line in filter(bytes.strip, lines):
-            row = parsed(line)
-            try:
-                yield None if row is None else read(row)
-            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-                yield None
+    for line in lines:
+        row = parsed(line)
+        try:
+            yield None if row is None else read(row)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            yield None
 
 
 MOST_TOKENS = 10**9
@@ -83,7 +99,8 @@ def _told(rows: Iterable[Feedback]) -> dict[str, Feedback]:
     return found
 
 
-def _served(row: Mapping[str, Any]) -> LoggedRequest:
+def served_of(row: Mapping[str, Any]) -> LoggedRequest:
+    """A line of a decision; raises ``ValueError`` or ``TypeError`` for what is none."""
     served = msgspec.convert(row, LoggedRequest)
     stop, spent = served.stop, served.models
     counts = [stop.thinking_tokens, stop.probe_tokens, stop.answer_tokens, stop.stopped_at or 0]
@@ -91,6 +108,7 @@ def _served(row: Mapping[str, Any]) -> LoggedRequest:
     shares = [stop.stop_probability, *served.members.values()]
     shares += [] if served.guard is None else [served.guard.risk, served.guard.max_risk]
     shares += [] if served.correction is None else [served.correction.doubt]
+    shares.append(served.propensity)
     prices = [served.token_price, *(one.ratio for one in spent)]
     lawful = (
         all(0 <= count <= MOST_TOKENS for count in counts)
@@ -111,8 +129,12 @@ def _audit(row: dict[str, Any]) -> Trace:
 
 def _outcome(row: Mapping[str, Any]) -> Feedback:
     outcome = msgspec.convert(row, Feedback)
-    if (outcome.target is None) == (outcome.right is None):
-        raise ValueError("one of target and right is there")
+    if outcome.target is not None and outcome.right is not None:
+        raise ValueError("a target makes a verdict idle")
+    if not outcome.scores and outcome.rating is None and outcome.comment is None:
+        raise ValueError("it says nothing")
+    if outcome.rating is not None and not 0 <= outcome.rating <= 1:  # false for NaN
+        raise ValueError("a rating out of [0, 1]")
     if outcome.target is not None and not outcome.target.strip():
         raise ValueError("an empty target")
     return outcome

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlbudget.errors import UserError
 from rlbudget.strategies.feedback.audit import Audit
-from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.entries import Entries
 from rlbudget.strategies.feedback.log import Feedback, LoggedRequest
 from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
 from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
@@ -41,15 +41,14 @@ class HarvestStats:
 
 
 def harvest(
-    log: Path | str, out: Path | str, *, without: Sequence[Path] = (), resume: bool = False
+    entries: Entries, out: Path | str, *, without: Sequence[Path] = (), resume: bool = False
 ) -> HarvestStats:
-    """Write the audited requests whose outcome is known to a folder of traces.
+    """Write the audited requests of a log whose outcome is known to a folder of traces.
 
     ``without`` are folders of traces whose questions are left out: a contest wants questions that
     the served policy has not seen. ``resume`` adds to a folder of an earlier harvest. Raises
-    ``UserError`` for a folder that is no log, traces that are there already and nothing to write.
+    ``UserError`` for traces that are there already and nothing to write.
     """
-    entries = read_log(log)
     seen = {trace.question_id for folder in without for trace in iter_traces(folder)}
     n = known = waiting = undecided = 0
     there = existing_ids(out)
@@ -69,7 +68,7 @@ def harvest(
             n += 1
     if not n and not there:
         raise UserError(
-            f"{log}: none of the {len(entries.audits)} audited requests can be used: {waiting} wait"
+            f"none of the {len(entries.audits)} audited requests can be used: {waiting} wait"
             f" for their outcome, {undecided} are not decided by it, {known} are known"
         )
     with TraceWriter(out, append=resume) as writer:

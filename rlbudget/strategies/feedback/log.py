@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -129,11 +129,19 @@ class LoggedRequest:
     """whether a cascade handed over"""
     models: tuple[ModelTokens, ...] = ()
     """what each model spent, where there were several"""
+    experiment: str | None = None
+    """that the request was part of"""
+    arm: str | None = None
+    """of the experiment"""
+    propensity: float | None = None
+    """chance with which the arm was drawn"""
+    unit: str | None = None
+    """digest of what the arm was drawn by: a user, a conversation or the request"""
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What was found out about a request's answer: one of the two is there."""
+    """What was found out about a request's answer: target, verdict or rating."""
 
     request_id: str
     time: str
@@ -141,6 +149,32 @@ class Feedback:
     """the right answer"""
     right: bool | None = None
     """whether the answer that was given is right"""
+    rating: float | None = None
+    """how content its user is, in [0, 1]"""
+    comment: str | None = None
+    """in its user's words"""
+
+    @property
+    def scores(self) -> bool:
+        """Whether it says anything about exact match."""
+        return self.target is not None or self.right is not None
+
+
+class Log(Protocol):
+    """What a request is noted in: a folder (``DecisionLog``), or the gateway's store."""
+
+    @property
+    def store_text(self) -> bool:
+        """Whether question and answer of every request are kept."""
+        ...
+
+    def decision(self, served: LoggedRequest) -> None:
+        """Note a served request; raises nothing."""
+        ...
+
+    def audit(self, trace: Trace) -> None:
+        """Note the full decode of an audited request; raises nothing."""
+        ...
 
 
 class DecisionLog:
@@ -170,16 +204,16 @@ class DecisionLog:
 
     def decision(self, served: LoggedRequest) -> None:
         """Note a served request."""
-        self._note(DECISIONS, lambda: _request_row(served, self.store_text))
+        self._note(DECISIONS, lambda: decision_line(served, store_text=self.store_text))
 
     def audit(self, trace: Trace) -> None:
         """Note an audited request's full decode: a trace, not yet scored, whose id is the
         request's."""  # fmt: skip
-        self._note(AUDITS, lambda: _audit_row(trace))
+        self._note(AUDITS, lambda: audit_line(trace))
 
-    def _note(self, name: str, row: Callable[[], Mapping[str, Any]]) -> None:
+    def _note(self, name: str, line: Callable[[], str]) -> None:
         try:
-            locked = append(self._paths[name], row(), patience=self._patience)
+            locked = add_line(self._paths[name], line().encode(), patience=self._patience)
             # Whoever holds the lock for so long is not waited for again until it was free once.
             self._patience = PATIENCE if locked else 0.0
         except Exception as error:  # whatever it is, the answer must come
@@ -200,7 +234,28 @@ def append(path: Path, row: Mapping[str, Any], *, patience: float = PATIENCE) ->
 
     Raises ``OSError`` where it cannot be written whole, ``ValueError`` for what is not JSON.
     """
-    return add_line(path, _encode({"version": VERSION, **row}).encode(), patience=patience)
+    return add_line(path, line_of(row).encode(), patience=patience)
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A line of a log, ASCII; ``ValueError`` for what is not JSON."""
+    return _encode({"version": VERSION, **row})
+
+
+def decision_line(served: LoggedRequest, *, store_text: bool) -> str:
+    """The line of a served request; question and answer are in it with ``store_text`` only."""
+    return line_of(_request_row(served, store_text))
+
+
+def audit_line(trace: Trace) -> str:
+    """The line of an audited request: its trace without its target and without scores."""
+    return line_of(_audit_row(trace))
+
+
+def outcome_line(outcome: Feedback) -> str:
+    """The line of what was found out."""
+    row = asdict(outcome)
+    return line_of({n: v for n, v in row.items() if v is not None or n in ("target", "right")})
 
 
 def _request_row(served: LoggedRequest, store_text: bool) -> dict[str, Any]:
@@ -251,18 +306,23 @@ def feedback(
     Raises ``UserError`` unless exactly one of the two is told, for an empty target, a request
     that the log does not hold, and a log that cannot be written.
     """
+    outcome = outcome_of(request_id, target=target, right=right)
+    if not any(_holds(Path(folder) / name, request_id) for name in (DECISIONS, AUDITS)):
+        raise UserError(f"{folder} holds no request {request_id!r}")
+    try:
+        add_line(Path(folder) / OUTCOMES, outcome_line(outcome).encode())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here: {error.strerror or error}") from None
+    return outcome
+
+
+def outcome_of(request_id: str, *, target: str | None, right: bool | None) -> Feedback:
+    """What an operator told; ``UserError`` unless exactly one of the two is there."""
     if (target is None) == (right is None):
         raise UserError("feedback takes one of: --target TEXT, --right, --wrong")
     if target is not None and not target.strip():
         raise UserError("the target is empty")
-    if not any(_holds(Path(folder) / name, request_id) for name in (DECISIONS, AUDITS)):
-        raise UserError(f"{folder} holds no request {request_id!r}")
-    outcome = Feedback(request_id, now(), target, right)
-    try:
-        append(Path(folder) / OUTCOMES, asdict(outcome))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here: {error.strerror or error}") from None
-    return outcome
+    return Feedback(request_id, now(), target, right)
 
 
 def _holds(path: Path, request_id: str) -> bool:
@@ -277,7 +337,7 @@ def _holds(path: Path, request_id: str) -> bool:
         )
 
 
-def parsed(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes | str) -> dict[str, Any] | None:
     """The object of a line; None where it is torn, or of another version."""
     try:
         row = msgspec.json.decode(line)

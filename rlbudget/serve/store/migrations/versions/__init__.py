@@ -1,0 +1,1 @@
+"""A module a change of the tables."""

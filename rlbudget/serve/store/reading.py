@@ -1,0 +1,166 @@
+"""Reading a store: the same entries that a decision log gives, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Table, delete, func, select
+
+from rlbudget.errors import UserError
+from rlbudget.serve.store.opening import open_store
+from rlbudget.serve.store.tables import (
+    AGEING,
+    AUDITS,
+    DECISIONS,
+    EVENTS,
+    OUTCOMES,
+    PRICES,
+    SHADOWS,
+)
+from rlbudget.strategies.feedback.entries import Entries, entries_of, read_log
+
+_DAY = 86_400.0
+_AT_ONCE = 2_000
+
+
+def is_store(where: str | Path) -> bool:
+    """Whether a name is that of a store, not of a folder of logs."""
+    return "://" in str(where) or Path(where).is_file()
+
+
+def read_entries(where: str | Path) -> Entries:
+    """What a decision log or a store holds; ``UserError`` for what is neither."""
+    if not is_store(where):
+        return read_log(where)
+    engine = open_store(where, make=False)
+    try:
+        return entries(engine)
+    finally:
+        engine.dispose()
+
+
+def entries(engine: Engine, *, experiment: str | None = None) -> Entries:
+    """All that a store holds, or what it holds of an experiment."""
+    return entries_of(*(_lines(engine, one, experiment) for one in (DECISIONS, AUDITS, OUTCOMES)))
+
+
+def _lines(engine: Engine, table: Table, experiment: str | None = None) -> Iterator[str]:
+    """In the order in which they came, some at a time: a reader never holds the store up."""
+    last = 0
+    while True:
+        asked = select(table.c.id, table.c.line).where(table.c.id > last)
+        if experiment is not None:
+            if table is DECISIONS:
+                asked = asked.where(table.c.experiment == experiment)
+            else:
+                own = select(DECISIONS.c.request_id).where(DECISIONS.c.experiment == experiment)
+                asked = asked.where(table.c.request_id.in_(own))
+        with engine.connect() as connection:
+            rows = connection.execute(asked.order_by(table.c.id).limit(_AT_ONCE)).all()
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield from (str(line) for _, line in rows)
+
+
+def last_lines(engine: Engine, table: Table, n: int) -> list[dict[str, Any]]:
+    """The newest ``n`` lines of a table as objects, the newest first."""
+    with engine.connect() as connection:
+        asked = select(table.c.line).order_by(table.c.id.desc()).limit(n)
+        return [json.loads(line) for line in connection.execute(asked).scalars()]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price that holds for a plan."""
+
+    at: float
+    plan: str
+    token_price: float | None
+    """None: the plan's own"""
+    why: str
+
+
+def prices(engine: Engine, *, since: float = 0.0, most: int = 1_000) -> list[Price]:
+    """The newest ``most`` of them since then (seconds since 1970), the oldest first."""
+    columns = (PRICES.c.at, PRICES.c.plan, PRICES.c.token_price, PRICES.c.why)
+    asked = select(*columns).where(PRICES.c.at >= since).order_by(PRICES.c.id.desc()).limit(most)
+    with engine.connect() as connection:
+        return [Price(*row) for row in reversed(connection.execute(asked).all())]
+
+
+def price_of(engine: Engine, plan: str) -> float | None:
+    """The one that holds for a plan now; None: its own."""
+    asked = select(PRICES.c.token_price).where(PRICES.c.plan == plan)
+    with engine.connect() as connection:
+        return connection.execute(asked.order_by(PRICES.c.id.desc()).limit(1)).scalar()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An alarm, or what was done by command or button."""
+
+    at: float
+    kind: str
+    content: dict[str, Any]
+
+
+def events(engine: Engine, n: int) -> list[Event]:
+    """The newest ``n``, the newest first."""
+    asked = select(EVENTS.c.at, EVENTS.c.kind, EVENTS.c.content).order_by(EVENTS.c.id.desc())
+    with engine.connect() as connection:
+        rows = connection.execute(asked.limit(n)).all()
+    return [Event(at, kind, json.loads(content)) for at, kind, content in rows]
+
+
+def knows(engine: Engine, request_id: str) -> bool:
+    """Whether a request is in the store."""
+    with engine.connect() as connection:
+        return any(
+            connection.execute(
+                select(table.c.id).where(table.c.request_id == request_id).limit(1)
+            ).first()
+            for table in (DECISIONS, AUDITS, SHADOWS)
+        )
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    """Rows of each table that grows."""
+    with engine.connect() as connection:
+        return {
+            table.name: int(
+                connection.execute(select(func.count()).select_from(table)).scalar_one()
+            )
+            for table in AGEING
+        }
+
+
+def prune(engine: Engine, *, days: float, running: tuple[str, ...] = ()) -> dict[str, int]:
+    """Delete what is older than so many days; the rows deleted from each table.
+
+    Requests of ``running`` experiments are kept, with what was found out about them, and the last
+    price of each plan. Raises ``UserError`` for a negative number.
+    """
+    if not 0 <= days < 1e6:
+        raise UserError(f"a retention of {days:g} days: at least 0")
+    before = time.time() - days * _DAY
+    kept = select(DECISIONS.c.request_id).where(DECISIONS.c.experiment.in_(running))
+    last = select(func.max(PRICES.c.id)).group_by(PRICES.c.plan)
+    done = {}
+    with engine.begin() as connection:
+        # Those that ask for the decisions come before them.
+        for table in (AUDITS, OUTCOMES, SHADOWS, DECISIONS, PRICES, EVENTS):
+            gone = delete(table).where(table.c.at < before)
+            if table is PRICES:
+                gone = gone.where(table.c.id.not_in(last))
+            elif table is DECISIONS and running:
+                gone = gone.where(table.c.experiment.is_(None) | table.c.experiment.not_in(running))
+            elif table is not EVENTS and running:
+                gone = gone.where(table.c.request_id.not_in(kept))
+            done[table.name] = int(connection.execute(gone).rowcount)
+    return done
