@@ -21,7 +21,9 @@ _EXTRAS = {
     **dict.fromkeys(("orjson", "pyarrow", "re2", "rich", "tyro"), "cli"),
     **dict.fromkeys(("tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("gymnasium", "matplotlib", "sklearn", "stable_baselines3"), "train"),
-    **dict.fromkeys(("aiohttp", "prometheus_client", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(
+        ("aiohttp", "alembic", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"), "serve"
+    ),
 }
 """package -> the extra that brings it"""
 

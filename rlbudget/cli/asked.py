@@ -1,4 +1,4 @@
-"""What asks a server, imported where one is asked: it needs aiohttp."""
+"""What asks a server or is the gateway, imported where it is needed: aiohttp and more."""
 
 from __future__ import annotations
 
@@ -10,3 +10,10 @@ def served() -> ModuleType:
     from rlbudget.cli import served
 
     return served
+
+
+def online() -> ModuleType:
+    """``rlbudget.cli.online``."""
+    from rlbudget.cli import online
+
+    return online

@@ -21,6 +21,7 @@ from rlbudget.cli.arguments import (
     OptionalNumber,
     OptionalPrice,
 )
+from rlbudget.cli.asked import online
 from rlbudget.console import note
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import settings_for
@@ -40,7 +41,8 @@ Where = Annotated[
 ]
 TIMEOUT = 120.0
 """seconds"""
-KEY, UPSTREAM_KEY = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY"
+KEY, UPSTREAM_KEY, STORE = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY", "RLBUDGET_STORE"
+STORE_FILE = "rlbudget.sqlite3"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Serve:
     cut: Where = None
     """Where the thinking is ended: "engine", by our logits processor in the upstream; "here", by
     its log-probabilities; "auto", in the engine where it can (default)."""
+    store: OptionalName = None
+    """Where requests, feedback and experiments are kept: a file, or postgresql://USER@HOST/NAME,
+    also by RLBUDGET_STORE; by default the plan's, else the file rlbudget.sqlite3; "none" keeps
+    nothing."""
     timeout: OptionalNumber = None
     """Longest silence of an upstream, in seconds; by default 120."""
     ssl_certfile: OptionalFile = None
@@ -100,19 +106,22 @@ class Serve:
         if cut == "engine" and shadow:
             raise UserError("an engine that cuts has no shadow mode: leave out --cut engine")
         settings = settings_for({"default": plan}, self.profile, self.token_price)
-        from rlbudget.serve.run import serve  # needs starlette and uvicorn
-
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
-        serve(
+        online().serve(
             settings, upstreams=urls, model=model, tokenizer=self.tokenizer or said.tokenizer,
             upstream_key=os.environ.get(UPSTREAM_KEY) or None,
             timeout=self.timeout or said.timeout or TIMEOUT, approximate=self.approximate,
             top_logprobs=self.top_logprobs or said.top_logprobs or TOP_K,
             key_digests=key_digests(os.environ.get(KEY, "")), shadow=shadow, cut=cut,
+            store=self._store(plan),
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )  # fmt: skip
+
+    def _store(self, plan: Plan) -> str | None:
+        said = self.store or os.environ.get(STORE) or plan.store.url or STORE_FILE
+        return None if said == "none" else said
 
     def _plan(self) -> Plan | StopPolicy:
         if (self.policy is None) == (self.plan is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -21,10 +22,11 @@ from rlbudget.cli.arguments import (
     TheRegistry,
     TheTraces,
 )
+from rlbudget.cli.asked import online
 from rlbudget.console import note, progress, show, tell, tell_json
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
-from rlbudget.strategies.feedback.entries import read_log
+from rlbudget.strategies.feedback.entries import Entries, read_log
 from rlbudget.strategies.feedback.harvest import harvest
 from rlbudget.strategies.feedback.log import feedback
 from rlbudget.strategies.feedback.production import as_json, shown, streams_of
@@ -60,7 +62,7 @@ class Stream:
     """Show what each policy of a decision log saves and loses, from its audited requests."""
 
     log: TheLog
-    """Folder of the log."""
+    """Folder of the log, or a gateway's store."""
     window: N = 200
     """Audits of the window that shows the present."""
     confidence: Share = 0.95
@@ -70,7 +72,7 @@ class Stream:
 
     def execute(self) -> None:
         """Read and show."""
-        entries = read_log(self.log)
+        entries = entries_in(self.log)
         streams = streams_of(entries, window=self.window, confidence=self.confidence)
         if self.json:
             for stream in streams:
@@ -85,7 +87,7 @@ class Harvest:
     """Turn the audited requests of a decision log whose outcome is known into traces."""
 
     log: TheLog
-    """Folder of the log."""
+    """Folder of the log, or a gateway's store."""
     out: Folder
     """Folder of the traces (Parquet parts)."""
     without: Folders = ()
@@ -95,12 +97,20 @@ class Harvest:
 
     def execute(self) -> None:
         """Run it."""
-        stats = harvest(read_log(self.log), self.out, without=self.without, resume=self.resume)
+        stats = harvest(entries_in(self.log), self.out, without=self.without, resume=self.resume)
         note(
             f"{stats.n} traces written to {self.out}; left out: {stats.waiting} without an"
             f" outcome, {stats.undecided} that it does not decide, {stats.known} known"
         )
         _say_damaged(stats.damaged)
+
+
+def entries_in(where: str | Path) -> Entries:
+    """What a decision log or a gateway's store holds; ``UserError`` for what is neither."""
+    if Path(where).is_dir() or not ("://" in str(where) or Path(where).is_file()):
+        return read_log(where)
+    found: Entries = online().read_entries(where)
+    return found
 
 
 def _say_damaged(lines: int) -> None:

@@ -1,4 +1,4 @@
-"""Folders of traces: merge, count, check."""
+"""Folders of traces: merge, count, check. A gateway's store: export, prune."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from rlbudget.cli.arguments import Folder
+from rlbudget.cli.arguments import Flag, Folder, Folders, Number, TheStore
+from rlbudget.cli.asked import online
 from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import survey
+from rlbudget.cli.loop import Harvest
 from rlbudget.console import note, progress, tell
 from rlbudget.errors import UserError
 from rlbudget.traces.merge import merge, shards_of, validate
@@ -63,6 +65,41 @@ class TracesValidate:
         """Run it; exit status 2 at the first thing that is wrong."""
         each = _each(self.folders)
         tell(f"{validate(each):,} traces in {len(each)} folders: whole, each id once")
+
+
+@dataclass(frozen=True)
+class StoreExport:
+    """Turn the audited requests of a store whose outcome is known into traces."""
+
+    store: TheStore
+    """File of the store, or postgresql://USER@HOST/NAME."""
+    out: Folder
+    """Folder of the traces (Parquet parts)."""
+    without: Folders = ()
+    """A folder of traces whose questions are left out, such as those the policy was trained on."""
+    resume: Flag = False
+    """Add to the traces of an earlier export that are in the folder."""
+
+    def execute(self) -> None:
+        """Run it."""
+        Harvest(self.store, self.out, self.without, self.resume).execute()
+
+
+@dataclass(frozen=True)
+class StorePrune:
+    """Delete what is older than a number of days; running experiments keep their requests."""
+
+    store: TheStore
+    """File of the store, or postgresql://USER@HOST/NAME."""
+    days: Number
+    """What is older goes, in days."""
+
+    def execute(self) -> None:
+        """Run it."""
+        engine = online().open_store(self.store, make=False)
+        done: dict[str, int] = online().prune(engine, days=self.days)
+        engine.dispose()
+        tell(", ".join(f"{rows:,} {name}" for name, rows in done.items()) + " deleted")
 
 
 def _each(folders: tuple[Path, ...]) -> list[Path]:

@@ -517,8 +517,10 @@ class Request:
         return None
 
     def _note(self) -> None:
-        """Once, and no fault of the log reaches anybody."""
+        """Once; no fault of the log reaches anybody. What is in shadow is no decision."""
         if self._core.log is None or self._logged or self.request_id is None:
+            return
+        if self._decider.shadowed:
             return
         self._logged = True
         try:

@@ -15,6 +15,8 @@ from rlbudget.serve.app import make_app
 from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.local import load
 from rlbudget.serve.parts import add_parts
+from rlbudget.serve.store.part import keeps_texts, noting, store_part
+from rlbudget.serve.store.store import opened
 from rlbudget.serve.upstream import look_at
 
 
@@ -22,14 +24,18 @@ def serve(
     settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
     key_digests: Sequence[str],
-    shadow: bool, cut: Literal["auto", "here", "engine"],
+    shadow: bool, cut: Literal["auto", "here", "engine"], store: str | None = None,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
 
-    Without ``upstreams``, ``model`` is decoded inside the gateway. Raises ``UserError`` where an
-    upstream cannot be served or the port is taken.
+    Without ``upstreams``, ``model`` is decoded inside the gateway; without ``store`` (a file or a
+    URL) nothing is kept. Raises ``UserError`` where an upstream or the store cannot be served or
+    the port is taken.
     """
+    kept = None if store is None else opened(store, store_text=keeps_texts(settings))
+    if kept is not None:
+        settings = noting(settings, kept)
     opens: list[Opens] = [
         partial(look_at, url, settings, model=model, tokenizer=tokenizer, key=upstream_key,
                 timeout=timeout, approximate=approximate, top_logprobs=top_logprobs,
@@ -41,6 +47,8 @@ def serve(
         opens = [partial(load, model, settings)]
     gateway = Gateway(settings, key_digests=key_digests, shadow=shadow)
     add_parts(gateway)
+    if kept is not None:
+        gateway.steering.append(store_part(gateway, kept))
     run(
         gateway, opens, host=host, port=port,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,

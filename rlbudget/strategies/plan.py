@@ -60,6 +60,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "cascade": {"folder": str, "large": str, "large_policy": str},
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
+    "store": {"url": str, "keep_days": NUMBER},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
                  "timeout": NUMBER, "shadow": bool, "cut": str},
     "price": PRICE_KEYS,
@@ -86,8 +87,21 @@ class LogSettings:
         """What requests are noted in."""
         if self.to is not None:
             return self.to
-        assert self.log is not None
+        if self.log is None:
+            raise UserError(
+                "[audit] names no log: only the gateway keeps what it served in [store]"
+            )
         return DecisionLog(self.log, store_text=self.store_text)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the gateway keeps what it served."""
+
+    url: str | None = None
+    """a file, or ``postgresql://``; None: where its command says"""
+    keep_days: float | None = None
+    """what is older is deleted; None: nothing is"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,7 @@ class Plan:
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
     audit: LogSettings | None = None
+    store: StoreSettings = field(default_factory=StoreSettings)
     upstream: Upstream = field(default_factory=Upstream)
     price: PriceSettings | None = None
     """how the gateway steers the price; None: it is the plan's"""
@@ -333,8 +348,10 @@ class _Reader:
             chooser=self._path(chooser),
             chooser_models=tuple(map(str, chooser.get("models", ()))),
             audit=None if not audit else LogSettings(
-                self._beside(audit["log"]), self._share(audit), audit.get("store_text", False)
+                self._beside(audit["log"]) if "log" in audit else None,
+                self._share(audit), audit.get("store_text", False),
             ),
+            store=self._store(),
             upstream=self._upstream(),
             price=read_price(self._file, self._share(audit)),
             queue=read_queue(self._file),
@@ -349,6 +366,15 @@ class _Reader:
             said = [name for name in DIALS if name in top]
             self._loaded(next(iter(said), ""), lambda _: plan.spot(), self._file)
         return plan
+
+    def _store(self) -> StoreSettings:
+        said = self._section("store")
+        url, days = said.get("url"), said.get("keep_days")
+        if days is not None and not 0 < days < 1e6:
+            self._wrong("keep_days must be above 0", "store", "keep_days")
+        if url is not None and "://" not in url:
+            url = str(self._beside(url))
+        return StoreSettings(url, days)
 
     def _upstream(self) -> Upstream:
         said = self._section("upstream")
@@ -389,7 +415,7 @@ class _Reader:
             self._wrong("name a policy, policies, a cascade or a chooser")
         needs = {"guard": ("folder",), "rules": ("file",), "correction": ("folder",),
                  "cascade": ("folder", "large"), "chooser": ("folder", "models"),
-                 "audit": ("log",)}  # fmt: skip
+                 "audit": () if "store" in top else ("log",)}  # fmt: skip
         for name, keys in needs.items():
             missing = [key for key in keys if name in top and key not in top[name]]
             if missing:
@@ -569,7 +595,8 @@ def describe(plan: Plan) -> Sequence[str]:
         lines.append(f"a chooser picks whose answer to use: {', '.join(plan.chooser_models)}")
     if plan.audit is not None:
         audit = plan.audit
-        lines.append(f"requests are logged in {audit.log}, {audit.share:.1%} of them audited")
+        where = audit.log or "the gateway's store"
+        lines.append(f"requests are logged in {where}, {audit.share:.1%} of them audited")
     return [*lines, *told_of(plan.price, plan.queue)]
 
 

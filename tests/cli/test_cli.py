@@ -33,7 +33,8 @@ COMMANDS = ("quickstart", "record", "annotate", "import", "traces merge",
             "traces stat", "traces validate", "score", "train", "freeze", "evaluate", "calibrate",
             "impact", "blend", "cascade", "choose", "correct", "decode", "serve", "plan check",
             "rules check", "rules explain", "feedback", "stream", "harvest", "retrain",
-            "registry add", "registry list", "registry rollback")  # fmt: skip
+            "registry add", "registry list", "registry rollback", "store export",
+            "store prune")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def test_what_is_written_is_read_and_equals_a_decision_log(store: Store, tmp_pat
 def test_texts_are_kept_only_when_asked_for(where: str) -> None:
     quiet = opened(where)
     quiet.decision(served("r0"))
-    quiet.shadow("r0", {"saved_tokens": 4, "answer": "Ada"})
+    quiet.shadow("r0", {"shadow": {"saved_tokens": 4, "answer": "Ada"}})
     quiet.outcome(Feedback("r0", now(), right=True, comment="by Ada")).result(5)
     quiet.writer.flush()
     with quiet.engine.connect() as connection:
@@ -103,7 +103,7 @@ def test_texts_are_kept_only_when_asked_for(where: str) -> None:
             rows = connection.execute(text(f"SELECT * FROM {name}")).all()
             assert "Ada" not in repr(rows)
             assert "Who?" not in repr(rows)
-    assert last_lines(quiet.engine, SHADOWS, 1)[0]["saved_tokens"] == 4
+    assert last_lines(quiet.engine, SHADOWS, 1)[0]["shadow"] == {"saved_tokens": 4}
     quiet.close()
 
 

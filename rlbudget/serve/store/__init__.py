@@ -1,1 +1,1 @@
-"""The gateway's store: decisions, feedback, audits, experiments, prices, in SQLite or PostgreSQL."""
+"""The gateway's store: decisions, feedback, audits, experiments and prices."""

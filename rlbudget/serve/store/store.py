@@ -63,6 +63,11 @@ class Store:
         self._assigned: dict[str, Assignment] = {}
         self._unsaid = True
 
+    @property
+    def failures(self) -> int:
+        """Records that were lost."""
+        return self.writer.written.lost
+
     def assign(self, request_id: str, assignment: Assignment) -> None:
         """The arm of a request that is about to be decoded; for the line that will note it."""
         if len(self._assigned) >= _MOST_ASSIGNED:  # of requests that were never noted
@@ -99,9 +104,11 @@ class Store:
     def shadow(self, request_id: str, found: Mapping[str, Any]) -> None:
         """Note what a cut in shadow would have done; the answer only where texts are kept."""
         with self._unharmed():
-            kept = {n: v for n, v in found.items() if n != "answer" or self.store_text}
+            cut = found.get("shadow")
+            if isinstance(cut, Mapping) and not self.store_text:
+                found = {**found, "shadow": {n: v for n, v in cut.items() if n != "answer"}}
             self.writer.add(
-                SHADOWS, {"at": time.time(), "request_id": request_id, "line": line_of(kept)}
+                SHADOWS, {"at": time.time(), "request_id": request_id, "line": line_of(found)}
             )
 
     def outcome(self, found: Feedback) -> Future[None]:
@@ -153,6 +160,13 @@ class Store:
             if self._unsaid:
                 self._unsaid = False
                 _log.warning("a request could not be noted: %s", error)
+
+
+def note_event(engine: Engine, kind: str, **content: Any) -> None:
+    """Note what a command did; waits until it is committed."""
+    row = {"at": time.time(), "kind": kind, "content": json.dumps(content, allow_nan=False)}
+    with engine.begin() as connection:
+        connection.execute(insert(EVENTS), row)
 
 
 def opened(where: str, *, store_text: bool = False) -> Store:

@@ -168,6 +168,11 @@ class Log(Protocol):
         """Whether question and answer of every request are kept."""
         ...
 
+    @property
+    def failures(self) -> int:
+        """Lines that could not be written."""
+        ...
+
     def decision(self, served: LoggedRequest) -> None:
         """Note a served request; raises nothing."""
         ...
