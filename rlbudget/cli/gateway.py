@@ -96,8 +96,6 @@ class Serve:
     def execute(self) -> None:
         """Serve until SIGTERM or Ctrl-C; running streams are brought to their end."""
         plan = plan_of(self._plan())
-        for name in plan.unserved:
-            raise UserError(f"{self.plan}: [{name}] is not served yet: leave it out")
         said = plan.upstream
         urls, model = self.upstream or said.urls, self.model or said.model
         if not urls and model is None:
@@ -105,7 +103,8 @@ class Serve:
         cut, shadow = self.cut or said.cut, self.shadow or said.shadow
         if cut == "engine" and shadow:
             raise UserError("an engine that cuts has no shadow mode: leave out --cut engine")
-        settings = settings_for({"default": plan}, self.profile, self.token_price)
+        plans = {"default": plan, **_tried(plan)}
+        settings = settings_for(plans, self.profile, self.token_price)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
         online().serve(
@@ -130,6 +129,12 @@ class Serve:
             return load_plan(self.plan)
         assert self.policy is not None
         return load_serving(self.policy).policy
+
+
+def _tried(plan: Plan) -> dict[str, Plan]:
+    """The plans of an experiment's arms, by the names of the arms."""
+    arms = () if plan.experiment is None else plan.experiment.arms
+    return {arm.name: load_plan(arm.plan) for arm in arms if arm.plan is not None}
 
 
 def key_digests(given: str) -> list[str]:

@@ -1,7 +1,22 @@
 """What the commands take of the gateway and its store; needs ``rlbudget[serve]``."""
 
+from __future__ import annotations
+
+from rlbudget.serve.experiments.kept import (
+    experiments,
+    find,
+    promote,
+    results,
+    start,
+    stop,
+)
+from rlbudget.serve.experiments.status import status_json, status_table, with_usual
 from rlbudget.serve.run import serve
 from rlbudget.serve.store.opening import open_store
 from rlbudget.serve.store.reading import prune, read_entries
+from rlbudget.serve.store.store import note_event
 
-__all__ = ["open_store", "prune", "read_entries", "serve"]
+__all__ = [
+    "experiments", "find", "note_event", "open_store", "promote", "prune", "read_entries",
+    "results", "serve", "start", "status_json", "status_table", "stop", "with_usual",
+]  # fmt: skip

@@ -97,7 +97,9 @@ class StorePrune:
     def execute(self) -> None:
         """Run it."""
         engine = online().open_store(self.store, make=False)
-        done: dict[str, int] = online().prune(engine, days=self.days)
+        found = online().experiments(engine)
+        live = tuple(one.design.name for one in found if one.status == "running")
+        done: dict[str, int] = online().prune(engine, days=self.days, running=live)
         engine.dispose()
         tell(", ".join(f"{rows:,} {name}" for name, rows in done.items()) + " deleted")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,14 @@ import uvicorn
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
+from rlbudget.serve.experiments.part import Experimenting
 from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.local import load
 from rlbudget.serve.parts import add_parts
 from rlbudget.serve.store.part import keeps_texts, noting, store_part
-from rlbudget.serve.store.store import opened
+from rlbudget.serve.store.store import Store, opened
 from rlbudget.serve.upstream import look_at
+from rlbudget.strategies.feedback.log import Feedback
 
 
 def serve(
@@ -33,6 +35,8 @@ def serve(
     URL) nothing is kept. Raises ``UserError`` where an upstream or the store cannot be served or
     the port is taken.
     """
+    if store is None and any(plan.experiment for plan in settings.plans.values()):
+        raise UserError("an experiment needs a store: leave out --store none")
     kept = None if store is None else opened(store, store_text=keeps_texts(settings))
     if kept is not None:
         settings = noting(settings, kept)
@@ -46,13 +50,26 @@ def serve(
         assert model is not None
         opens = [partial(load, model, settings)]
     gateway = Gateway(settings, key_digests=key_digests, shadow=shadow)
-    add_parts(gateway)
-    if kept is not None:
-        gateway.steering.append(store_part(gateway, kept))
+    if kept is None:
+        add_parts(gateway)
+    else:
+        add_kept_parts(gateway, kept)
     run(
         gateway, opens, host=host, port=port,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip
+
+
+def add_kept_parts(gateway: Gateway, store: Store) -> None:
+    """The store, which is closed last, experiments, and what else the plan says."""
+    plan = next(iter(gateway.settings.plans.values()))
+    heard: list[Callable[[Feedback], None]] = []
+    gateway.steering.append(store_part(gateway, store, heard=heard))
+    trying = Experimenting(gateway, store, declared=plan.experiment, keep_days=plan.store.keep_days)
+    gateway.steering.append(trying.part())
+    _, control = add_parts(gateway)
+    if control is not None:
+        heard.append(control.told)
 
 
 def run(

@@ -30,6 +30,8 @@ from rlbudget.strategies.compose import (
 )
 from rlbudget.strategies.correction.correct import Correction
 from rlbudget.strategies.correction.file import load_correction, load_second_policy
+from rlbudget.strategies.experiments.design import KEYS as EXPERIMENT_KEYS
+from rlbudget.strategies.experiments.design import Design, design_of
 from rlbudget.strategies.feedback.log import DecisionLog, Log
 from rlbudget.strategies.feedback.registry import load_servings
 from rlbudget.strategies.online import (
@@ -44,8 +46,6 @@ from rlbudget.strategies.online import (
 from rlbudget.strategies.toml_lines import KeyPath, TomlFile, inside, read_toml
 from rlbudget.traces.trace import Trace
 
-SERVE_ONLY = ("experiment",)
-"""sections that are the gateway's alone, and that no gateway serves yet"""
 NUMBER = (int, float)
 KEYS: Mapping[str, Mapping[str, Any]] = {
     "": {
@@ -60,6 +60,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "cascade": {"folder": str, "large": str, "large_policy": str},
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
+    "experiment": EXPERIMENT_KEYS,
     "store": {"url": str, "keep_days": NUMBER},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
                  "timeout": NUMBER, "shadow": bool, "cut": str},
@@ -157,14 +158,14 @@ class Plan:
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
     audit: LogSettings | None = None
+    experiment: Design | None = None
+    """what the gateway tries on its requests"""
     store: StoreSettings = field(default_factory=StoreSettings)
     upstream: Upstream = field(default_factory=Upstream)
     price: PriceSettings | None = None
     """how the gateway steers the price; None: it is the plan's"""
     queue: QueueSettings | None = None
     """who waits for whom in the gateway; None: nobody"""
-    unserved: tuple[str, ...] = ()
-    """sections of ``SERVE_ONLY`` that the file has"""
     versions: Mapping[str, int] = field(default_factory=dict)
     """registry version of each policy that came from a registry"""
     folders: tuple[Path, ...] = ()
@@ -351,11 +352,11 @@ class _Reader:
                 self._beside(audit["log"]) if "log" in audit else None,
                 self._share(audit), audit.get("store_text", False),
             ),
+            experiment=self._experiment(),
             store=self._store(),
             upstream=self._upstream(),
             price=read_price(self._file, self._share(audit)),
             queue=read_queue(self._file),
-            unserved=tuple(name for name in SERVE_ONLY if name in top),
             versions={n: s.version for n, s in servings.items() if s.version is not None},
             folders=tuple(folders),
             digest=self._digest(),
@@ -366,6 +367,25 @@ class _Reader:
             said = [name for name in DIALS if name in top]
             self._loaded(next(iter(said), ""), lambda _: plan.spot(), self._file)
         return plan
+
+    def _experiment(self) -> Design | None:
+        """Its arms' plans are the files that it names."""
+        if "experiment" not in self._said:
+            return None
+
+        def wrong(why: str, *path: str | int) -> NoReturn:
+            self._wrong(why, "experiment", *path)
+
+        design = design_of(self._section("experiment"), wrong)
+        arms = []
+        for place, arm in enumerate(design.arms):
+            if arm.plan is not None:
+                file = self._beside(arm.plan)
+                if not file.is_file():
+                    wrong(f"plan: no file {file}", "arms", place, "plan")
+                arm = replace(arm, plan=str(file))
+            arms.append(arm)
+        return replace(design, arms=tuple(arms))
 
     def _store(self) -> StoreSettings:
         said = self._section("store")
@@ -391,8 +411,6 @@ class _Reader:
     def _check(self) -> None:
         """Every key is known and of its kind, and what belongs together is there."""
         for name, value in self._said.items():
-            if name in SERVE_ONLY:
-                continue
             if name and name in KEYS:
                 if not isinstance(value, dict):
                     self._wrong(f"{name} is a section: write [{name}]", name)
@@ -434,7 +452,7 @@ class _Reader:
         known = KEYS[section]
         where = (section, key) if section else (key,)
         if key not in known:
-            there = [*known, *(() if section else (f"[{n}]" for n in (*KEYS, *SERVE_ONLY) if n))]
+            there = [*known, *(() if section else (f"[{n}]" for n in KEYS if n))]
             self._wrong(f"{key or repr(key)}: unknown; there are {', '.join(there)}", *where)
         kind = known[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -593,6 +611,9 @@ def describe(plan: Plan) -> Sequence[str]:
             lines.append("doubtful exits are taken back, and the model thinks on")
     if plan.chooser is not None:
         lines.append(f"a chooser picks whose answer to use: {', '.join(plan.chooser_models)}")
+    if plan.experiment is not None:
+        names = ", ".join(arm.name for arm in plan.experiment.arms)
+        lines.append(f"the gateway tries the arms {names} of {plan.experiment.name}")
     if plan.audit is not None:
         audit = plan.audit
         where = audit.log or "the gateway's store"

@@ -34,7 +34,8 @@ COMMANDS = ("quickstart", "record", "annotate", "import", "traces merge",
             "impact", "blend", "cascade", "choose", "correct", "decode", "serve", "plan check",
             "rules check", "rules explain", "feedback", "stream", "harvest", "retrain",
             "registry add", "registry list", "registry rollback", "store export",
-            "store prune")  # fmt: skip
+            "store prune", "experiment start", "experiment status", "experiment stop",
+            "experiment promote")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

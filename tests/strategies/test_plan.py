@@ -178,12 +178,10 @@ def test_a_plan_is_told_in_words(home: Path) -> None:
 
 def test_what_the_gateway_stands_before_may_stand_in_the_plan(home: Path) -> None:
     urls = ["http://a:1/v1", "http://b:2/v1"]
-    said = plan_file(home / "plan.toml", policy="a", upstream={"urls": urls, "shadow": True},
-                     experiment={})  # fmt: skip
+    said = plan_file(home / "plan.toml", policy="a", upstream={"urls": urls, "shadow": True})
     plan = load_plan(said)
     assert plan.upstream.urls == tuple(urls)
     assert plan.upstream.shadow
-    assert plan.unserved == ("experiment",)
 
 
 def test_money_is_a_price() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from rlbudget.serve.hooks import Arrival, Extra, Outcome, Steering
 from rlbudget.serve.incoming import content_of, object_of
 from rlbudget.serve.store.store import Store
 from rlbudget.serve.store.writer import LostRowError, Writer
-from rlbudget.strategies.feedback.log import Log, LoggedRequest, now
+from rlbudget.strategies.feedback.log import Feedback, Log, LoggedRequest, now
 from rlbudget.strategies.plan import LogSettings
 from rlbudget.traces.trace import Trace
 
@@ -70,8 +70,13 @@ class Both:
             one.audit(trace)
 
 
-def store_part(gateway: Gateway, store: Store) -> Steering:
-    """What stands around the requests of a gateway whose settings are ``noting`` in the store."""
+def store_part(
+    gateway: Gateway, store: Store, *, heard: Sequence[Callable[[Feedback], None]] = ()
+) -> Steering:
+    """What stands around the requests of a gateway whose settings are ``noting`` in the store.
+
+    ``heard`` is told of feedback that was kept.
+    """
     signer = Signer(store.secret("feedback"))
     gateway.metrics.registry.register(_Counts(store.writer))
 
@@ -90,6 +95,8 @@ def store_part(gateway: Gateway, store: Store) -> Steering:
             await asyncio.wait_for(asyncio.shield(keeping), _PATIENCE)
         except (LostRowError, TimeoutError):
             return error(503, "the store cannot be written: try again", {"retry-after": "5"})
+        for tell in heard:
+            tell(found)
         told: dict[str, Any] = {"object": "rlbudget.feedback", "request_id": found.request_id}
         if found.comment is not None and not store.store_text:
             told["not_kept"] = {"comment": "texts are kept only with store_text = true"}

@@ -1,0 +1,1 @@
+"""Experiments on the requests of a gateway, kept in its store."""

@@ -1,0 +1,1 @@
+"""Experiments on served requests: arms, anytime-valid intervals, guard-rails."""
