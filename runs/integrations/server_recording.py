@@ -307,16 +307,16 @@ def policies(engine: str, task: Task, folder: Path, given: argparse.Namespace) -
     """Train on both recordings, compare held out, serve the server's through the server."""
     with tempfile.TemporaryDirectory() as place:
         at = Path(place)
-        record(load_model("smollm2", dtype="float32"), task, at / "here", temperature=0.0,
-               seed=SEED)  # fmt: skip
+        here = given.here or at / "here"
+        by_ours(task, here)
         with serving(engine, folder, given.at_once, given) as url:
             record_served(served_of(url, folder, given.at_once), task, at / "there",
                           temperature=0.0, seed=SEED)  # fmt: skip
             saved = {}
-            for name in ("here", "there"):
-                train_on(at / name, at / f"{name}-run", signals="top")
+            for name, traces in (("here", here), ("there", at / "there")):
+                train_on(traces, at / f"{name}-run", signals="top")
                 freeze(at / f"{name}-run", at / f"{name}-policy")
-                saved[name] = savings(at / f"{name}-policy", at / "here")
+                saved[name] = savings(at / f"{name}-policy", here)
             gaps = [abs(a - b) for a, b in zip(saved["here"], saved["there"], strict=True)]
             exits = asyncio.run(exits_of(url, folder, at, task))
         share = sum(exits) / len(exits)
