@@ -325,13 +325,16 @@ def counted_too(found: Counter[str], root: str, metric: str, wanted: int) -> Cou
 
 def ends(plan: Path, url: str, faulty: Faulty, questions: list[str], sign: signal.Signals) -> str:
     """Eight streams are on their way when the gateway is told to end, or killed."""
-    faulty.slow = 0.01
+    faulty.slow = 0.05
     try:
         with gateway(plan, url) as (root, process):
 
             async def load() -> list[Any]:
                 asked = [asyncio.ensure_future(ask(root, q)) for q in questions[:8]]
-                await asyncio.sleep(0.4)
+                for _ in range(500):
+                    if faulty.active == len(asked):  # all are on their way, none has ended
+                        break
+                    await asyncio.sleep(0.01)
                 os.kill(process.pid, sign)
                 await asyncio.sleep(0.05)
                 late = asyncio.ensure_future(ask(root, questions[0]))
