@@ -98,6 +98,12 @@ class Serve:
         plan = plan_of(self._plan())
         said = plan.upstream
         urls, model = self.upstream or said.urls, self.model or said.model
+        weights = () if self.upstream else said.weights
+        if plan.chooser is not None:
+            raise UserError(
+                f"{self.plan}: [chooser] compares whole answers of models in one"
+                " process: rlbudget decode --plan serves it, the gateway does not"
+            )
         if not urls and model is None:
             raise UserError("name --upstream URL, or --model for a model inside the gateway")
         cut, shadow = self.cut or said.cut, self.shadow or said.shadow
@@ -108,7 +114,8 @@ class Serve:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
         online().serve(
-            settings, upstreams=urls, model=model, tokenizer=self.tokenizer or said.tokenizer,
+            settings, upstreams=urls, weights=weights, model=model,
+            tokenizer=self.tokenizer or said.tokenizer,
             upstream_key=os.environ.get(UPSTREAM_KEY) or None,
             timeout=self.timeout or said.timeout or TIMEOUT, approximate=self.approximate,
             top_logprobs=self.top_logprobs or said.top_logprobs or TOP_K,

@@ -318,6 +318,7 @@ class Decider:
             return Verdict("policy")
         if self.shadowed:
             here = here or exit_of(self.core, (yield exit_fork(self.core)))
+        if here is not None:
             self.would_answer = self.core.answer(here.ids)
         self._note_stop("policy", self._thinking, 0 if here is None else here.answer_tokens)
         return None

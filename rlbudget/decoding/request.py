@@ -207,8 +207,8 @@ class Request:
 
     @property
     def shadowed(self) -> tuple[Stop, str] | None:
-        """Where a request in ``shadow`` would have been cut, and the answer of that exit; None
-        where it would not have been."""  # fmt: skip
+        """Where a request in ``shadow``, or an audited one, would have been cut, and the answer of
+        that exit; None where it would not have been."""  # fmt: skip
         would, answer = self._decider.would, self._decider.would_answer
         return None if would is None or answer is None else (would, answer)
 

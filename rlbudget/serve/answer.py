@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
+from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.models.site import KeyRefusedError, ServerError
 from rlbudget.serve.chat import DONE, Form, error_body, error_event
@@ -149,27 +150,41 @@ class Answer:
         if request.shadowed is None:
             return
         stop, answer = request.shadowed
-        whole = request.answer
-        same = answer == whole or await asyncio.to_thread(request.same_answer, answer)
+        same: bool | None = answer == request.answer
+        if not same:
+            try:
+                same = await asyncio.to_thread(request.same_answer, answer)
+            except Exception as error:  # nobody's answer depends on it
+                _log.warning("a cut in shadow cannot be judged: %s", error)
+                same = None
         saved = request.ending.thinking_tokens - stop.thinking_tokens
         self._shadow = {
             "thinking_tokens": stop.thinking_tokens, "saved_tokens": saved,
             "reason": stop.reason, "answer": answer, "same_answer": same,
         }  # fmt: skip
-        self._metrics.shadow.labels("same" if same else "other").inc()
+        judged = {True: "same", False: "other", None: "unknown"}[same]
+        self._metrics.shadow.labels(judged).inc()
         self._metrics.shadow_tokens.inc(max(saved, 0))
+
+    @property
+    def _second(self) -> Decoded | None:
+        """What a second model did, where it was asked."""
+        request = self._steered.request
+        return request.decoded().second if request.settled else None
 
     def usage(self) -> dict[str, Any]:
         """What it cost, in OpenAI's form: every token is counted, trial answers too."""
-        ending = self._steered.request.ending
-        spent = ending.thinking_tokens + ending.probe_tokens + ending.answer_tokens
+        ending, second = self._steered.request.ending, self._second
+        thought = ending.thinking_tokens + ending.probe_tokens
+        spent = thought + ending.answer_tokens
+        if second is not None:
+            thought += second.thinking_tokens + second.probe_tokens
+            spent += second.own_tokens
         return {
             "prompt_tokens": self._steered.prompt_tokens,
             "completion_tokens": spent,
             "total_tokens": self._steered.prompt_tokens + spent,
-            "completion_tokens_details": {
-                "reasoning_tokens": ending.thinking_tokens + ending.probe_tokens
-            },
+            "completion_tokens_details": {"reasoning_tokens": thought},
         }
 
     def ours(self) -> dict[str, Any]:
@@ -193,6 +208,11 @@ class Answer:
             told["effort"] = wanted.dial.effort
         if self._arrival.arm is not None:
             told["arm"] = self._arrival.arm
+        if (second := self._second) is not None:
+            told["second"] = {
+                "thinking_tokens": second.thinking_tokens, "probe_tokens": second.probe_tokens,
+                "answer_tokens": second.answer_tokens, "reason": second.reason,
+            }  # fmt: skip
         if self._not_honoured:
             told["not_honoured"] = list(self._not_honoured)
         if self._shadow is not None:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from starlette.requests import Request as HttpRequest
@@ -24,6 +24,8 @@ from rlbudget.serve.incoming import content_of, model_of, object_of, path_of
 from rlbudget.serve.pool import Pool
 from rlbudget.serve.reasons import check_shape, passes_through
 from rlbudget.serve.wishes import OURS, Wishes, wishes_of
+from rlbudget.tasks.conversations import text_of
+from rlbudget.tasks.rows import BadRowError
 
 _SECRET = ("authorization", "api-key", "cookie", "proxy-authorization")
 
@@ -89,6 +91,8 @@ def _arrival(
 ) -> Arrival:  # fmt: skip
     said = dict(wishes.wanted.said or {})
     known = said.setdefault("request_id", uuid.uuid4().hex)
+    if (question := _question(wishes.body)) is not None:
+        said.setdefault("question", question)
     wanted = replace(wishes.wanted, said=said)
     spot: Spot | None = None
     if asked is None and not wanted.off:
@@ -111,6 +115,18 @@ async def _entered(passage: Passage, http: HttpRequest) -> Arrival | None:
         for task in (entering, leaving):
             task.cancel()
         await asyncio.gather(entering, leaving, return_exceptions=True)
+
+
+def _question(body: Mapping[str, Any]) -> str | None:
+    """The text of a chat that is a single question."""
+    messages = body.get("messages")
+    if not messages or len(messages) > 1 or messages[0].get("role") != "user":
+        return None
+    content = messages[0].get("content")
+    try:
+        return text_of(content) if content else None
+    except BadRowError:
+        return None
 
 
 def _refused(refused: RefusedError) -> Response:

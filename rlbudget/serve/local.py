@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -19,6 +19,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
 from rlbudget.serve.chat import error_body
+from rlbudget.serve.second import second_of
 from rlbudget.serve.shown import Piece, Shown
 from rlbudget.tasks.conversations import text_of
 
@@ -31,6 +32,7 @@ class Local:
 
     def __init__(self, model: TransformersModel, cores: Mapping[str, Core]) -> None:
         self.model = model.name
+        self.weight = 1.0
         self.cores = cores
         self._network = model
         self._lock = threading.Lock()
@@ -152,8 +154,14 @@ def _question(body: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def load(name: str, settings: Settings) -> AsyncIterator[Local]:
-    """Load a model and bind the plans to it; raises ``UserError`` as ``load_model`` does."""
+async def load(name: str, settings: Settings, *, key: str | None = None) -> AsyncIterator[Local]:
+    """Load a model and bind the plans to it; ``key`` is for a second model behind a server. Raises
+    ``UserError`` as ``load_model`` and ``second_of`` do."""
     model = await asyncio.to_thread(load_model, name)
-    cores = {plan_name: core_of(model, plan) for plan_name, plan in settings.plans.items()}
-    yield Local(model, cores)
+    async with AsyncExitStack() as stack:
+        cores = {
+            plan_name: core_of(model, plan,
+                               second=await stack.enter_async_context(second_of(plan, key=key)))
+            for plan_name, plan in settings.plans.items()
+        }  # fmt: skip
+        yield Local(model, cores)

@@ -54,6 +54,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def weight(self) -> float:
+        """Its share of the requests, beside that of the others of its model."""
+        ...
+
+    @property
     def cores(self) -> Mapping[str, Core]:
         """By the name of a plan."""
         ...
@@ -82,6 +87,8 @@ class Member:
 
     backend: Backend
     running: int = 0
+    turn: float = 0.0
+    """what it was given so far, by its weight"""
     faults: int = 0
     """in a row"""
     until: float = 0.0
@@ -104,6 +111,7 @@ class Pool:
 
     def __init__(self, first: Backend) -> None:
         self.members = [Member(first)]
+        self._turn = 0.0
 
     def add(self, backend: Backend) -> None:
         """One more."""
@@ -123,12 +131,28 @@ class Pool:
             for name, core in member.backend.cores.items()
         }
 
+    @property
+    def weight(self) -> float:
+        """Of all together."""
+        return sum(member.backend.weight for member in self.members)
+
     def best(self, tried: set[Member] | frozenset[Member] = frozenset()) -> Member | None:
-        """The least busy of those that are well, else the one that is left out the shortest;
-        None where all were ``tried``."""  # fmt: skip
+        """The least busy of those that are well, by their weights and in turns, else the one that
+        is left out the shortest; None where all were ``tried``."""  # fmt: skip
         now = time.monotonic()
         left = [member for member in self.members if member not in tried]
-        return min(left, key=lambda m: (max(m.until - now, 0.0), m.running), default=None)
+        return min(
+            left, default=None,
+            key=lambda m: (max(m.until - now, 0.0), m.running / m.backend.weight, m.turn),
+        )  # fmt: skip
+
+    def next(self, tried: set[Member] | frozenset[Member] = frozenset()) -> Member | None:
+        """The same, and it is its turn."""
+        member = self.best(tried)
+        if member is not None:
+            self._turn = max(member.turn, self._turn)  # one that was away catches up with nobody
+            member.turn = self._turn + 1 / member.backend.weight
+        return member
 
     async def steer(
         self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
@@ -156,7 +180,7 @@ class Pool:
         told: Mapping[str, str], wanted: Wanted | None = None,
     ) -> Response:  # fmt: skip
         """To the best of them."""
-        member = self.best()
+        member = self.next()
         assert member is not None
         return await member.backend.forward(method, path, query, headers, content, told, wanted)
 
@@ -173,7 +197,7 @@ class Pooled:
     async def begin(self) -> None:
         """Take the next server; ``ServerError`` of the last one where all were tried."""
         fault: ServerError | None = None
-        while (member := self._pool.best(self._tried)) is not None:
+        while (member := self._pool.next(self._tried)) is not None:
             self._tried.add(member)
             self._member = member
             try:

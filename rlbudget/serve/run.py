@@ -23,7 +23,8 @@ from rlbudget.strategies.feedback.log import Feedback
 
 
 def serve(
-    settings: Settings, *, upstreams: Sequence[str], model: str | None, tokenizer: str | None,
+    settings: Settings, *, upstreams: Sequence[str], weights: Sequence[float],
+    model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
     key_digests: Sequence[str],
     shadow: bool, cut: Literal["auto", "here", "engine"], store: str | None = None,
@@ -43,12 +44,12 @@ def serve(
     opens: list[Opens] = [
         partial(look_at, url, settings, model=model, tokenizer=tokenizer, key=upstream_key,
                 timeout=timeout, approximate=approximate, top_logprobs=top_logprobs,
-                cut="here" if shadow else cut)
-        for url in upstreams
+                cut="here" if shadow else cut, weight=weight)
+        for url, weight in zip(upstreams, weights or [1.0] * len(upstreams), strict=True)
     ]  # fmt: skip
     if not upstreams:
         assert model is not None
-        opens = [partial(load, model, settings)]
+        opens = [partial(load, model, settings, key=upstream_key)]
     gateway = Gateway(settings, key_digests=key_digests, shadow=shadow)
     if kept is None:
         add_parts(gateway)

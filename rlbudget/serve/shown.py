@@ -70,15 +70,23 @@ class Shown:
         """What was written aside and stands in for the rest of a request that is over."""
         if self._begun or not self._request.settled:
             return []
-        decoded = self._request.decoded()
+        decoded, tag = self._request.decoded(), self._core.profile.end_of_thinking
         if (second := decoded.second) is not None:
             thoughts, _, _ = second.text.rpartition(second.answer)
+            thoughts = thoughts.rpartition(tag)[0] or thoughts
             return [
                 *([Piece("thought", thoughts)] if thoughts else []),
                 *self._answer(second.answer),
             ]
-        tag = self._core.profile.end_of_thinking
-        return self._answer(decoded.text.rpartition(tag)[2]) if tag in decoded.text else []
+        return self._answer(self._written(decoded.text.rpartition(tag)[2])) if (
+            tag in decoded.text
+        ) else []  # fmt: skip
+
+    def _written(self, text: str) -> str:
+        """An answer without the token that ended it."""
+        core = self._core
+        ends = [core.vocabulary.text([token], special=True) for token in core.eos]
+        return next((text.removesuffix(end) for end in ends if end and text.endswith(end)), text)
 
     def _thought(self, text: str) -> list[Piece]:
         if not self._end:

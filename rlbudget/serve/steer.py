@@ -6,7 +6,6 @@ go to its natural end, as the client's own limit allows.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +17,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.openai import Server, fork, signals_of
 from rlbudget.models.completions import Prompt, Stream, Token
 from rlbudget.models.site import ServerError
+from rlbudget.serve.second import handed_over
 from rlbudget.serve.shown import Piece, Shown
 
 _GREEDY: Mapping[str, Any] = {"temperature": 0.0}
@@ -155,7 +155,7 @@ class Steered:
         """Do what the request wants done aside; its next wish."""
         request, core = self.request, self._server.core
         if isinstance(wish, HandOver):
-            return request.handed_over(await asyncio.to_thread(core.hand_over, wish))
+            return request.handed_over(await handed_over(core, wish))
         assert isinstance(wish, Fork)
         try:
             found = await fork(self._server, self._prompt, wish, self._patience)

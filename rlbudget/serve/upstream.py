@@ -30,6 +30,7 @@ from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.engine import OFF, XARGS, disagreement, has_processor, with_xargs, xargs_for
 from rlbudget.serve.followed import Followed
 from rlbudget.serve.passing import pass_through
+from rlbudget.serve.second import second_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
 from rlbudget.tasks.conversations import text_of
@@ -67,6 +68,8 @@ class Upstream:
     settings: Settings = field(repr=False)
     cut: Cut = "here"
     """where the thinking is ended"""
+    weight: float = 1.0
+    """its share of the requests, beside the others of its model"""
     processor: bool = False
     """whether it decodes with our logits processor, which must be told what not to touch"""
 
@@ -105,6 +108,11 @@ class Upstream:
     ) -> Steered | Followed:
         """A request under its plan; ``UserError`` for one that cannot be served so."""
         server = self.servers[wanted.name]
+        if server.core.second is not None and "question" not in (wanted.said or {}):
+            raise UserError(
+                "a second model is handed single questions: send one message, or say which in"
+                " rlbudget.question"
+            )
         ids = await self._ids(server, body)
         room = None if server.context is None else server.context - len(ids)
         said = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -154,14 +162,15 @@ async def look_at(
     url: str, settings: Settings, *, model: str | None = None, tokenizer: Any = None,
     key: str | None = None, retries: int = 3, timeout: float = 120.0,
     deadline: float = 3600.0, approximate: bool = False, top_logprobs: int = TOP_K,
-    cut: Literal["auto", "here", "engine"] = "auto",
+    cut: Literal["auto", "here", "engine"] = "auto", weight: float = 1.0,
 ) -> AsyncIterator[Upstream]:  # fmt: skip
     """Look at the server at ``url`` (ending in ``/v1``) and keep connections to it.
 
-    ``tokenizer`` is the served model's, by default what the server calls its model. ``cut`` says
-    where the thinking is ended: in the engine where it offers that (``auto``), or there or here
-    alone. Raises ``UserError`` and ``ServerError`` as ``integrations.openai.connect`` does, and
-    ``UserError`` where the engine should cut and cannot.
+    ``weight`` is its share of the requests beside the others of its model. A plan's second model
+    is asked with the same ``key``. ``tokenizer`` is the served model's, by default what the server
+    calls its model. ``cut`` says where the thinking is ended: in the engine where it offers that
+    (``auto``), or there or here alone. Raises ``UserError`` and ``ServerError`` as
+    ``integrations.openai.connect`` does, and ``UserError`` where the engine should cut and cannot.
     """
     async with AsyncExitStack() as stack:
         opened = partial(open_endpoint, retries=retries, timeout=timeout, deadline=deadline)
@@ -173,19 +182,24 @@ async def look_at(
         chosen = await _chosen(endpoint, name, settings, cut, processor=processor)
         servers: dict[str, Server] = {}
         for plan_name, plan in settings.plans.items():
+            second = await stack.enter_async_context(
+                second_of(plan, key=key, retries=retries, timeout=timeout, deadline=deadline)
+            )
             servers[plan_name] = await stack.enter_async_context(
                 connect(url, plan, spelled, model=name, key=key, eos_ids=ends,
                         approximate=approximate, top_logprobs=top_logprobs,
                         profile=settings.profile, token_price=settings.token_price,
                         fields={XARGS: OFF} if processor else None, cuts=chosen == "engine",
-                        retries=retries, timeout=timeout, deadline=deadline)
+                        second=second, retries=retries, timeout=timeout, deadline=deadline)
             )  # fmt: skip
         first = next(iter(servers.values()))
         site = find_site(url.rstrip("/").removesuffix("/v1"), key, "http://HOST:PORT/v1")
         root = await stack.enter_async_context(opened(site))
         renders = await _renders(root, first)
         _log.info("%s: the thinking of %s is cut %s", site.name, name, _WHERE[chosen])
-        yield Upstream(url, name, servers, renders, spelled, root, settings, chosen, processor)
+        yield Upstream(
+            url, name, servers, renders, spelled, root, settings, chosen, weight, processor
+        )
 
 
 async def _chosen(

@@ -56,14 +56,14 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "guard": {"folder": str, "max_risk": NUMBER},
     "rules": {"file": str},
-    "correction": {"folder": str, "model": str},
-    "cascade": {"folder": str, "large": str, "large_policy": str},
+    "correction": {"folder": str, "model": str, "tokenizer": str},
+    "cascade": {"folder": str, "large": str, "large_policy": str, "tokenizer": str},
     "chooser": {"folder": str, "models": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
     "experiment": EXPERIMENT_KEYS,
     "store": {"url": str, "keep_days": NUMBER},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
-                 "timeout": NUMBER, "shadow": bool, "cut": str},
+                 "timeout": NUMBER, "shadow": bool, "cut": str, "weights": list},
     "price": PRICE_KEYS,
     "queue": QUEUE_KEYS,
 }  # fmt: skip
@@ -116,6 +116,8 @@ class Upstream:
     """a folder or a hub name; None: the model's name"""
     top_logprobs: int | None = None
     """log-probabilities that are listed beside a token"""
+    weights: tuple[float, ...] = ()
+    """share of the requests that each address gets, beside the others of its model; none: equal"""
     timeout: float | None = None
     """seconds of silence"""
     shadow: bool = False
@@ -155,6 +157,8 @@ class Plan:
     """name or URL of the model that the cascade hands over to"""
     large_policy: StopPolicy | None = None
     """of the large model; None: it decodes in full"""
+    second_tokenizer: str | None = None
+    """of the second model, where that is a server; None: the name of the model that it serves"""
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
     audit: LogSettings | None = None
@@ -236,7 +240,8 @@ class Plan:
 
         Raises ``UserError`` for parts that do not fit together.
         """
-        if self.plain or self.cascade is not None:
+        chosen = self.chooser is not None and not self.policies  # each model has its own
+        if self.plain or self.cascade is not None or chosen:
             return None
         frozen: dict[str, Policy] = {}
         for name, policy in self.policies.items():
@@ -346,6 +351,7 @@ class _Reader:
                 "cascade", load_policy,
                 self._beside(cascade["large_policy"]) if "large_policy" in cascade else None,
             ),
+            second_tokenizer=correction.get("tokenizer", cascade.get("tokenizer")),
             chooser=self._path(chooser),
             chooser_models=tuple(map(str, chooser.get("models", ()))),
             audit=None if not audit else LogSettings(
@@ -406,7 +412,12 @@ class _Reader:
                 self._wrong(f"{name} must be above 0", "upstream", name)
         if said.get("cut", "auto") not in ("auto", "here", "engine"):
             self._wrong('cut: "auto", "here" or "engine"', "upstream", "cut")
-        return Upstream(**{**said, "urls": tuple(urls)})
+        weights = said.get("weights", [])
+        if not all(type(weight) in (int, float) and 0 < weight < 1e6 for weight in weights):
+            self._wrong("weights: a list of numbers above 0", "upstream", "weights")
+        if weights and len(weights) != len(urls):
+            self._wrong("weights: one for each of urls", "upstream", "weights")
+        return Upstream(**{**said, "urls": tuple(urls), "weights": tuple(weights)})
 
     def _check(self) -> None:
         """Every key is known and of its kind, and what belongs together is there."""
