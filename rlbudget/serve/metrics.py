@@ -34,7 +34,7 @@ class Metrics:
             "rlbudget_tokens", "Tokens of steered requests.", ["kind"], registry=to
         )  # fmt: skip
         self.shadow = Counter(
-            "rlbudget_shadow", "Requests in shadow or audited by what a cut would do to the answer.",
+            "rlbudget_shadow", "Requests in shadow or audited, by what a cut does to the answer.",
             ["answer"], registry=to,
         )  # fmt: skip
         self.shadow_tokens = Counter(
