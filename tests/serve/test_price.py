@@ -18,6 +18,7 @@ from rlbudget.serve.price.control import (
     started,
 )
 from rlbudget.serve.price.drift import (
+    REFERENCE,
     after,
     nothing_seen,
     ranks_of,
@@ -144,7 +145,7 @@ def test_the_estimate_is_unbiased_whatever_the_predictions_are_worth(bias: float
 def openings(generator: Generator, n: int, shift: float = 0.0) -> list[dict[str, float]]:
     """Requests of six numbers, one of them with many ties."""
     found = generator.normal(shift, 1, (n, 5))
-    tied = (generator.random(n) < 0.1).astype(float)
+    tied = (generator.random(n) < 0.4).astype(float)
     return [
         {**{f"s{k}": float(v) for k, v in enumerate(row)}, "tied": float(tie)}
         for row, tie in zip(found, tied, strict=True)
@@ -152,7 +153,7 @@ def openings(generator: Generator, n: int, shift: float = 0.0) -> list[dict[str,
 
 
 def alarm_at(generator: Generator, seen: list[dict[str, float]], every: float) -> int | None:
-    reference = reference_of(openings(generator, 1000))
+    reference = reference_of(openings(generator, REFERENCE))
     evidence = nothing_seen(reference)
     for n, one in enumerate(seen):
         evidence = after(reference, evidence, ranks_of(reference, one))
@@ -170,7 +171,8 @@ def test_a_shift_is_noticed_and_quiet_is_not() -> None:
 
 
 def test_what_never_varies_and_what_is_missing_say_nothing() -> None:
-    reference = reference_of([{"a": 1.0, "b": float(n), "c": math.nan} for n in range(300)])
+    numbers = ({"a": 1.0, "b": float(n), "c": math.nan, "rare": float(n == 7)} for n in range(300))
+    reference = reference_of([*numbers])
     assert reference.names == ("b",)
     assert ranks_of(reference, {}).tolist() == [0.5]
     assert strength(nothing_seen(reference_of([]))) == 0

@@ -3,12 +3,12 @@
 Dual ascent on the log of the token price. Under a *floor* the price rises while the exact match
 that requests are estimated to have (``estimate.py``) is above the floor by more than chance takes
 from a window, and falls where it is below; with less than half of that margin to spare it stays. A
-step is bounded: the price falls by at most e^4 and rises by at most e^2 in a window. Under a
+step is bounded: the price falls by at most e^4 and rises by at most e in a window. Under a
 *budget* it follows the mean number of tokens alone.
 
 An alarm (``drift.py``, or verdicts that show the floor to be missed) makes requests decode in full,
-for a window at least and until the estimate is above the floor again. What the policy would have
-done is still told meanwhile, so that the price is found that the service comes back to.
+for half a window at least and until the estimate is above the floor again. What the policy would
+have done is still told meanwhile, so that the price is found that the service comes back to.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import math
 from dataclasses import dataclass, field, replace
 
 from rlbudget.policy.prices import PriceRange, nearest_price
-from rlbudget.serve.price.estimate import Estimate, estimated, learned, predicted
+from rlbudget.serve.price.estimate import Estimate, calibrated, estimated, learned, predicted
 from rlbudget.strategies.online import PriceSettings
 
-FASTEST_FALL, FASTEST_RISE = 4.0, 2.0
+FASTEST_FALL, FASTEST_RISE = 4.0, 1.0
 """of the log price, in a window"""
-GAIN = 200.0
-"""log price a window for each unit of exact match to spare: a point moves it by e^2"""
+GAIN = 60.0
+"""log price a window for each unit of exact match to spare: a point moves it by 0.6"""
 BUDGET_GAIN = 4.0
 """log price a window for each unit of the log of tokens over the budget"""
-Z = 1.645
-"""standard errors of a window's exact match that are kept above the floor: 5% of them are below"""
+Z = 1.8
+"""standard errors of a window's exact match that are kept above the floor: 1.645 would leave 5% of
+the windows below it were the price right at once"""
 LEAST_TOLD = 30
 """verdicts before the price moves"""
 KEPT_AFTER_ALARM = 50.0
@@ -63,15 +64,18 @@ class State:
         return self.full_left > 0
 
 
-def started(price: float, known: PriceRange) -> State:
-    """At a price, brought into the range of the policy."""
-    return State(math.log(nearest_price(price, known)))
+def started(price: float, known: PriceRange, *, fitted: bool = False) -> State:
+    """At a price, brought into the range of the policy; ``fitted`` says that predictions come from
+    a model that was fitted to predict verdicts."""  # fmt: skip
+    estimate = calibrated() if fitted else Estimate()
+    return State(math.log(nearest_price(price, known)), estimate)
 
 
-def margin(settings: PriceSettings) -> float:
-    """What is kept above the floor, in exact match."""
+def margin(settings: PriceSettings, error: float = 0.0) -> float:
+    """What is kept above the floor, in exact match, where the estimate has a standard error."""
     assert settings.target is not None
-    return Z * math.sqrt(settings.target * (1 - settings.target) / settings.window)
+    chance = settings.target * (1 - settings.target) / settings.window
+    return Z * math.sqrt(chance + error * error)
 
 
 def after_request(
@@ -118,7 +122,7 @@ def alarmed(settings: PriceSettings, state: State, why: str) -> State:
     estimate = state.estimate
     return replace(
         state,
-        full_left=settings.window,
+        full_left=settings.window // 2,
         missed=(0.0,) * len(_BETS),
         alarms=(*state.alarms, (state.requests, why))[-20:],
         estimate=replace(
@@ -132,9 +136,11 @@ def alarmed(settings: PriceSettings, state: State, why: str) -> State:
 def to_spare(settings: PriceSettings, state: State) -> float | None:
     """Exact match above the floor and its margin, below 0 where it lacks; None: not known yet."""
     assert settings.target is not None
-    if state.estimate.right.weight < LEAST_TOLD:
+    estimate = state.estimate
+    if max(estimate.right.weight, estimate.off.weight) < LEAST_TOLD or not state.requests:
         return None
-    return estimated(state.estimate) - settings.target - margin(settings)
+    error = math.sqrt(estimate.off.square / max(estimate.off.weight, 1.0))
+    return estimated(estimate) - settings.target - margin(settings, error)
 
 
 def _step(settings: PriceSettings, state: State) -> float:

@@ -2,11 +2,10 @@
 
 Each number of a request is turned into its rank among those of the reference, in [0, 1]. As long
 as nothing has changed ranks are uniform, so that a bet ``1 + b (2 rank - 1)`` has the mean 1, and
-so has one on how far a rank is from the middle. The Shiryaev-Roberts sum of such bets, ``M = (1 +
-M) bet``, grows by 1 a request in the mean and no faster; the mean over all bets is compared with
+so has one on how far a rank is from the middle. Bets pay for what a reference, which is a sample,
+gets wrong (``TOLERANCE``). The Shiryaev-Roberts sum of such bets, ``M = (1 + M) bet``, grows by 1 a request in the mean and no faster; the mean over all bets is compared with
 ``alarm_every``, which is therefore the least mean number of requests to a false alarm (Shin, Ramdas
-& Rinaldo, 2022, "E-detectors", https://arxiv.org/abs/2203.03532). The reference is itself a
-sample: bets are large enough to lose by what it is off.
+& Rinaldo, 2022, "E-detectors", https://arxiv.org/abs/2203.03532).
 """
 
 from __future__ import annotations
@@ -20,8 +19,15 @@ import numpy.typing as npt
 from rlbudget.arrays import Floats
 
 BETS = (-0.8, -0.4, 0.4, 0.8)
+REFERENCE = 4000
+"""requests that a reference is made of"""
+TOLERANCE = 0.025
+"""by how much the mean of a rank, stretched to [-1, 1], may be off without being drift: 2.7
+standard errors of what a reference of so many gets wrong"""
 POINTS = 200
 """of the reference that are kept of each number"""
+MOST_ALIKE = 0.7
+"""share of a reference that may have one value"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +42,22 @@ class Reference:
 
 
 def reference_of(seen: Sequence[Mapping[str, float]]) -> Reference:
-    """Of requests, each number by its name; those that all of them have and that vary."""
+    """Of requests, each number by its name; those that all of them have and that vary.
+
+    A number that is nearly always the same is left out: how often it is not cannot be known from
+    so few requests, and what is off would be taken for drift.
+    """
     shared = set.intersection(*(set(one) for one in seen)) if seen else set()
     names, columns = [], []
     places = np.linspace(0, 1, POINTS)
     for name in sorted(shared):
         column = np.array([one[name] for one in seen], np.float64)
-        if np.isfinite(column).all() and column.min() < column.max():
+        if not np.isfinite(column).all():
+            continue
+        points = np.quantile(column, places, method="nearest")
+        if np.unique(points, return_counts=True)[1].max() <= MOST_ALIKE * POINTS:
             names.append(name)
-            columns.append(np.quantile(column, places, method="nearest"))
+            columns.append(points)
     points = np.array(columns).reshape(len(names), POINTS)
     ranks = np.array([_ranks(row[:, None], row[None]) for row in points]).reshape(points.shape)
     return Reference(tuple(names), points, np.abs(2 * ranks - 1).mean(axis=1))
@@ -75,6 +88,7 @@ def after(reference: Reference, evidence: Floats, ranks: npt.ArrayLike) -> Float
     apart = (np.abs(place) - middle) / np.maximum(middle, 1 - middle)
     bets = np.array(BETS)
     factors = np.concatenate([1 + bets * place, 1 + bets * apart], axis=-1)
+    factors /= 1 + np.abs(np.tile(bets, 2)) * TOLERANCE
     summed: Floats = np.minimum((1 + evidence) * factors, 1e200)
     return summed
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-VERDICTS = 300.0
+VERDICTS = 600.0
 """that are remembered"""
+FITTED = 200.0
+"""verdicts that the calibration of a model is worth which was fitted to predict them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Estimate:
     """verdicts"""
     off: Mean = field(default_factory=Mean)
     """verdicts minus predictions"""
+
+
+def calibrated() -> Estimate:
+    """Before the first request, where predictions come from a model that was fitted to verdicts."""
+    return Estimate(off=Mean(0.0, 0.08, FITTED))
 
 
 def with_value(mean: Mean, value: float, horizon: float) -> Mean:
@@ -63,20 +70,20 @@ def learned(estimate: Estimate, right: float, chance: float | None) -> Estimate:
 
 def estimated(estimate: Estimate) -> float:
     """Exact match of the last requests; NaN where nothing is known."""
-    if not estimate.right.weight:
-        return math.nan
     return _pair(estimate)[0]
 
 
 def error_of(estimate: Estimate) -> float:
     """Its standard error; infinite where nothing is known."""
-    return _pair(estimate)[1] if estimate.right.weight else math.inf
+    return _pair(estimate)[1]
 
 
 def _pair(estimate: Estimate) -> tuple[float, float]:
     right, off, chance = estimate.right, estimate.off, estimate.predicted
-    alone = right.value, math.sqrt(right.square / right.weight)
-    if off.weight < right.weight / 2 or off.square >= right.square:
-        return alone
+    little = off.weight < right.weight / 2 or not chance.weight
+    if little or not off.weight or (right.weight >= FITTED and off.square >= right.square):
+        if not right.weight:
+            return math.nan, math.inf
+        return right.value, math.sqrt(right.square / right.weight)
     error = math.sqrt(off.square / off.weight + chance.square / chance.weight)
     return min(max(chance.value + off.value, 0.0), 1.0), error

@@ -17,6 +17,7 @@ from rlbudget.policy.prices import PriceRange, nearest_price
 from rlbudget.serve.hooks import Arrival, Outcome, Steering
 from rlbudget.serve.price.control import State, after_request, after_verdict, alarmed, started
 from rlbudget.serve.price.drift import (
+    REFERENCE,
     Reference,
     nothing_seen,
     ranks_of,
@@ -135,7 +136,7 @@ class PriceControl:
             return
         if self._reference is None or self._evidence is None:
             self._seen.append(opening)
-            if len(self._seen) >= self.settings.window:
+            if len(self._seen) >= REFERENCE:
                 self._reference = reference_of(self._seen)
                 self._evidence = nothing_seen(self._reference)
                 self._seen = []
