@@ -62,6 +62,8 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     "Strategies over a policy": (
         Entry("impact", "steering", "fit the risk that a stop loses the answer (a guard)",
               "policy traces --out guard.safetensors"),
+        Entry("predict", "steering", "fit how likely a stop's answer is right (a steered price)",
+              "policy traces --out predictor.safetensors"),
         Entry("blend", "steering", "fit how much each policy of an ensemble counts",
               "policy-a policy-b traces --out blend.json"),
         Entry("cascade", "cascades", "train a small model to hand over to a large one",

@@ -27,10 +27,11 @@ from rlbudget.cli.arguments import (
     metadata_of,
 )
 from rlbudget.cli.asked import served
+from rlbudget.cli.batch import Asked, answered, read_questions, row_of
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
 from rlbudget.cli.findings.finding import report
 from rlbudget.cli.through import Through, addresses, refuse_others
-from rlbudget.console import note, tell
+from rlbudget.console import note, tell, tell_json
 from rlbudget.decoding.chosen import decode_chosen
 from rlbudget.decoding.core import ENGINES, refusals
 from rlbudget.decoding.decode import decode, second_model
@@ -41,11 +42,13 @@ from rlbudget.models import load_model
 from rlbudget.models.profiles import PROFILES
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import Full
+from rlbudget.strategies.allocation import spending
 from rlbudget.strategies.chooser.folder import load_chooser
 from rlbudget.strategies.feedback.registry import load_serving
 from rlbudget.strategies.hybrid import RequestFacts
 from rlbudget.strategies.plan import Plan, describe, load_plan
 from rlbudget.tasks.scorers import scorer_of_task
+from rlbudget.traces.store import load_table
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
@@ -58,8 +61,17 @@ class Decode:
     model: Name
     """"embedded", "smollm2", a folder of Hugging Face weights, a hub name, or the address of an
     OpenAI-compatible server, http://HOST:PORT/v1."""
-    question: TheQuestion
-    """The question."""
+    question: TheQuestion = ""
+    """The question; left out with --file."""
+    file: OptionalFile = None
+    """Many questions instead, JSON lines with "question", and "id", "exempt", "task", "metadata"
+    where wanted; an answer a line of JSON. --token-budget is what they may spend together."""
+    token_budget: OptionalN = None
+    """Tokens that the questions of --file may spend together; exempt ones are not counted, and
+    served as the plan says."""
+    traces: OptionalFolder = None
+    """Recorded traces, which say what a price spends; left out, it is learned from the first
+    questions of --file."""
     policy: OptionalFolder = None
     """Policy folder, or a registry, whose served policy is taken."""
     plan: OptionalFile = None
@@ -102,11 +114,18 @@ class Decode:
 
     def execute(self) -> None:
         """Run it."""
+        if (self.file is None) == (not self.question) or (
+            (self.file is None) != (self.token_budget is None)
+        ):
+            raise UserError("decode takes one of: a QUESTION, --file FILE with --token-budget N")
         urls = addresses(self.model)
         refuse_others(self, urls, ("device", "dtype"))
         plan = self._plan()
         if self.request_id is not None and plan.audit is None:
             raise UserError("--request-id names a line of a log: the plan has no [audit]")
+        if self.file is not None:
+            self._batch(urls, plan, self.file)
+            return
         facts = RequestFacts(self.question, self.task, metadata_of(self.metadata))
         composed = plan.compose()
         for line in [] if composed is None else composed.explain(facts):
@@ -140,6 +159,38 @@ class Decode:
         chosen_by = "policy" if by_policy else model.chosen_by
         report(of_profile(model.name, model.profile.name, chosen_by))
         report(of_serving(plan.recorded, self._settings(model, plan.recorded)))
+
+    def _batch(self, urls: Sequence[str], plan: Plan, file: Path) -> None:
+        """Answer a file of questions under one budget."""
+        said = (self.token_price, self.effort, self.max_em_loss, self.answer_worth)
+        if any(one is not None for one in said) or self.off or self.request_id is not None:
+            raise UserError(
+                "--token-budget finds the price: no other price, no --off, no --request-id"
+            )
+        parts = (plan.chooser, plan.cascade, plan.second_model)
+        if urls or any(part is not None for part in parts):
+            raise UserError("--file answers by one local model: no address, no second model")
+        composed = plan.compose()
+        policy = plan.policy if composed is None else composed.policy
+        curve = None if self.traces is None else spending(policy, load_table(self.traces))
+        questions = read_questions(file)
+        wanted = plan.exit_profile or self.profile
+        profile = _profile_of(plan.recorded, self.model) if wanted is None else wanted
+        model = self._load(self.model, profile)
+
+        def ask(one: Asked, dial: Dial) -> Decoded:
+            return decode(
+                model, one.question, plan, dial=dial, task=one.task or self.task,
+                metadata={**metadata_of(self.metadata), **one.metadata}, seed=self.seed,
+                temperature=self.temperature, max_tokens=self.max_tokens,
+            )  # fmt: skip
+
+        assert self.token_budget is not None
+        spent = 0.0
+        for found in answered(questions, self.token_budget, policy.price_range, curve, ask):
+            tell_json(row_of(found))
+            spent = found.batch.spent
+        note(f"{len(questions)} questions; {spent:g} of {self.token_budget} tokens spent")
 
     def _through(self, urls: Sequence[str], plan: Plan, dial: Dial, facts: RequestFacts) -> None:
         """Answer through a server."""

@@ -28,6 +28,7 @@ from rlbudget.strategies.correction.file import check_out, save_correction
 from rlbudget.strategies.correction.fit import MOST_EXTRA, Fitted, fit_correction
 from rlbudget.strategies.correction.fit_second import fit_second
 from rlbudget.strategies.fit_guard import fit_guard
+from rlbudget.strategies.fit_prediction import fit_prediction
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,32 @@ class Impact:
         for line in done.notes:
             note(line)
         note(f"Impact model written to {self.out}, diagram to {self.out.with_suffix('.svg')}")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Fit how likely the answer of a stop is right, which a steered price goes by."""
+
+    policy: ThePolicy
+    """Policy folder; the chance is seen in its observation."""
+    traces: TheTraces
+    """Folder of the traces, split as the policy was trained."""
+    out: File
+    """File of the model (.safetensors), for [price] predictor in a plan."""
+    seed: N = 0
+    """Seed of the fit."""
+
+    def execute(self) -> None:
+        """Fit, print how good it is."""
+        done = fit_prediction(self.policy, self.traces, self.out, seed=self.seed)
+        fitted, calibrated, held_out = done.questions
+        tell(f"Fitted on {fitted:,} questions, calibrated on {calibrated:,}.")
+        tell(
+            f"On {held_out:,} held-out ones stops are predicted to give an exact match of"
+            f" {done.predicted:.3f} and give {done.exact_match:.3f}; ECE"
+            f" {done.reliability.ece:.4f}."
+        )
+        note(f"Model written to {self.out}")
 
 
 def _points(mean: float, ends: tuple[float, float]) -> str:

@@ -140,6 +140,11 @@ class Decider:
         return self._fault or (None if self._controller is None else self._controller.failed)
 
     @property
+    def observation(self) -> npt.NDArray[Any] | None:
+        """What the policy saw last, (n_features,); None before, and under a cascade."""
+        return None if self._controller is None else self._controller.observation
+
+    @property
     def message(self) -> str | None:
         """What went wrong."""
         if self.failed is not None:

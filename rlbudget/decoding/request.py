@@ -235,6 +235,11 @@ class Request:
         return found if stopped or found is None else 1.0
 
     @property
+    def observation(self) -> npt.NDArray[Any] | None:
+        """What the policy saw last, at its stop where there was one, (n_features,)."""
+        return self._decider.observation
+
+    @property
     def opening(self) -> Mapping[str, float]:
         """Signals at its first checkpoint: no price has anything to do with them."""
         return self._decider.opening

@@ -102,6 +102,8 @@ class Controller:
         self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
         self.thinking_tokens = 0
         """tokens so far, or at the last checkpoint"""
+        self.observation: Float32s | None = None
+        """the last one that the policy was asked about, (n_features,)"""
         self.failed: str | None = None
         """why the controller is off, if it is"""
 
@@ -228,6 +230,7 @@ class Controller:
         return self._answers.setdefault(vote, len(self._answers)), probe.confidence
 
     def _ask(self, observation: Float32s) -> Decision:
+        self.observation = observation
         decision = self._policy(observation, token_price=self._token_price)
         _check_finite("stop_probability", decision.stop_probability)
         return decision

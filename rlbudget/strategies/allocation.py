@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -124,9 +125,8 @@ def next_price(batch: Batch, curve: Curve, known: PriceRange) -> float:
 
 def correction(batch: Batch, curve: Curve) -> float:
     """Tokens spent for each that was predicted."""
-    trusted = _TRUST * float(curve.tokens.mean()) if not np.isnan(curve.exact_match[0]) else (
-        _FEW * float(curve.tokens.mean())
-    )  # fmt: skip
+    requests = _FEW if np.isnan(curve.exact_match[0]) else _TRUST
+    trusted = requests * float(curve.tokens.mean())
     return (batch.spent + trusted) / (batch.predicted + trusted)
 
 
@@ -152,7 +152,7 @@ def optimum(curves: Sequence[tuple[Floats, Floats]], budget: float) -> tuple[flo
         kept = hull(tokens, value)
         spent += float(tokens[kept[0]])
         gained += float(value[kept[0]])
-        for a, b in zip(kept, kept[1:], strict=False):
+        for a, b in pairwise(kept):
             more, gain = float(tokens[b] - tokens[a]), float(value[b] - value[a])
             steps.append((gain / more, more, gain))
     for _, more, gain in sorted(steps, reverse=True):

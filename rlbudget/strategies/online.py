@@ -7,18 +7,20 @@ The sections ``[price]`` and ``[queue]`` of a plan; ``rlbudget/serve/price`` and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from rlbudget.errors import UserError
+from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.strategies.impact import ImpactModel
 from rlbudget.strategies.toml_lines import TomlFile
 
 Mode = Literal["fixed", "em-floor", "token-budget"]
 NUMBER = (int, float)
 PRICE_KEYS: Mapping[str, Any] = {
     "mode": str, "target": NUMBER, "window": int, "feedback": bool, "alarm_every": int,
-    "latency": NUMBER,
+    "latency": NUMBER, "predictor": str,
 }  # fmt: skip
 QUEUE_KEYS: Mapping[str, Any] = {
     "capacity": int, "rate": NUMBER, "waiting": int, "patience": NUMBER, "default": str,
@@ -48,6 +50,9 @@ class PriceSettings:
     """requests, at least, from one false alarm to the next, in the mean"""
     latency: float | None = None
     """seconds within which 95% of the requests shall end; None: load does not move the price"""
+    predictor: ImpactModel | None = None
+    """chance that an answer is wrong (``rlbudget predict``), to go by between verdicts; None: the
+    guard's risk, where there is a guard"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,14 @@ class QueueSettings:
     """what all classes together may spend, but for those that are exempt; kept by the price"""
 
 
-def read_price(file: TomlFile, audited: float) -> PriceSettings | None:
+def read_price(
+    file: TomlFile, audited: float, load: Callable[[str], ImpactModel],
+    policies: Mapping[str, StopPolicy],
+) -> PriceSettings | None:  # fmt: skip
     """The section ``[price]``; None where there is none.
 
-    ``audited`` is the share of audited requests. Raises ``UserError`` with file and line.
+    ``audited`` is the share of audited requests, ``load`` reads a predictor, which must see what
+    the ``policies`` see. Raises ``UserError`` with file and line.
     """
     if "price" not in file.content:
         return None
@@ -120,6 +129,14 @@ def read_price(file: TomlFile, audited: float) -> PriceSettings | None:
             raise wrong(f"{name} must be at least {least} requests", name)
     if not 0 < said.get("latency", 1) < math.inf:
         raise wrong("latency must be above 0, in seconds", "latency")
+    if "predictor" in said:
+        said["predictor"] = model = load(said["predictor"])
+        if any(model.features != policy.features for policy in policies.values()):
+            raise wrong(
+                "the predictor sees another observation than the policy: fit it on the policy"
+                " (rlbudget predict)",
+                "predictor",
+            )
     return PriceSettings(**said)
 
 

@@ -34,6 +34,7 @@ from rlbudget.strategies.experiments.design import KEYS as EXPERIMENT_KEYS
 from rlbudget.strategies.experiments.design import Design, design_of
 from rlbudget.strategies.feedback.log import DecisionLog, Log
 from rlbudget.strategies.feedback.registry import load_servings
+from rlbudget.strategies.impact_file import load_impact
 from rlbudget.strategies.online import (
     PRICE_KEYS,
     QUEUE_KEYS,
@@ -361,7 +362,11 @@ class _Reader:
             experiment=self._experiment(),
             store=self._store(),
             upstream=self._upstream(),
-            price=read_price(self._file, self._share(audit)),
+            price=read_price(
+                self._file, self._share(audit),
+                lambda name: self._loaded("price", load_impact, self._noted(name)),
+                {name: serving.policy for name, serving in servings.items()},
+            ),
             queue=read_queue(self._file),
             versions={n: s.version for n, s in servings.items() if s.version is not None},
             folders=tuple(folders),

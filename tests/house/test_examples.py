@@ -144,6 +144,17 @@ def test_the_impact_page_is_run(folder: Path) -> None:
     assert printed == f"{names['policy'].price_range}\n"
 
 
+def test_the_steered_page_is_run(folder: Path) -> None:
+    (questions,) = blocks("json", page("steered.md"))
+    (folder / "questions.jsonl").write_text(questions)
+    said = follow("steered.md", folder)
+    assert "ECE" in said["predict"]
+    answers = [json.loads(line) for line in said["decode"].splitlines()]
+    assert [one["id"] for one in answers] == ["a", "b"]
+    assert answers[1]["exempt"]
+    assert "critical, bulk" in said["plan"]
+
+
 def test_hugging_face_answers_right_under_both_of_our_loops(folder: Path) -> None:
     first, second = blocks("python", page("huggingface.md"))
     said, names = run_block(first, folder)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from gateways import StopsAt, gateway_of, serving_gateway
 
@@ -18,6 +19,7 @@ from rlbudget.serve.parts import add_parts
 from rlbudget.serve.price.control import alarmed
 from rlbudget.serve.upstream import look_at
 from rlbudget.strategies.feedback.log import Feedback, now
+from rlbudget.strategies.impact import ImpactModel
 from rlbudget.strategies.online import PriceSettings, QueueClass, QueueSettings
 from rlbudget.strategies.plan import Plan
 from rlbudget.tasks import load_task
@@ -78,8 +80,24 @@ def test_after_an_alarm_nothing_is_cut_and_the_client_is_told(upstream: str, que
     assert whole["shadow"]["thinking_tokens"] == cut["thinking_tokens"]
     assert "alarm" in whole["fallback"]
     assert control.state.estimate.right.weight == 1
-    assert control.state.full_left == settings.window - 1
+    assert control.state.full_left == settings.window // 2 - 1
     assert control.state.tokens < whole["thinking_tokens"] + whole["answer_tokens"]
+
+
+def test_a_predictor_tells_what_is_known_before_any_verdict(upstream: str, question: str) -> None:
+    features = StopsAt.features
+    n = len(features)
+    model = ImpactModel(features, np.zeros(n), np.ones(n), (np.zeros((n, 1)),), (np.zeros(1),))
+    settings = PriceSettings("em-floor", 0.9, window=50, feedback=True, predictor=model)
+    gateway = gateway_of(plan_with(price=settings))
+    _, control = add_parts(gateway)
+    assert control is not None
+    opens = partial(look_at, upstream, gateway.settings, tokenizer="embedded")
+    with serving_gateway(gateway, opens) as root:
+        prices = [chat(root, question).json()["rlbudget"]["token_price"] for _ in range(3)]
+    assert control.exact_match == pytest.approx(0.5)
+    assert prices == sorted(prices, reverse=True)
+    assert prices[2] < prices[0]
 
 
 def test_a_queue_serves_by_class_refuses_with_429_and_forgets_who_left(

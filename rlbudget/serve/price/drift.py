@@ -3,9 +3,10 @@
 Each number of a request is turned into its rank among those of the reference, in [0, 1]. As long
 as nothing has changed ranks are uniform, so that a bet ``1 + b (2 rank - 1)`` has the mean 1, and
 so has one on how far a rank is from the middle. Bets pay for what a reference, which is a sample,
-gets wrong (``TOLERANCE``). The Shiryaev-Roberts sum of such bets, ``M = (1 + M) bet``, grows by 1 a request in the mean and no faster; the mean over all bets is compared with
-``alarm_every``, which is therefore the least mean number of requests to a false alarm (Shin, Ramdas
-& Rinaldo, 2022, "E-detectors", https://arxiv.org/abs/2203.03532).
+gets wrong (``TOLERANCE``). The Shiryaev-Roberts sum of such bets, ``M = (1 + M) bet``, grows by 1 a
+request in the mean and no faster; the mean over all bets is compared with ``alarm_every``, which is
+therefore the least mean number of requests to a false alarm (Shin, Ramdas & Rinaldo, 2022,
+"E-detectors", https://arxiv.org/abs/2203.03532).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from rlbudget.arrays import Floats
+from rlbudget.decoding.request import Request
 from rlbudget.policy.prices import PriceRange, nearest_price
 from rlbudget.serve.hooks import Arrival, Outcome, Steering
 from rlbudget.serve.price.control import State, after_request, after_verdict, alarmed, started
@@ -46,6 +47,8 @@ class Waiting:
     stopped: str | None
     """the answer of its stop, where the request was held; None where it was not"""
     held: bool
+    """whether it was decoded in full"""
+    audited: bool
     predicted: float | None
 
 
@@ -57,7 +60,7 @@ class PriceControl:
 
     def __init__(self, settings: PriceSettings, known: PriceRange, price: float) -> None:
         self.settings, self.known = settings, known
-        self.state: State = started(price, known)
+        self.state: State = started(price, known, fitted=settings.predictor is not None)
         self.load = Load()
         self._seen: list[Mapping[str, float]] = []
         self._reference: Reference | None = None
@@ -106,8 +109,10 @@ class PriceControl:
         tokens: float = outcome.tokens
         if held and would is not None:
             tokens = would[0].tokens
-        chance = request.confidence
-        self._remember(arrival.id, Waiting(request.answer, would and would[1], held, chance))
+        chance = self._chance(request)
+        self._remember(
+            arrival.id, Waiting(request.answer, would and would[1], held, outcome.audited, chance)
+        )
         self.state = after_request(
             self.settings, self.known, self.state, tokens=tokens, predicted_right=chance
         )
@@ -119,11 +124,20 @@ class PriceControl:
         What is told of a request that was not audited counts only where the plan says so.
         """
         waiting = self._waiting.pop(feedback.request_id, None)
-        if waiting is None or not (waiting.held or self.settings.feedback):
+        if waiting is None:
             return
+        if not waiting.audited and (waiting.held or not self.settings.feedback):
+            return  # a user of a whole answer says nothing of the one that a cut would have given
         right = _right(waiting, feedback)
         if right is not None:
             self._steered(after_verdict(self.settings, self.state, right, waiting.predicted))
+
+    def _chance(self, request: Request) -> float | None:
+        """That the answer of its stop is right, or, by a guard, that it is not lost."""
+        model, seen = self.settings.predictor, request.observation
+        if model is None:
+            return request.confidence
+        return None if seen is None else 1 - model.alone(seen)
 
     def _remember(self, request_id: str, waiting: Waiting) -> None:
         self._waiting[request_id] = waiting
