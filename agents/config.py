@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from rlbudget.agents.dual import Constraint
@@ -19,6 +19,12 @@ CONSTRAINED_PRICE_RANGE = (0.001, 64.0)
 that is far above any price one would pay."""
 MOST_STEPS = 500_000
 QUESTIONS_FOR_MOST = 1200
+MEMBERS = 5
+"""of each kind in a cross-fitted ensemble"""
+MEMBER_STEPS = 200_000
+QUESTIONS_FOR_MEMBER = 250
+"""each member takes so many steps on up to so many questions, however few they are: fewer leave it
+where it began. On more their root is counted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,16 @@ class PPOConfig:
     """instead of serving a price: most tokens a question, all counted"""
     features: tuple[str, ...] | None = None
     """the observation (``rlbudget.policy.observation``); by default all features of the preset"""
+    members: int = 1
+    """1: one policy, chosen on validation questions; K: a cross-fitted ensemble of K members from a
+    cold start and K from clones of the best rules (``rlbudget.agents.crossfit``)"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the actor's tanh layers; the critic's too where advantages are sampled. Exact ones
     need no critic, and it is linear"""
     total_timesteps: int | None = None
     """checkpoints (sampled: environment steps) in all; by default 500,000, below 1,200 training
-    questions in proportion to the root of their number (100,000 on 48), as more would overfit"""
+    questions in proportion to the root of their number (100,000 on 48), as more would overfit. Of
+    an ensemble those of each member, by default 200,000 on up to 250 questions"""
     seed: int = 0
     """of everything that is drawn; the same seed gives the same policy"""
     n_envs: int = 1024
@@ -82,7 +92,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, one clear line each."""
         least = {"total_timesteps": 1, "n_envs": 1, "n_steps": 1, "batch_size": 2, "n_epochs": 1,
-                 "evaluate_every": 1}  # fmt: skip
+                 "evaluate_every": 1, "members": 1}  # fmt: skip
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -109,6 +119,16 @@ class PPOConfig:
             check_price_range(self.token_price)
         if self.constraint is not None and self.advantages != "exact":
             raise UserError("em_floor and token_budget need exact advantages")
+        if self.members > 1 and not self.may_be_ensemble:
+            raise UserError(
+                f"members is {self.members}: the look preset, sampled advantages, em_floor and"
+                " token_budget train a single policy"
+            )
+
+    @property
+    def may_be_ensemble(self) -> bool:
+        """Whether an ensemble can be trained so."""
+        return self.preset != "look" and self.advantages == "exact" and self.constraint is None
 
     @property
     def constraint(self) -> Constraint | None:
@@ -129,9 +149,19 @@ class PPOConfig:
         """Environment steps in all on so many training questions."""
         if self.total_timesteps is not None:
             return self.total_timesteps
+        if self.members > 1:
+            return round(MEMBER_STEPS * math.sqrt(max(questions / QUESTIONS_FOR_MEMBER, 1)))
         return round(MOST_STEPS * math.sqrt(min(questions / QUESTIONS_FOR_MOST, 1)))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         values: dict[str, Any] = json_ready(asdict(self))
         return values
+
+
+def ensemble_of(config: PPOConfig, members: int = MEMBERS) -> PPOConfig:
+    """The same as a cross-fitted ensemble, where there may be one: its members are small and take
+    many small updates."""  # fmt: skip
+    if members < 2 or not config.may_be_ensemble:
+        return config
+    return replace(config, members=members, hidden=(16,), n_envs=256, batch_size=1024)

@@ -44,7 +44,7 @@ def policy_of_run(run_dir: str | Path, *, unfinished: bool = False) -> Policy:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run folder; rlbudget train makes one")
-    run = _read_run(run_dir)
+    run = read_run(run_dir)
     if run.get("swept") is None:
         if not unfinished:
             raise UserError(
@@ -84,7 +84,7 @@ _OWN = {"version", "preset", "features", "observation_version", "clip", "price_r
 def _how_far(run: Mapping[str, Any]) -> str:
     config = run.get("config")
     total = config.get("total_timesteps") if isinstance(config, dict) else None
-    return f"best policy of step {run.get('timesteps', '?')} of {total or '?'}"
+    return f"policy of step {run.get('timesteps', '?')} of {total or '?'}"
 
 
 def _points(swept: Mapping[str, Any] | None) -> dict[str, dict[str, Any]] | None:
@@ -94,7 +94,8 @@ def _points(swept: Mapping[str, Any] | None) -> dict[str, dict[str, Any]] | None
     return choose_points([Swept(**row) for row in swept["prices"]], swept["questions"])
 
 
-def _read_run(run_dir: Path) -> dict[str, Any]:
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """``run.json``; ``UserError`` for one that is missing, damaged or of another rlbudget."""
     try:
         run = json.loads((run_dir / RUN).read_bytes())
     except FileNotFoundError:

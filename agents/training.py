@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rlbudget.agents.config import MEMBERS, PPOConfig, ensemble_of
 from rlbudget.errors import UserError
 from rlbudget.files.folders import locked
 from rlbudget.policy.observation import Preset, feature_names
@@ -16,7 +17,7 @@ from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.traces.agreement import FIELD
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import digest, iter_questions, iter_traces
-from rlbudget.traces.table import split_questions
+from rlbudget.traces.table import joined, split_questions
 from rlbudget.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -52,10 +53,14 @@ def train_on(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     start: Policy | None = None,
+    members: int = MEMBERS,
 ) -> TrainResult:
-    """Train on the training questions of a folder of traces, choose on the validation ones.
+    """Train a cross-fitted ensemble on the training and validation questions of a folder of traces.
 
-    Of a store too large for the memory these are some (``traces.sampling``).
+    ``members`` is that of each kind (``agents.crossfit``); with 1, for a ``start``, the look
+    preset, sampled advantages and a constraint a single policy is trained on the training questions
+    and chosen on the validation ones. Of a store too large for the memory these are some
+    (``traces.sampling``).
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's numbers to the observation, ``tasks`` its task; ``signals``
     ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
@@ -64,7 +69,7 @@ def train_on(
     ``start`` is a policy to continue from, whose observation and prices are kept. Raises
     ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
-    from rlbudget.agents.ppo import PPOConfig, train  # needs torch and gymnasium
+    from rlbudget.agents import crossfit, ppo  # need torch and gymnasium
 
     with locked(run_dir):  # who trains there already is named before anything is read
         pass
@@ -95,20 +100,20 @@ def train_on(
             features=start.features,
             token_price=start.price_range,
             learning_rate=config.learning_rate * _GOING_ON,
+            hidden=tuple(start.config["layers"][1:-1]),
         )
-    return train(
-        train_part,
-        validation,
-        config,
-        run_dir,
-        progress=progress,
-        resume=resume,
-        digest=digest(traces),
-        split_seed=split_seed,
-        recorded=recorded_of(first),
-        start=start,
-        seen=marks_of([*train_part.question_ids, *validation.question_ids], texts),
-    )
+    config = config if start is not None else ensemble_of(config, members)
+    about: dict[str, Any] = {
+        "progress": progress,
+        "resume": resume,
+        "digest": digest(traces),
+        "split_seed": split_seed,
+        "recorded": recorded_of(first),
+        "seen": marks_of([*train_part.question_ids, *validation.question_ids], texts),
+    }
+    if config.members > 1:
+        return crossfit.train_crossfit(joined([train_part, validation]), config, run_dir, **about)
+    return ppo.train(train_part, validation, config, run_dir, start=start, **about)
 
 
 def recorded_of(trace: Trace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from rlbudget.agents.config import MEMBERS
 from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.cli.arguments import (
@@ -64,9 +65,12 @@ class Train:
     token_price: PriceRange = None
     """Range of prices to learn, reward per token; by default from the traces' lengths."""
     total_timesteps: OptionalN = None
-    """Environment steps; by default the agent's."""
+    """Checkpoints to train on, of each member; by default the agent's."""
     advantages: Literal["exact", "sampled"] = "exact"
     """exact: computed from the record, at every checkpoint; sampled: plain PPO."""
+    members: N = MEMBERS
+    """Members of each kind in the cross-fitted ensemble that is trained; 1: a single policy, chosen
+    on the validation questions, as --em-floor, --token-budget and the look preset train anyway."""
     seed: N = 0
     """Seed of the training."""
     split_seed: N = 0
@@ -89,6 +93,7 @@ class Train:
                 token_price=self.token_price,
                 total_timesteps=self.total_timesteps,
                 advantages=self.advantages,
+                members=self.members,
                 seed=self.seed,
                 split_seed=self.split_seed,
                 resume=self.resume,

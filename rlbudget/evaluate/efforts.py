@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlbudget.evaluate.bootstrap import Resampling
 from rlbudget.evaluate.verdicts import mean_interval
+from rlbudget.policy.bootstrap import Resampling
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import full_stops, outcome

@@ -20,7 +20,6 @@ from rlbudget.agents.rules import PROBE, Rule, rules_for
 from rlbudget.arrays import Floats, Strs
 from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Resampling, holm, resample
 from rlbudget.evaluate.measure import (
     Composition,
     Learned,
@@ -41,6 +40,7 @@ from rlbudget.evaluate.verdicts import (
     paired_by,
 )
 from rlbudget.files import json_ready
+from rlbudget.policy.bootstrap import Resampling, holm, resample
 from rlbudget.policy.outcomes import (
     RELATIVE_PRICES,
     Outcome,

@@ -21,19 +21,20 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import rules_for
 from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import resample
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess
 from rlbudget.evaluate.measure import Composition, pooled
+from rlbudget.policy.bootstrap import resample
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.sampling import MOST_MEASURED, load_sample
 from rlbudget.traces.store import Folders
-from rlbudget.traces.table import Split, TraceTable, split_fold, without
+from rlbudget.traces.table import Split, TraceTable, joined, split_fold, without
 
 SPREAD = {
     "results": ("exact_match", "token_fraction", "utility", "oracle_gap_closed"),
@@ -158,15 +159,18 @@ def _assess_fold(
 
 
 def _trained(settings: Mapping[str, Any], split: Split) -> Policy:
-    from rlbudget.agents import ppo  # needs torch and gymnasium
+    from rlbudget.agents import crossfit, ppo  # need torch and gymnasium
 
-    known = {field.name for field in fields(ppo.PPOConfig)}
+    known = {field.name for field in fields(PPOConfig)}
     given = {key: value for key, value in settings.items() if key in known}
     if given.get("token_price") is not None:
         given["token_price"] = tuple(given["token_price"])
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        ppo.train(split.train, split.validation, ppo.PPOConfig(**given), run)
+        run, config = Path(folder) / "run", PPOConfig(**given)
+        if config.members > 1:
+            crossfit.train_crossfit(joined([split.train, split.validation]), config, run)
+        else:
+            ppo.train(split.train, split.validation, config, run)
         return policy_of_run(run)
 
 

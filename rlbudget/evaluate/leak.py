@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError, missing_extra
-from rlbudget.evaluate.bootstrap import interval, resample
+from rlbudget.policy.bootstrap import interval, resample
 from rlbudget.policy.observation import observe
 from rlbudget.traces.table import TraceTable
 

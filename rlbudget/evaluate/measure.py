@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from rlbudget.agents.rules import Kind, Rule
+from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import (
     Choice,
@@ -26,6 +27,7 @@ from rlbudget.policy.outcomes import (
 )
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import Replay, replay
+from rlbudget.policy.seen import seen_by
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.traces.table import TraceTable
 
@@ -161,14 +163,38 @@ def measure_told(
 
 
 def measure_policy(name: str, policy: StopPolicy, on: Sets) -> Method:
-    """A policy by itself, at the ``operating_prices`` of its range; a table is observed once."""
+    """A policy by itself, at the ``operating_prices`` of its range; a table is observed once.
+
+    Operating points of one that was trained on traces of ``on.train`` are chosen by what it says
+    itself of its training questions, out of fold.
+    """
     seen = {id(table): observe(table, policy.features) for table in (on.train, on.held_out)}
 
     def play(table: TraceTable, price: float) -> Outcome:
         return replay(policy, table, price, seen[id(table)]).outcome
 
     known = policy.price_range
-    return measure_told(name, play, on, operating_prices(known), price_range=known)
+    method = measure_told(name, play, on, operating_prices(known), price_range=known)
+    if not isinstance(policy, Policy) or policy.out_of_fold is None or policy.made_with is None:
+        return method
+    if not seen_by(policy.made_with, on.train.question_ids).any():
+        return method
+    return replace(method, points=_estimated(method.points, policy.out_of_fold))
+
+
+def _estimated(points: Sequence[Point], found: Mapping[str, Any]) -> tuple[Point, ...]:
+    """Operating points of a policy that was trained on the questions that would choose among them:
+    in their place stands what it says itself, the means of each point out of fold."""
+    exact_match, tokens = found["full"]["exact_match"], found["full"]["tokens"]
+    kept = [replace(points[0], train=_means(exact_match, tokens))]
+    for point, (_, em_loss, savings) in zip(points[1:], found["swept"], strict=True):
+        kept.append(replace(point, train=_means(exact_match - em_loss, tokens * (1 - savings))))
+    return tuple(kept)
+
+
+def _means(exact_match: float, tokens: float) -> Outcome:
+    """One trace that stands for many."""
+    return Outcome(np.array([exact_match]), np.array([tokens]), np.zeros(1), np.zeros(1))
 
 
 class Composition(Protocol):

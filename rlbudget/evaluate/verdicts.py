@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Strs
-from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS, Resampling, resample
+from rlbudget.policy.bootstrap import FEWEST_QUESTIONS, Resampling, resample
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.traces.table import TraceTable
 

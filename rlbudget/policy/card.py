@@ -166,11 +166,59 @@ def _measured(trained: Mapping[str, Any], evaluation: Mapping[str, Any] | None, 
     prices = (trained.get("validation") or {}).get("prices")
     if not prices:
         return "Not yet: `rlbudget evaluate` measures it."
+    if trained.get("out_of_fold"):
+        return _out_of_fold(trained)
     return (
         "On the validation questions, which also chose these weights; `rlbudget evaluate`"
         " measures it on held-out ones."
         f"{_meaning((trained.get('traces') or {}).get('recorded'))}\n\n{_table(prices)}"
     )
+
+
+def _out_of_fold(trained: Mapping[str, Any]) -> str:
+    found = trained["out_of_fold"]
+    rule = found["rule"]
+    at = [
+        (
+            f"{row['relative_price']:g}",
+            *(_cell(row[name], ".3f") for name in ("oracle_gap_closed", "oracle_gap_closed_ci90")),
+            row["rule"],
+            *(_cell(row[name], ".3f") for name in ("rule_oracle_gap_closed", "never")),
+        )
+        for row in found["prices"]
+    ]
+    saved = [
+        (
+            f"{row['max_em_loss']:.1%}",
+            *(_cell(row[name], ".0%") for name in ("savings", "savings_ci90")),
+            *(_cell(row[name], ".1%") for name in ("em_loss", "em_loss_ci90")),
+            *(_cell(row[name], form) for name, form in _OF_RULE),
+        )
+        for row in found["savings"]
+    ]
+    return (
+        f"On the {found['questions']} training questions, each asked by the members that were not"
+        f" trained on it. Of the oracle's gap {_with_interval(found)} is closed; by the rule"
+        f" {rule['name']}, the best by this measure, {_with_interval(rule)} (in brackets 90%"
+        " intervals, here and below). `rlbudget evaluate` measures the policy itself on held-out"
+        f" questions.{_meaning((trained.get('traces') or {}).get('recorded'))}\n\n"
+        f"{_table(trained['validation']['prices'])}\n\n"
+        f"{_lines(_AT, at)}\n\n{_lines(_SAVED, saved)}"
+    )
+
+
+_AT = ("relative price", "gap closed", "90% interval", "best rule", "it closes", "never stopping")
+_SAVED = ("may lose", "saved", "90% interval", "lost", "90% interval", "a rule saves", "it loses")
+_OF_RULE = (("rule_savings", ".0%"), ("rule_em_loss", ".1%"))
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    gap, interval = found["oracle_gap_closed"], found["oracle_gap_closed_ci90"]
+    return f"{_cell(gap, '.2f')} [{_cell(interval, '.2f')}]"
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([_line(head), _line("---:" for _ in head), *map(_line, rows)])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -198,7 +246,7 @@ def _cell(value: Any, form: str) -> str:
 
 
 def _facts(trained: Mapping[str, Any]) -> str:
-    facts = {k: v for k, v in trained.items() if k != "validation"}
+    facts = {k: v for k, v in trained.items() if k not in ("validation", "out_of_fold")}
     return "\n".join(
         f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in facts.items()
     )

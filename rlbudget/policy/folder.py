@@ -105,6 +105,12 @@ class Policy:
         return dict(self._frozen.config.get("operating_points") or {})
 
     @property
+    def out_of_fold(self) -> Mapping[str, Any] | None:
+        """What the questions that it was trained on say it is worth, each asked by members that
+        were not trained on it (``agents.out_of_fold``); None for a policy without members."""
+        return (self._frozen.config.get("trained") or {}).get("out_of_fold")
+
+    @property
     def seen(self) -> Marks | None:
         """Marks of the questions that it and its ancestors were trained, chosen, promoted or
         certified on (``policy.seen``); None for one that does not say."""  # fmt: skip

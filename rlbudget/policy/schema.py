@@ -13,6 +13,7 @@ import msgspec
 
 from rlbudget.policy.network import CONFIG
 from rlbudget.policy.observation import OBSERVATION_VERSION
+from rlbudget.policy.outcomes import OPERATING_POINTS
 from rlbudget.policy.parsing import check_values, conform
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -64,6 +65,25 @@ class Validated(msgspec.Struct, frozen=True):
     mean_oracle_gap_closed: float | None = None
 
 
+class FullDecodes(msgspec.Struct, frozen=True):
+    """Means of the full decodes of some questions."""
+
+    exact_match: Share
+    tokens: NotNegative
+
+
+class Estimated(msgspec.Struct, frozen=True):
+    """What a policy's own training questions say it is worth."""
+
+    questions: Count
+    full: FullDecodes
+    swept: Annotated[
+        Sequence[tuple[Positive, float, float]],
+        msgspec.Meta(min_length=OPERATING_POINTS, max_length=OPERATING_POINTS),
+    ]
+    """token price, exact match lost, savings at each operating price"""
+
+
 class Operating(msgspec.Struct, frozen=True):
     """Where a constraint was met."""
 
@@ -84,6 +104,7 @@ class Trained(msgspec.Struct, frozen=True):
     config: dict[str, Any] | None = None
     validation: Validated | None = None
     operating: Operating | None = None
+    out_of_fold: Estimated | None = None
     recorded: RecordedPair | None = None
 
 

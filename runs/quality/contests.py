@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from rlbudget.arrays import Floats
-from rlbudget.evaluate.bootstrap import resample
 from rlbudget.evaluate.verdicts import mean_interval
+from rlbudget.policy.bootstrap import resample
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.outcomes import RELATIVE_PRICES
 from rlbudget.strategies.feedback.retrain import contest

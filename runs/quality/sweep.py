@@ -26,8 +26,8 @@ from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.config import QUESTIONS_FOR_MOST, PPOConfig
 from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
-from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.verdicts import verdict_of
+from rlbudget.policy.bootstrap import interval, resample
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import Split, TraceTable, split_questions, without

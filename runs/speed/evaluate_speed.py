@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.agents.rules import RULES
-from rlbudget.evaluate.bootstrap import resample
 from rlbudget.evaluate.folder import evaluate_folder
+from rlbudget.policy.bootstrap import resample
 from rlbudget.traces.store import load_table
 from runs.common import recorded, write_result
 

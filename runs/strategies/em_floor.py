@@ -20,8 +20,8 @@ import numpy as np
 
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
-from rlbudget.evaluate.bootstrap import resample
 from rlbudget.evaluate.verdicts import mean_interval
+from rlbudget.policy.bootstrap import resample
 from rlbudget.policy.replay import replay
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import split_questions, without

@@ -31,9 +31,9 @@ from rlbudget.agents.training import train_on
 from rlbudget.arrays import Floats
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import Resampling, resample
 from rlbudget.evaluate.verdicts import Paired, mean_interval, most_utility, paired_by
 from rlbudget.models import load_model
+from rlbudget.policy.bootstrap import Resampling, resample
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.handover import in_large_tokens
 from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, utility

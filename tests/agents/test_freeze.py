@@ -159,11 +159,11 @@ def test_a_run_that_did_not_come_to_its_end_is_frozen_on_demand_and_says_so(
     out = tmp_path / "policy"
     write_run(tmp_path / "run", swept=None, timesteps=400)
     said = refused(tmp_path / "run", out)
-    assert "did not come to its end (best policy of step 400 of 1000)" in said
+    assert "did not come to its end (policy of step 400 of 1000)" in said
     assert "--resume" in said
     freeze(tmp_path / "run", out, unfinished=True)
     card = (out / "README.md").read_text()
-    assert "**A training that did not come to its end** (best policy of step 400 of 1000)" in card
+    assert "**A training that did not come to its end** (policy of step 400 of 1000)" in card
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from rlbudget.agents.rules import RULES
 from rlbudget.agents.rules.probing import CONFIDENCE, streaks
 from rlbudget.agents.rules.unprobed import FIXED, FULL
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import holm, interval, resample
 from rlbudget.evaluate.evaluation import (
     as_json,
     assess,
@@ -30,6 +29,7 @@ from rlbudget.evaluate.evaluation import (
 from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.measure import Sets, measure_rule, never
 from rlbudget.evaluate.present import table_text
+from rlbudget.policy.bootstrap import holm, interval, resample
 from rlbudget.policy.dial import EFFORTS
 from rlbudget.policy.folder import save_policy
 from rlbudget.policy.operating import Swept, choose_points

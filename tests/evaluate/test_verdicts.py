@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from synthetic import make_table
 
 from rlbudget.arrays import Floats
-from rlbudget.evaluate.bootstrap import interval, resample
 from rlbudget.evaluate.verdicts import (
     extremes,
     most_utility,
@@ -22,6 +21,7 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
+from rlbudget.policy.bootstrap import interval, resample
 from rlbudget.policy.outcomes import Outcome
 
 Population = Callable[[np.random.Generator, int], Floats]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 from rlbudget.cli.findings.finding import odd, some
-from rlbudget.evaluate.verdicts import Paired
+from rlbudget.evaluate.verdicts import Paired, verdict_of
 from rlbudget.policy.operating import FEW_QUESTIONS, promised
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.traces.agreement import SAID, agrees
@@ -33,8 +33,12 @@ def of_training(config: Mapping[str, Any]) -> Iterator[str]:
     gap = validation.get("mean_oracle_gap_closed")
     full = float(traces.get("mean_full_tokens") or 0)
     prices = [row for row in validation.get("prices") or () if full]
+    found = trained.get("out_of_fold")
     closed = "no gap to close" if gap is None else f"{gap:.2f} of the oracle's gap closed"
-    yield f"on the validation questions: {closed}, mean over the prices"
+    if found:
+        yield from _out_of_fold(found, closed)
+    else:
+        yield f"on the validation questions: {closed}, mean over the prices"
     if agrees(traces.get("recorded")):
         yield SAID
     if any(name.partition(".")[0] in TEXT_SIGNALS for name in config["features"]):
@@ -61,6 +65,49 @@ def of_training(config: Mapping[str, Any]) -> Iterator[str]:
             f"trained on {some(questions, 'question')} only",
             do="results on so few change with the seed: record more, or compare several --seed",
         )
+
+
+def _out_of_fold(found: Mapping[str, Any], closed: str) -> Iterator[str]:
+    """What the training questions say, each asked by members that were not trained on it."""
+    rule, over = found["rule"], found["over_rule"]
+    yield (
+        f"out of fold on {some(found['questions'], 'training question')}: {closed}"
+        f"{_interval(found['oracle_gap_closed_ci90'], '.2f')}, mean over the prices; the best rule"
+        f" ({rule['name']}) closes {_share(rule['oracle_gap_closed'])}"
+        f"{_interval(rule['oracle_gap_closed_ci90'], '.2f')}"
+    )
+    for row in found["savings"]:
+        yield (
+            f"where {100 * row['max_em_loss']:g} points may be lost: saves {row['savings']:.0%}"
+            f"{_interval(row['savings_ci90'], '.0%')} and loses {100 * row['em_loss'] + 0.0:.1f}"
+            f"{_interval(row['em_loss_ci90'], '.1%')}; a rule saves {row['rule_savings']:.0%} and"
+            f" loses {100 * row['rule_em_loss'] + 0.0:.1f}"
+        )
+    verdict = verdict_of(
+        tuple(math.nan if end is None else end for end in over["ci90"]),  # type: ignore[arg-type]
+        questions=found["questions"],
+    )
+    apart = f"{_share(over['difference'])}{_interval(over['ci90'], '+.2f')}"
+    if verdict == "better":
+        yield f"the policy is better than the rule {rule['name']}: by {apart} of the gap"
+        return
+    what = "these questions cannot tell the policy from" if verdict == "cannot tell" else (
+        "the policy is worse than"
+    )  # fmt: skip
+    yield odd(
+        f"{what} the rule {rule['name']}: {apart} of the gap",
+        do="record more questions to tell them apart, or serve the rule",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "nothing" if value is None else f"{value + 0.0:.2f}"
+
+
+def _interval(ends: Sequence[float | None], form: str) -> str:
+    """An interval at 90% behind its number; nothing where it is not known."""
+    low, high = ends
+    return "" if low is None or high is None else f" [{low:{form}} to {high:{form}}]"
 
 
 def _at_price(row: Mapping[str, Any], full: float) -> str:
@@ -170,7 +217,7 @@ def _about_held_out(evaluation: Mapping[str, Any]) -> Iterator[str]:
             do="compare answers and targets: an evaluation of these says nothing",
         )
     elif n < FEW_HELD_OUT_QUESTIONS:
-        half = 196 * sqrt(exact_match * (1 - exact_match) / n)
+        half = 196 * math.sqrt(exact_match * (1 - exact_match) / n)
         yield odd(
             f"{some(n, 'held-out question')} leave exact match uncertain by {half:.1f} points to"
             " each side",

@@ -22,7 +22,6 @@ from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.training import train_on
 from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
-from rlbudget.evaluate.bootstrap import FEWEST_QUESTIONS
 from rlbudget.evaluate.verdicts import (
     Verdict,
     extremes,
@@ -31,6 +30,7 @@ from rlbudget.evaluate.verdicts import (
     questions_needed,
     verdict_of,
 )
+from rlbudget.policy.bootstrap import FEWEST_QUESTIONS
 from rlbudget.policy.folder import Policy, seen_also
 from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.prices import nearest_price

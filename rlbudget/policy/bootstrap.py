@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ from rlbudget.arrays import Floats, Ints, Strs
 FEWEST_QUESTIONS = 6
 """Fewer prove nothing at the 5% level: signs that all agree have p = 2^(1 - 5) = 0.0625 in a
 two-sided test of 5 questions, 0.031 in one of 6."""
-_NORMAL = 1.959963985
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def resample(question_ids: Strs, *, draws: int, seed: int) -> Resampling:
     return Resampling(question.astype(np.int64), weights)
 
 
-def interval(draws: Floats, questions: int) -> tuple[float, float]:
-    """95% interval of a number without bounds from its draws (draws,), as wide as Student's t.
+def interval(draws: Floats, questions: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a number without bounds from its draws (draws,), as wide as Student's t.
 
     NaN for fewer than ``FEWEST_QUESTIONS`` and where the draws do not differ: without a spread and
     without bounds nothing is known of the questions not seen.
@@ -98,15 +98,17 @@ def interval(draws: Floats, questions: int) -> tuple[float, float]:
     if n < FEWEST_QUESTIONS or not len(known) or np.ptp(known) <= 1e-12 * abs(known).max():
         return math.nan, math.nan
     # A draw's variance is (n - 1) / (n + 1) of the squared standard error of a mean.
-    stretch = math.sqrt((n + 1) / (n - 1)) * _student(n - 1) / _NORMAL
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    stretch = math.sqrt((n + 1) / (n - 1)) * _student(z, n - 1) / z
     centre = float(known.mean())
-    low, high = np.quantile(centre + stretch * (known - centre), [0.025, 0.975])
+    tail = (1 - level) / 2
+    low, high = np.quantile(centre + stretch * (known - centre), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _student(freedom: int) -> float:
-    """The 97.5% point of Student's t (Cornish-Fisher; within 0.1% from 5 degrees on)."""
-    z = _NORMAL
+def _student(z: float, freedom: int) -> float:
+    """The point of Student's t for the point ``z`` of the normal distribution (Cornish-Fisher;
+    within 0.1% at 97.5% from 5 degrees on)."""  # fmt: skip
     return (
         z
         + (z**3 + z) / (4 * freedom)

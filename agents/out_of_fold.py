@@ -1,0 +1,286 @@
+"""What a cross-fitted policy is worth, said by the questions that it was trained on.
+
+Each training question lies in one fold, and the members that did not train on that fold decide on
+it. The constant budget and the parameters of every rule are chosen on the other folds, too, and so
+are the doubts and the moment in the training, the latter by members of which most trained on it.
+The frozen policy is the mean of all members: it was trained on more questions, and is as a rule a
+little better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.clone import TriedRule
+from rlbudget.agents.together import Actor
+from rlbudget.arrays import Floats, Ints
+from rlbudget.envs.replay_core import ReplayColumns
+from rlbudget.files import json_ready
+from rlbudget.policy import outcomes
+from rlbudget.policy.bootstrap import Resampling, interval, resample
+from rlbudget.policy.operating import Swept, doubted, sweep
+from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, full_stops, outcome, utility
+from rlbudget.traces.table import TraceTable
+
+LEVEL = 0.9
+"""of the intervals"""
+LOSSES = (0.005, 0.01, 0.02)
+"""exact match that may be lost, of the savings that are estimated"""
+DRAWS = 2000
+_SMALLEST_GAP = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """Training traces, each under what was fitted without its question."""
+
+    table: TraceTable
+    fold: Ints
+    """(n,) of each trace"""
+    play: Callable[[float], Outcome]
+    """token price -> what the members that did not train on a question give on it, (n,)"""
+    tried: Sequence[Sequence[TriedRule]]
+    """of each fold, the rules on the other folds"""
+
+    @property
+    def traces(self) -> list[Ints]:
+        """Of each fold."""
+        return [np.flatnonzero(self.fold == place) for place in range(len(self.tried))]
+
+    def together(self, of_fold: Callable[[int, TraceTable], Outcome]) -> Outcome:
+        """What is chosen fold by fold, in the order of the table."""
+        found = [of_fold(k, self.table.take(rows)) for k, rows in enumerate(self.traces)]
+        order = np.argsort(np.concatenate(self.traces), kind="stable")
+        joined = outcomes.concatenated(found)
+        return Outcome(joined.exact_match[order], joined.thinking[order], joined.probe[order],
+                       joined.answer[order])  # fmt: skip
+
+    def rule(self, name: str | None, token_price: float) -> Outcome:
+        """A rule with the parameters of highest mean utility on the other folds, never stopping
+        among them; the best of all rules where no name is given."""
+
+        def of_fold(place: int, own: TraceTable) -> Outcome:
+            return _play(own, _best(_named(self.tried[place], name), token_price))
+
+        return self.together(of_fold)
+
+    def fixed(self, token_price: float) -> Outcome:
+        """The best constant budget of the other folds."""
+        return self.rule("fixed", token_price)
+
+
+def play_of(
+    columns: ReplayColumns, fold: Ints, actors: Sequence[Actor], preset: str
+) -> Callable[[float, float], Outcome]:
+    """What the actor of each fold gives on its traces of ``columns`` at a token price, less a doubt
+    in its logit of STOP."""  # fmt: skip
+    table, charged = columns.table, outcomes.charged_by(preset)
+    rows = [table.rows_of(np.flatnonzero(fold == place))[0] for place in range(len(actors))]
+
+    def play(token_price: float, doubt: float = 0.0) -> Outcome:
+        inputs, chance = columns.inputs, np.empty(len(columns.inputs))
+        inputs[:, -1] = columns.scaling.price(token_price)
+        for actor, own in zip(actors, rows, strict=True):
+            chance[own] = actor_chances(actor, inputs[own])[0]
+        says = chance > 1 / (1 + math.exp(-doubt))
+        return outcome(table, outcomes.first_stop(table, says), probes_charged=charged)
+
+    return play
+
+
+def estimate(
+    given: OutOfFold, prices: Mapping[float, float], swept: Sequence[Swept], seed: int = 0
+) -> dict[str, Any]:
+    """The estimates with their intervals, JSON-ready; ``prices`` are relative -> token price.
+
+    ``swept`` is what ``given.play`` gives at operating prices. Whether the policy is better than a
+    rule is for ``evaluate.verdicts`` to say: ``over_rule`` is a mean difference in utility, each
+    price weighted by what there is to gain, with the rule of the highest mean.
+    """
+    table = given.table
+    resampling = resample(table.question_ids, draws=DRAWS, seed=seed)
+    names = sorted({one.rule.name for tried in given.tried for one in tried})
+    at = {r: _At(given, price, names) for r, price in prices.items()}
+    gap = _Gap(resampling, list(at.values()))
+    means = {name: gap.value([one.utility[name] for one in at.values()]) for name in names}
+    known = {name: mean for name, mean in means.items() if not np.isnan(mean)}
+    best = max(known, key=known.__getitem__, default="full")
+    own = [one.own_utility for one in at.values()]
+    rule = [one.utility[best] for one in at.values()]
+    found = {
+        "questions": resampling.questions,
+        "level": LEVEL,
+        "oracle_gap_closed": gap.value(own),
+        "oracle_gap_closed_ci90": gap.interval(own),
+        "rule": {
+            "name": best,
+            "oracle_gap_closed": gap.value(rule),
+            "oracle_gap_closed_ci90": gap.interval(rule),
+        },
+        "over_rule": gap.difference(own, rule),
+        "over_never": gap.difference(own, [one.utility["full"] for one in at.values()]),
+        "prices": [
+            {
+                "relative_price": relative,
+                "token_price": prices[relative],
+                "exact_match": float(one.own.exact_match.mean()),
+                "tokens": float(one.own.tokens.mean()),
+                "utility": float(one.own_utility.mean()),
+                "oracle_gap_closed": gap.at(k, one.own_utility),
+                "oracle_gap_closed_ci90": gap.interval_at(k, one.own_utility),
+                "never": gap.at(k, one.utility["full"]),
+                "rule": one.best,
+                "rule_oracle_gap_closed": gap.at(k, one.any_rule),
+            }
+            for k, (relative, one) in enumerate(at.items())
+        ],
+        "savings": [_savings(given, loss, swept, resampling) for loss in LOSSES],
+    }
+    plain: dict[str, Any] = json_ready(found)
+    return plain
+
+
+class _At:
+    """What everything gives out of fold at a price: utilities (n,)."""
+
+    def __init__(self, given: OutOfFold, price: float, names: Sequence[str]) -> None:
+        self.own = given.play(price)
+        self.own_utility = utility(self.own, price)
+        self.utility = {name: utility(given.rule(name, price), price) for name in names}
+        self.any_rule = utility(given.rule(None, price), price)
+        # Of equals that which is named first, never stopping before all others.
+        order = ["full", *(name for name in names if name != "full")]
+        self.best = max(order, key=lambda name: float(self.utility[name].mean()))
+        stops = outcomes.oracle_stops(given.table, price)
+        self.oracle = utility(outcome(given.table, stops), price)
+
+
+class _Gap:
+    """Shares of the gap between the best constant budget and the oracle, and their intervals."""
+
+    def __init__(self, resampling: Resampling, at: Sequence[_At]) -> None:
+        self._resampling = resampling
+        self._fixed = [one.utility["fixed"] for one in at]
+        self._gaps = [one.oracle - one.utility["fixed"] for one in at]
+        self._gap_draws = [resampling.means(gap) for gap in self._gaps]
+        self._open = [float(gap.mean()) > _SMALLEST_GAP for gap in self._gaps]
+
+    def at(self, k: int, own: Floats) -> float:
+        if not self._open[k]:
+            return float("nan")
+        return float((own - self._fixed[k]).mean() / self._gaps[k].mean())
+
+    def _draws(self, k: int, own: Floats) -> Floats:
+        over = self._resampling.means(own - self._fixed[k])
+        gap = self._gap_draws[k]
+        share: Floats = np.full(len(gap), np.nan)
+        np.divide(over, gap, out=share, where=gap > _SMALLEST_GAP)
+        return share
+
+    def value(self, own: Sequence[Floats]) -> float:
+        known = [self.at(k, one) for k, one in enumerate(own) if self._open[k]]
+        return float(np.mean(known)) if known else float("nan")
+
+    def interval(self, own: Sequence[Floats]) -> tuple[float, float]:
+        draws = [self._draws(k, one) for k, one in enumerate(own) if self._open[k]]
+        if not draws:
+            return float("nan"), float("nan")
+        return interval(np.mean(draws, axis=0), self._resampling.questions, level=LEVEL)
+
+    def interval_at(self, k: int, own: Floats) -> tuple[float, float]:
+        if not self._open[k]:
+            return float("nan"), float("nan")
+        return interval(self._draws(k, own), self._resampling.questions, level=LEVEL)
+
+    def difference(self, own: Sequence[Floats], other: Sequence[Floats]) -> dict[str, Any]:
+        """In the mean share of the gap."""
+        apart = [
+            (one - two) / float(gap.mean())
+            for one, two, gap, is_open in zip(own, other, self._gaps, self._open, strict=True)
+            if is_open
+        ]
+        if not apart:
+            return {"difference": float("nan"), "ci90": (float("nan"),) * 2}
+        mean: Floats = np.mean(apart, axis=0)
+        draws = self._resampling.means(mean)
+        return {
+            "difference": float(mean.mean()),
+            "ci90": interval(draws, self._resampling.questions, level=LEVEL),
+        }
+
+
+def _savings(
+    given: OutOfFold, max_em_loss: float, swept: Sequence[Swept], resampling: Resampling
+) -> dict[str, Any]:
+    """What may be saved where so much exact match may be lost.
+
+    The price is chosen on the other folds, with the doubt of the operating points, and so are the
+    best rule and its parameters.
+    """
+    table = given.table
+    full = outcome(table, full_stops(table))
+    at = [given.play(one.token_price) for one in swept]
+    others = [table.take(np.flatnonzero(given.fold != k)) for k in range(len(given.tried))]
+
+    def policy(place: int, own: TraceTable) -> Outcome:
+        rows, kept = given.fold != place, given.traces[place]
+        each = [_some(one, rows) for one in at]
+        best = _saving_most(others[place], each, max_em_loss)
+        return _some(full if best is None else at[best], kept)
+
+    def rule(place: int, own: TraceTable) -> Outcome:
+        tried = given.tried[place]
+        best = _saving_most(others[place], [one.outcome for one in tried], max_em_loss)
+        return _play(own, tried[0 if best is None else best])
+
+    found: dict[str, Any] = {"max_em_loss": max_em_loss}
+    for name, chosen in (("", given.together(policy)), ("rule_", given.together(rule))):
+        lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
+        share = resampling.means(saved) / resampling.means(full.tokens)
+        n = resampling.questions
+        found |= {
+            f"{name}savings": float(saved.mean() / full.tokens.mean()),
+            f"{name}savings_ci90": interval(share, n, level=LEVEL),
+            f"{name}em_loss": float(lost.mean()),
+            f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
+        }
+    return found
+
+
+def _saving_most(table: TraceTable, each: Sequence[Outcome], max_em_loss: float) -> int | None:
+    """The outcome that saves most of those whose ``doubted`` loss is allowed; None where there is
+    none."""
+    questions = len(np.unique(table.question_ids))
+    played = iter(each)
+    swept = sweep(table, [0.0] * len(each), lambda _: next(played))
+    fits = [k for k, one in enumerate(swept) if doubted(one, questions) <= max_em_loss + 1e-12]
+    return max(fits, key=lambda k: swept[k].savings, default=None)
+
+
+def _some(given: Outcome, rows: Any) -> Outcome:
+    return Outcome(given.exact_match[rows], given.thinking[rows], given.probe[rows],
+                   given.answer[rows])  # fmt: skip
+
+
+def _named(tried: Sequence[TriedRule], name: str | None) -> list[TriedRule]:
+    return [one for one in tried if name is None or one.rule.name in ("full", name)]
+
+
+def _best(tried: Sequence[TriedRule], token_price: float) -> TriedRule:
+    means = [float(utility(one.outcome, token_price).mean()) for one in tried]
+    return tried[int(np.argmax(means))]
+
+
+def _play(table: TraceTable, chosen: TriedRule) -> Outcome:
+    return chosen.rule.outcome(table, chosen.parameters)
+
+
+def relative_prices(table: TraceTable) -> dict[float, float]:
+    """Relative price -> token price on these traces."""
+    return {relative: outcomes.token_price_of(relative, table) for relative in RELATIVE_PRICES}
