@@ -61,6 +61,11 @@ def best_of(tried: Sequence[TriedRule], token_price: float) -> TriedRule:
     return tried[int(np.argmax(means))]
 
 
+def named(tried: Sequence[TriedRule], name: str | None) -> list[TriedRule]:
+    """Those of a rule, and never stopping; all where there is no name."""
+    return [one for one in tried if name is None or one.rule.name in ("full", name)]
+
+
 def as_paid(table: TraceTable, tried: Sequence[TriedRule], preset: str) -> list[TriedRule]:
     """What a policy of a preset can imitate, paying what it would.
 

@@ -16,6 +16,8 @@ from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.policy.seen import from_text
 
 BEST, RUN = "best.safetensors", "run.json"
+RULES = "rules"
+"""folder within a run's, with a run folder for each rule that can be frozen"""
 RUN_VERSION = 1
 
 
@@ -26,17 +28,31 @@ def freeze(
     overwrite: bool = False,
     standalone: bool = False,
     unfinished: bool = False,
+    rule: str | None = None,
 ) -> Policy:
     """Write the best policy of a training run to the folder ``out`` and return it.
 
     ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. The same run gives
     the same bytes. ``unfinished`` takes a run that was interrupted, too, and the card says so.
+    ``rule`` freezes a rule in place of what was trained, as tuned on the run's training questions.
     Raises ``UserError`` for a folder that holds no finished run and for an ``out`` that may not be
     written (``save_policy``).
     """
-    policy = policy_of_run(run_dir, unfinished=unfinished)
+    source = Path(run_dir) if rule is None else _run_of_rule(Path(run_dir), rule)
+    policy = policy_of_run(source, unfinished=unfinished)
     save_policy(out, policy, overwrite=overwrite, standalone=standalone)
     return policy
+
+
+def _run_of_rule(run_dir: Path, rule: str) -> Path:
+    read_run(run_dir)
+    known = sorted(path.parent.name for path in (run_dir / RULES).glob(f"*/{RUN}"))
+    if rule not in known:
+        which = f"it can freeze {', '.join(known)}" if known else (
+            "a run of a single policy or one that did not come to its end has none"
+        )  # fmt: skip
+        raise UserError(f"{run_dir} holds no rule {rule!r}: {which}")
+    return run_dir / RULES / rule
 
 
 def policy_of_run(run_dir: str | Path, *, unfinished: bool = False) -> Policy:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from rlbudget.agents.actor import actor_chances
-from rlbudget.agents.clone import TriedRule
+from rlbudget.agents.clone import TriedRule, best_of, named
 from rlbudget.agents.together import Actor
 from rlbudget.arrays import Floats, Ints
 from rlbudget.envs.replay_core import ReplayColumns
@@ -36,6 +36,13 @@ DRAWS = 2000
 _SMALLEST_GAP = 1e-9
 
 
+class Play(Protocol):
+    """What members give on questions that they were not trained on."""
+
+    def __call__(self, token_price: float, doubt: float = 0.0, /) -> Outcome:
+        """At a token price, less a doubt in their logit of STOP: (n,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
     """Training traces, each under what was fitted without its question."""
@@ -47,6 +54,7 @@ class OutOfFold:
     """token price -> what the members that did not train on a question give on it, (n,)"""
     tried: Sequence[Sequence[TriedRule]]
     """of each fold, the rules on the other folds"""
+    _rules: dict[tuple[str | None, float], Outcome] = field(default_factory=dict)
 
     @property
     def traces(self) -> list[Ints]:
@@ -66,24 +74,24 @@ class OutOfFold:
         among them; the best of all rules where no name is given."""
 
         def of_fold(place: int, own: TraceTable) -> Outcome:
-            return _play(own, _best(_named(self.tried[place], name), token_price))
+            return _play(own, best_of(named(self.tried[place], name), token_price))
 
-        return self.together(of_fold)
+        if (name, token_price) not in self._rules:
+            self._rules[name, token_price] = self.together(of_fold)
+        return self._rules[name, token_price]
 
     def fixed(self, token_price: float) -> Outcome:
         """The best constant budget of the other folds."""
         return self.rule("fixed", token_price)
 
 
-def play_of(
-    columns: ReplayColumns, fold: Ints, actors: Sequence[Actor], preset: str
-) -> Callable[[float, float], Outcome]:
+def play_of(columns: ReplayColumns, fold: Ints, actors: Sequence[Actor], preset: str) -> Play:
     """What the actor of each fold gives on its traces of ``columns`` at a token price, less a doubt
     in its logit of STOP."""  # fmt: skip
     table, charged = columns.table, outcomes.charged_by(preset)
     rows = [table.rows_of(np.flatnonzero(fold == place))[0] for place in range(len(actors))]
 
-    def play(token_price: float, doubt: float = 0.0) -> Outcome:
+    def play(token_price: float, doubt: float = 0.0, /) -> Outcome:
         inputs, chance = columns.inputs, np.empty(len(columns.inputs))
         inputs[:, -1] = columns.scaling.price(token_price)
         for actor, own in zip(actors, rows, strict=True):
@@ -140,7 +148,12 @@ def estimate(
             }
             for k, (relative, one) in enumerate(at.items())
         ],
-        "savings": [_savings(given, loss, swept, resampling) for loss in LOSSES],
+        "savings": _savings(given, swept, resampling),
+        "swept": [[one.token_price, one.em_loss, one.savings] for one in swept],
+        "full": {
+            "exact_match": float(table.final_exact_match.mean()),
+            "tokens": float(table.full_tokens.mean()),
+        },
     }
     plain: dict[str, Any] = json_ready(found)
     return plain
@@ -216,8 +229,8 @@ class _Gap:
 
 
 def _savings(
-    given: OutOfFold, max_em_loss: float, swept: Sequence[Swept], resampling: Resampling
-) -> dict[str, Any]:
+    given: OutOfFold, swept: Sequence[Swept], resampling: Resampling
+) -> list[dict[str, Any]]:
     """What may be saved where so much exact match may be lost.
 
     The price is chosen on the other folds, with the doubt of the operating points, and so are the
@@ -226,39 +239,50 @@ def _savings(
     table = given.table
     full = outcome(table, full_stops(table))
     at = [given.play(one.token_price) for one in swept]
-    others = [table.take(np.flatnonzero(given.fold != k)) for k in range(len(given.tried))]
+    others = [given.fold != place for place in range(len(given.tried))]
+    of_policy, of_rules = [], []
+    for rows, tried in zip(others, given.tried, strict=True):
+        rest = table.take(np.flatnonzero(rows))
+        of_policy.append(_swept(rest, [_some(one, rows) for one in at]))
+        of_rules.append(_swept(rest, [one.outcome for one in tried]))
+    found = []
+    for loss in LOSSES:
 
-    def policy(place: int, own: TraceTable) -> Outcome:
-        rows, kept = given.fold != place, given.traces[place]
-        each = [_some(one, rows) for one in at]
-        best = _saving_most(others[place], each, max_em_loss)
-        return _some(full if best is None else at[best], kept)
+        def policy(place: int, own: TraceTable, loss: float = loss) -> Outcome:
+            best = _saving_most(of_policy[place], loss)
+            return _some(full if best is None else at[best], given.traces[place])
 
-    def rule(place: int, own: TraceTable) -> Outcome:
-        tried = given.tried[place]
-        best = _saving_most(others[place], [one.outcome for one in tried], max_em_loss)
-        return _play(own, tried[0 if best is None else best])
+        def rule(place: int, own: TraceTable, loss: float = loss) -> Outcome:
+            return _play(own, given.tried[place][_saving_most(of_rules[place], loss) or 0])
 
-    found: dict[str, Any] = {"max_em_loss": max_em_loss}
-    for name, chosen in (("", given.together(policy)), ("rule_", given.together(rule))):
-        lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
-        share = resampling.means(saved) / resampling.means(full.tokens)
-        n = resampling.questions
-        found |= {
-            f"{name}savings": float(saved.mean() / full.tokens.mean()),
-            f"{name}savings_ci90": interval(share, n, level=LEVEL),
-            f"{name}em_loss": float(lost.mean()),
-            f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
-        }
+        row: dict[str, Any] = {"max_em_loss": loss}
+        for name, chosen in (("", given.together(policy)), ("rule_", given.together(rule))):
+            lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
+            share = resampling.means(saved) / resampling.means(full.tokens)
+            n = resampling.questions
+            row |= {
+                f"{name}savings": float(saved.mean() / full.tokens.mean()),
+                f"{name}savings_ci90": interval(share, n, level=LEVEL),
+                f"{name}em_loss": float(lost.mean()),
+                f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
+            }
+        found.append(row)
     return found
 
 
-def _saving_most(table: TraceTable, each: Sequence[Outcome], max_em_loss: float) -> int | None:
-    """The outcome that saves most of those whose ``doubted`` loss is allowed; None where there is
-    none."""
-    questions = len(np.unique(table.question_ids))
+_Swept = tuple[list[Swept], int]
+"""what several settings give on some questions, and how many these are"""
+
+
+def _swept(table: TraceTable, each: Sequence[Outcome]) -> _Swept:
     played = iter(each)
     swept = sweep(table, [0.0] * len(each), lambda _: next(played))
+    return swept, len(np.unique(table.question_ids))
+
+
+def _saving_most(given: _Swept, max_em_loss: float) -> int | None:
+    """Which saves most of those whose ``doubted`` loss is allowed; None where there is none."""
+    swept, questions = given
     fits = [k for k, one in enumerate(swept) if doubted(one, questions) <= max_em_loss + 1e-12]
     return max(fits, key=lambda k: swept[k].savings, default=None)
 
@@ -266,15 +290,6 @@ def _saving_most(table: TraceTable, each: Sequence[Outcome], max_em_loss: float)
 def _some(given: Outcome, rows: Any) -> Outcome:
     return Outcome(given.exact_match[rows], given.thinking[rows], given.probe[rows],
                    given.answer[rows])  # fmt: skip
-
-
-def _named(tried: Sequence[TriedRule], name: str | None) -> list[TriedRule]:
-    return [one for one in tried if name is None or one.rule.name in ("full", name)]
-
-
-def _best(tried: Sequence[TriedRule], token_price: float) -> TriedRule:
-    means = [float(utility(one.outcome, token_price).mean()) for one in tried]
-    return tried[int(np.argmax(means))]
 
 
 def _play(table: TraceTable, chosen: TriedRule) -> Outcome:

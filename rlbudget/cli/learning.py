@@ -115,6 +115,8 @@ class Freeze:
     """Replace a policy that is already there."""
     standalone: Flag = False
     """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
+    rule: str | None = None
+    """Freeze this rule as it was tuned on the run's training questions, in place of the policy."""
     unfinished: Flag = False
     """Take the best policy of a training that was interrupted; its card says so."""
 
@@ -126,6 +128,7 @@ class Freeze:
             overwrite=self.overwrite,
             standalone=self.standalone,
             unfinished=self.unfinished,
+            rule=self.rule,
         )
         report(of_freezing(policy.config))
         note(f"Policy written to {self.out}")

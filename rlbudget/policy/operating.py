@@ -49,10 +49,13 @@ def sweep(
 ) -> list[Swept]:
     """What prices give on a table; ``at`` replays a policy on it at a price."""
     full = outcome(table, full_stops(table))
+    _, question = np.unique(table.question_ids, return_inverse=True)
+    traces = np.bincount(question)
     found = []
     for price in token_prices:
         stopped = at(price)
-        losses = by_question(table, full.exact_match - stopped.exact_match)
+        lost = full.exact_match - stopped.exact_match
+        losses = np.bincount(question, weights=lost) / traces
         error = float(losses.std()) / len(losses) ** 0.5
         saved = 1 - float(stopped.tokens.mean()) / float(full.tokens.mean())
         found.append(Swept(price, float(losses.mean()), error, saved))

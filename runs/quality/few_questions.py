@@ -1,147 +1,165 @@
-"""How many recorded questions a learner needs: 60, 250 and 1,000 to train on, the same held out.
+"""How many recorded questions a policy needs: the embedded model and SmolLM2, cut to few.
 
-    python -m runs.quality.few_questions [--traces FOLDER] [--n 3600] [--seeds 3]
+    python -m runs.quality.few_questions [--traces FOLDER] [--n 3600] [--units FILE]
+        [--numbers 10 20] [--sizes 250 60 1000 120 500] [--report]
 
-A fifth of the questions of a size is for validation, the rest for training. Writes
+A cut is so many questions drawn from those that are not held out; everything is trained and tuned
+on them and measured on the same held-out ones. A unit, one cut in one preset, is added to
+``--units`` as it is made, and units that are there are not made again, so a run may be ended and
+gone on with; ``--report`` makes none and reports those there are. Cuts 0 and 1 chose the method
+(``agents.members``, ``agents.doubt``) and are left out by default. Writes
 ``runs/results/few_questions.json`` and the plot beside it.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rlbudget.agents.freeze import policy_of_run
-from rlbudget.agents.logistic import logistic_rule
-from rlbudget.agents.ppo import PPOConfig, train
-from rlbudget.agents.rules import RULES
-from rlbudget.evaluate.evaluation import as_json, assess
-from rlbudget.evaluate.learners import fit_learners
 from rlbudget.policy.observation import Preset
-from rlbudget.traces.store import load_table
-from rlbudget.traces.table import Split, TraceTable, split_questions, without
-from runs.common import RESULTS, parser_of, recorded, write_result
+from runs.common import OUT, RESULTS, parser_of, recorded, row, write_result
+from runs.quality.cuts import Cut, append, cuts, gaps, measured, record_of, units_in
 
-SIZES = (60, 250, 1000)
+SIZES = (250, 60, 1000, 120, 500)
 PRESETS: tuple[Preset, ...] = ("free", "probe")
-COLOURS = {"ppo": "#0969da", "exact-pg": "#8250df", "fitted-q": "#bc4c00", "logistic": "#1a7f37",
-           "best rule": "#57606a"}  # fmt: skip
+SOURCES = ("embedded", "smollm2")
+OWN = ("ensemble", "one ppo", "oracle")
+COLOURS = {"ensemble": "#0969da", "one ppo": "#8250df", "best rule": "#57606a"}
+MANY = 10
+"""cuts of each kind that a verdict needs"""
+
+Units = list[dict[str, Any]]
 
 
 def main() -> None:
-    """Record, train, measure, draw, write."""
+    """Make units, put them together, draw, write."""
     parser = parser_of(__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="subsets and seeds of each size")
+    parser.add_argument("--units", type=Path, default=OUT / "cuts" / "few.jsonl")
+    parser.add_argument("--numbers", type=int, nargs=2, default=(10, 20), help="of cuts")
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--report", action="store_true", help="make no more units")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        table = load_table(recorded(args.traces, scratch, args.n))
-        held_out = split_questions(table, seed=0).held_out
-        pool = without(table, held_out)
-        gaps: dict[str, dict[int, list[float]]] = {}
-        for size in SIZES:
-            for seed in range(args.seeds):
-                for name, gap in measure(pool, held_out, size, seed, scratch).items():
-                    gaps.setdefault(name, {}).setdefault(size, []).append(gap)
-                print(size, seed, {n: round(g[size][-1], 3) for n, g in gaps.items()}, flush=True)
-    means = {n: {s: float(np.mean(v)) for s, v in of.items()} for n, of in gaps.items()}
+    if not args.report:
+        with tempfile.TemporaryDirectory() as scratch:
+            traces = recorded(args.traces, Path(scratch), args.n)
+            made = {one["key"] for one in units_in(args.units)}
+            for cut in _cuts(traces, args.sizes, range(*args.numbers)):
+                if cut.key not in made:
+                    append(args.units, measured(cut, rivals=True))
+                    print(cut.key, flush=True)
+    units = [one for one in units_in(args.units) if one["source"] in SOURCES]
+    grouped: dict[tuple[str, str, int], Units] = defaultdict(list)
+    for unit in units:
+        grouped[unit["source"], unit["preset"], unit["size"]].append(unit)
+    means = {"/".join(map(str, key)): _means(of) for key, of in sorted(grouped.items())}
     draw(means, RESULTS / "few_questions.svg")
-    rows = []
-    for preset in PRESETS:
-        end = "" if preset == "free" else "-probe"
-        for size in SIZES:
-            own = means[f"ppo{end}"][size]
-            other = max(means[f"{name}{end}"][size] for name in ("fitted-q", "exact-pg"))
-            rows.append(
-                {
-                    "row": f"{preset}: mean oracle gap closed by PPO, {size} questions",
-                    "wanted": f">= {other - 0.01:.3f} (the better of fitted-Q and exact gradient"
-                    " - 0.01)",
-                    "reached": f"{own:.3f}",
-                    "met": bool(own >= other - 0.01),
-                }
-            )
     write_result(
-        "few_questions", rows, seeds=list(range(args.seeds)), sizes=list(SIZES),
-        held_out_questions=len(np.unique(held_out.question_ids)),
-        mean_oracle_gap_closed={n: {str(s): v for s, v in of.items()} for n, of in means.items()},
+        "few_questions",
+        [*_against(grouped), *_promises(units)],
+        cuts={"/".join(map(str, key)): len(of) for key, of in sorted(grouped.items())},
+        mean_gap_closed=means,
         figure="few_questions.svg",
-    )  # fmt: skip
-
-
-def subset(pool: TraceTable, size: int, seed: int) -> tuple[TraceTable, TraceTable]:
-    """(training, validation) traces of ``size`` questions drawn by ``seed``."""
-    questions = np.random.default_rng(seed).permutation(np.unique(pool.question_ids))[:size]
-    validation = questions[: size // 5]
-    return (
-        pool.take(np.flatnonzero(np.isin(pool.question_ids, questions[size // 5 :]))),
-        pool.take(np.flatnonzero(np.isin(pool.question_ids, validation))),
     )
 
 
-def measure(
-    pool: TraceTable, held_out: TraceTable, size: int, seed: int, scratch: Path
-) -> dict[str, float]:
-    """Mean oracle gap closed on the held-out traces of every learner and of the best rule."""
-    train_set, validation = subset(pool, size, seed)
-    both = pool.take(
-        np.flatnonzero(
-            np.isin(
-                pool.question_ids,
-                np.concatenate([train_set.question_ids, validation.question_ids]),
+def _cuts(traces: Path, sizes: list[int], numbers: range) -> Iterator[Cut]:
+    """One cut of each kind, then the next: what there is is of all kinds when it is ended."""
+    tables = {source: record_of(source, traces) for source in SOURCES}
+    for number in numbers:
+        for size in sizes:
+            for preset in PRESETS:
+                for source, table in tables.items():
+                    yield from cuts(source, table, preset, size, range(number, number + 1))
+
+
+def _gap(unit: dict[str, Any], name: str) -> float:
+    sums = {n: np.array(of) for n, of in unit["utility"].items()}
+    return float(gaps(sums, name).mean())
+
+
+def _means(of: Units) -> dict[str, float]:
+    """Mean gap closed by what there is in all units, and by the rule that was best in hindsight."""
+    names = set.intersection(*(set(unit["utility"]) for unit in of))
+    means = {name: float(np.mean([_gap(unit, name) for unit in of])) for name in sorted(names)}
+    rules = {name: mean for name, mean in means.items() if name not in OWN}
+    return {**means, "best rule": max(rules.values())}
+
+
+def _against(grouped: dict[tuple[str, str, int], Units]) -> list[dict[str, Any]]:
+    rows = []
+    for (source, preset, size), of in sorted(grouped.items()):
+        means = _means(of)
+        least = max(means["best rule"], means["one ppo"])
+        few = "" if len(of) >= MANY else f" ({len(of)} cuts only)"
+        rows.append(
+            row(
+                f"{source}, {preset}, {size} questions: mean gap closed, mean of 10 cuts",
+                ">= the best rule in hindsight and >= one PPO",
+                f"{means['ensemble']:.3f}; best rule {means['best rule']:.3f}, one PPO"
+                f" {means['one ppo']:.3f}{few}",
+                means["ensemble"] >= least and len(of) >= MANY,
             )
         )
-    )
-    policies = {}
-    for preset in PRESETS:
-        run = scratch / f"{size}-{seed}-{preset}"
-        train(train_set, validation, PPOConfig(preset=preset, seed=seed), run)
-        policies["ppo" if preset == "free" else "ppo-probe"] = policy_of_run(run)
-    learners = fit_learners(Split(train_set, validation, held_out), PRESETS, seed=seed)
-    assessment = assess(
-        both,
-        held_out,
-        policies,
-        rules=[*RULES, logistic_rule(both)],
-        learners=learners,
-        validation=validation,
-        draws=2,
-    )
-    gap = {r["method"]: r for r in as_json(assessment)["summary"]}
-    value = {name: row["mean_oracle_gap_closed"] for name, row in gap.items()}
-    rules = [n for n, row in gap.items() if row["kind"] == "rule" and n != "logistic"]
-    return {
-        **{name: value[name] for name in (*policies, *learners, "logistic")},
-        "best rule": max(value[name] for name in rules),
-    }
+    return rows
 
 
-def draw(means: dict[str, dict[int, float]], file: Path) -> None:
-    """One line a learner over the number of questions, a panel for each preset."""
-    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
+def _promises(units: Units) -> list[dict[str, Any]]:
+    """The out-of-fold interval, and the effort that may lose a point on cuts of 250 questions."""
+    covered = [
+        low <= _gap(unit, "ensemble") <= high
+        for unit in units
+        for low, high in [unit["promised"]["oracle_gap_closed_ci90"]]
+        if low is not None
+    ]
+    points = [unit["points"]["medium"] for unit in units if unit["size"] == 250]
+    kept = [point["lost"] <= point["may_lose"] for point in points]
+    few = " (too few cuts)"
+    return [
+        row(
+            "the out-of-fold estimate's 90% interval covers the held-out gap closed",
+            "80% to 97% of 100 cuts",
+            f"{sum(covered)} of {len(covered)}{few if len(covered) < 100 else ''}",
+            len(covered) >= 100 and 0.8 <= float(np.mean(covered)) <= 0.97,
+        ),
+        row(
+            "effort medium of 250 questions (may lose a point): held-out loss within the point",
+            "in >= 85% of 100 cuts",
+            f"{sum(kept)} of {len(kept)}, {np.mean([p['saved'] for p in points] or [0]):.0%} saved"
+            f"{few if len(kept) < 100 else ''}",
+            len(kept) >= 100 and float(np.mean(kept)) >= 0.85,
+        ),
+    ]
+
+
+def draw(means: dict[str, dict[str, float]], file: Path) -> None:
+    """One line a method over the number of questions, a panel for each source and preset."""
+    panels = sorted({key.rpartition("/")[0] for key in means})
+    if not panels:
+        return
+    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, preset in zip(panels, PRESETS, strict=True):
-        for name, of in means.items():
-            base = name.removesuffix("-probe")
-            both = base in ("logistic", "best rule")
-            if not both and name.endswith("-probe") != (preset == "probe"):
-                continue
-            axes.plot(list(of), list(of.values()), "o-", color=COLOURS[base], label=base,
-                      linewidth=2.4 if base == "ppo" else 1.4)  # fmt: skip
+    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(axes_of, panels, strict=True):
+        sizes = sorted(int(k.rpartition("/")[2]) for k in means if k.rpartition("/")[0] == panel)
+        for name, colour in COLOURS.items():
+            values = [means[f"{panel}/{size}"][name] for size in sizes]
+            axes.plot(sizes, values, "o-", color=colour, label=name)
         axes.axhline(0, color="#57606a", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
-        axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
-        axes.set_title(f"preset {preset}", loc="left")
+        axes.set_title(panel.replace("/", ", "), loc="left")
         axes.set_xlabel("recorded questions")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("mean oracle gap closed, held out")
-    panels[1].legend(frameon=False)
+    axes_of[0].set_ylabel("mean oracle gap closed, held out")
+    axes_of[-1].legend(frameon=False)
     figure.savefig(file, metadata={"Date": None})
 
 

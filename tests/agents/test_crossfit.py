@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from frozen_nets import random_observations
+from frozen_nets import random_observations, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlbudget.agents.actor import actor_chances
-from rlbudget.agents.clone import as_paid, best_of, imitate, try_rules
+from rlbudget.agents.clone import as_paid, best_of, imitate, named, try_rules
 from rlbudget.agents.config import PPOConfig, ensemble_of
-from rlbudget.agents.crossfit import train_crossfit
+from rlbudget.agents.crossfit import RULE_PRICES, train_crossfit
 from rlbudget.agents.doubt import DOUBTS, NEVER, choose_doubts, doubtful
-from rlbudget.agents.freeze import freeze, policy_of_run
+from rlbudget.agents.freeze import RULES, freeze, policy_of_run
 from rlbudget.agents.members import (
     Member,
     best_members,
@@ -41,6 +41,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import assess
 from rlbudget.policy import outcomes
 from rlbudget.policy.folder import load_policy
+from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
 
 TINY = replace(
@@ -302,3 +303,33 @@ def test_what_trains_a_single_policy_is_no_ensemble() -> None:
     assert ensemble_of(PPOConfig(em_floor=0.9)).members == 1
     with pytest.raises(UserError, match="train a single policy"):
         PPOConfig(advantages="sampled", members=5)
+
+
+def test_a_frozen_rule_stops_where_the_rule_does_at_every_price_it_was_tuned_to(
+    tmp_path: Path,
+) -> None:
+    table = make_table(80, seed=8)
+    run = tmp_path / "run"
+    train_crossfit(table, replace(TINY, total_timesteps=1024), run)
+    grid = price_grid(policy_of_run(run).price_range, RULE_PRICES)
+    tried = try_rules(table)
+    frozen = sorted(path.name for path in (run / RULES).iterdir())
+    assert {"fixed", "confidence", "streak", "certain", "p_end", "thinkbrake"} <= set(frozen)
+    for name in frozen:
+        policy = freeze(run, tmp_path / name, rule=name, standalone=True)
+        own = as_paid(table, named(tried, name), policy.preset)
+        for price in grid:
+            expected = best_of(own, price)
+            found = replay(policy, table, price)
+            np.testing.assert_array_equal(found.stops, expected.stops, err_msg=f"{name} {price}")
+            assert (found.outcome.tokens == expected.outcome.tokens).all()
+        assert load_policy(tmp_path / name) == policy
+        assert policy.operating_points
+    with pytest.raises(UserError, match="holds no rule 'deer': it can freeze certain"):
+        freeze(run, tmp_path / "none", rule="deer")
+
+
+def test_a_run_of_a_single_policy_holds_no_rules(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    with pytest.raises(UserError, match="a run of a single policy"):
+        freeze(tmp_path / "run", tmp_path / "policy", rule="fixed")
