@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Annotated, Literal
 
 import tyro
@@ -86,6 +85,14 @@ class Serve:
     """Where requests, feedback and experiments are kept: a file, or postgresql://USER@HOST/NAME,
     also by RLBUDGET_STORE; by default the plan's, else the file rlbudget.sqlite3; "none" keeps
     nothing."""
+    keys: OptionalFile = None
+    """Keys that clients may show, as digests, with their limits (TOML; docs/gateway.md)."""
+    request_log: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A JSON line for each request goes there; "-" for standard output."""
+    log_texts: Flag = False
+    """Questions and answers stand in the request log too."""
+    otel: Flag = False
+    """Export spans and metrics by OpenTelemetry, as its environment variables say."""
     timeout: OptionalNumber = None
     """Longest silence of an upstream, in seconds; by default 120."""
     ssl_certfile: OptionalFile = None
@@ -109,17 +116,25 @@ class Serve:
         cut, shadow = self.cut or said.cut, self.shadow or said.shadow
         if cut == "engine" and shadow:
             raise UserError("an engine that cuts has no shadow mode: leave out --cut engine")
+        if self.log_texts and self.request_log is None:
+            raise UserError("--log-texts goes with --request-log")
+        live, file = online(), self.keys or said.keys
+        keys = live.named(
+            [] if file is None else live.read_keys(file),
+            live.digests_of(os.environ.get(KEY, "")),
+        )
         plans = {"default": plan, **_tried(plan)}
         settings = settings_for(plans, self.profile, self.token_price)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
-        online().serve(
+        live.serve(
             settings, upstreams=urls, weights=weights, model=model,
             tokenizer=self.tokenizer or said.tokenizer,
             upstream_key=os.environ.get(UPSTREAM_KEY) or None,
             timeout=self.timeout or said.timeout or TIMEOUT, approximate=self.approximate,
             top_logprobs=self.top_logprobs or said.top_logprobs or TOP_K,
-            key_digests=key_digests(os.environ.get(KEY, "")), shadow=shadow, cut=cut,
+            keys=keys, shadow=shadow, cut=cut, request_log=self.request_log,
+            log_texts=self.log_texts, otel=self.otel,
             store=self._store(plan),
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
@@ -142,12 +157,3 @@ def _tried(plan: Plan) -> dict[str, Plan]:
     """The plans of an experiment's arms, by the names of the arms."""
     arms = () if plan.experiment is None else plan.experiment.arms
     return {arm.name: load_plan(arm.plan) for arm in arms if arm.plan is not None}
-
-
-def key_digests(given: str) -> list[str]:
-    """Keys with commas between -> their SHA-256; those that are digests already are kept."""
-    found = []
-    for key in filter(None, (part.strip() for part in given.split(","))):
-        _, marked, digest = key.partition("sha256:")
-        found.append(digest.lower() if marked else sha256(key.encode()).hexdigest())
-    return found

@@ -11,12 +11,14 @@ from rlbudget.serve.experiments.kept import (
     stop,
 )
 from rlbudget.serve.experiments.status import status_json, status_table, with_usual
+from rlbudget.serve.keys import digests_of, named, read_keys
 from rlbudget.serve.run import serve
 from rlbudget.serve.store.opening import open_store
 from rlbudget.serve.store.reading import prune, read_entries
 from rlbudget.serve.store.store import note_event
 
 __all__ = [
-    "experiments", "find", "note_event", "open_store", "promote", "prune", "read_entries",
-    "results", "serve", "start", "status_json", "status_table", "stop", "with_usual",
+    "digests_of", "experiments", "find", "named", "note_event", "open_store", "promote", "prune",
+    "read_entries", "read_keys", "results", "serve", "start", "status_json", "status_table",
+    "stop", "with_usual",
 ]  # fmt: skip

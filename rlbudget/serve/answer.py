@@ -19,12 +19,15 @@ from rlbudget.serve.chat import DONE, Form, error_body, error_event
 from rlbudget.serve.hooks import Arrival, Ended, Outcome
 from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Answering
+from rlbudget.serve.savings import Savings
 from rlbudget.serve.shown import Piece
 
 _log = logging.getLogger("rlbudget.serve")
 GONE = 499
 """what the log says of a request whose client left"""
 _MOST_HEADER = 200
+_CUT = ("policy", "loop", "max_tokens", "escalate")
+"""reasons of a thinking that was ended before its end"""
 
 
 class Answer:
@@ -33,10 +36,11 @@ class Answer:
     def __init__(
         self, steered: Answering, arrival: Arrival, not_honoured: Sequence[str], form: Form,
         metrics: Metrics, over: Callable[[Outcome], None], *, begun: float,
+        savings: Savings,
     ) -> None:  # fmt: skip
         self._steered, self._arrival, self._form = steered, arrival, form
         self._not_honoured, self._metrics, self._over = not_honoured, metrics, over
-        self._begun = begun
+        self._begun, self._savings = begun, savings
         self._first: float | None = None
         self._shadow: dict[str, Any] | None = None
 
@@ -132,6 +136,9 @@ class Answer:
                              ("probe", ending.probe_tokens),
                              ("answer", ending.answer_tokens)):  # fmt: skip
             metrics.tokens.labels(kind).inc(tokens)
+        self._learn(ended)
+        if saved := self._saved():
+            metrics.saved.inc(saved)
         self._over(
             Outcome(
                 self._arrival, ended, seconds, GONE if ended == "left" else status,
@@ -139,10 +146,25 @@ class Answer:
                 stop_probability=ending.stop_probability,
                 prompt_tokens=self._steered.prompt_tokens,
                 thinking_tokens=ending.thinking_tokens, probe_tokens=ending.probe_tokens,
-                answer_tokens=ending.answer_tokens, audited=request.audited,
-                shadow=self._shadow, first_seconds=self._first, request=request,
+                answer_tokens=ending.answer_tokens, saved_tokens=self._saved(),
+                audited=request.audited, shadow=self._shadow, first_seconds=self._first,
+                request=request,
             )
         )  # fmt: skip
+
+    def _learn(self, ended: Ended) -> None:
+        """A thinking that nobody would have ended tells how long thinkings are."""
+        request = self._steered.request
+        whole = request.audited or self._arrival.shadow
+        if ended == "answered" and whole and request.ending.reason == "natural":
+            self._savings.full(request.ending.thinking_tokens)
+
+    def _saved(self) -> float | None:
+        """Thinking tokens that the stop saved, estimated; None where nothing is known."""
+        ending = self._steered.request.ending
+        if ending.reason not in _CUT:
+            return None if ending.reason is None else 0.0
+        return self._savings.saved(ending.thinking_tokens, ending.answer_tokens)
 
     async def _look_at_shadow(self) -> None:
         """Compare the answer that a cut would have given with the one that was given."""
@@ -202,6 +224,8 @@ class Answer:
             "policy": wanted.name,
             "audited": request.audited,
         }
+        if (saved := self._saved()) is not None:
+            told["estimated_saved_tokens"] = round(saved, 1)
         if request.request_id is not None:
             told["request_id"] = request.request_id
         if wanted.dial.effort is not None:
@@ -232,6 +256,7 @@ class Answer:
                 "stopped": str(ours["stopped"]).lower(),
                 "reason": ours["reason"],
                 "thinking-tokens": ours["thinking_tokens"],
+                "estimated-saved-tokens": ours.get("estimated_saved_tokens", ""),
             }
         return {f"x-rlbudget-{name}": header_text(value) for name, value in told.items()}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -21,10 +24,11 @@ from starlette.routing import Route
 from rlbudget.errors import UserError
 from rlbudget.models.site import ServerError
 from rlbudget.serve.answer import GONE, fault_of, headers_of
-from rlbudget.serve.completing import complete, forward
-from rlbudget.serve.gateway import Gateway, Opens, error
+from rlbudget.serve.completing import KEY, TOLD, complete, forward
+from rlbudget.serve.gateway import Gateway, Opens, error, then
 from rlbudget.serve.hooks import Extra
 from rlbudget.serve.incoming import UnreadError
+from rlbudget.serve.keys import Key, TooMuchError
 from rlbudget.serve.pool import Backend, Pool
 
 _log = logging.getLogger("rlbudget.serve")
@@ -158,13 +162,47 @@ def _add(gateway: Gateway, backend: Backend) -> None:
 async def _guarded(
     gateway: Gateway, http: HttpRequest, serve: Callable[[], Awaitable[Response]]
 ) -> Response:
-    """A key, room, and an error in OpenAI's form whatever happens."""
-    if not gateway.admits(headers_of(http.headers.raw)):
-        return error(401, "the key is not known here: send one as a bearer token")
-    if gateway.draining:
-        return error(503, "the gateway is about to end: ask another", {"retry-after": "1"})
-    if gateway.running >= gateway.limits.requests:
-        return error(429, "too many requests are on their way", {"retry-after": "1"})
+    """A key, room, and an error in OpenAI's form whatever happens; a line in the request log."""
+    begun = time.monotonic()
+    key: Key | None = None
+    if gateway.keys.keys and (key := gateway.keys.find(headers_of(http.headers.raw))) is None:
+        response = error(401, "the key is not known here: send one as a bearer token")
+    elif gateway.draining:
+        response = error(503, "the gateway is about to end: ask another", {"retry-after": "1"})
+    elif gateway.running >= gateway.limits.requests:
+        response = error(429, "too many requests are on their way", {"retry-after": "1"})
+    else:
+        http.scope[KEY] = None if key is None else key.name
+        response = await _within_limits(gateway, key, serve)
+    if gateway.journal is not None and not http.scope.get(TOLD):
+        gateway.journal.line({
+            "method": http.method, "path": http.url.path[:200], "status": response.status_code,
+            "key": None if key is None else key.name,
+            "seconds": round(time.monotonic() - begun, 6),
+        })  # fmt: skip
+    return response
+
+
+async def _within_limits(
+    gateway: Gateway, key: Key | None, serve: Callable[[], Awaitable[Response]]
+) -> Response:
+    """What the key allows."""
+    if key is None:
+        return await _answered(serve)
+    try:
+        gateway.keys.enter(key)
+    except TooMuchError as much:
+        gateway.metrics.key_refused.labels(key.name, much.limit).inc()
+        return error(429, str(much), {"retry-after": str(max(math.ceil(much.after), 1))})
+    try:
+        response = await _answered(serve)
+    except BaseException:
+        gateway.keys.leave(key)
+        raise
+    return then(response, partial(gateway.keys.leave, key))
+
+
+async def _answered(serve: Callable[[], Awaitable[Response]]) -> Response:
     try:
         return await serve()
     except UnreadError as fault:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -27,6 +28,8 @@ from rlbudget.serve.wishes import OURS, Wishes, wishes_of
 from rlbudget.tasks.conversations import text_of
 from rlbudget.tasks.rows import BadRowError
 
+KEY, TOLD = "rlbudget.key", "rlbudget.told"
+"""in a request's scope: the name of its key; that the parts are told of it"""
 _SECRET = ("authorization", "api-key", "cookie", "proxy-authorization")
 
 
@@ -44,20 +47,24 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
         there = ", ".join(gateway.backends)
         return error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
     asked = passes_through(body)
-    arrival = _arrival(gateway, pool, wishes, kind, headers, asked)
+    key: str | None = http.scope.get(KEY)
+    arrival = _arrival(gateway, pool, wishes, kind, headers, asked, key)
     passage = Passage(gateway.steering, arrival, gateway.metrics)
+    http.scope[TOLD] = True
+
+    def over(outcome: Outcome) -> None:
+        gateway.keys.spend(key, outcome.prompt_tokens + outcome.tokens)
+        passage.end(outcome)
 
     def unsaid() -> None:
         if not passage.over:  # nobody told: the client left before the first byte
-            passage.end(Outcome(passage.arrival, "left", time.monotonic() - begun, GONE))
+            over(Outcome(passage.arrival, "left", time.monotonic() - begun, GONE))
 
     async def respond() -> Response:
         try:
             arrival = await _entered(passage, http) if gateway.steering else passage.arrival
         except RefusedError as refused:
-            passage.end(
-                Outcome(passage.arrival, "refused", time.monotonic() - begun, refused.status)
-            )
+            over(Outcome(passage.arrival, "refused", time.monotonic() - begun, refused.status))
             return _refused(refused)
         if arrival is None:
             return Response(status_code=GONE)
@@ -72,14 +79,14 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
             else:
                 form = Form(kind, str(body["model"]))
                 answer = Answer(
-                    steered, arrival, wishes.not_honoured, form, gateway.metrics, passage.end,
-                    begun=begun,
+                    steered, arrival, wishes.not_honoured, form, gateway.metrics, over,
+                    begun=begun, savings=gateway.saves(arrival.wanted.name),
                 )  # fmt: skip
                 return await answer.respond(http, body)
         assert kind_of_why is not None
         own = orjson.dumps(wishes.body) if OURS in body else content
-        response = await _passed(gateway, pool, http, own, why, kind_of_why, wanted)
-        passage.end(Outcome(arrival, "passed", time.monotonic() - begun, response.status_code))
+        response = await _passed(gateway, pool, http, own, why, kind_of_why, wanted, key)
+        over(Outcome(arrival, "passed", time.monotonic() - begun, response.status_code))
         return response
 
     return await counted(gateway, respond(), unsaid)
@@ -87,7 +94,7 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
 
 def _arrival(
     gateway: Gateway, pool: Pool, wishes: Wishes, kind: Literal["chat", "text"],
-    headers: Mapping[str, str], asked: str | None,
+    headers: Mapping[str, str], asked: str | None, key: str | None,
 ) -> Arrival:  # fmt: skip
     said = dict(wishes.wanted.said or {})
     known = said.setdefault("request_id", uuid.uuid4().hex)
@@ -100,7 +107,7 @@ def _arrival(
     return Arrival(
         id=known, kind=kind, model=str(wishes.body["model"]), wanted=wanted, spot=spot,
         body=wishes.body, headers={n: v for n, v in headers.items() if n not in _SECRET},
-        key=gateway.key_of(headers), shadow=gateway.shadow,
+        key=key, shadow=gateway.shadow,
     )  # fmt: skip
 
 
@@ -144,7 +151,8 @@ async def forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
         pool = gateway.backend(model)
     except LookupError:
         pool = next(iter(gateway.backends.values()))
-    return await counted(gateway, _passed(gateway, pool, http, content, why, why))
+    key: str | None = http.scope.get(KEY)
+    return await counted(gateway, _passed(gateway, pool, http, content, why, why, key=key))
 
 
 async def _passed(
@@ -155,12 +163,20 @@ async def _passed(
     why: str,
     kind_of_why: str,
     wanted: Wanted | None = None,
+    key: str | None = None,
 ) -> Response:
     path = path_of(http)
     gateway.metrics.passed.labels(kind_of_why).inc()
     told = {"x-rlbudget-passed-through": header_text(why)}
     response = await pool.forward(
-        http.method, path, http.url.query, headers_of(http.headers.raw), content, told, wanted
+        http.method,
+        path,
+        http.url.query,
+        headers_of(http.headers.raw),
+        content,
+        told,
+        wanted,
+        None if key is None else partial(gateway.keys.spend, key),
     )
     gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
     return response

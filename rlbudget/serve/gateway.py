@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from starlette.responses import Response
@@ -15,8 +13,11 @@ from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.chat import error_body
 from rlbudget.serve.hooks import Steering
 from rlbudget.serve.incoming import Limits
+from rlbudget.serve.journal import Journal
+from rlbudget.serve.keys import Keyring
 from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Backend, Pool
+from rlbudget.serve.savings import Savings, savings_of
 
 _MOST_TOLD = 1000
 """characters of an error"""
@@ -30,8 +31,12 @@ class Gateway:
 
     settings: Settings
     limits: Limits = field(default_factory=Limits)
-    key_digests: Sequence[str] = ()
-    """SHA-256 of the keys that clients may show, hexadecimal; none: no key is asked for"""
+    keys: Keyring = field(default_factory=Keyring)
+    """those that clients may show; none: no key is asked for"""
+    journal: Journal | None = None
+    """the request log"""
+    savings: dict[str, Savings] = field(default_factory=dict)
+    """by the name of a plan"""
     shadow: bool = False
     """whether nothing is cut, and only told what would have been"""
     metrics: Metrics = field(default_factory=Metrics)
@@ -50,25 +55,11 @@ class Gateway:
             raise LookupError(model)
         return self.backends[model]
 
-    def key_of(self, headers: Mapping[str, str]) -> str | None:
-        """What the key of a request is called; None where no key is asked for."""
-        return _digest_of(headers)[:12] if self.key_digests else None
-
-    def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request shows a key that is known, in constant time."""
-        if not self.key_digests:
-            return True
-        digest = _digest_of(headers)
-        found = False
-        for known in self.key_digests:
-            found |= hmac.compare_digest(digest, known)
-        return found
-
-
-def _digest_of(headers: Mapping[str, str]) -> str:
-    given = headers.get("authorization", "")
-    key = given[7:] if given[:7].lower() == "bearer " else headers.get("api-key", "")
-    return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    def saves(self, name: str) -> Savings:
+        """What is known of the lengths of a plan's requests."""
+        if name not in self.savings:
+            self.savings[name] = savings_of(self.settings.plans[name])
+        return self.savings[name]
 
 
 def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -93,10 +84,14 @@ async def counted(
             over()
 
     try:
-        response = await responding
+        return then(await responding, end)
     except BaseException:
         end()
         raise
+
+
+def then(response: Response, end: Callable[[], None]) -> Response:
+    """The same response; ``end`` is called when it is sent, or cannot be."""
     sent = response.__call__
 
     async def send_all(scope: Any, receive: Any, send: Any) -> None:

@@ -43,14 +43,14 @@ async def content_of(http: HttpRequest, limits: Limits) -> bytes:
     """The body; ``UnreadError`` for one that is too long or comes too slowly."""
     said = http.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limits.body:
-        raise UnreadError(400, f"the body has more than {limits.body} bytes")
+        raise UnreadError(413, f"the body has more than {limits.body} bytes")
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.upload):
             async for part in http.stream():
                 size += len(part)
                 if size > limits.body:
-                    raise UnreadError(400, f"the body has more than {limits.body} bytes")
+                    raise UnreadError(413, f"the body has more than {limits.body} bytes")
                 parts.append(part)
     except TimeoutError:
         raise UnreadError(408, f"the body did not come within {limits.upload:g} s") from None

@@ -19,6 +19,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
 from rlbudget.serve.chat import error_body
+from rlbudget.serve.passing import Spent
 from rlbudget.serve.second import second_of
 from rlbudget.serve.shown import Piece, Shown
 from rlbudget.tasks.conversations import text_of
@@ -45,7 +46,7 @@ class Local:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str], wanted: Wanted | None = None,
+        told: Mapping[str, str], wanted: Wanted | None = None, spent: Spent | None = None,
     ) -> Response:  # fmt: skip
         """There is no server that it could pass through to: 400, or 404 for another address."""
         said = f"a model inside the gateway cannot serve this request: {method} {path}"

@@ -44,6 +44,14 @@ class Metrics:
         self.failures = Gauge(
             "rlbudget_policy_failures", "Requests whose policy broke down.", registry=to
         )  # fmt: skip
+        self.saved = Counter(
+            "rlbudget_tokens_saved_estimated", "Thinking tokens that stops saved, estimated.",
+            registry=to,
+        )  # fmt: skip
+        self.key_refused = Counter(
+            "rlbudget_key_refused", "Requests beyond a key's limits.", ["key", "limit"],
+            registry=to,
+        )  # fmt: skip
         self.steering = Counter(
             "rlbudget_steering_failures", "Requests that went on without a part that broke down.",
             ["part"], registry=to,

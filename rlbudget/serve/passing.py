@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TypeAlias
 
 import aiohttp
 from starlette.responses import Response, StreamingResponse
@@ -18,16 +20,21 @@ _HOP = frozenset({
     "expect",
 })  # fmt: skip
 """Headers of one connection, and the client's key, which is the gateway's own affair."""
+Spent: TypeAlias = Callable[[int], None]
+"""hears how many tokens a request read and wrote"""
+_TOTAL = re.compile(rb'"total_tokens"\s*:\s*(\d{1,12})')
+_TAIL = 4096
+"""bytes at the end of an answer, where its count stands"""
 _QUIET = ("Content-Type", "User-Agent", "Accept", "Accept-Encoding")
 """Headers that our client would add."""
 
 
 async def pass_through(
     root: Endpoint, method: str, path: str, query: str, headers: Mapping[str, str],
-    content: bytes, told: Mapping[str, str],
+    content: bytes, told: Mapping[str, str], spent: Spent | None = None,
 ) -> Response:  # fmt: skip
-    """The upstream's answer, streamed; ``told`` are headers of ours. 502 where it cannot be
-    reached."""  # fmt: skip
+    """The upstream's answer, streamed; ``told`` are headers of ours, ``spent``
+    hears of the tokens. 502 where it cannot be reached."""  # fmt: skip
     kept = {
         name: value for name, value in headers.items()
         if name not in _HOP and not name.startswith("x-rlbudget-")
@@ -45,7 +52,7 @@ async def pass_through(
         return _unreached(str(root.site.fault(error)))
     given = {name: value for name, value in response.headers.items() if name.lower() not in _HOP}
     return StreamingResponse(
-        _blocks(root, response, clock), response.status, headers={**given, **told}
+        _blocks(root, response, clock, spent), response.status, headers={**given, **told}
     )
 
 
@@ -54,13 +61,25 @@ def _unreached(said: str) -> Response:
 
 
 async def _blocks(
-    root: Endpoint, response: aiohttp.ClientResponse, clock: Clock
+    root: Endpoint, response: aiohttp.ClientResponse, clock: Clock, spent: Spent | None
 ) -> AsyncIterator[bytes]:
+    events, tail = 0, b""
     try:
         while block := await clock.within(response.content.readany(), root.site):
             clock.hear()
+            if spent is not None:
+                events += block.count(b"data:")
+                tail = (tail + block)[-_TAIL:]
             yield block
     except (aiohttp.ClientError, OSError):  # the client sees the stream break, as without us
         return
     finally:
         response.close()
+        if spent is not None and response.status == 200:
+            spent(_tokens(events, tail))
+
+
+def _tokens(events: int, tail: bytes) -> int:
+    """What an answer cost: its own count, else an event a token."""
+    said = _TOTAL.findall(tail)
+    return int(said[-1]) if said else events

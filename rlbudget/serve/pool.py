@@ -15,6 +15,7 @@ from rlbudget.decoding.core import Core
 from rlbudget.decoding.request import Request
 from rlbudget.decoding.wanted import Wanted
 from rlbudget.models.site import ServerError
+from rlbudget.serve.passing import Spent
 from rlbudget.serve.shown import Piece
 
 _log = logging.getLogger("rlbudget.serve")
@@ -75,9 +76,10 @@ class Backend(Protocol):
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str], wanted: Wanted | None = None,
+        told: Mapping[str, str], wanted: Wanted | None = None, spent: Spent | None = None,
     ) -> Response:  # fmt: skip
-        """A request that passes through as it is; ``wanted`` is that of a completion."""
+        """A request that passes through as it is; ``wanted`` is that of a completion, ``spent``
+        hears of the tokens that it cost, as far as that can be seen."""  # fmt: skip
         ...
 
 
@@ -177,12 +179,14 @@ class Pool:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str], wanted: Wanted | None = None,
+        told: Mapping[str, str], wanted: Wanted | None = None, spent: Spent | None = None,
     ) -> Response:  # fmt: skip
         """To the best of them."""
         member = self.next()
         assert member is not None
-        return await member.backend.forward(method, path, query, headers, content, told, wanted)
+        return await member.backend.forward(
+            method, path, query, headers, content, told, wanted, spent
+        )
 
 
 class Pooled:

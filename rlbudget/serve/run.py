@@ -14,11 +14,15 @@ from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
 from rlbudget.serve.experiments.part import Experimenting
 from rlbudget.serve.gateway import Gateway, Opens
+from rlbudget.serve.journal import open_journal
+from rlbudget.serve.keys import Key, Keyring
 from rlbudget.serve.local import load
+from rlbudget.serve.otel import otel_part
 from rlbudget.serve.parts import add_parts
 from rlbudget.serve.store.part import keeps_texts, noting, store_part
 from rlbudget.serve.store.store import Store, opened
 from rlbudget.serve.upstream import look_at
+from rlbudget.serve.waits import PatientProtocol
 from rlbudget.strategies.feedback.log import Feedback
 
 
@@ -26,7 +30,8 @@ def serve(
     settings: Settings, *, upstreams: Sequence[str], weights: Sequence[float],
     model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
-    key_digests: Sequence[str],
+    keys: Sequence[Key], request_log: str | None = None, log_texts: bool = False,
+    otel: bool = False,
     shadow: bool, cut: Literal["auto", "here", "engine"], store: str | None = None,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
@@ -50,7 +55,12 @@ def serve(
     if not upstreams:
         assert model is not None
         opens = [partial(load, model, settings, key=upstream_key)]
-    gateway = Gateway(settings, key_digests=key_digests, shadow=shadow)
+    gateway = Gateway(settings, keys=Keyring(keys), shadow=shadow)
+    if request_log is not None:
+        gateway.journal = open_journal(request_log, texts=log_texts)
+        gateway.steering.append(gateway.journal.part())
+    if otel:
+        gateway.steering.append(otel_part())
     if kept is None:
         add_parts(gateway)
     else:
@@ -87,7 +97,8 @@ def run(
         server.should_exit = True
 
     config = uvicorn.Config(
-        make_app(gateway, opens, stop=stop, failed=failed.append), host=host, port=port,
+        make_app(gateway, opens, stop=stop, failed=failed.append), http=PatientProtocol,
+        host=host, port=port,
         log_level="critical", access_log=False, server_header=False, date_header=False,
         timeout_keep_alive=75, h11_max_incomplete_event_size=64 << 10,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,

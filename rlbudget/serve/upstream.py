@@ -29,7 +29,7 @@ from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.engine import OFF, XARGS, disagreement, has_processor, with_xargs, xargs_for
 from rlbudget.serve.followed import Followed
-from rlbudget.serve.passing import pass_through
+from rlbudget.serve.passing import Spent, pass_through
 from rlbudget.serve.second import second_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
@@ -85,13 +85,13 @@ class Upstream:
 
     async def forward(
         self, method: str, path: str, query: str, headers: Mapping[str, str], content: bytes,
-        told: Mapping[str, str], wanted: Wanted | None = None,
+        told: Mapping[str, str], wanted: Wanted | None = None, spent: Spent | None = None,
     ) -> Response:  # fmt: skip
-        """A request that passes through as it is; ``wanted`` of a completion, for a processor."""
+        """As ``Backend.forward``; a processor is told what it may cut."""
         if self.processor and wanted is not None:
             body = orjson.loads(content)
             content = orjson.dumps(with_xargs(body, self._xargs(wanted, body)))
-        return await pass_through(self.root, method, path, query, headers, content, told)
+        return await pass_through(self.root, method, path, query, headers, content, told, spent)
 
     def _xargs(self, wanted: Wanted, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of a request that passes through: the engine cuts it too, where it has room to."""

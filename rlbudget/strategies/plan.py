@@ -64,7 +64,8 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "experiment": EXPERIMENT_KEYS,
     "store": {"url": str, "keep_days": NUMBER},
     "upstream": {"urls": list, "model": str, "tokenizer": str, "top_logprobs": int,
-                 "timeout": NUMBER, "shadow": bool, "cut": str, "weights": list},
+                 "timeout": NUMBER, "shadow": bool, "cut": str, "weights": list,
+                 "keys": str},
     "price": PRICE_KEYS,
     "queue": QUEUE_KEYS,
 }  # fmt: skip
@@ -119,6 +120,8 @@ class Upstream:
     """log-probabilities that are listed beside a token"""
     weights: tuple[float, ...] = ()
     """share of the requests that each address gets, beside the others of its model; none: equal"""
+    keys: Path | None = None
+    """file of the keys that clients may show"""
     timeout: float | None = None
     """seconds of silence"""
     shadow: bool = False
@@ -422,7 +425,8 @@ class _Reader:
             self._wrong("weights: a list of numbers above 0", "upstream", "weights")
         if weights and len(weights) != len(urls):
             self._wrong("weights: one for each of urls", "upstream", "weights")
-        return Upstream(**{**said, "urls": tuple(urls), "weights": tuple(weights)})
+        keys = self._beside(said["keys"]) if "keys" in said else None
+        return Upstream(**{**said, "urls": tuple(urls), "weights": tuple(weights), "keys": keys})
 
     def _check(self) -> None:
         """Every key is known and of its kind, and what belongs together is there."""

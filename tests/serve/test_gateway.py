@@ -25,6 +25,7 @@ from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.models.wire import open_endpoint
 from rlbudget.policy.network import Decision
 from rlbudget.serve import pool
+from rlbudget.serve.keys import digests_of
 from rlbudget.serve.local import load
 from rlbudget.serve.upstream import look_at
 from rlbudget.tasks import load_task
@@ -182,7 +183,7 @@ def test_a_body_that_is_no_object_is_refused(served: str, content: bytes) -> Non
 
 def test_a_body_beyond_the_limit_is_refused(served: str) -> None:
     response = httpx.post(f"{served}/v1/chat/completions", content=b" " * (5 << 20))
-    assert response.status_code == 400
+    assert response.status_code == 413
     assert "bytes" in response.json()["error"]["message"]
 
 
@@ -233,9 +234,7 @@ def test_an_effort_that_the_policy_does_not_price_is_told_and_costs_no_answer(
 
 
 def test_keys_are_asked_for_and_never_shown(toy: tuple[Toy, str]) -> None:
-    from rlbudget.cli.gateway import key_digests
-
-    gateway = gateway_of(StopsAt(24), key_digests=key_digests("sk-right, sk-other"))
+    gateway = gateway_of(StopsAt(24), keys=digests_of("sk-right, sk-other"))
     opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
     with serving_gateway(gateway, opens) as root:
         url = f"{root}/v1/models"

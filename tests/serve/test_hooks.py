@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from rlbudget.models import load_model
 from rlbudget.serve.hooks import Arrival, Extra, Outcome, RefusedError, Steering
+from rlbudget.serve.keys import digests_of
 from rlbudget.serve.upstream import look_at
 from rlbudget.tasks import load_task
 from runs.integrations.toy_server import Toy, serving
@@ -185,9 +186,7 @@ def test_a_part_has_routes_behind_the_key_and_runs_with_the_gateway(upstream: st
     async def hello(http: HttpRequest) -> Response:
         return JSONResponse({"hello": http.path_params["name"]})
 
-    from rlbudget.cli.gateway import key_digests
-
-    gateway = gateway_of(StopsAt(24), key_digests=key_digests("sk-right"))
+    gateway = gateway_of(StopsAt(24), keys=digests_of("sk-right"))
     gateway.steering.append(
         Steering("hello", routes=[Extra("/v1/rlbudget/hello/{name}", hello)], running=running)
     )

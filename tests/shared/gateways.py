@@ -19,6 +19,7 @@ from rlbudget.policy.observation import feature_names
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.serve.app import make_app
 from rlbudget.serve.gateway import Gateway, Opens
+from rlbudget.serve.keys import Key, Keyring
 from rlbudget.signals.tokens import TOP_SIGNALS
 from rlbudget.strategies.plan import Plan
 from runs.integrations.toy_server import running
@@ -27,13 +28,13 @@ from runs.integrations.toy_server import running
 def gateway_of(
     given: Plan | StopPolicy,
     *,
-    key_digests: Sequence[str] = (),
+    keys: Sequence[Key] = (),
     shadow: bool = False,
     **others: Plan | StopPolicy,
 ) -> Gateway:
     """Of the plan ``default``, and others by their names."""
     settings = settings_for({"default": given, **others}, "embedded")
-    return Gateway(settings, key_digests=key_digests, shadow=shadow)
+    return Gateway(settings, keys=Keyring(keys), shadow=shadow)
 
 
 class StopsAt:
