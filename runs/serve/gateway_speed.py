@@ -1,6 +1,6 @@
 """What the gateway costs beside LiteLLM's proxy and nginx in the same run.
 
-    bash runs/serve/gateway_speed.sh latency|throughput|soak [--seconds N]
+    bash runs/serve/gateway_speed.sh latency throughput soak [--keep]
 
 All processes share this machine: a replaying upstream (``replay_upstream.py``, 20 log-probabilities
 a token for the gateway), one process each of ``rlbudget serve`` with a policy that is asked at
@@ -22,8 +22,9 @@ import asyncio
 import gc
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,32 +50,40 @@ ROUNDS, TURNS, WARM = 7, 25, 15
 SHORT, PACE = 20, 400.0
 """tokens of a stream whose times are taken, and its tokens a second"""
 FLAT, LONG = 50, 600
-PACED, PACED_RATE = 400, 50.0
-SOAK, SOAK_RATE, SOAK_TOKENS = 500, 20.0, 600
+PACED, PACED_RATE, PACED_TOKENS = 400, 50.0, 300
+SOAK, SOAK_RATE, SOAK_TOKENS = 500, 20.0, 300
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("latency", "throughput", "soak"))
-    parser.add_argument("--seconds", type=float, help="of one measurement, of the whole soak")
+    parser.add_argument("what", choices=("latency", "throughput", "soak"), nargs="+")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of one flood (default: 8)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the soak (default: 5)")
     parser.add_argument("--without-litellm", action="store_true", help="leave the rows on it out")
     parser.add_argument("--keep", action="store_true", help="put the rows into the results")
     args = parser.parse_args()
     with scratch() as folder, upstream() as behind:
-        if args.what == "latency":
-            rows, details = latency(behind, folder, not args.without_litellm)
-        elif args.what == "throughput":
-            rows, details = throughput(behind, folder, args.seconds or 12.0,
-                                       not args.without_litellm)  # fmt: skip
-        else:
-            rows, details = soak(behind, folder, args.seconds or 300.0)
-    details["peers"] = versions()
-    if args.keep:
-        write_part(NAME, args.what, rows, **details)
-    else:
-        for one in rows:
-            print(f"{one['row']}: {one['reached']} (wanted {one['wanted']})")
-        print(details)
+        if {"latency", "throughput"} & {*args.what}:
+            with started(behind, folder, not args.without_litellm) as peers:
+                print("measuring", file=sys.stderr, flush=True)
+                if "latency" in args.what:
+                    tell("latency", *latency(behind, peers), keep=args.keep)
+                if "throughput" in args.what:
+                    tell("throughput", *throughput(behind, peers, args.seconds), keep=args.keep)
+        if "soak" in args.what:
+            with gateway(behind, folder) as ours:
+                print("measuring", file=sys.stderr, flush=True)
+                tell("soak", *soak(behind, ours, args.minutes * 60), keep=args.keep)
+
+
+def tell(part: str, rows: list[dict[str, Any]], details: dict[str, Any], *, keep: bool) -> None:
+    """Keep the rows of one measurement, or show them."""
+    if keep:
+        write_part(NAME, part, rows, **details, peers=versions())
+        return
+    for one in rows:
+        print(f"{one['row']}: {one['reached']} (wanted {one['wanted']})")
+    print(details, flush=True)
 
 
 def versions() -> dict[str, str]:
@@ -89,22 +98,21 @@ def versions() -> dict[str, str]:
 # Time -----------------------------------------------------------------------------------------
 
 
-def latency(behind: Process, folder: Path, with_litellm: bool) -> Any:
+def latency(behind: Process, peers: Mapping[str, Process]) -> Any:
     pace(behind, PACE, stamps=True)
     found: dict[str, list[tuple[float, float]]] = {}
-    with started(behind, folder, with_litellm) as peers:
-        for peer in peers.values():
-            uvloop.run(in_turn(peer.url, _request(peer, SHORT), WARM))
-        gc.disable()
-        for _ in range(ROUNDS):
-            for name, peer in peers.items():
-                answers = _whole(uvloop.run(in_turn(peer.url, _request(peer, SHORT), TURNS)))
-                firsts = [answer.first for answer in answers]
-                tokens = [late for answer in answers for late in answer.late[1:]]
-                found.setdefault(name, []).append(
-                    (statistics.median(firsts), statistics.median(tokens))
-                )
-        gc.enable()
+    for peer in peers.values():
+        uvloop.run(in_turn(peer.url, _request(peer, SHORT), WARM))
+    gc.disable()
+    for _ in range(ROUNDS):
+        for name, peer in peers.items():
+            answers = _whole(uvloop.run(in_turn(peer.url, _request(peer, SHORT), TURNS)))
+            firsts = [answer.first for answer in answers]
+            tokens = [late for answer in answers for late in answer.late[1:]]
+            found.setdefault(name, []).append(
+                (statistics.median(firsts), statistics.median(tokens))
+            )
+    gc.enable()
     medians = {n: [statistics.median(one[k] for one in each) * 1e3 for k in (0, 1)]
                for n, each in found.items()}  # fmt: skip
     first, token = ({n: each[k] - medians["direct"][k] for n, each in medians.items()}
@@ -117,7 +125,7 @@ def latency(behind: Process, folder: Path, with_litellm: bool) -> Any:
         row("added time of a streamed token, p50", "≤ 0.1 ms",
             f"{token['gateway']:.3f} ms, nginx {token['nginx']:.3f}", token["gateway"] <= 0.1),
     ]  # fmt: skip
-    if with_litellm:
+    if "litellm" in peers:
         share = ours / first["litellm"]
         rows.append(row("added time to the first token, of LiteLLM's", "≤ 1/10",
                         f"1/{1 / share:.0f} of {first['litellm']:.1f} ms; a token"
@@ -130,31 +138,29 @@ def latency(behind: Process, folder: Path, with_litellm: bool) -> Any:
 # Throughput -----------------------------------------------------------------------------------
 
 
-def throughput(behind: Process, folder: Path, seconds: float, with_litellm: bool) -> Any:
+def throughput(behind: Process, peers: Mapping[str, Process], seconds: float) -> Any:
     flat: dict[str, list[float]] = {}
+    paced: dict[str, list[float]] = {}
+    late: dict[str, list[float]] = {}
     shares: dict[str, Any] = {}
-    with started(behind, folder, with_litellm) as peers:
-        for round_ in range(3):
-            for name, peer in peers.items():
-                if name == "litellm" and round_ == 2:
-                    continue  # takes as long as all others together
-                pace(behind, 0)
-                tokens = LONG if name != "litellm" else LONG // 3
-                rate, used, _ = _rate(behind, peer, FLAT, tokens, seconds)
-                flat.setdefault(name, []).append(rate)
-                shares[name] = used
-        paced: dict[str, list[float]] = {}
-        late: dict[str, list[float]] = {}
-        for _ in range(3):
-            for name in ("direct", "gateway"):
-                pace(behind, PACED_RATE, stamps=True)
-                rate, used, answers = _rate(
-                    behind, peers[name], PACED, 300, seconds, spread=1 / PACED_RATE
-                )
-                paced.setdefault(name, []).append(rate)
-                late.setdefault(name, []).extend(x for a in answers for x in a.late)
-                shares[f"{name}, paced"] = used
-        pace(behind, 0)
+    for round_ in range(3):
+        for name, peer in peers.items():
+            if name == "litellm" and round_ == 2:
+                continue  # takes as long as all others together
+            pace(behind, 0)
+            tokens = LONG if name != "litellm" else LONG // 3
+            rate, used, _ = _rate(behind, peer, FLAT, tokens, seconds)
+            flat.setdefault(name, []).append(rate)
+            shares[name] = used
+        for name in ("direct", "gateway"):
+            pace(behind, PACED_RATE, stamps=True)
+            rate, used, answers = _rate(
+                behind, peers[name], PACED, PACED_TOKENS, seconds, spread=1 / PACED_RATE
+            )
+            paced.setdefault(name, []).append(rate)
+            late.setdefault(name, []).extend(x for a in answers for x in a.late)
+            shares[f"{name}, paced"] = used
+    pace(behind, 0)
     best = {name: statistics.median(each) for name, each in flat.items()}
     steady = {name: statistics.median(each) for name, each in paced.items()}
     offered = PACED * PACED_RATE
@@ -167,7 +173,7 @@ def throughput(behind: Process, folder: Path, seconds: float, with_litellm: bool
             f" ({offered:,.0f} offered); p50 {_ms(late['gateway'], 0.5)} against"
             f" {_ms(late['direct'], 0.5)} ms a token", steady["gateway"] >= 12_000),
     ]  # fmt: skip
-    if with_litellm:
+    if "litellm" in peers:
         times = best["gateway"] / best["litellm"]
         rows.append(row("the same 50 streams against LiteLLM's proxy without log-probabilities",
                         "≥ 20 times", f"{times:.0f} times its {best['litellm']:,.0f}",
@@ -196,23 +202,22 @@ def _rate(
 # Soak -----------------------------------------------------------------------------------------
 
 
-def soak(behind: Process, folder: Path, seconds: float) -> Any:
+def soak(behind: Process, ours: Process, seconds: float) -> Any:
     pace(behind, SOAK_RATE, stamps=True)
     spread = SOAK_TOKENS / SOAK_RATE
     memory: list[tuple[float, float]] = []
-    with gateway(behind, folder) as ours:
-        request = _request(ours, SOAK_TOKENS)
+    request = _request(ours, SOAK_TOKENS)
 
-        async def watched() -> tuple[list[Answer], float]:
-            begun, used = time.monotonic(), ours.used()
-            watch = asyncio.ensure_future(_watch(ours, begun, memory))
-            answers = await at_once(ours.url, request, SOAK, seconds=seconds, spread=spread)
-            watch.cancel()
-            return answers, (ours.used() - used) / (time.monotonic() - begun)
+    async def watched() -> tuple[list[Answer], float]:
+        begun, used = time.monotonic(), ours.used()
+        watch = asyncio.ensure_future(_watch(ours, begun, memory))
+        answers = await at_once(ours.url, request, SOAK, seconds=seconds, spread=spread)
+        watch.cancel()
+        return answers, (ours.used() - used) / (time.monotonic() - begun)
 
-        answers, cores = uvloop.run(watched())
+    answers, cores = uvloop.run(watched())
     left = stats(behind)
-    direct = uvloop.run(at_once(behind.url, _request(behind, SOAK_TOKENS), SOAK, seconds=40.0,
+    direct = uvloop.run(at_once(behind.url, _request(behind, SOAK_TOKENS), SOAK, seconds=20.0,
                                 spread=spread))  # fmt: skip
     lost = sum(not answer.whole for answer in answers)
     cut = sum(answer.whole and not _uncut(answer) for answer in answers)

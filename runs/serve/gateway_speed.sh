@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gateway against LiteLLM's proxy and nginx, on this machine:
-# bash runs/serve/gateway_speed.sh latency|throughput|soak --keep; --help lists all arguments.
+# bash runs/serve/gateway_speed.sh latency throughput soak --keep; --help lists all arguments.
 # Installs Debian's nginx where there is none (as root), and LiteLLM's proxy into a venv of its own,
 # .venv-litellm (1 GB).
 set -euo pipefail

@@ -74,6 +74,12 @@ class Script:
             ]
         return self.made[key]
 
+    def events(self, n: int, *, top: int) -> list[dict[str, Any]]:
+        """The same stream as objects, for who writes it himself."""
+        tokens = self._tokens(n)
+        said = {"chat": False, "top": top, "stamps": False, "usage": True}
+        return [self._event(place, tokens, **said) for place in range(n)]
+
     def _tokens(self, n: int) -> list[tuple[int, str]]:
         tokens = [self.words[place % len(self.words)] for place in range(n)]
         if n >= 20:
