@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ _CHARACTER = 16
 """Entries that may wait for the rest of a character, and tokens beyond those asked for."""
 _APART = 256
 """Tokens of a chunk whose texts are found by decoding its beginnings."""
+_GOODBYE = 0.05
+"""Seconds that a stream may take to end after its last token."""
 _ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
 
 
@@ -51,7 +53,10 @@ class Token(NamedTuple):
 
 @dataclass(slots=True)
 class Prompt:
-    """What the model has read and written so far, as ids and as text; only one is sent."""
+    """What the model has read and written so far, as ids and as text; only one is sent.
+
+    The text is not kept where ids are sent.
+    """
 
     ids: list[int]
     text: str
@@ -65,7 +70,8 @@ class Prompt:
     def add(self, ids: Sequence[int], text: str) -> None:
         """Go on."""
         self.ids += ids
-        self.text += text
+        if not self.by_ids:
+            self.text += text
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +403,17 @@ class Stream:
             raise ServerError(f"{site.name}: {error}") from None
         except ValueError as error:
             raise site.fault(error, sent=True) from None
+
+
+async def let_end(blocks: AsyncGenerator[list[Token], None]) -> None:
+    """Read what a stream says after its last token, so that its connection is kept.
+
+    Soon given up: nobody waits for it, and what goes wrong there matters to nobody.
+    """
+    with suppress(TimeoutError, ServerError, UserError):
+        async with asyncio.timeout(_GOODBYE):
+            async for _ in blocks:
+                pass
 
 
 def aligned(

@@ -44,7 +44,7 @@ class Events:
                 self._data.append(event[6:])
                 self._end(found)
                 self._size = 0
-            else:
+            elif event and (event[:1] != b":" or b"\n" in event):  # no comment alone
                 found += self._lines(event + b"\n\n")
         return found + self._lines(rest)
 

@@ -245,8 +245,9 @@ class Endpoint:
                 f"{self.site.name}: it compresses its answer ({self.site.clean(coding)[:20]})"
                 " although it was asked not to"
             )
+        watch = _Watch(clock, response.content)
         try:
-            while data := await clock.within(response.content.readany(), self.site):
+            while data := await watch.read():
                 if clock.left() <= 0:
                     raise clock.over(self.site)
                 if unpack is None:
@@ -261,10 +262,57 @@ class Endpoint:
                 raise ServerError(f"{self.site.name}: the compressed answer breaks off")
         except ServerError:
             raise
+        except _LateError:
+            raise clock.over(self.site) from None
         except _BROKEN_OFF as error:
             raise self.site.fault(error) from None
         except _UNREADABLE as error:
             raise self.site.fault(error, sent=True) from None
+        finally:
+            watch.end()
+
+
+class _LateError(Exception):
+    """The time of a request is over."""
+
+
+class _Watch:
+    """Reads a body within its clock: one timer for all of it, where each wait once had its own."""
+
+    __slots__ = ("_clock", "_content", "_timer", "_waits")
+
+    def __init__(self, clock: Clock, content: aiohttp.StreamReader) -> None:
+        self._clock, self._content = clock, content
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits = False
+
+    async def read(self) -> bytes:
+        """What came; empty at the end. Raises ``_LateError`` too."""
+        if self._timer is None:
+            self._set()
+        self._waits = True
+        try:
+            return await self._content.readany()
+        finally:
+            self._waits = False
+
+    def end(self) -> None:
+        """Nothing is read any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self) -> None:
+        left = max(self._clock.left(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(left, self._rings)
+
+    def _rings(self) -> None:
+        self._timer = None
+        if not self._waits:  # whoever takes what is read has not come back: no silence
+            return
+        if self._clock.left() > 0:
+            self._set()
+        else:
+            self._content.set_exception(_LateError())
 
 
 @asynccontextmanager

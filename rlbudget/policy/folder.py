@@ -30,10 +30,11 @@ class Policy:
     Safe to call from several threads. Two policies are equal if their folders would be.
     """
 
-    __slots__ = ("_frozen", "features", "price_range", "threshold")
+    __slots__ = ("_digest", "_frozen", "features", "price_range", "threshold")
 
     def __init__(self, frozen_policy: FrozenPolicy) -> None:
         self._frozen = frozen_policy
+        self._digest = ""
         self.features: tuple[str, ...] = frozen_policy.features
         """the names of the observation's numbers, in order"""
         self.price_range: tuple[float, float] = frozen_policy.price_range
@@ -131,10 +132,12 @@ class Policy:
     @property
     def digest(self) -> str:
         """sha256 (hex) of what it is: equal policies have equal ones."""
-        whole = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name, weights in self._frozen.weights:
-            whole.update(name.encode() + weights)
-        return whole.hexdigest()
+        if not self._digest:  # asked for by every request that is logged
+            whole = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+            for name, weights in self._frozen.weights:
+                whole.update(name.encode() + weights)
+            self._digest = whole.hexdigest()
+        return self._digest
 
     @property
     def tensors(self) -> Mapping[str, Float32s]:

@@ -29,6 +29,7 @@ from rlbudget.serve.gateway import Gateway, Opens, error, then
 from rlbudget.serve.hooks import Extra
 from rlbudget.serve.incoming import UnreadError
 from rlbudget.serve.keys import Key, TooMuchError
+from rlbudget.serve.openapi import description
 from rlbudget.serve.pool import Backend, Pool
 
 _log = logging.getLogger("rlbudget.serve")
@@ -79,6 +80,9 @@ def make_app(
     async def health(_: HttpRequest) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def described(_: HttpRequest) -> Response:
+        return JSONResponse(description())
+
     async def ready(_: HttpRequest) -> Response:
         return await _ready(gateway)
 
@@ -99,6 +103,7 @@ def make_app(
             Route("/healthz", health),
             Route("/readyz", ready),
             Route("/metrics", metrics),
+            Route("/openapi.json", described),
             *(_route(gateway, extra) for part in gateway.steering for extra in part.routes),
             Route("/v1/{path:path}", others, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
         ],

@@ -17,7 +17,7 @@ from rlbudget.decoding.core import Core
 from rlbudget.decoding.request import Request, State
 from rlbudget.decoding.wanted import Wanted
 from rlbudget.integrations.openai import Server
-from rlbudget.models.completions import Prompt, Stream, Token
+from rlbudget.models.completions import Prompt, Stream, Token, let_end
 from rlbudget.policy.controller import Reason
 from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import Full
@@ -86,6 +86,8 @@ class Followed:
                         yield pieces
                     if self._over:
                         break
+                if self._over:
+                    await let_end(blocks)
             pieces = []
             self._release(pieces)
             if not self._over and stream.finish != "stop":

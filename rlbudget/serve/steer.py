@@ -15,7 +15,7 @@ from rlbudget.decoding.core import HandOver
 from rlbudget.decoding.request import Request, State
 from rlbudget.errors import UserError
 from rlbudget.integrations.openai import Server, fork, signals_of
-from rlbudget.models.completions import Prompt, Stream, Token
+from rlbudget.models.completions import Prompt, Stream, Token, let_end
 from rlbudget.models.site import ServerError
 from rlbudget.serve.second import handed_over
 from rlbudget.serve.shown import Piece, Shown
@@ -109,6 +109,8 @@ class Steered:
                     yield pieces
                 if wish is not None or self._over or request.forced() is not None:
                     break
+            if self._over:
+                await let_end(blocks)
         self._paid += stream.paid - unseen
         acted = wish is not None or request.forced() is not None
         while wish is not None:

@@ -30,6 +30,7 @@ from rlbudget.models.wire import Endpoint, open_endpoint
 from rlbudget.serve.engine import OFF, XARGS, disagreement, has_processor, with_xargs, xargs_for
 from rlbudget.serve.followed import Followed
 from rlbudget.serve.passing import Spent, pass_through
+from rlbudget.serve.rendering import Rendering, find_rendering
 from rlbudget.serve.second import second_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
@@ -70,6 +71,8 @@ class Upstream:
     """where the thinking is ended"""
     weight: float = 1.0
     """its share of the requests, beside the others of its model"""
+    rendering: Rendering | None = None
+    """by which plain chats are rendered here, where the server was seen to render so too"""
     processor: bool = False
     """whether it decodes with our logits processor, which must be told what not to touch"""
 
@@ -117,7 +120,7 @@ class Upstream:
         room = None if server.context is None else server.context - len(ids)
         said = body.get("max_completion_tokens") or body.get("max_tokens")
         limit = min(n for n in (room, said, _MOST) if n is not None)
-        text = server.core.vocabulary.text(ids, special=True)
+        text = "" if server.by_ids else server.core.vocabulary.text(ids, special=True)
         prompt = Prompt(ids, text, server.by_ids)
         fields = {name: value for name, value in body.items() if name not in _OWN}
         if self.cut == "engine":
@@ -140,16 +143,28 @@ class Upstream:
             check_text(prompt)
             return trusted_ids(self.tokenizer, prompt)
         more = body.get("chat_template_kwargs") or {}
-        if self.renders == "tokenize":
-            asked = {"model": self.model, "messages": body["messages"],
-                     "chat_template_kwargs": more, "add_generation_prompt": True}  # fmt: skip
-            return _checked(await self.root.ask(Tokens, "tokenize", asked), server)
-        if self.renders == "apply-template":
-            asked = {"messages": body["messages"], "chat_template_kwargs": more}
-            prompt = (await self.root.ask(Template, "apply-template", asked)).prompt
-            tokens = {"content": prompt, "add_special": False, "parse_special": True}
-            return _checked(await self.root.ask(Tokens, "tokenize", tokens), server)
+        if self.rendering is not None and not more:
+            here = self.rendering.ids(body["messages"])
+            if here is not None:
+                return here
+        if self.renders != "here":
+            return await _asked(self.root, server, self.renders, body["messages"], more)
         return _rendered(self.tokenizer, server, body["messages"], more)
+
+
+async def _asked(
+    root: Endpoint, server: Server, renders: Renders, messages: Sequence[Mapping[str, Any]],
+    more: Mapping[str, Any],
+) -> list[int]:  # fmt: skip
+    """A chat's token ids by the server itself."""
+    if renders == "tokenize":
+        asked = {"model": server.model, "messages": messages,
+                 "chat_template_kwargs": more, "add_generation_prompt": True}  # fmt: skip
+        return _checked(await root.ask(Tokens, "tokenize", asked), server)
+    asked = {"messages": messages, "chat_template_kwargs": more}
+    prompt = (await root.ask(Template, "apply-template", asked)).prompt
+    tokens = {"content": prompt, "add_special": False, "parse_special": True}
+    return _checked(await root.ask(Tokens, "tokenize", tokens), server)
 
 
 _WHERE = {"here": "here, by its log-probabilities", "engine": "in the engine"}
@@ -196,9 +211,24 @@ async def look_at(
         site = find_site(url.rstrip("/").removesuffix("/v1"), key, "http://HOST:PORT/v1")
         root = await stack.enter_async_context(opened(site))
         renders = await _renders(root, first)
+        rendering: Rendering | None = None
+        if renders != "here":
+            rendering = await find_rendering(
+                spelled, partial(_asked, root, first, renders, more={})
+            )
         _log.info("%s: the thinking of %s is cut %s", site.name, name, _WHERE[chosen])
         yield Upstream(
-            url, name, servers, renders, spelled, root, settings, chosen, weight, processor
+            url,
+            name,
+            servers,
+            renders,
+            spelled,
+            root,
+            settings,
+            chosen,
+            weight,
+            rendering,
+            processor,
         )
 
 

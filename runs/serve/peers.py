@@ -106,7 +106,8 @@ def serving(plan: Path, upstream_url: str, folder: Path, *arguments: str) -> Ite
     command = [sys.executable, "-m", "rlbudget", "serve", "--plan", str(plan), "--upstream",
                upstream_url, "--tokenizer", str(smollm2_folder()), "--port", str(port),
                *arguments]  # fmt: skip
-    with _running(command, folder / "gateway.log", port, "/readyz") as process:
+    more = {"RLBUDGET_STORE": str(folder / "store.sqlite3")}
+    with _running(command, folder / "gateway.log", port, "/readyz", more) as process:
         yield process
 
 

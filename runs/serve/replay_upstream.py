@@ -61,6 +61,7 @@ class Script:
     end: list[tuple[int, str]]
     """of the thinking, as the tokenizer spells it"""
     eos: int
+    tokenizer: Any = field(repr=False)
     made: dict[tuple[Any, ...], list[Frame]] = field(default_factory=dict)
 
     def frames(self, n: int, *, chat: bool, top: int, stamps: bool, usage: bool) -> list[Frame]:
@@ -74,11 +75,22 @@ class Script:
             ]
         return self.made[key]
 
+    def rendered(self, body: dict[str, Any]) -> list[int]:
+        """The token ids of a chat, or of a text."""
+        if "messages" not in body:
+            return trusted_ids(self.tokenizer, str(body.get("prompt", "")))
+        text = self.tokenizer.apply_chat_template(
+            body["messages"], tokenize=False, add_generation_prompt=True
+        )
+        return trusted_ids(self.tokenizer, text)
+
     def events(self, n: int, *, top: int) -> list[dict[str, Any]]:
         """The same stream as objects, for who writes it himself."""
         tokens = self._tokens(n)
-        said = {"chat": False, "top": top, "stamps": False, "usage": True}
-        return [self._event(place, tokens, **said) for place in range(n)]
+        return [
+            self._event(place, tokens, chat=False, top=top, stamps=False, usage=True)
+            for place in range(n)
+        ]
 
     def _tokens(self, n: int) -> list[tuple[int, str]]:
         tokens = [self.words[place % len(self.words)] for place in range(n)]
@@ -151,7 +163,7 @@ def make_script() -> Script:
     prompt = find_profile("smollm2").prompt("Please add 12, 30 and 7.", tokenizer)
     end = [(token, tokenizer.decode([token])) for token in trusted_ids(tokenizer, "</think>")]
     eos = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-    return Script(prompt, words[:8000], end, eos)
+    return Script(prompt, words[:8000], end, eos, tokenizer)
 
 
 class Wheel:
@@ -279,7 +291,7 @@ class Connection(asyncio.Protocol):
             self._say({"object": "list", "data": [{"id": MODEL, "object": "model",
                        "owned_by": "vllm", "root": MODEL, "max_model_len": 65536}]})  # fmt: skip
         elif path == b"/tokenize":
-            ids = self._script.prompt
+            ids = self._script.rendered(body)
             self._say({"count": len(ids), "max_model_len": 65536, "tokens": ids})
         elif path == b"/pace":
             self._wheel.rate, self._wheel.stamps = float(body["rate"]), bool(body.get("stamps"))
