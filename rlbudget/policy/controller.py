@@ -73,11 +73,10 @@ class Controller:
     ) -> None:
         check_price(token_price, policy.price_range)
         signals = {feature.partition(".")[0] for feature in policy.features}
-        self._context = {
-            name: value
-            for name, value in (context_signals(question or "") | task_signals(task)).items()
-            if name in signals
-        }
+        self._context: dict[str, float] = {}
+        if signals & {*CONTEXT_SIGNALS, *TASK_SIGNALS}:
+            known = context_signals(question or "") | task_signals(task)
+            self._context = {name: value for name, value in known.items() if name in signals}
         if question is None and signals & set(CONTEXT_SIGNALS):
             raise UserError("the policy looks at the question: give it to the controller")
         self._needed = signals - {

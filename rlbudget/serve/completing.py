@@ -114,14 +114,19 @@ def _arrival(
 async def _entered(passage: Passage, http: HttpRequest) -> Arrival | None:
     """Ask the parts, which may let it wait; None where its client left meanwhile."""
     entering = asyncio.ensure_future(passage.enter())
-    leaving = asyncio.ensure_future(left(http))
+    leaving: asyncio.Future[None] | None = None
     try:
-        await asyncio.wait({entering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        if not entering.done():  # it has to wait: only then its client is watched
+            leaving = asyncio.ensure_future(left(http))
+            await asyncio.wait({entering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return entering.result() if entering.done() else None
     finally:
-        for task in (entering, leaving):
+        waiting = [task for task in (entering, leaving) if task is not None and not task.done()]
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(entering, leaving, return_exceptions=True)
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _question(body: Mapping[str, Any]) -> str | None:

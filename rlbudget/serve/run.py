@@ -100,6 +100,7 @@ def run(
         make_app(gateway, opens, stop=stop, failed=failed.append), http=PatientProtocol,
         host=host, port=port,
         log_level="critical", access_log=False, server_header=False, date_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75, h11_max_incomplete_event_size=64 << 10,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip

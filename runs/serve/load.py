@@ -7,8 +7,11 @@ last piece of a stream, whether it came to its end.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +42,8 @@ class Answer:
     late: list[float] = field(default_factory=list)
     """seconds from the writing of each token upstream to its arrival here"""
     tail: bytes = b""
+    in_second: Counter[int] = field(default_factory=Counter)
+    """tokens that came, by the second of the clock; where times are told"""
 
     @property
     def whole(self) -> bool:
@@ -80,15 +85,16 @@ class _Client(asyncio.Protocol):
             answer.first = time.monotonic() - self._begun
         answer.size += len(data)
         if b"~" in data:
-            now = time.monotonic_ns()
+            now, before = time.monotonic_ns(), len(answer.late)
             for stamp in map(int, _STAMP.findall(data)):
                 if stamp > self._last:  # a text may be shown under two names
                     self._last = stamp
                     answer.late.append((now - stamp) * 1e-9)
+            answer.in_second[now // 10**9] += len(answer.late) - before
         answer.tail = (data if len(data) > _TAIL else answer.tail + data)[-_TAIL:]
         if data.endswith(b"\r\n") and answer.tail.endswith(_END):
             self._finish(done=True)
-        elif answer.status != 200 and b"content-length" in answer.tail.lower():
+        elif answer.status != 200 and answer.tail.endswith(b"}"):  # an error, in one piece
             self._finish(done=False)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -157,6 +163,16 @@ async def at_once(
 
     await asyncio.gather(*(one(number) for number in range(streams)))
     return found
+
+
+def steady(answers: Sequence[Answer], spread: float) -> float:
+    """Tokens a second while all streams ran: the median of the seconds in the middle."""
+    told: Counter[int] = Counter()
+    for answer in answers:
+        told.update(answer.in_second)
+    seconds = sorted(told)[math.ceil(spread) + 1 :]
+    middle = seconds[: max(len(seconds) // 2, 1)]
+    return statistics.median(told[second] for second in middle)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
