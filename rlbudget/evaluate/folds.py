@@ -25,6 +25,7 @@ from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import rules_for
+from rlbudget.agents.zelt import zelt_rule
 from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess
@@ -126,7 +127,7 @@ def assess_split(
         presets: list[Preset] = sorted({policy.preset for policy in policies.values()})
         with show("Fitting learners") as advance:
             fitted = fit_learners(split, presets or ["free"], seed=seed, progress=advance)
-        rules.append(logistic_rule(train))
+        rules += [logistic_rule(train), zelt_rule(train, seed=seed)]
     with show("Evaluating") as advance:
         return assess(
             train, split.held_out, policies, rules=rules, learners=fitted,

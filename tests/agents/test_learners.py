@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 
 from rlbudget.agents.fitted_q import fit_q
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
+from rlbudget.agents.zelt import CONFIDENCE, EVERY, _at_most, probed, zelt_rule
 from rlbudget.evaluate.evaluation import assess
 from rlbudget.evaluate.learners import fit_learners
 from rlbudget.policy.outcomes import (
@@ -83,3 +85,34 @@ def test_the_head_of_traces_that_are_always_right_tells_nothing() -> None:
     right = replace(table, exit_exact_match=np.ones_like(table.exit_exact_match))
     rule = logistic_rule(right)
     assert rule.grid(right) == [{"threshold": 0.0}]
+
+
+def test_zelt_looks_every_48_tokens_and_pays_for_each_look() -> None:
+    table = make_table(300, seed=3)
+    rule = zelt_rule(table)
+    looked = probed(table)
+    for i in range(20):
+        rows = np.arange(table.offsets[i], table.offsets[i + 1])
+        at = table.thinking_tokens[rows[looked[rows]]]
+        assert len(rows) == 0 or looked[rows[0]]
+        assert (np.diff(at) >= EVERY).all()
+    (parameters,) = rule.grid(table)
+    paid = rule.outcome(table, parameters).probe
+    stops = np.asarray(rule.stops(table, parameters))
+    ends = np.where(stops < 0, table.lengths, stops + 1)
+    for i in range(len(table)):
+        rows = np.arange(table.offsets[i], table.offsets[i] + ends[i])
+        assert paid[i] == table.probe_tokens[rows][looked[rows]].sum()
+
+
+def test_zelt_never_stops_where_too_few_questions_bound_the_harm() -> None:
+    table = make_table(100, seed=3)
+    rule = zelt_rule(table)
+    (parameters,) = rule.grid(table)
+    assert (np.asarray(rule.stops(table, parameters)) == -1).all()
+
+
+@pytest.mark.parametrize(("harmed", "n"), [(0, 114), (1, 200), (5, 400), (200, 10_000)])
+def test_the_bound_on_harm_is_that_of_clopper_and_pearson(harmed: int, n: int) -> None:
+    expected = beta.ppf(CONFIDENCE, harmed + 1, n - harmed)
+    assert _at_most(harmed, n) == pytest.approx(expected, abs=1e-9)

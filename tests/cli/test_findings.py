@@ -342,6 +342,55 @@ def test_training_says_what_its_policy_is_worth() -> None:
     ]
 
 
+def crossfitted(low: float | None, high: float | None, rule: str = "confidence") -> Any:
+    made = config()
+    interval = {"oracle_gap_closed": 0.3, "oracle_gap_closed_ci90": [0.1, 0.5]}
+    made["trained"]["out_of_fold"] = {
+        "questions": 250,
+        **interval,
+        "rule": {"name": rule, **interval},
+        "over_rule": {"difference": 0.0 if low is None else 0.08, "ci90": [low, high]},
+        "savings": [
+            {"max_em_loss": 0.01, "savings": 0.4, "savings_ci90": [0.3, 0.5], "em_loss": 0.004,
+             "em_loss_ci90": [-0.01, 0.02], "rule_savings": 0.2, "rule_em_loss": 0.0},
+        ],
+    }  # fmt: skip
+    return made
+
+
+def test_a_cross_fitted_training_says_what_its_own_questions_say() -> None:
+    said = list(of_training(crossfitted(0.02, 0.14)))
+    assert said[:3] == [
+        "out of fold on 250 training questions: 0.30 of the oracle's gap closed [0.10 to 0.50],"
+        " mean over the prices; the best rule (confidence) closes 0.30 [0.10 to 0.50]",
+        "where 1 points may be lost: saves 40% [30% to 50%] and loses 0.4 [-1.0% to 2.0%];"
+        " a rule saves 20% and loses 0.0",
+        "the policy is better than the rule confidence: by 0.08 [+0.02 to +0.14] of the gap",
+    ]
+    assert warnings(said) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rule", "said"),
+    [
+        (
+            -0.1,
+            0.2,
+            "confidence",
+            "these questions cannot tell the policy from the rule confidence",
+        ),
+        (-0.3, -0.1, "fixed", "the policy is worse than the rule fixed"),
+        (None, None, "deer", "cannot tell the policy from the rule deer"),
+    ],
+)
+def test_a_policy_that_is_not_better_than_a_rule_names_it(
+    low: float | None, high: float | None, rule: str, said: str
+) -> None:
+    (warned,) = warnings(of_training(crossfitted(low, high, rule)))
+    assert said in warned
+    assert (f"rlbudget freeze --rule {rule}" in warned) == (rule != "deer")
+
+
 @pytest.mark.parametrize(
     ("made", "what"),
     [
