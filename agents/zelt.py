@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
+from rlbudget.agents.logistic import fitted_head
 from rlbudget.agents.rules.rule import PROBE, Parameters, Rule, lacking
 from rlbudget.arrays import Bools, Floats, Ints
-from rlbudget.errors import missing_extra
 from rlbudget.policy.observation import feature_names, observe
 from rlbudget.policy.outcomes import NATURAL_END, first_stop
 from rlbudget.traces.table import TraceTable
@@ -44,10 +44,6 @@ def zelt_rule(train: TraceTable, *, seed: int = 0) -> Rule:
 
     Needs scikit-learn (``UserError`` without it).
     """
-    try:
-        from sklearn import linear_model, pipeline, preprocessing
-    except ImportError as missing:
-        raise missing_extra("train", "scikit-learn") from missing
     features = feature_names(train.signals, "probe")
     questions = np.unique(train.question_ids)
     drawn = np.random.default_rng([seed, 5]).permutation(questions)
@@ -55,11 +51,8 @@ def zelt_rule(train: TraceTable, *, seed: int = 0) -> Rule:
     fitted, calibration = (train.take(np.flatnonzero(rows)) for rows in (~apart, apart))
     head = None
     if not lacking(train, (PROBE,)) and len(np.unique(fitted.exit_exact_match)) > 1:
-        head = pipeline.make_pipeline(
-            preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=1000)
-        )
         looked = probed(fitted)
-        head.fit(observe(fitted, features)[looked], fitted.exit_exact_match[looked])
+        head = fitted_head(observe(fitted, features)[looked], fitted.exit_exact_match[looked])
 
     def right(table: TraceTable) -> Floats:
         if head is None:
