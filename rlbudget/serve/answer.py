@@ -228,8 +228,10 @@ class Answer:
             told["estimated_saved_tokens"] = round(saved, 1)
         if request.request_id is not None:
             told["request_id"] = request.request_id
-        if wanted.dial.effort is not None:
-            told["effort"] = wanted.dial.effort
+        asked = {"effort": wanted.dial.effort, "max_em_loss": wanted.dial.max_em_loss,
+                 "answer_worth": wanted.dial.answer_worth,
+                 "thinking_budget": wanted.thinking_budget}  # fmt: skip
+        told |= {name: value for name, value in asked.items() if value is not None}
         if self._arrival.arm is not None:
             told["arm"] = self._arrival.arm
         if (second := self._second) is not None:

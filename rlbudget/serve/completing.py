@@ -24,7 +24,7 @@ from rlbudget.serve.hooks import Arrival, Outcome, Passage, RefusedError
 from rlbudget.serve.incoming import content_of, model_of, object_of, path_of
 from rlbudget.serve.pool import Pool
 from rlbudget.serve.reasons import check_shape, passes_through
-from rlbudget.serve.wishes import OURS, Wishes, wishes_of
+from rlbudget.serve.wishes import OURS, Wishes, unheard, wishes_of
 from rlbudget.tasks.conversations import text_of
 from rlbudget.tasks.rows import BadRowError
 
@@ -63,9 +63,9 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
     async def respond() -> Response:
         try:
             arrival = await _entered(passage, http) if gateway.steering else passage.arrival
-        except RefusedError as refused:
-            over(Outcome(passage.arrival, "refused", time.monotonic() - begun, refused.status))
-            return _refused(refused)
+        except RefusedError as told:
+            over(Outcome(passage.arrival, "refused", time.monotonic() - begun, told.status))
+            return _refused(told)
         if arrival is None:
             return Response(status_code=GONE)
         wanted = arrival.priced(gateway.settings.served[arrival.wanted.name].price_range)
@@ -78,8 +78,9 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
                 wanted = replace(wanted, off=True)
             else:
                 form = Form(kind, str(body["model"]))
+                refused = (*wishes.not_honoured, *unheard(wishes.body))
                 answer = Answer(
-                    steered, arrival, wishes.not_honoured, form, gateway.metrics, over,
+                    steered, arrival, refused, form, gateway.metrics, over,
                     begun=begun, savings=gateway.saves(arrival.wanted.name),
                 )  # fmt: skip
                 return await answer.respond(http, body)

@@ -26,6 +26,11 @@ _FIELDS = ("token_price", "effort", "max_em_loss", "answer_worth", "price_per_mi
            "off", "task", "metadata", "question", "request_id", "thinking_budget")  # fmt: skip
 _NUMBERS = ("token_price", "max_em_loss", "answer_worth", "price_per_million")
 _NOTED = ("priority", "user")
+_UNHEARD: Mapping[str, tuple[Any, ...]] = {
+    "service_tier": ("auto", "default"), "verbosity": ("medium",), "store": (False,),
+    "include_reasoning": (True,),
+}  # fmt: skip
+"""fields of a chat that a steered request does not honour, and what is so anyway"""
 _MOST_HEADER = 4096
 _MOST_TOLD = 400
 
@@ -77,6 +82,15 @@ def wishes_of(body: Mapping[str, Any], headers: Mapping[str, str], settings: Set
         except UserError as error:
             refused = (f"reasoning_effort {_shown(effort)}: {error}"[:_MOST_TOLD],)
     return Wishes(wish_of(prefixed, settings, f"{OURS}."), rest, refused)
+
+
+def unheard(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a steered request asks for and does not get, a line each."""
+    return tuple(
+        f"{name}: not known to a steered request; rlbudget.off passes it on"
+        for name, usual in _UNHEARD.items()
+        if body.get(name) is not None and body[name] not in usual
+    )
 
 
 def _of_headers(headers: Mapping[str, str]) -> dict[str, Any]:

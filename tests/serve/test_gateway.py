@@ -233,6 +233,17 @@ def test_an_effort_that_the_policy_does_not_price_is_told_and_costs_no_answer(
     assert chat(served, questions[0], rlbudget={"effort": "medium"}).status_code == 400
 
 
+def test_what_was_honoured_is_echoed_and_what_was_not_is_told(
+    served: str, questions: list[str]
+) -> None:
+    found = chat(served, questions[0], thinking_budget=20, service_tier="flex", verbosity="medium",
+                 rlbudget={"policy": "never", "request_id": "r7"}).json()  # fmt: skip
+    ours = found["rlbudget"]
+    assert (ours["thinking_budget"], ours["policy"], ours["request_id"]) == (20, "never", "r7")
+    (told,) = ours["not_honoured"]
+    assert told.startswith("service_tier")
+
+
 def test_keys_are_asked_for_and_never_shown(toy: tuple[Toy, str]) -> None:
     gateway = gateway_of(StopsAt(24), keys=digests_of("sk-right, sk-other"))
     opens = partial(look_at, toy[1], gateway.settings, tokenizer="embedded")
