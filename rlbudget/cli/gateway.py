@@ -41,6 +41,7 @@ Where = Annotated[
 TIMEOUT = 120.0
 """seconds"""
 KEY, UPSTREAM_KEY, STORE = "RLBUDGET_KEYS", "RLBUDGET_UPSTREAM_KEY", "RLBUDGET_STORE"
+ADMIN_KEY = "RLBUDGET_ADMIN_KEYS"
 STORE_FILE = "rlbudget.sqlite3"
 
 
@@ -136,6 +137,7 @@ class Serve:
             keys=keys, shadow=shadow, cut=cut, request_log=self.request_log,
             log_texts=self.log_texts, otel=self.otel,
             store=self._store(plan),
+            admins=live.digests_of(os.environ.get(ADMIN_KEY, ""), ADMIN_KEY),
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )  # fmt: skip

@@ -114,6 +114,8 @@ def make_app(
 
 def _route(gateway: Gateway, extra: Extra) -> Route:
     async def serve(http: HttpRequest) -> Response:
+        if extra.public:
+            return await _answered(lambda: extra.endpoint(http))
         return await _guarded(gateway, http, lambda: extra.endpoint(http))
 
     return Route(extra.path, serve, methods=[*extra.methods])

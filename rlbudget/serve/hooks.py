@@ -145,6 +145,8 @@ class Extra:
     """in Starlette's form; before ``/v1/{path}``, which passes through"""
     endpoint: Endpoint
     methods: Sequence[str] = ("GET",)
+    public: bool = False
+    """whether it sees to keys by itself, and is there while the gateway drains"""
 
 
 @dataclass(frozen=True, slots=True)

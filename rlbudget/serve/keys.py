@@ -156,8 +156,8 @@ def read_keys(path: Path | str) -> list[Key]:
     return found
 
 
-def digests_of(given: str) -> list[Key]:
-    """Keys, or their digests as ``sha256:HEX``, with commas between; without limits, each called
+def digests_of(given: str, variable: str = "RLBUDGET_KEYS") -> list[Key]:
+    """What an environment variable holds. Keys, or their digests as ``sha256:HEX``, with commas between; without limits, each called
     by the beginning of its digest. Raises ``UserError`` for a digest that is none."""
     found: dict[str, Key] = {}
     for shown in filter(None, (part.strip() for part in given.split(","))):
@@ -165,7 +165,7 @@ def digests_of(given: str) -> list[Key]:
         if not marked:
             digest = sha256(shown.encode()).hexdigest()
         elif not _DIGEST.fullmatch(digest):
-            raise UserError("RLBUDGET_KEYS: sha256: is followed by 64 hexadecimal digits")
+            raise UserError(f"{variable}: sha256: is followed by 64 hexadecimal digits")
         found[digest.lower()] = Key(digest.lower()[:12], digest.lower())
     return list(found.values())
 

@@ -12,6 +12,8 @@ import uvicorn
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
+from rlbudget.serve.dashboard.part import Dashboard
+from rlbudget.serve.dashboard.steering import ByHand
 from rlbudget.serve.experiments.part import Experimenting
 from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.journal import open_journal
@@ -31,7 +33,7 @@ def serve(
     model: str | None, tokenizer: str | None,
     upstream_key: str | None, timeout: float, approximate: bool, top_logprobs: int,
     keys: Sequence[Key], request_log: str | None = None, log_texts: bool = False,
-    otel: bool = False,
+    otel: bool = False, admins: Sequence[Key] = (),
     shadow: bool, cut: Literal["auto", "here", "engine"], store: str | None = None,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
 ) -> None:  # fmt: skip
@@ -64,23 +66,26 @@ def serve(
     if kept is None:
         add_parts(gateway)
     else:
-        add_kept_parts(gateway, kept)
+        add_kept_parts(gateway, kept, admins=admins)
     run(
         gateway, opens, host=host, port=port,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     )  # fmt: skip
 
 
-def add_kept_parts(gateway: Gateway, store: Store) -> None:
-    """The store, which is closed last, experiments, and what else the plan says."""
+def add_kept_parts(gateway: Gateway, store: Store, *, admins: Sequence[Key] = ()) -> None:
+    """The store, which is closed last, experiments, the dashboard, and what the plan says."""
     plan = next(iter(gateway.settings.plans.values()))
     heard: list[Callable[[Feedback], None]] = []
-    gateway.steering.append(store_part(gateway, store, heard=heard))
+    by_hand = ByHand(gateway, store)
+    gateway.steering += [store_part(gateway, store, heard=heard), by_hand.mode_part()]
     trying = Experimenting(gateway, store, declared=plan.experiment, keep_days=plan.store.keep_days)
-    gateway.steering.append(trying.part())
-    _, control = add_parts(gateway)
+    gateway.steering += [trying.part(), by_hand.price_part()]
+    queue, control = add_parts(gateway)
     if control is not None:
         heard.append(control.told)
+    page = Dashboard(gateway, store, by_hand, admins=admins, queue=queue, control=control)
+    gateway.steering.append(page.part())
 
 
 def run(

@@ -149,11 +149,14 @@ def judge(engine: Engine, experiment: Experiment) -> tuple[Experiment, list[str]
 
 
 def _shown(one: ArmResult) -> str:
-    low, high = one.exact_match.interval
-    return (
-        f"exact match {100 * low:+.2f} to {100 * high:+.2f} points on {one.exact_match.n} audited,"
-        f" tokens {one.tokens.interval[0]:+.0f} to {one.tokens.interval[1]:+.0f}"
-    )
+    """The intervals that it rests on."""
+    match, content, tokens = (x.interval for x in (one.exact_match, one.satisfaction, one.tokens))
+    said = (f"exact match {100 * match[0]:+.2f} to {100 * match[1]:+.2f} points of"
+            f" {one.exact_match.n}, tokens {tokens[0]:+.0f} to {tokens[1]:+.0f}")  # fmt: skip
+    if one.satisfaction.n:
+        said += (f", satisfaction {100 * content[0]:+.1f} to {100 * content[1]:+.1f} points of"
+                 f" {one.satisfaction.n}")  # fmt: skip
+    return said
 
 
 def _with(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, func, select
+from sqlalchemy import ColumnElement, Engine, Table, delete, func, select
 
 from rlbudget.errors import UserError
 from rlbudget.serve.store.opening import open_store
@@ -44,22 +44,28 @@ def read_entries(where: str | Path) -> Entries:
         engine.dispose()
 
 
-def entries(engine: Engine, *, experiment: str | None = None) -> Entries:
-    """All that a store holds, or what it holds of an experiment."""
-    return entries_of(*(_lines(engine, one, experiment) for one in (DECISIONS, AUDITS, OUTCOMES)))
+def entries(engine: Engine, *, experiment: str | None = None, newest: int | None = None) -> Entries:
+    """All that a store holds, or what it holds of an experiment, or of the newest requests."""
+    of = None
+    if experiment is not None:
+        of = DECISIONS.c.experiment == experiment
+    elif newest is not None:
+        with engine.connect() as connection:
+            last = int(connection.execute(select(func.max(DECISIONS.c.id))).scalar() or 0)
+        of = DECISIONS.c.id > last - newest
+    return entries_of(*(_lines(engine, one, of) for one in (DECISIONS, AUDITS, OUTCOMES)))
 
 
-def _lines(engine: Engine, table: Table, experiment: str | None = None) -> Iterator[str]:
+def _lines(engine: Engine, table: Table, of: ColumnElement[bool] | None) -> Iterator[str]:
     """In the order in which they came, some at a time: a reader never holds the store up."""
     last = 0
     while True:
         asked = select(table.c.id, table.c.line).where(table.c.id > last)
-        if experiment is not None:
-            if table is DECISIONS:
-                asked = asked.where(table.c.experiment == experiment)
-            else:
-                own = select(DECISIONS.c.request_id).where(DECISIONS.c.experiment == experiment)
-                asked = asked.where(table.c.request_id.in_(own))
+        if of is not None:
+            own = of if table is DECISIONS else table.c.request_id.in_(
+                select(DECISIONS.c.request_id).where(of)
+            )  # fmt: skip
+            asked = asked.where(own)
         with engine.connect() as connection:
             rows = connection.execute(asked.order_by(table.c.id).limit(_AT_ONCE)).all()
         if not rows:
@@ -118,6 +124,14 @@ def events(engine: Engine, n: int) -> list[Event]:
     return [Event(at, kind, json.loads(content)) for at, kind, content in rows]
 
 
+def last_event(engine: Engine, kind: str) -> Event | None:
+    """The newest of a kind; None where there is none."""
+    asked = select(EVENTS.c.at, EVENTS.c.content).where(EVENTS.c.kind == kind)
+    with engine.connect() as connection:
+        row = connection.execute(asked.order_by(EVENTS.c.id.desc()).limit(1)).first()
+    return None if row is None else Event(row[0], kind, json.loads(row[1]))
+
+
 def knows(engine: Engine, request_id: str) -> bool:
     """Whether a request is in the store."""
     with engine.connect() as connection:
@@ -158,9 +172,11 @@ def prune(engine: Engine, *, days: float, running: tuple[str, ...] = ()) -> dict
             gone = delete(table).where(table.c.at < before)
             if table is PRICES:
                 gone = gone.where(table.c.id.not_in(last))
+            elif table is EVENTS:  # the mode holds until another is set
+                gone = gone.where(EVENTS.c.kind != "mode")
             elif table is DECISIONS and running:
                 gone = gone.where(table.c.experiment.is_(None) | table.c.experiment.not_in(running))
-            elif table is not EVENTS and running:
+            elif running:
                 gone = gone.where(table.c.request_id.not_in(kept))
             done[table.name] = int(connection.execute(gone).rowcount)
     return done

@@ -135,17 +135,19 @@ def results_of(experiment: Experiment, values: Values) -> list[ArmResult]:
 def _result(design: Design, arm: Arm, values: Values) -> ArmResult:
     found: dict[str, Compared] = {
         "tokens": _compared(design, arm, values.tokens, 0.0, design.most_tokens,
-                            design.usual_tokens),
-        "exact_match": _compared(design, arm, values.exact_match, -1.0, 1.0, 0.0),
-        "satisfaction": _compared(design, arm, values.satisfaction, 0.0, 1.0, 0.5),
+                            design.usual_tokens, most=design.most_tokens),
+        "exact_match": _compared(design, arm, values.exact_match, -1.0, 1.0, 0.0, most=1.0),
+        "satisfaction": _compared(design, arm, values.satisfaction, 0.0, 1.0, 0.5, most=1.0),
     }  # fmt: skip
     requests = sum(one.arm == arm.name for one in values.tokens)
     return ArmResult(arm.name, requests, **found, verdict=verdict_of(design, **found))
 
 
 def _compared(
-    design: Design, arm: Arm, values: Iterable[Value], low: float, high: float, usual: float
-) -> Compared:
+    design: Design, arm: Arm, values: Iterable[Value], low: float, high: float, usual: float, *,
+    most: float,
+) -> Compared:  # fmt: skip
+    """``most`` is the largest difference that there can be."""
     chance = arm.weight / (arm.weight + design.control.weight)
     usual = min(max(usual, low), high)
     seen = difference_of(
@@ -156,7 +158,9 @@ def _compared(
     own = [one.value for one in values if one.arm == arm.name]
     other = [one.value for one in values if one.arm == design.control.name]
     means = [sum(some) / len(some) if some else math.nan for some in (own, other)]
-    return Compared(seen.n, means[0] - means[1], interval(seen, design.each), *means)
+    below, above = interval(seen, design.each)
+    within = (max(below, -most), min(above, most))
+    return Compared(seen.n, means[0] - means[1], within, *means)
 
 
 def difference_of(

@@ -1,0 +1,1 @@
+"""The gateway's page: what it saves and loses, and the buttons that steer it."""
