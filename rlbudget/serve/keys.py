@@ -157,8 +157,9 @@ def read_keys(path: Path | str) -> list[Key]:
 
 
 def digests_of(given: str, variable: str = "RLBUDGET_KEYS") -> list[Key]:
-    """What an environment variable holds. Keys, or their digests as ``sha256:HEX``, with commas between; without limits, each called
-    by the beginning of its digest. Raises ``UserError`` for a digest that is none."""
+    """Those of an environment variable: keys, or their digests as ``sha256:HEX``, with commas
+    between; without limits, each called by the beginning of its digest. Raises ``UserError`` for a
+    digest that is none."""
     found: dict[str, Key] = {}
     for shown in filter(None, (part.strip() for part in given.split(","))):
         _, marked, digest = shown.partition("sha256:")
