@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +33,8 @@ from rlbudget.strategies.feedback.harvest import harvest
 from rlbudget.strategies.feedback.log import feedback
 from rlbudget.strategies.feedback.production import as_json, shown, streams_of
 from rlbudget.strategies.feedback.registry import Registry
-from rlbudget.strategies.feedback.retrain import retrain
+from rlbudget.strategies.feedback.retrain import Retrained, retrain
+from rlbudget.strategies.feedback.rolling import one_round
 
 
 @dataclass(frozen=True)
@@ -132,16 +135,77 @@ class Retrain:
     """Environment steps; by default the agent's."""
     seed: N = 0
     """Seed of the split and of the training."""
+    propose: Flag = False
+    """Promote nothing: what wins waits for `rlbudget registry promote`."""
 
     def execute(self) -> None:
         """Run it."""
         with progress("Training") as advance:
             done = retrain(
                 Registry(self.registry), self.traces, margin=self.margin,
-                total_timesteps=self.total_timesteps, seed=self.seed, progress=advance,
+                total_timesteps=self.total_timesteps, promotes=not self.propose, seed=self.seed,
+                progress=advance,
             )  # fmt: skip
         tell(f"version {done.version}, {done.contest}")
-        tell(f"{'promoted' if done.promoted else 'not promoted'}: {self.registry}")
+        tell(_said(done, self.registry))
+
+
+def _said(done: Retrained, registry: Path) -> str:
+    if done.proposed:
+        return f"proposed: rlbudget registry promote {registry} {done.version}"
+    return f"{'promoted' if done.promoted else 'not promoted'}: {registry}"
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """On a schedule: harvest what was served, evaluate by cross-validation, retrain, propose."""
+
+    log: TheLog
+    """Folder of the log, or a gateway's store."""
+    registry: TheRegistry
+    """Folder of the registry."""
+    out: Folder
+    """Folder of the harvested traces; added to."""
+    every: Number = 24.0
+    """Hours between two rounds."""
+    rounds: OptionalN = None
+    """Rounds, after which it ends; left out, it goes on."""
+    least: N = 200
+    """New traces that a retraining wants."""
+    without: Folders = ()
+    """A folder of traces whose questions are left out, such as those the policy was trained on."""
+    promote: Flag = False
+    """Serve what wins its contest; else it waits for `rlbudget registry promote`."""
+    margin: Number = 0.005
+    """Utility that may be lost at most, with 95% confidence, for a version to win."""
+    total_timesteps: OptionalN = None
+    """Environment steps; by default the agent's."""
+    seed: N = 0
+    """Seed of the split and of the training."""
+
+    def execute(self) -> None:
+        """Run rounds."""
+        if not 0 < self.every < math.inf:
+            raise UserError("every must be above 0, in hours")
+        registry, known, turn = Registry(self.registry), 0, 0
+        while self.rounds is None or turn < self.rounds:
+            if turn:
+                time.sleep(self.every * 3600)
+            turn += 1
+            done = one_round(
+                entries_in(self.log), registry, self.out, least=self.least, known=known,
+                without=self.without, promotes=self.promote, margin=self.margin,
+                total_timesteps=self.total_timesteps, seed=self.seed,
+            )  # fmt: skip
+            tell(f"round {turn}: {done.new} new traces")
+            if done.rolled is not None:
+                tell(f"served: {done.rolled}")
+            if done.retrained is None:
+                tell(f"not retrained: {done.why_not}")
+                continue
+            known += done.new
+            tell(f"version {done.retrained.version}, {done.retrained.contest}")
+            tell(_said(done.retrained, self.registry))
 
 
 @dataclass(frozen=True)
@@ -174,6 +238,22 @@ class RegistryList:
     def execute(self) -> None:
         """Show it."""
         _show(Registry(self.registry))
+
+
+@dataclass(frozen=True)
+class RegistryPromote:
+    """Serve a version from now on, such as one that a retraining proposed."""
+
+    registry: TheRegistry
+    """Folder of the registry."""
+    version: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="VERSION")]]
+    """Number of the version."""
+
+    def execute(self) -> None:
+        """Promote, show."""
+        registry = Registry(self.registry)
+        registry.promote(self.version, "by hand")
+        _show(registry)
 
 
 @dataclass(frozen=True)

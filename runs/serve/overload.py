@@ -2,8 +2,8 @@
 
     python -m runs.serve.overload [--seconds 300]
 
-``rlbudget serve`` with a ``[queue]`` of 32 before a replaying upstream that takes two seconds for
-an answer: 16 requests a second can be served, 48 arrive, at random: 2 critical, 10 normal, 36 bulk.
+``rlbudget serve`` with a ``[queue]`` of 32 before a replaying upstream that takes four seconds for
+an answer: 8 requests a second can be served, 24 arrive, at random: 1 critical, 5 normal, 18 bulk.
 Of the bulk clients one in twenty leaves after a while. First the critical ones come alone, for a
 minute. Writes ``runs/results/overload.json``.
 """
@@ -24,8 +24,8 @@ from runs.common import row, write_result
 from runs.serve.load import connected, percentile
 from runs.serve.peers import Process, pace, reluctant, scratch, serving, upstream
 
-CAPACITY, TOKENS, PACE = 32, 20, 10.0
-RATES = {"critical": 2.0, "normal": 10.0, "bulk": 36.0}
+CAPACITY, TOKENS, PACE = 32, 20, 5.0
+RATES = {"critical": 1.0, "normal": 5.0, "bulk": 18.0}
 PRIORITIES = {"critical": -1000.0, "normal": 0.0, "bulk": 20.0}
 AGEING, PATIENCE = 1.0, 30.0
 LEAVES = 0.05

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ from rlbudget.agents.training import train_on
 from rlbudget.cli.main import main
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy, save_policy
+from rlbudget.strategies.feedback.entries import Entries
+from rlbudget.strategies.feedback.log import Feedback
 from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.strategies.feedback.retrain import Contest, contest, retrain
-from rlbudget.traces.store import TraceWriter, load_table
+from rlbudget.strategies.feedback.rolling import FOLDS, one_round
+from rlbudget.traces.store import TraceWriter, load_table, load_traces
 from rlbudget.traces.table import split_questions
+from rlbudget.traces.trace import Trace
 
 STEPS = 40_000
 
@@ -269,3 +274,40 @@ def test_a_training_that_starts_from_a_policy_begins_with_its_weights(tmp_path: 
     small = make_ppo(columns, PPOConfig(hidden=(8,), features=served.features))
     with pytest.raises(UserError, match="another size"):
         _continue_from(small, served)
+
+
+def _log_of(traces: list[Trace]) -> Entries:
+    """A log whose audited requests are these traces, all of whose targets were told."""
+    audits = {trace.trace_id: replace(trace, target="") for trace in traces}
+    told = {t.trace_id: Feedback(t.trace_id, "2026-01-01", target=t.target) for t in traces}
+    return Entries({}, audits, told, 0)
+
+
+def test_a_round_harvests_evaluates_and_proposes_and_a_command_promotes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _store(tmp_path / "old", 1)
+    train_on(old, tmp_path / "run", total_timesteps=8000)
+    registry = Registry(tmp_path / "registry")
+    registry.promote(registry.add(policy_of_run(tmp_path / "run")))
+    traces = list(load_traces(_store(tmp_path / "new", 2)))
+    entries, out = _log_of(traces), tmp_path / "harvested"
+    waits = one_round(_log_of(traces[:5]), registry, out, least=20, known=0)
+    assert waits.why_not == "5 new traces, of 20 that a round wants"
+    nothing = one_round(Entries({}, {}, {}, 0), registry, tmp_path / "none", least=1, known=0)
+    assert nothing.why_not is not None
+    done = one_round(entries, registry, out, least=20, known=0, margin=0.9, total_timesteps=8000)
+    assert done.new == len(traces)
+    assert done.rolled is not None
+    assert done.rolled.traces == len(traces)
+    assert len(done.rolled.em_lost) == FOLDS
+    assert done.retrained is not None
+    assert done.retrained.contest.promotes  # at such a margin
+    assert done.retrained.proposed
+    assert registry.served() == 1
+    assert registry.history()[-1].action == "proposed"
+    main(["registry", "promote", str(registry.folder), "2"])
+    assert registry.served() == 2
+    main(["registry", "rollback", str(registry.folder)])
+    assert registry.served() == 1
+    assert "proposed 2" in capsys.readouterr().out

@@ -48,6 +48,7 @@ def reference_of(seen: Sequence[Mapping[str, float]]) -> Reference:
     A number that is nearly always the same is left out: how often it is not cannot be known from
     so few requests, and what is off would be taken for drift.
     """
+    seen = [one for one in seen if one]
     shared = set.intersection(*(set(one) for one in seen)) if seen else set()
     names, columns = [], []
     places = np.linspace(0, 1, POINTS)
@@ -65,9 +66,10 @@ def reference_of(seen: Sequence[Mapping[str, float]]) -> Reference:
 
 
 def ranks_of(reference: Reference, seen: Mapping[str, float]) -> Floats:
-    """(numbers,) in [0, 1]: the share of the reference below, of equal ones half."""
+    """(numbers,) in [0, 1]: the share of the reference below, of equal ones half; NaN for what is
+    missing."""  # fmt: skip
     values = np.array([seen.get(name, np.nan) for name in reference.names])
-    ranks: Floats = np.where(np.isfinite(values), _ranks(values[:, None], reference.points), 0.5)
+    ranks: Floats = np.where(np.isfinite(values), _ranks(values[:, None], reference.points), np.nan)
     return ranks
 
 
@@ -90,6 +92,7 @@ def after(reference: Reference, evidence: Floats, ranks: npt.ArrayLike) -> Float
     bets = np.array(BETS)
     factors = np.concatenate([1 + bets * place, 1 + bets * apart], axis=-1)
     factors /= 1 + np.abs(np.tile(bets, 2)) * TOLERANCE
+    factors = np.where(np.isnan(factors), 1.0, factors)  # nothing is known of it
     summed: Floats = np.minimum((1 + evidence) * factors, 1e200)
     return summed
 

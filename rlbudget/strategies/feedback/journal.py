@@ -24,7 +24,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.parsing import conform, parse
 from rlbudget.policy.sealed import digest_of
 
-Action = Literal["added", "promoted", "refused", "rolled back"]
+Action = Literal["added", "proposed", "promoted", "refused", "rolled back"]
 LONGEST_WHY = 2000
 """characters"""
 _ROOM, _BYTES = ".room", 8192

@@ -3,7 +3,7 @@
 A folder::
 
     0001/ 0002/ ...     policy folders, never changed
-    history.jsonl       what was added, promoted, refused and rolled back, when and why
+    history.jsonl       what was added, proposed, promoted, refused and rolled back, when and why
 
 What is served is what the history says last, so that a promotion is one line: there or not. A
 server may ask for ``served_policy`` again at any time; ``rollback`` undoes a promotion.
@@ -115,6 +115,11 @@ class Registry:
                     f" version {version} is kept and not promoted"
                 )
             self._note("promoted", version, why)
+
+    def propose(self, version: int, why: str) -> None:
+        """Note that a version won its contest and waits for somebody to promote it."""
+        with self._writing():
+            self._note("proposed", version, why)
 
     def refuse(self, version: int, why: str) -> None:
         """Note that a version was not promoted."""

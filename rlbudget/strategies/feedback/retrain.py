@@ -121,6 +121,8 @@ class Retrained:
     """of the new policy in the registry"""
     contest: Contest
     promoted: bool
+    proposed: bool = False
+    """whether it won and waits to be promoted"""
 
 
 def retrain(
@@ -129,12 +131,14 @@ def retrain(
     *,
     margin: float = 0.005,
     total_timesteps: int | None = None,
+    promotes: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Retrained:
     """Train the served policy further, hold a contest on fresh questions, promote or refuse.
 
-    The new policy is kept in the registry either way; it is not promoted where another version is
+    The new policy is kept in the registry either way; without ``promotes`` one that won is only
+    proposed, and one is not promoted where another version is
     served by then. Raises ``UserError``, before it trains, where no policy is served, where another
     process trains for this registry, for training questions all of which the policy has seen and
     for traces that leave the contest fewer than ``FEWEST_QUESTIONS``; and as ``train_on`` does.
@@ -148,6 +152,9 @@ def retrain(
         added = registry.add(challenger, f"trained on from {version}")
         found = contest(challenger, served, held_out, margin=margin, seed=seed)
         why = str(found)
+        if found.promotes and not promotes:
+            registry.propose(added, why)
+            return Retrained(added, found, False, proposed=True)
         if found.promotes:
             try:
                 registry.promote(added, why, instead_of=version)
