@@ -16,6 +16,7 @@ from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
+from rlbudget.evaluate.recommendation import recommended
 from rlbudget.evaluate.report import Cases, cases_of, write_report
 from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.files import json_ready, write_text
@@ -123,6 +124,7 @@ def evaluate_folder(
     if compared is not None:
         evaluation[FIELD] = compared
         notes = [SAID, *notes]
+    evaluation["recommendation"] = recommended(evaluation)
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")

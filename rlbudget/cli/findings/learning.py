@@ -185,6 +185,7 @@ def of_points(points: Mapping[str, Mapping[str, Any]] | None) -> Iterator[str]:
 
 def of_evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation, by what ``evaluation.json`` holds."""
+    yield from evaluation.get("recommendation") or ()
     summaries = {row["method"]: row for row in evaluation["summary"]}
     learned = [row for row in summaries.values() if row["kind"] == "learned"]
     rules = [row for row in summaries.values() if row["kind"] == "rule"]
