@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlbudget.agents.clone import TriedRule
 from rlbudget.arrays import Float32s, Floats
 from rlbudget.policy.observation import observe
 from rlbudget.traces.table import TraceTable
+
+if TYPE_CHECKING:
+    from rlbudget.agents.clone import TriedRule  # brings torch
 
 OF_FEATURE: Mapping[str, tuple[str, str, float]] = {
     "fixed": ("thinking_tokens", "budget", 1.0),
