@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlbudget.decoding.core import Core
@@ -23,15 +23,53 @@ from rlbudget.policy.dial import Dial
 from rlbudget.policy.stop_policy import Full
 from rlbudget.serve.engine import OFF, XARGS, with_xargs
 from rlbudget.serve.shown import Piece, Shown
+from rlbudget.serve.store.part import Both
 from rlbudget.signals.loops import Loops
+from rlbudget.strategies.feedback.log import DecisionLog, Log, LoggedRequest
 from rlbudget.strategies.plan import Plan
+from rlbudget.traces.trace import Trace
 
 _NO_CAP = 1 << 30
 
 
-def following(core: Core) -> Core:
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """The gateway's store, told which plan the engine decided by; the engine keeps its own log."""
+
+    plan: Plan
+    effort: str | None
+    to: Log
+
+    @property
+    def store_text(self) -> bool:
+        """As the store."""
+        return self.to.store_text
+
+    @property
+    def failures(self) -> int:
+        """As the store's."""
+        return self.to.failures
+
+    def decision(self, served: LoggedRequest) -> None:
+        """Note a request of the engine's."""
+        plan, versions = self.plan, self.plan.versions
+        self.to.decision(
+            replace(
+                served, policy=plan.fingerprint, effort=self.effort,
+                strategy=None if plan.plain else plan.digest,
+                registry_version=next(iter(versions.values())) if len(versions) == 1 else None,
+            )
+        )  # fmt: skip
+
+    def audit(self, trace: Trace) -> None:
+        """No engine audits."""
+
+
+def following(core: Core, effort: str | None = None) -> Core:
     """A core whose requests are decided about by nobody here."""
-    return replace(core, plan=Plan({"policy": Full()}, loops=False), composed=None, log=None,
+    log = core.log.store if isinstance(core.log, Both) else core.log
+    noted = None if log is None or isinstance(log, DecisionLog) else _Noted(core.plan, effort, log)
+    return replace(core, plan=Plan({"policy": Full()}, loops=False), composed=None, log=noted,
                    max_thinking=_NO_CAP)  # fmt: skip
 
 
@@ -45,8 +83,8 @@ class Followed:
     ) -> None:  # fmt: skip
         spot = core.spot(wanted.dial)
         self.request = Request(
-            following(core), prompt=prompt.ids, dial=Dial(token_price=spot.token_price),
-            request_id=(wanted.said or {}).get("request_id"),
+            following(core, wanted.dial.effort), prompt=prompt.ids,
+            dial=Dial(token_price=spot.token_price), **(wanted.said or {}),
         )  # fmt: skip
         self.prompt_tokens = len(prompt.ids)
         self.finish = "stop"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,9 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.serve.store.part import noting, store_part
+from rlbudget.serve.store.reading import read_entries
+from rlbudget.serve.store.store import opened
 from rlbudget.serve.upstream import look_at
 from rlbudget.tasks import load_task
 from runs.integrations.toy_server import Toy, serving
@@ -172,3 +176,24 @@ def test_what_passes_through_is_cut_by_the_engine_only_where_it_may_be(
         assert told["rlbudget_token_price"] == 0.001
     else:
         assert told == {"rlbudget_off": 1}
+
+
+def test_the_store_notes_what_the_engine_did(
+    toy: tuple[Toy, str], questions: list[str], tmp_path: Path
+) -> None:
+    store = opened(str(tmp_path / "kept.sqlite3"), store_text=True)
+    made = gateway_of(StopsAt(STOP), never=StopsAt(10**6))
+    made.settings = noting(made.settings, store)
+    made.steering.append(store_part(made, store))
+    opens = partial(look_at, toy[1], made.settings, tokenizer="embedded", cut="engine")
+    with serving_gateway(made, opens) as root:
+        found = [chat(root, question).json() for question in questions[:4]]
+    noted = read_entries(str(tmp_path / "kept.sqlite3")).decisions
+    for question, one in zip(questions, found, strict=False):
+        ours = one["rlbudget"]
+        line = noted[ours["request_id"]]
+        assert (line.stop.reason, line.stop.thinking_tokens) == (
+            ours["reason"], ours["thinking_tokens"],
+        )  # fmt: skip
+        assert line.question == question
+        assert line.answer == one["choices"][0]["message"]["content"].strip()

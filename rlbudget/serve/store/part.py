@@ -46,8 +46,9 @@ def keeps_texts(settings: Settings) -> bool:
 class Both:
     """A decision log and a store."""
 
-    def __init__(self, first: Log, second: Log) -> None:
-        self._both = (first, second)
+    def __init__(self, first: Log, store: Log) -> None:
+        self.store = store
+        self._both = (first, store)
 
     @property
     def store_text(self) -> bool:
