@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,7 @@ from gateways import StopsAt, gateway_of, serving_gateway
 
 from rlbudget.cli.main import main
 from rlbudget.decoding.decoded import Decoded
+from rlbudget.errors import UserError
 from rlbudget.integrations import openai
 from rlbudget.models import load_model
 from rlbudget.policy.cascade import ESCALATE, CascadeDecision
@@ -273,3 +275,32 @@ def test_upstreams_share_requests_by_their_weights_in_turns() -> None:
     for member in pool.members:
         member.running = 3
     assert pool.best() is pool.members[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ('urls = ["a", "b"]\nweights = [1]', "one for each of urls"),
+        ('urls = ["a"]\nweights = [0]', "numbers above 0"),
+        ('urls = ["a"]\nweights = [true]', "numbers above 0"),
+        ('cut = "there"', '"auto", "here" or "engine"'),
+        ("keys = 3", "a text"),
+    ],
+)
+def test_a_wrong_upstream_is_refused_by_its_line(tmp_path: Path, said: str, wrong: str) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(f'policy = "{PLAN.parent.resolve()}/policy_0"\n[upstream]\n{said}\n')
+    with pytest.raises(UserError, match=re.escape(wrong)) as caught:
+        load_plan(file)
+    assert f"{file}:{3 + said.count(chr(10)) * ('weights' in said)}: " in str(caught.value)
+
+
+def test_the_keys_file_of_a_plan_lies_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        f'policy = "{PLAN.parent.resolve()}/policy_0"\n[upstream]\nkeys = "keys.toml"\n'
+        'urls = ["a", "b"]\nweights = [3, 1]\ncut = "here"\n'
+    )
+    upstream = load_plan(file).upstream
+    assert upstream.keys == tmp_path / "keys.toml"
+    assert (upstream.weights, upstream.cut) == ((3, 1), "here")
