@@ -11,6 +11,7 @@ from rlbudget.serve.wishes import BUDGETS, OURS
 _Schema = Mapping[str, Any]
 
 _TEXT: _Schema = {"type": "string"}
+_EVENT: _Schema = {"type": "object", "required": ["data"], "properties": {"data": _TEXT}}
 _COUNT: _Schema = {"type": "integer", "minimum": 1}
 _SHARE: _Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _CAP: _Schema = {"type": "integer", "minimum": -1, "description": "thinking tokens; -1: no cap"}
@@ -108,7 +109,7 @@ def _asked(more: Mapping[str, _Schema], needed: str) -> dict[str, Any]:
 def _route(summary: str, whole: _Schema, asked: _Schema | None = None) -> dict[str, Any]:
     kinds: dict[str, Any] = {"application/json": {"schema": whole}}
     if asked is not None:
-        kinds["text/event-stream"] = {"schema": _TEXT}
+        kinds["text/event-stream"] = {"schema": _EVENT}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     told: dict[str, Any] = {"200": {"description": "the answer", "content": kinds}}
     told |= {status: {"description": said, "content": error} for status, said in _SAID.items()}

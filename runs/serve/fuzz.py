@@ -16,11 +16,13 @@ import asyncio
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ TOKENS = 60
 SECONDS = 20.0
 """that an answer may take: the gateway's own time-out and its repetitions, on a busy machine"""
 TIMEOUT = "3"
+AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -48,12 +51,13 @@ class Found:
 
 
 class Upstream:
-    """A server whose streams are changed by the random numbers of ``seed``, unless it is None."""
+    """A server that changes streams by the random numbers of ``seed`` and of a request's own, where
+    it is not None."""  # fmt: skip
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.seed: int | None = None
-        self.asked = 0
+        self.asked: Counter[str] = Counter()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, one request."""
@@ -61,7 +65,6 @@ class Upstream:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             said = head.partition(b"content-length:")[2].partition(b"\r\n")[0].strip() or b"0"
             body = await reader.readexactly(int(said))
-            self.asked += 1
             writer.write(self._answer(head.split(b" ", 2)[1], body))
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, ValueError):
@@ -81,7 +84,10 @@ class Upstream:
         n = said.get("max_tokens", TOKENS) if isinstance(said, dict) else TOKENS
         most = min(n if isinstance(n, int) and n > 0 else TOKENS, TOKENS)
         events = self.script.events(most, top=20)
-        drawn = None if self.seed is None else random.Random(f"{self.seed} {self.asked}")
+        own = str(said.get("seed"))
+        self.asked[own] += 1
+        again = f"{self.seed} {own} {self.asked[own]}"
+        drawn = None if self.seed is None else random.Random(again)
         content = stream_bytes(events, drawn)
         return (b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
                 + content)  # fmt: skip
@@ -121,19 +127,23 @@ def main() -> None:
         plan = folder / "plan.toml"
         plan.write_text(f'policy = "{reluctant(folder)}"\n[audit]\nlog = "{folder}/log"\n')
         with serving(plan, url, folder, "--timeout", TIMEOUT) as gateway:
-            for n in range(args.bodies):
+            known = [("content-type", "application/json"),
+                     ("authorization", f"Bearer {CLIENT_KEY}")]  # fmt: skip
+
+            def of_body(n: int) -> None:
                 drawn = random.Random(f"{args.seed} body {n}")
                 ask(gateway, bodies, f"body {n}", body_bytes(drawn), headers(drawn, CLIENT_KEY))
-            for n in range(args.streams):
-                upstream.seed = args.seed * 100_000 + n
-                body = {"model": "replay", "messages": [{"role": "user", "content": "1 + 1 ="}],
-                        "max_tokens": TOKENS, "stream": bool(n % 2)}  # fmt: skip
-                known = [("content-type", "application/json"),
-                         ("authorization", f"Bearer {CLIENT_KEY}")]  # fmt: skip
-                ask(gateway, streams, f"stream {n}", json.dumps(body).encode(), known)
+
+            def of_stream(n: int) -> None:
+                ask(gateway, streams, f"stream {n}", good(n), known)
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(of_body, range(args.bodies)))
+                upstream.seed = args.seed
+                list(pool.map(of_stream, range(args.streams)))
             upstream.seed = None
             end = Found()
-            ask(gateway, end, "afterwards", json.dumps(body).encode(), known)
+            ask(gateway, end, "afterwards", good(1), known)
             leaks = leaked(folder)
     wrong = [*bodies.wrong, *streams.wrong, *end.wrong, *leaks]
     n = args.bodies + args.streams
@@ -151,6 +161,14 @@ def main() -> None:
         print(json.dumps({"rows": rows, **details}, indent=1))
 
 
+def good(n: int) -> bytes:
+    """A request that nothing is wrong with."""
+    return json.dumps({
+        "model": "replay", "messages": [{"role": "user", "content": "1 + 1 ="}], "seed": n,
+        "max_tokens": TOKENS, "stream": bool(n % 2),
+    }).encode()  # fmt: skip
+
+
 def ask(
     gateway: Process, found: Found, name: str, body: bytes, given: list[tuple[str, str]]
 ) -> None:
@@ -165,13 +183,21 @@ def ask(
             while part := connection.recv(1 << 16):
                 answer += part
     except OSError as error:
-        found.wrong.append(f"{name}: {type(error).__name__} after {len(answer)} bytes")
-        return
+        if not whole(answer):  # else it was refused before all of its body was read
+            found.wrong.append(f"{name}: {type(error).__name__} after {len(answer)} bytes")
+            return
     found.slowest = max(found.slowest, time.monotonic() - begun)
     kind, fault = judged(answer)
     found.kinds[kind] += 1
     if fault:
         found.wrong.append(f"{name}: {fault}: {answer[:300]!r} ... {answer[-200:]!r}")
+
+
+def whole(answer: bytes) -> bool:
+    """Whether an answer of a told length is all there."""
+    head, ended, rest = answer.partition(b"\r\n\r\n")
+    said = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(ended) and said is not None and len(rest) == int(said[1])
 
 
 def path_of(name: str) -> str:

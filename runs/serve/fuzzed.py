@@ -113,7 +113,7 @@ def body_bytes(drawn: random.Random) -> bytes:
                             {"role": "user", "content": parts}]  # fmt: skip
     if drawn.random() < 0.3:
         body["prompt"] = "1 + 1 ="
-    for _ in range(drawn.choice((0, 1, 1, 1, 2, 3))):
+    for _ in range(drawn.choice((0, 0, 1, 1, 1, 2, 3))):
         body = changed(body, drawn)
     written = json.dumps(body).encode()
     return spoilt(written, drawn) if drawn.random() < 0.2 else written

@@ -47,7 +47,8 @@ class Answer:
 
     @property
     def whole(self) -> bool:
-        return self.status == 200 and self.done and b"data: [DONE]" in self.tail
+        said = _FRAMING.sub(b"", self.tail)
+        return self.status == 200 and self.done and b"data: [DONE]" in said
 
     def ended(self) -> dict[str, Any]:
         """The event that tells the finish reason."""

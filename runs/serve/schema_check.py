@@ -41,7 +41,7 @@ def main() -> None:
             made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder,
                                   timeout=3000)  # fmt: skip
     said = made.stdout + made.stderr
-    cases = re.search(r"(\d[\d,]*) (?:generated|passed)[^\n]*", said)
+    cases = re.search(r"\d[\d,]* generated[^\n]*", said)
     rows = [
         row("schemathesis on the OpenAPI description", "no 500, no hang, nothing undescribed",
             "nothing found" if made.returncode == 0 else f"status {made.returncode}",
