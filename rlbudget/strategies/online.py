@@ -27,7 +27,8 @@ QUEUE_KEYS: Mapping[str, Any] = {
     "classes": dict, "tokens_per_minute": int,
 }  # fmt: skip
 CLASS_KEYS: Mapping[str, Any] = {
-    "priority": NUMBER, "price_factor": NUMBER, "cap": int, "exempt": bool,
+    "priority": NUMBER, "price_factor": NUMBER, "cap": int, "reserved": int,
+    "exempt": bool,
 }  # fmt: skip
 _KINDS = {int: "a whole number", bool: "true or false", NUMBER: "a number"}
 _MOST_CLASSES = 100
@@ -65,6 +66,8 @@ class QueueClass:
     """times the token price of requests that name none"""
     cap: int | None = None
     """requests on their way at once; None: as many as the queue has"""
+    reserved: int = 0
+    """places that no other class takes"""
     exempt: bool = False
     """whether the tokens of the class are not counted against ``tokens_per_minute``, and its
     price is not raised for them"""
@@ -164,6 +167,8 @@ def read_queue(file: TomlFile) -> QueueSettings | None:
     if len(given) > _MOST_CLASSES:
         raise wrong(f"more than {_MOST_CLASSES} classes", "classes")
     classes = {name: _class(file, name, one, said["capacity"]) for name, one in given.items()}
+    if sum(one.reserved for one in classes.values()) >= said["capacity"] and len(classes) > 1:
+        raise wrong("the classes together reserve the whole capacity", "classes")
     default = said.pop("default", None)
     if default is None:
         default = max(classes, key=lambda name: classes[name].priority)
@@ -191,6 +196,8 @@ def _class(file: TomlFile, name: str, said: Any, capacity: int) -> QueueClass:
         raise file.wrong("price_factor must lie in (0, 1000]", *place, "price_factor")
     if not 1 <= said.get("cap", 1) <= capacity:
         raise file.wrong(f"cap must lie between 1 and the capacity, {capacity}", *place, "cap")
+    if not 0 <= said.get("reserved", 0) <= said.get("cap", capacity):
+        raise file.wrong("reserved must lie between 0 and the cap", *place, "reserved")
     return QueueClass(**said)
 
 

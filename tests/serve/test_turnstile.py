@@ -68,6 +68,23 @@ def test_nobody_is_overtaken_by_one_that_arrives_later_than_its_priority_is_wort
         assert turn >= arrived
 
 
+@given(ARRIVALS, st.integers(1, 3))
+def test_reserved_places_are_kept_and_the_law_holds_among_the_others(
+    arrivals: list[tuple[float, str]], reserved: int
+) -> None:
+    classes = {**CLASSES, "critical": QueueClass(priority=-1000.0, reserved=reserved)}
+    line = Turnstile(QueueSettings(4, classes, "normal", patience=1e9))
+    found = served_in_order(line, arrivals, each=3.0)
+    assert len(found) == len(arrivals)
+    for place, (group, arrived, turn) in enumerate(found):
+        others = sum(g != "critical" and t <= turn < t + 3.0 for g, _, t in found)
+        assert others <= 4 - reserved
+        for other, other_arrived, other_turn in found[:place]:
+            if other_turn > arrived and other_arrived > arrived:
+                apart = classes[group].priority - classes[other].priority
+                assert other_arrived - arrived <= apart + 1e-9
+
+
 @given(ARRIVALS)
 def test_a_class_serves_its_own_in_the_order_of_arrival(arrivals: list[tuple[float, str]]) -> None:
     found = served_in_order(Turnstile(settings(patience=1e9)), arrivals, each=5.0)

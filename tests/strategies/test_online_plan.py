@@ -83,6 +83,8 @@ def test_a_queue_needs_no_classes(home: Path) -> None:
         ("[queue]\ncapacity = 2\n[queue.classes]\nbulk = 3", 5, "[queue.classes.bulk]"),
         ("[queue]\ncapacity = 2\n[queue.classes.bulk]\nweight = 1", 5, "unknown"),
         ("[queue]\ncapacity = 2\n[queue.classes.bulk]\ncap = 3", 5, "capacity, 2"),
+        ("[queue]\ncapacity = 2\n[queue.classes.bulk]\nreserved = 3", 5, "between 0 and"),
+        ("[queue]\ncapacity = 2\n[queue.classes.a]\nreserved = 2\n[queue.classes.b]", 4, "whole"),
         ("[queue]\ncapacity = 2\n[queue.classes.bulk]\npriority = nan", 5, "finite"),
         ("[queue]\ncapacity = 2\n[queue.classes.bulk]\npriority = 'high'", 5, "a number"),
         ("[queue]\ncapacity = 2\n[queue.classes.bulk]\nprice_factor = 0", 5, "(0, 1000]"),

@@ -87,7 +87,7 @@ def nothing_seen(reference: Reference) -> Floats:
 def after(reference: Reference, evidence: Floats, ranks: npt.ArrayLike) -> Floats:
     """The evidence (..., numbers, 2 * bets) after a request of these ranks (..., numbers)."""
     place = 2 * np.asarray(ranks, np.float64)[..., None] - 1
-    middle = reference.spread[:, None]
+    middle = reference.spread[..., None]
     apart = (np.abs(place) - middle) / np.maximum(middle, 1 - middle)
     bets = np.array(BETS)
     factors = np.concatenate([1 + bets * place, 1 + bets * apart], axis=-1)

@@ -47,7 +47,7 @@ class Queue:
     async def before(self, arrival: Arrival) -> Arrival:
         """Wait for the turn; ``RefusedError``, a 429, where that would take too long."""
         group = self.class_of(arrival)
-        came = self._clock()
+        came, arrived = self._clock(), round(time.time(), 3)
         ticket, begun, refusal = self.turnstile.arrive(group, came)
         self._call(begun)
         if refusal is not None:
@@ -67,7 +67,12 @@ class Queue:
         return replace(
             arrival,
             price_factor=arrival.price_factor * factor,
-            shown={**arrival.shown, "priority": group, "queued_seconds": waited},
+            shown={
+                **arrival.shown,
+                "priority": group,
+                "arrived": arrived,
+                "queued_seconds": waited,
+            },
         )
 
     def after(self, outcome: Outcome) -> None:

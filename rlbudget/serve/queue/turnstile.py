@@ -3,13 +3,12 @@
 A waiting request is served before all others that have a higher ``priority + rate * arrival``:
 that is the order of ``priority - rate * waited`` at any moment. So nobody is overtaken by one that
 arrives more than (difference of the priorities) / rate later; a class at its own cap waits for
-itself alone. Where the line is full, the one that would be served last is refused, the newcomer or
-one that waits.
+itself alone, and places that another has reserved are none of its own. Where the line is full, the
+one that would be served last is refused, the newcomer or one that waits.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -106,18 +105,19 @@ class Turnstile:
             sum(one.key <= ticket.key and one is not ticket for line in lines for one in line)
             for lines in (self._waiting.values(), [self._waiting[group]])
         )
-        rounds = (ahead + 1) / settings.capacity
+        kept = sum(one.reserved for name, one in settings.classes.items() if name != group)
+        rounds = (ahead + 1) / max(settings.capacity - kept, 1)
         if (cap := settings.classes[group].cap) is not None:
             rounds = max(rounds, (own + 1) / cap)
         return rounds * self._mean
 
     def _turns(self, now: float) -> list[Ticket]:
         begun = []
-        while sum(self.running.values()) < self.settings.capacity:
+        while True:
             heads = [
                 next(iter(line))
                 for name, line in self._waiting.items()
-                if line and self.running[name] < self._cap(name)
+                if line and self._has_place(name)
             ]
             if not heads:
                 break
@@ -128,9 +128,15 @@ class Turnstile:
             begun.append(ticket)
         return begun
 
-    def _cap(self, name: str) -> float:
-        cap = self.settings.classes[name].cap
-        return math.inf if cap is None else cap
+    def _has_place(self, name: str) -> bool:
+        """Whether a class is below its cap, and a place is left that no other has reserved."""
+        classes, running = self.settings.classes, self.running
+        cap = classes[name].cap
+        kept = sum(
+            max(one.reserved - running[other], 0) for other, one in classes.items() if other != name
+        )
+        free = self.settings.capacity - sum(running.values()) - kept
+        return free > 0 and (cap is None or running[name] < cap)
 
     def _last_ones(self) -> list[Ticket]:
         return [next(reversed(line)) for line in self._waiting.values() if line]
