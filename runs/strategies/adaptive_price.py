@@ -10,7 +10,7 @@ constant price in hindsight, the price that was right before the shift (no contr
 budget of thinking tokens that was right before the shift (fixed threshold).
 
 Then a model change at noon, the mix staying as it is: ``changed_model.py`` records the same model
-with weights of four bits. And quiet days, which nothing changes in. Writes
+at another temperature. And quiet days, which nothing changes in. Writes
 ``runs/results/adaptive_price.json`` and ``adaptive_price.svg``.
 """
 
@@ -277,8 +277,8 @@ def changing(
     per_hundred = alarms / quiet_days * 100
     known = [d for d in delays if d is not None]
     rows = [
-        row(f"embedded: a model change at noon that costs {100 * cost:.1f} points (weights of four"
-            f" bits), {CHANGES} days: requests to the alarm at {AUDITS:.0%} audits",
+        row(f"embedded: a model change at noon that costs {100 * cost:.1f} points (another"
+            f" temperature), {CHANGES} days: requests to the alarm at {AUDITS:.0%} audits",
             "<= 300 in each, false alarms <= 1 in 100 quiet days",
             f"{np.median(known) if known else float('nan'):.0f} in the median, {max(known):.0f} at"
             f" most, {len(known)} of {CHANGES} days; false alarms {per_hundred:.1f} in 100 quiet"

@@ -71,11 +71,10 @@ def started(price: float, known: PriceRange, *, fitted: bool = False) -> State:
     return State(math.log(nearest_price(price, known)), estimate)
 
 
-def margin(settings: PriceSettings, error: float = 0.0) -> float:
-    """What is kept above the floor, in exact match, where the estimate has a standard error."""
+def margin(settings: PriceSettings) -> float:
+    """What is kept above the floor, in exact match: what chance takes from a window."""
     assert settings.target is not None
-    chance = settings.target * (1 - settings.target) / settings.window
-    return Z * math.sqrt(chance + error * error)
+    return Z * math.sqrt(settings.target * (1 - settings.target) / settings.window)
 
 
 def after_request(
@@ -139,8 +138,7 @@ def to_spare(settings: PriceSettings, state: State) -> float | None:
     estimate = state.estimate
     if max(estimate.right.weight, estimate.off.weight) < LEAST_TOLD or not state.requests:
         return None
-    error = math.sqrt(estimate.off.square / max(estimate.off.weight, 1.0))
-    return estimated(estimate) - settings.target - margin(settings, error)
+    return estimated(estimate) - settings.target - margin(settings)
 
 
 def _step(settings: PriceSettings, state: State) -> float:
