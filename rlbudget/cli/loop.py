@@ -30,7 +30,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.folder import load_policy
 from rlbudget.strategies.feedback.entries import Entries, read_log
 from rlbudget.strategies.feedback.harvest import harvest
-from rlbudget.strategies.feedback.log import feedback
+from rlbudget.strategies.feedback.log import feedback, outcome_of
 from rlbudget.strategies.feedback.production import as_json, shown, streams_of
 from rlbudget.strategies.feedback.registry import Registry
 from rlbudget.strategies.feedback.retrain import Retrained, retrain
@@ -42,7 +42,7 @@ class Feedback:
     """Tell a decision log what the right answer to a request was, or whether the given one was."""
 
     log: TheLog
-    """Folder of the log."""
+    """Folder of the log, or a gateway's store."""
     request_id: Annotated[str, tyro.conf.arg(metavar="ID")]
     """Id of the request, as `rlbudget decode` said it."""
     target: OptionalText = None
@@ -57,7 +57,11 @@ class Feedback:
         if self.right and self.wrong:
             raise UserError("feedback takes one of: --target TEXT, --right, --wrong")
         right = self.right if self.right or self.wrong else None
-        feedback(self.log, self.request_id, target=self.target, right=right)
+        if is_store(self.log):
+            outcome = outcome_of(self.request_id, target=self.target, right=right)
+            online().tell(self.log, outcome)
+        else:
+            feedback(self.log, self.request_id, target=self.target, right=right)
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,15 @@ class Harvest:
 
 def entries_in(where: str | Path) -> Entries:
     """What a decision log or a gateway's store holds; ``UserError`` for what is neither."""
-    if Path(where).is_dir() or not ("://" in str(where) or Path(where).is_file()):
+    if not is_store(where):
         return read_log(where)
     found: Entries = online().read_entries(where)
     return found
+
+
+def is_store(where: str | Path) -> bool:
+    """Whether a name is that of a store, not of a folder of logs."""
+    return "://" in str(where) or Path(where).is_file()
 
 
 def _say_damaged(lines: int) -> None:

@@ -15,10 +15,10 @@ from rlbudget.serve.keys import digests_of, named, read_keys
 from rlbudget.serve.run import serve
 from rlbudget.serve.store.opening import open_store
 from rlbudget.serve.store.reading import prune, read_entries
-from rlbudget.serve.store.store import note_event
+from rlbudget.serve.store.store import note_event, tell
 
 __all__ = [
     "digests_of", "experiments", "find", "named", "note_event", "open_store", "promote", "prune",
     "read_entries", "read_keys", "results", "serve", "start", "status_json", "status_table",
-    "stop", "with_usual",
+    "stop", "tell", "with_usual",
 ]  # fmt: skip

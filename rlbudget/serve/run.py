@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,9 @@ from rlbudget.serve.store.store import Store, opened
 from rlbudget.serve.upstream import look_at
 from rlbudget.serve.waits import PatientProtocol
 from rlbudget.strategies.feedback.log import Feedback
+
+_SWITCH = 5e-4
+"""seconds that a thread beside the streams, such as the store's, may keep them waiting"""
 
 
 def serve(
@@ -97,6 +101,7 @@ def run(
     Raises ``UserError`` where an upstream cannot be served or the port is taken.
     """
     failed: list[Exception] = []
+    sys.setswitchinterval(_SWITCH)
 
     def stop() -> None:
         server.should_exit = True

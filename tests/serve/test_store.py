@@ -20,6 +20,7 @@ from sqlalchemy import func, select, text
 from stores import fresh, postgres
 from trace_makers import make_trace
 
+from rlbudget.cli.main import main
 from rlbudget.errors import UserError
 from rlbudget.serve.store.opening import open_store
 from rlbudget.serve.store.reading import (
@@ -282,5 +283,23 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
     with pytest.raises(UserError, match="no such store"):
         open_store(tmp_path / "none", make=False)
-    with pytest.raises(UserError, match="no decision log"):
+    with pytest.raises(UserError, match="no such store"):
         read_entries(tmp_path)
+
+
+def test_an_operator_tells_a_store_by_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "store")
+    made = opened(file)
+    made.decision(served("r0"))
+    made.close()
+    main(["feedback", file, "--request-id", "r0", "--target", "7"])
+    assert read_entries(file).outcomes["r0"].target == "7"
+    for words, said in (
+        (["r1", "--right"], "holds no request"), (["r0"], "takes one of"),
+        (["r0", "--target", " "], "empty"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(["feedback", file, "--request-id", *words])
+        assert said in capsys.readouterr().err

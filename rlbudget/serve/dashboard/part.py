@@ -29,7 +29,9 @@ from rlbudget.serve.store.store import Store
 
 _HERE = Path(__file__).parent
 _FRESH = 2.5
-"""seconds that a view is shown for"""
+"""seconds that a view is shown for, at least"""
+_RARELY = 5
+"""times as long as it took to read"""
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self';"
     " connect-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none';"
@@ -53,7 +55,7 @@ class Dashboard:
         self._queue, self._control = queue, control
         self._sessions = Sessions(store.secret("session"), [key.digest for key in admins])
         self._view: View | None = None
-        self._read = -_FRESH
+        self._again = 0.0
         self._reading = asyncio.Lock()
 
     def part(self) -> Steering:
@@ -137,7 +139,7 @@ class Dashboard:
         said = {name: form[name] for name in ("mode", "price", "experiment", "arm") if name in form}
         _log.warning("dashboard: %s %s by key %s", act, said, admin)
         self._store.event("button", act=act, by=admin, **said)
-        self._read = -_FRESH
+        self._again = 0.0
         return RedirectResponse(f"/?told={act}", 303, _HEADERS)
 
     async def _do(self, act: str, form: dict[str, str]) -> None:
@@ -163,9 +165,11 @@ class Dashboard:
     async def _seen(self) -> View:
         """The view, read again where it is old; many readers share one reading."""
         async with self._reading:
-            if self._view is None or time.monotonic() - self._read > _FRESH:
+            begun = time.monotonic()
+            if self._view is None or begun > self._again:
                 self._view = await asyncio.to_thread(view_of, self._store.engine)
-                self._read = time.monotonic()
+                took = time.monotonic() - begun
+                self._again = time.monotonic() + max(_FRESH, _RARELY * took)
             return self._view
 
     def _now(self) -> Now:

@@ -32,6 +32,8 @@ _EVERY = 2.0
 """seconds between two looks at what runs"""
 _JUDGE = 10.0
 """seconds between two looks at the results, where anything came in"""
+_RARELY = 50
+"""times as long as a look at the results took is waited for the next"""
 _PRUNE = 3600.0
 
 _log = logging.getLogger("rlbudget.serve")
@@ -182,14 +184,15 @@ class Experimenting:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        judged, pruned = loop.time(), loop.time()
+        judged, pruned = loop.time() + self.judge_every, loop.time()
         while True:
             await asyncio.sleep(self.every)
             try:
                 await self._aside(self.refresh)
-                if loop.time() >= judged + self.judge_every:
-                    judged = loop.time()
+                if loop.time() >= judged:
+                    begun = loop.time()
                     await self._aside(self.judged)
+                    judged = begun + max(self.judge_every, _RARELY * (loop.time() - begun))
                 if loop.time() >= pruned + _PRUNE:
                     pruned = loop.time()
                     await self._aside(self._prune)

@@ -22,21 +22,16 @@ from rlbudget.serve.store.tables import (
     PRICES,
     SHADOWS,
 )
-from rlbudget.strategies.feedback.entries import Entries, entries_of, read_log
+from rlbudget.strategies.feedback.entries import Entries, entries_of
 
 _DAY = 86_400.0
-_AT_ONCE = 2_000
-
-
-def is_store(where: str | Path) -> bool:
-    """Whether a name is that of a store, not of a folder of logs."""
-    return "://" in str(where) or Path(where).is_file()
+_AT_ONCE = 1_000
+_BREATH = 0.005
+"""seconds between two times: who reads or prunes much leaves the gateway its processor"""
 
 
 def read_entries(where: str | Path) -> Entries:
-    """What a decision log or a store holds; ``UserError`` for what is neither."""
-    if not is_store(where):
-        return read_log(where)
+    """What a store holds; ``UserError`` for what is none."""
     engine = open_store(where, make=False)
     try:
         return entries(engine)
@@ -72,6 +67,9 @@ def _lines(engine: Engine, table: Table, of: ColumnElement[bool] | None) -> Iter
             return
         last = rows[-1][0]
         yield from (str(line) for _, line in rows)
+        if len(rows) < _AT_ONCE:
+            return
+        time.sleep(_BREATH)
 
 
 def last_lines(engine: Engine, table: Table, n: int) -> list[dict[str, Any]]:
@@ -166,17 +164,28 @@ def prune(engine: Engine, *, days: float, running: tuple[str, ...] = ()) -> dict
     kept = select(DECISIONS.c.request_id).where(DECISIONS.c.experiment.in_(running))
     last = select(func.max(PRICES.c.id)).group_by(PRICES.c.plan)
     done = {}
-    with engine.begin() as connection:
-        # Those that ask for the decisions come before them.
-        for table in (AUDITS, OUTCOMES, SHADOWS, DECISIONS, PRICES, EVENTS):
-            gone = delete(table).where(table.c.at < before)
-            if table is PRICES:
-                gone = gone.where(table.c.id.not_in(last))
-            elif table is EVENTS:  # the mode holds until another is set
-                gone = gone.where(EVENTS.c.kind != "mode")
-            elif table is DECISIONS and running:
-                gone = gone.where(table.c.experiment.is_(None) | table.c.experiment.not_in(running))
-            elif running:
-                gone = gone.where(table.c.request_id.not_in(kept))
-            done[table.name] = int(connection.execute(gone).rowcount)
+    for table in (AUDITS, OUTCOMES, SHADOWS, DECISIONS, PRICES, EVENTS):  # decisions are asked for
+        old = table.c.at < before
+        if table is PRICES:
+            old &= table.c.id.not_in(last)
+        elif table is EVENTS:  # the mode holds until another is set
+            old &= EVENTS.c.kind != "mode"
+        elif table is DECISIONS:
+            old &= table.c.experiment.is_(None) | table.c.experiment.not_in(running)
+        elif running:
+            old &= table.c.request_id.not_in(kept)
+        done[table.name] = _delete(engine, table, old)
     return done
+
+
+def _delete(engine: Engine, table: Table, old: ColumnElement[bool]) -> int:
+    """Some at a time: whoever writes beside it never waits for long."""
+    total = 0
+    while True:
+        some = select(table.c.id).where(old).limit(_AT_ONCE)
+        with engine.begin() as connection:
+            gone = int(connection.execute(delete(table).where(table.c.id.in_(some))).rowcount)
+        total += gone
+        if gone < _AT_ONCE:
+            return total
+        time.sleep(_BREATH)

@@ -15,7 +15,9 @@ from typing import Any
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from rlbudget.errors import UserError
 from rlbudget.serve.store.opening import open_store
+from rlbudget.serve.store.reading import knows
 from rlbudget.serve.store.tables import (
     AUDITS,
     DECISIONS,
@@ -167,6 +169,22 @@ def note_event(engine: Engine, kind: str, **content: Any) -> None:
     row = {"at": time.time(), "kind": kind, "content": json.dumps(content, allow_nan=False)}
     with engine.begin() as connection:
         connection.execute(insert(EVENTS), row)
+
+
+def tell(where: str, outcome: Feedback) -> None:
+    """Note in a store what an operator found out; waits until it is committed.
+
+    Raises ``UserError`` for a store that is not there and a request that it does not hold.
+    """
+    engine = open_store(where, make=False)
+    try:
+        if not knows(engine, outcome.request_id):
+            raise UserError(f"{where} holds no request {outcome.request_id!r}")
+        row = {"at": time.time(), "request_id": outcome.request_id, "line": outcome_line(outcome)}
+        with engine.begin() as connection:
+            connection.execute(insert(OUTCOMES), row)
+    finally:
+        engine.dispose()
 
 
 def opened(where: str, *, store_text: bool = False) -> Store:
