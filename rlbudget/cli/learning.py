@@ -18,6 +18,7 @@ from rlbudget.cli.arguments import (
     Folders,
     N,
     OptionalN,
+    OptionalName,
     OptionalNumber,
     OptionalShare,
     PriceRange,
@@ -115,7 +116,7 @@ class Freeze:
     """Replace a policy that is already there."""
     standalone: Flag = False
     """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
-    rule: str | None = None
+    rule: OptionalName = None
     """Freeze this rule as it was tuned on the run's training questions, in place of the policy."""
     unfinished: Flag = False
     """Take the best policy of a training that was interrupted; its card says so."""
