@@ -97,22 +97,22 @@ def request(name: str, tokens: int = 512) -> LoggedRequest:
 async def lateness(store: Store | None, seconds: float) -> list[float]:
     """By how much each tick of each stream is late, while decisions are noted or not."""
     late: list[float] = []
-    loop = asyncio.get_running_loop()
-    begun = loop.time() + 0.1
+    clock = time.monotonic  # the loop's own stands still while something runs in it
+    begun = clock() + 0.1
     until = begun + seconds
 
     async def stream(place: int) -> None:
         due = begun + TICK * place / STREAMS
         while due < until:
-            await asyncio.sleep(max(due - loop.time(), 0))
-            late.append(loop.time() - due)
+            await asyncio.sleep(max(due - clock(), 0))
+            late.append(clock() - due)
             due += TICK
 
     async def deciding() -> None:
         """Twenty at a time, as ends of streams come."""
         noted, due = 0, begun
         while store is not None and due < until:
-            await asyncio.sleep(max(due - loop.time(), 0))
+            await asyncio.sleep(max(due - clock(), 0))
             for _ in range(RATE // 100):
                 noted += 1
                 store.decision(request(f"r{noted}"))

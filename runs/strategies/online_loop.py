@@ -1,8 +1,8 @@
 """The loop closed once: serve, audits and feedback, export, retrain, contest, promote, better.
 
-    python -m runs.strategies.online_loop [--first 120] [--requests 600] [--fresh 400]
+    python -m runs.strategies.online_loop [--first 60] [--requests 2000] [--fresh 400]
 
-A policy trained on few questions is served by a gateway with the embedded model inside; half of the
+A policy trained on few questions is served by a gateway with the embedded model inside; 60% of the
 requests are audited, and users tell the right answers by ``POST /v1/feedback``. What its store
 exports trains the policy on (``rlbudget store export``, ``rlbudget retrain``); both versions are
 then replayed on questions that neither has seen. Beside it, what the record says of an arm that was
@@ -52,7 +52,7 @@ from runs.common import row, write_result
 from runs.integrations.toy_server import running
 
 SEED = 0
-SHARE = 0.5
+SHARE = 0.6
 RELATIVE_PRICE, OTHER = 0.1, 0.3
 """of the policy that is served, and of the arm that is not"""
 
@@ -111,8 +111,8 @@ def off_policy(policy: Any, audits: TraceTable, fresh: TraceTable) -> dict[str, 
 def main() -> None:
     """Run the loop, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--first", type=int, default=120)
-    parser.add_argument("--requests", type=int, default=600)
+    parser.add_argument("--first", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--fresh", type=int, default=400)
     args = parser.parse_args()
     torch.set_num_threads(1)

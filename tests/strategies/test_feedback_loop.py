@@ -513,3 +513,14 @@ def test_an_outcome_of_a_wrong_kind_is_counted(tmp_path: Path, wrong: dict[str, 
     entries = read_log(tmp_path)
     assert list(entries.outcomes) == ["t2"]
     assert entries.damaged == 1
+
+
+def test_a_policy_of_a_verified_task_is_harvested_by_the_scorer_for_all() -> None:
+    """A served request lacks what the task's own verifier needs."""
+    trace = replace(make_trace(0), meta={"scorer": "verifier"}, target="")
+    given = trace.final.answer
+    scored = scored_trace(trace, Feedback("t0", "", target=given))
+    assert scored is not None
+    assert scored.final.exact_match == 1
+    assert scored.meta["scorer"] == "auto"
+    assert scored_trace(trace, Feedback("t0", "", right=True)) is not None

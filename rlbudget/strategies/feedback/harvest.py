@@ -79,7 +79,7 @@ def harvest(
 
 def judge_of(trace: Trace, outcome: Feedback) -> Judge:
     """What an outcome says about other answers to the same request."""
-    name = scorer_of(trace)
+    name = _scorer_of(trace)
     scorer, given, target = find_scorer(name), trace.final.answer, outcome.target
     if target is not None:
         return lambda answer: scorer.score(answer, target, question=trace.question)
@@ -93,6 +93,13 @@ def judge_of(trace: Trace, outcome: Feedback) -> Judge:
     if outcome.right:
         return lambda answer: int(same(answer))
     return lambda answer: 0 if same(answer) else None
+
+
+def _scorer_of(trace: Trace) -> str:
+    """That of its task. A request lacks what a task's own verifier needs: it is scored by ``auto``,
+    as its answer was found."""  # fmt: skip
+    name = scorer_of(trace)
+    return "auto" if name == "verifier" else name
 
 
 def scored_trace(trace: Trace, outcome: Feedback) -> Trace | None:
@@ -115,7 +122,7 @@ def scored_trace(trace: Trace, outcome: Feedback) -> Trace | None:
         target=target,
         final=replace(trace.final, exact_match=final),
         checkpoints=tuple(points),
-        meta={**trace.meta, "outcome": _kind(outcome)},
+        meta={**trace.meta, "scorer": _scorer_of(trace), "outcome": _kind(outcome)},
     )
 
 
