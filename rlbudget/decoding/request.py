@@ -39,7 +39,7 @@ from rlbudget.signals.loops import Loops
 from rlbudget.strategies.feedback.audit import audited
 from rlbudget.strategies.feedback.log import Stop
 from rlbudget.strategies.hybrid import RequestFacts
-from rlbudget.tasks.scorers import find_scorer
+from rlbudget.tasks.scorers import find_scorer, scorer_of_requests
 
 _NO_CAP = 1 << 30
 _OPENING = 16
@@ -500,7 +500,7 @@ class Request:
     def same_answer(self, other: str) -> bool:
         """Whether another answer is the same as this one, as the traces' scorer has it; may take
         seconds."""  # fmt: skip
-        return find_scorer(self._core.scorer).same(other, self.answer)
+        return find_scorer(scorer_of_requests(self._core.scorer)).same(other, self.answer)
 
     # The way of the steps -------------------------------------------------------------------------
 

@@ -70,6 +70,12 @@ def scorer_of_task(task: str) -> str:
     return _OF_TASK.get(task, "auto")
 
 
+def scorer_of_requests(recorded: str) -> str:
+    """The scorer of served requests where recordings had this one: a request lacks what a task's
+    own verifier needs, and is scored by ``auto``, as its answer is found."""
+    return "auto" if recorded == "verifier" else recorded
+
+
 def extracted(text: str, scorer: str = "auto") -> str:
     """The answer in what a model wrote, "" where there is none, as the named scorer extracts it;
     a task's own verifier counts as ``auto``."""  # fmt: skip

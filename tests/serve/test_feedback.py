@@ -228,6 +228,16 @@ def test_what_shadow_found_is_noted_and_is_no_decision(gateways: Opened) -> None
         assert not entries(served.store.engine).decisions
 
 
+def test_a_cut_of_a_verified_tasks_policy_is_judged_too(gateways: Opened) -> None:
+    policy = StopsAt(24)
+    policy.recorded = {"scorer": "verifier"}  # type: ignore[attr-defined]
+    with gateways.serve(Plan({"policy": policy}), shadow=True) as served:
+        told = [served.chat(one.question)["rlbudget"].get("shadow") for one in QUESTIONS]
+    cuts = [one for one in told if one is not None]
+    assert cuts
+    assert all(isinstance(cut["same_answer"], bool) for cut in cuts)
+
+
 def test_a_plan_names_its_store(tmp_path: Path) -> None:
     save_policy(tmp_path / "policy", random_policy())
     plan = tmp_path / "plan.toml"

@@ -16,7 +16,7 @@ from rlbudget.errors import UserError
 from rlbudget.strategies.feedback.audit import Audit
 from rlbudget.strategies.feedback.entries import Entries
 from rlbudget.strategies.feedback.log import Feedback, LoggedRequest
-from rlbudget.tasks.scorers import extracted, find_scorer, vote_key
+from rlbudget.tasks.scorers import extracted, find_scorer, scorer_of_requests, vote_key
 from rlbudget.traces.store import TraceWriter, existing_ids, iter_traces
 from rlbudget.traces.trace import Trace, scorer_of
 
@@ -79,7 +79,7 @@ def harvest(
 
 def judge_of(trace: Trace, outcome: Feedback) -> Judge:
     """What an outcome says about other answers to the same request."""
-    name = _scorer_of(trace)
+    name = scorer_of_requests(scorer_of(trace))
     scorer, given, target = find_scorer(name), trace.final.answer, outcome.target
     if target is not None:
         return lambda answer: scorer.score(answer, target, question=trace.question)
@@ -93,13 +93,6 @@ def judge_of(trace: Trace, outcome: Feedback) -> Judge:
     if outcome.right:
         return lambda answer: int(same(answer))
     return lambda answer: 0 if same(answer) else None
-
-
-def _scorer_of(trace: Trace) -> str:
-    """That of its task. A request lacks what a task's own verifier needs: it is scored by ``auto``,
-    as its answer was found."""  # fmt: skip
-    name = scorer_of(trace)
-    return "auto" if name == "verifier" else name
 
 
 def scored_trace(trace: Trace, outcome: Feedback) -> Trace | None:
@@ -122,7 +115,11 @@ def scored_trace(trace: Trace, outcome: Feedback) -> Trace | None:
         target=target,
         final=replace(trace.final, exact_match=final),
         checkpoints=tuple(points),
-        meta={**trace.meta, "scorer": _scorer_of(trace), "outcome": _kind(outcome)},
+        meta={
+            **trace.meta,
+            "scorer": scorer_of_requests(scorer_of(trace)),
+            "outcome": _kind(outcome),
+        },
     )
 
 
