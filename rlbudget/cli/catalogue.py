@@ -91,7 +91,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
         Entry("stream", "loop", "what each policy of a log saves and loses",
               "log"),
         Entry("experiment start", "experimenting", "draw an arm for each request of a gateway",
-              "rlbudget.sqlite3 --name dear --arm plan --arm dear:token_price=0.002"),
+              "s.db --name a --arm now --arm b:token_price=2e-3"),
         Entry("experiment status", "experimenting", "each arm beside the control, with intervals",
               "rlbudget.sqlite3"),
         Entry("experiment stop", "experimenting", "stop an arm, or the experiment",

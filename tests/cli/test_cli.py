@@ -31,9 +31,11 @@ from rlbudget.traces.store import TraceWriter, load_traces
 
 COMMANDS = ("quickstart", "record", "annotate", "import", "traces merge",
             "traces stat", "traces validate", "score", "train", "freeze", "evaluate", "calibrate",
-            "impact", "blend", "cascade", "choose", "correct", "decode", "serve", "plan check",
+            "impact", "predict", "blend", "cascade", "choose", "correct", "decode", "serve",
+            "plan check",
             "rules check", "rules explain", "feedback", "stream", "harvest", "retrain",
-            "registry add", "registry list", "registry rollback", "store export",
+            "rolling", "registry promote", "registry add", "registry list", "registry rollback",
+            "store export",
             "store prune", "experiment start", "experiment status", "experiment stop",
             "experiment promote")  # fmt: skip
 
@@ -150,7 +152,7 @@ def test_the_whole_way(
         r"^spent [\d,]+ tokens on full decodes and [\d,]+ on exit", said.err, re.MULTILINE
     )
     assert "warning: 60 questions are few: 18 would be held out" in said.err
-    assert re.search(r"^on the validation questions: .* gap", said.err, re.MULTILINE)
+    assert re.search(r"^out of fold on \d+ training questions: .* gap", said.err, re.MULTILINE)
     assert re.search(r"^a free policy on \d+ features, .* of ", said.err, re.MULTILINE)
     assert re.search(r"^policy: \S+ of the oracle's gap closed", said.err, re.MULTILINE)
     assert "warning: every full decode is scored wrong by the scorer auto" in said.err
@@ -381,7 +383,7 @@ def test_the_text_of_an_option_flows(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_help_of_a_group_of_commands_lists_these(capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(capsys, "registry", "--help")
     assert re.findall(r"^  (registry \w+)", shown, re.MULTILINE) == [
-        "registry add", "registry list", "registry rollback",
+        "registry promote", "registry add", "registry list", "registry rollback",
     ]  # fmt: skip
     assert "rules check" not in shown
 
