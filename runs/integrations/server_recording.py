@@ -246,15 +246,17 @@ def speed(engine: str, task: Task, folder: Path, given: argparse.Namespace) -> N
     """(a) to (c) of one engine."""
     at_once = given.at_once
     with tempfile.TemporaryDirectory() as place:
-        here, there = given.here or Path(place) / "here", Path(place) / "there"
+        here = given.here or Path(place) / "here"
+        there = given.there or Path(place) / "there"
         by_transformers = by_ours(task, here)
         with serving(engine, folder, at_once, given) as url:
             served = served_of(url, folder, at_once)
             warm(served)
             before = counters(url) if engine == "vllm" else {}
             done: ServedStats = record_served(
-                served, task, there, temperature=0.0, seed=SEED, store_text=True
-            )
+                served, task, there, temperature=0.0, seed=SEED, store_text=True,
+                resume=given.there is not None,
+            )  # fmt: skip
             after = counters(url) if engine == "vllm" else {}
             traces = load_traces(there)
             rows = sameness(engine, compared(load_traces(here), traces))
@@ -373,6 +375,8 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, help="questions (default: vllm 16, llama-server 4)")
     parser.add_argument("--here", type=Path, help="keep the transformers recording here, or take"
                         " the one that is")  # fmt: skip
+    parser.add_argument("--there", type=Path, help="go on with the server's recording here: it is"
+                        " compared, its time means nothing")  # fmt: skip
     parser.add_argument("--block", type=int, help="tokens of a block of vLLM's prefix cache")
     parser.add_argument("--policy", action="store_true", help="the policy instead of the speed")
     parser.add_argument("--vllm", type=Path, default=VLLM, help="python of vLLM's venv")
