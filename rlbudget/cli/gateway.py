@@ -21,7 +21,6 @@ from rlbudget.cli.arguments import (
     OptionalPrice,
 )
 from rlbudget.cli.asked import online
-from rlbudget.console import note
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.stop_policy import StopPolicy
@@ -126,8 +125,7 @@ class Serve:
         )
         plans = {"default": plan, **_tried(plan)}
         settings = settings_for(plans, self.profile, self.token_price)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        note(f"rlbudget: serving at http://{self.host}:{self.port}/v1")
+        _log_with_times()
         live.serve(
             settings, upstreams=urls, weights=weights, model=model,
             tokenizer=self.tokenizer or said.tokenizer,
@@ -153,6 +151,16 @@ class Serve:
             return load_plan(self.plan)
         assert self.policy is not None
         return load_serving(self.policy).policy
+
+
+def _log_with_times() -> None:
+    """A process that runs for long tells when something was; of other libraries it is warnings
+    alone."""  # fmt: skip
+    ours = logging.getLogger("rlbudget")
+    for handler in [*ours.handlers]:  # the command line's own, which would say all of it again
+        ours.removeHandler(handler)
+    ours.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
 
 
 def _tried(plan: Plan) -> dict[str, Plan]:

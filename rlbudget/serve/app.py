@@ -38,13 +38,13 @@ _AGAIN = 2.0
 
 
 def make_app(
-    gateway: Gateway, opens: Sequence[Opens], *, stop: Callable[[], None] | None = None,
-    failed: Callable[[Exception], None] | None = None,
+    gateway: Gateway, opens: Sequence[Opens], *, began: Callable[[], None] | None = None,
+    stop: Callable[[], None] | None = None, failed: Callable[[Exception], None] | None = None,
 ) -> Starlette:  # fmt: skip
     """The ASGI application.
 
-    ``stop`` ends the server once it has drained after a SIGTERM; ``failed`` hears why it could
-    not begin.
+    ``began`` is called when it can serve; ``stop`` ends the server once it has drained after a
+    SIGTERM; ``failed`` hears why it could not begin.
     """
 
     @asynccontextmanager
@@ -55,7 +55,9 @@ def make_app(
                 for part in gateway.steering:
                     if part.running is not None:
                         await stack.enter_async_context(part.running())
-            except (UserError, ServerError) as fault:
+                if began is not None:
+                    began()
+            except Exception as fault:  # uvicorn would end without a word
                 if failed is not None:
                     failed(fault)
                 raise

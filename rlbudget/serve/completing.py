@@ -38,15 +38,18 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
     begun = time.monotonic()
     content = await content_of(http, gateway.limits)
     body = object_of(content)
-    check_shape(body, chat=kind == "chat")
     headers = headers_of(http.headers.raw)
     wishes = wishes_of(body, headers, gateway.settings)
+    asked: str | None = "off"
+    if not wishes.wanted.off:  # what passes through untouched is the upstream's to judge
+        check_shape(body, chat=kind == "chat")
+        asked = passes_through(body)
+    model = str(body.get("model", ""))
     try:
-        pool = gateway.backend(str(body["model"]))
+        pool = gateway.backend(model)
     except LookupError:
         there = ", ".join(gateway.backends)
-        return error(404, f"no model {str(body['model'])[:80]!r} here; there are: {there}")
-    asked = passes_through(body)
+        return error(404, f"no model {model[:80]!r} here; there are: {there}")
     key: str | None = http.scope.get(KEY)
     arrival = _arrival(gateway, pool, wishes, kind, headers, asked, key)
     passage = Passage(gateway.steering, arrival, gateway.metrics)
@@ -77,7 +80,7 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
                 why, kind_of_why = str(fault), "cannot be steered"
                 wanted = replace(wanted, off=True)
             else:
-                form = Form(kind, str(body["model"]))
+                form = Form(kind, model)
                 refused = (*wishes.not_honoured, *unheard(wishes.body))
                 answer = Answer(
                     steered, arrival, refused, form, gateway.metrics, over,
@@ -106,7 +109,7 @@ def _arrival(
     if asked is None and not wanted.off:
         spot = pool.members[0].backend.cores[wanted.name].spot(wanted.dial)
     return Arrival(
-        id=known, kind=kind, model=str(wishes.body["model"]), wanted=wanted, spot=spot,
+        id=known, kind=kind, model=str(wishes.body.get("model", "")), wanted=wanted, spot=spot,
         body=wishes.body, headers={n: v for n, v in headers.items() if n not in _SECRET},
         key=key, shadow=gateway.shadow,
     )  # fmt: skip
@@ -133,9 +136,12 @@ async def _entered(passage: Passage, http: HttpRequest) -> Arrival | None:
 def _question(body: Mapping[str, Any]) -> str | None:
     """The text of a chat that is a single question."""
     messages = body.get("messages")
-    if not messages or len(messages) > 1 or messages[0].get("role") != "user":
+    if not isinstance(messages, list) or len(messages) != 1:
         return None
-    content = messages[0].get("content")
+    message = messages[0]
+    if not isinstance(message, Mapping) or message.get("role") != "user":
+        return None
+    content = message.get("content")
     try:
         return text_of(content) if content else None
     except BadRowError:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import uvicorn
 
+from rlbudget.console import note
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
@@ -19,6 +20,7 @@ from rlbudget.serve.experiments.part import Experimenting
 from rlbudget.serve.gateway import Gateway, Opens
 from rlbudget.serve.journal import open_journal
 from rlbudget.serve.keys import Key, Keyring
+from rlbudget.serve.listening import bound, listen, shown
 from rlbudget.serve.local import load
 from rlbudget.serve.otel import otel_part
 from rlbudget.serve.parts import add_parts
@@ -100,15 +102,22 @@ def run(
 
     Raises ``UserError`` where an upstream cannot be served or the port is taken.
     """
+    sockets = bound(host, port)
     failed: list[Exception] = []
     sys.setswitchinterval(_SWITCH)
+
+    def began() -> None:
+        listen(sockets)
+        scheme = "http" if ssl_certfile is None else "https"
+        address = shown(host, sockets[0].getsockname()[1])
+        note(f"rlbudget: serving at {scheme}://{address}/v1")
 
     def stop() -> None:
         server.should_exit = True
 
     config = uvicorn.Config(
-        make_app(gateway, opens, stop=stop, failed=failed.append), http=PatientProtocol,
-        host=host, port=port,
+        make_app(gateway, opens, began=began, stop=stop, failed=failed.append),
+        http=PatientProtocol,
         log_level="critical", access_log=False, server_header=False, date_header=False,
         proxy_headers=False,
         timeout_keep_alive=75, h11_max_incomplete_event_size=64 << 10,
@@ -116,10 +125,9 @@ def run(
     )  # fmt: skip
     server = uvicorn.Server(config)
     try:
-        server.run()
-    except SystemExit:
-        if failed:
-            raise failed[0] from None
-        raise UserError(f"cannot listen at {host}:{port}: is the port taken?") from None
+        server.run(sockets)
+    finally:
+        for one in sockets:
+            one.close()
     if failed:
         raise failed[0]

@@ -19,7 +19,8 @@ QUESTIONS = ("Solve for w: 7*w - 7 = 49", "Please add 12, 30 and 7.")
 OFF = {"x-rlbudget-off": "true"}
 """A header, which other servers do not mind."""
 DIFFERS = frozenset({"id", "created", "created_at", "completed_at", "timings", "request_id",
-                     "metrics", "system_fingerprint", "item_id", "prompt_tokens_details",
+                     "metrics", "system_fingerprint", "item_id", "sequence_number",
+                     "prompt_tokens_details",
                      "input_tokens_details", "kv_transfer_params"})  # fmt: skip
 """Fields that name one request, or say how long it took or what was cached."""
 
@@ -81,7 +82,7 @@ def helper(client: Any, model: str) -> Any:
     with client.chat.completions.stream(
         model=model, messages=asked(QUESTIONS[0]), temperature=0, max_tokens=600
     ) as events:
-        kinds = [event.type for event in events]
+        kinds = list(dict.fromkeys(event.type for event in events))
         return [kinds, events.get_final_completion()]
 
 

@@ -5,7 +5,8 @@
 Each runs in an environment of its own, against a real server of the SmolLM2 reasoner on loopback
 and against ``rlbudget serve`` before it with the policy off: chats, streams, the stream helper,
 completions, models, responses, tools, errors. Every field is compared, log-probabilities too, but
-for those that name one request or tell its time.
+for those that name one request or tell its time. How many tokens come in one event of a stream is a
+matter of the server's load: neighbours that differ in their texts alone are compared as one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from typing import Any
 from runs.common import KEPT, ROOT, row, write_part
 from runs.serve.peers import scratch, serving
 from runs.serve.real_servers import SERVERS, real_server
+
+_TEXTS = frozenset({"content", "reasoning", "reasoning_content", "text", "delta"})
+"""fields of an event whose texts make up the answer"""
 
 CLIENTS = {"openai-python": (".venv-openai", "runs.serve.client_openai"),
            "LiteLLM": (".venv-litellm", "runs.serve.client_litellm")}  # fmt: skip
@@ -67,9 +71,36 @@ def said_by(name: str, url: str, model: str) -> dict[str, Any]:
 
 def compared(bare: dict[str, Any], behind: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """The calls that gave the same, and the first difference of each other one."""
-    first = {name: difference(bare[name], behind[name], "") for name in bare}
+    first = {n: difference(whole(bare[n]), whole(behind[n]), "") for n in bare}
     return ([name for name, found in first.items() if found is None],
             {name: found for name, found in first.items() if found is not None})  # fmt: skip
+
+
+def whole(value: Any) -> Any:
+    """The same, neighbouring events of a stream made one."""
+    if isinstance(value, dict):
+        return {name: whole(one) for name, one in value.items()}
+    if not isinstance(value, list):
+        return value
+    found: list[Any] = []
+    for one in map(whole, value):
+        joined = together(found[-1], one) if found and isinstance(one, dict) else None
+        found[-1:] = [joined] if joined is not None else [*found[-1:], one]
+    return found
+
+
+def together(one: Any, other: Any, name: str = "") -> Any:
+    """Two events as one; None where they differ in more than their texts."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        parts = {key: together(one[key], other[key], key) for key in one}
+        same = all(parts[key] is not None or one[key] is other[key] is None for key in one)
+        return parts if same else None
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [together(a, b, name) for a, b in zip(one, other, strict=True)]
+        return pairs if None not in pairs else None
+    if name in _TEXTS and isinstance(one, str) and isinstance(other, str):
+        return one + other
+    return one if one == other else None
 
 
 def difference(one: Any, other: Any, where: str) -> str | None:

@@ -262,6 +262,29 @@ def test_a_prompt_that_the_tokenizer_lacks_is_the_upstreams_to_judge(
     assert orjson.loads(echo.asked[-1][3]) == {"model": "toy", **more}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"messages": []}, {"messages": "1+1"}, {"messages": [None]}, {"messages": [7]},
+        {"messages": [{"role": 7}]}, {"messages": [{"role": "user", "content": 7}]}, {},
+        {"messages": ASKED, "temperature": "hot"}, {"messages": ASKED, "max_tokens": 0},
+        {"messages": ASKED, "stream": "yes"}, {"model": 7, "messages": ASKED},
+    ],
+)  # fmt: skip
+def test_with_the_policy_off_every_shape_is_the_upstreams_to_judge(
+    before: str, echo: Echo, more: dict[str, Any]
+) -> None:
+    body = {"model": "toy", **more}
+    content = orjson.dumps(body)
+    for path in (CHAT, TEXT):
+        response = httpx.post(
+            f"{before}{path}", content=content, headers={"x-rlbudget-off": "true"}, timeout=20
+        )
+        assert response.status_code == 207
+        assert response.headers["x-rlbudget-passed-through"] == "off"
+        assert echo.asked[-1][3] == content
+
+
 def test_a_body_that_passes_through_is_not_written_again(before: str, echo: Echo) -> None:
     content = b'{"model":"toy", "messages":[{"role":"user","content":"1"}],"tools":[1e400, %d]}'
     content = content.replace(b"1e400", b"1.50") % 10**40
