@@ -66,16 +66,21 @@ def named(tried: Sequence[TriedRule], name: str | None) -> list[TriedRule]:
     return [one for one in tried if name is None or one.rule.name in ("full", name)]
 
 
-def as_paid(table: TraceTable, tried: Sequence[TriedRule], preset: str) -> list[TriedRule]:
-    """What a policy of a preset can imitate, paying what it would.
+def as_paid(
+    table: TraceTable, tried: Sequence[TriedRule], preset: str, features: Sequence[str] = ()
+) -> list[TriedRule]:
+    """What a policy of a preset and ``features`` can imitate, paying what it would.
 
-    For the ``free`` preset rules that look at trial answers are left out.
+    For the ``free`` preset rules that look at trial answers are left out, for ``turns`` those that
+    look at others than it does.
     """
-    charged = charged_by(preset)
+    charged = charged_by(preset, table, features)
     return [
         replace(one, outcome=outcome(table, one.stops, probes_charged=charged))
         for one in tried
-        if preset != "free" or one.rule.probes_charged == "none"
+        if preset == "probe"
+        or one.rule.probes_charged == "none"
+        or (preset == "turns" and one.rule.name == "deer")
     ]
 
 
@@ -119,7 +124,7 @@ def _lessons(
     table = columns.table
     low, high = columns.scaling.token_price
     steps = np.arange(len(table.thinking_tokens)) - table.offsets[:-1][table.trace_of_row]
-    own = as_paid(table, tried, preset)
+    own = as_paid(table, tried, preset, columns.features)
     each = []
     for price in np.geomspace(low, high, PRICES):
         stops = best_of(own, float(price)).stops

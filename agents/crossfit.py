@@ -221,7 +221,7 @@ def _rule_out_of_fold(
 
     def of_fold(place: int, own: TraceTable) -> Outcome:
         stops = best[place].rule.stops(own, best[place].parameters)
-        return outcome(own, stops, probes_charged=charged_by(preset))
+        return outcome(own, stops, probes_charged=charged_by(preset, own, ()))
 
     return given.together(of_fold)
 

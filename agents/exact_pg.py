@@ -33,7 +33,7 @@ class ExactGradientResult:
     actor: dict[str, torch.Tensor]
     features: tuple[str, ...]
     normaliser: Normaliser
-    charged: outcomes.Probing
+    preset: Preset
 
     @property
     def operating_prices(self) -> tuple[float, ...]:
@@ -92,5 +92,4 @@ def maximise(
             optimiser.step()
             schedule.step()
     assert best is not None
-    charged = outcomes.charged_by(preset)
-    return ExactGradientResult(best, kept, columns.features, columns.scaling, charged)
+    return ExactGradientResult(best, kept, columns.features, columns.scaling, preset)

@@ -21,7 +21,6 @@ from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.errors import missing_extra
 from rlbudget.policy import outcomes
 from rlbudget.policy.observation import Preset, features_of
-from rlbudget.policy.outcomes import Probing
 from rlbudget.traces.table import TraceTable
 
 ROUNDS = 6
@@ -32,7 +31,7 @@ class FittedQ:
     """A pair of regressors for each token price."""
 
     features: tuple[str, ...]
-    charged: Probing
+    preset: Preset
     pairs: dict[float, tuple[Any, Any]]
     """token price -> (exact match of a stop, return of going on)"""
 
@@ -62,7 +61,7 @@ def fit_q(
     Needs scikit-learn (``UserError`` without it).
     """
     features = features_of(train, preset)
-    charged = outcomes.charged_by(preset)
+    charged = outcomes.charged_by(preset, validation, features)
     columns, judged = (replay_columns(table, features=features) for table in (train, validation))
     seen = columns.inputs[:, :-1]
     right = _regressor(seed).fit(seen, train.exit_exact_match)
@@ -83,7 +82,7 @@ def fit_q(
             if value > best:
                 best, kept = value, go_on
         pairs[float(price)] = (right, kept)
-    return FittedQ(features, charged, pairs)
+    return FittedQ(features, preset, pairs)
 
 
 def _regressor(seed: int) -> Any:

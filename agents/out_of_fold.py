@@ -88,7 +88,8 @@ class OutOfFold:
 def play_of(columns: ReplayColumns, fold: Ints, actors: Sequence[Actor], preset: str) -> Play:
     """What the actor of each fold gives on its traces of ``columns`` at a token price, less a doubt
     in its logit of STOP."""  # fmt: skip
-    table, charged = columns.table, outcomes.charged_by(preset)
+    table = columns.table
+    charged = outcomes.charged_by(preset, table, columns.features)
     rows = [table.rows_of(np.flatnonzero(fold == place))[0] for place in range(len(actors))]
 
     def play(token_price: float, doubt: float = 0.0, /) -> Outcome:

@@ -68,9 +68,9 @@ class Validation:
         self.columns: ReplayColumns = replay_columns(
             validation, features=features, normaliser=normaliser
         )
-        self._probing: outcomes.Probing = (
-            "until_stop" if self.columns.probe_tokens.any() else "none"
-        )
+        before = np.concatenate([[0], self.columns.probe_tokens[:-1]])
+        before[self.columns.table.offsets[:-1][self.columns.table.lengths > 0]] = 0
+        self._probing: outcomes.Probing = (self.columns.probe_tokens - before).astype(np.float64)
         self._raw = observe(validation, features) if self.columns.looks else None
         self.token_prices = [outcomes.token_price_of(r, train) for r in outcomes.RELATIVE_PRICES]
         # Both sets together say more exactly what the full decodes give.

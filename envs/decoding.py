@@ -165,12 +165,12 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
 
     def _observe(self, batch: DecodeBatch) -> Float32s:
         answer, confidence = None, None
-        if self._observer.uses_probe:
+        signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
+        if self._observer.needs_probe(signals):
             probe = batch.fork_probes(_ROW, self._probe_length)[0]
             self._probe_tokens += probe.tokens
             answer = [self._answers.setdefault(probe.answer, len(self._answers))]
             confidence = [probe.confidence]
-        signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
         features = self._observer.update(
             _ROW, batch.thinking_tokens(_ROW), signals, answer, confidence
         )[0]

@@ -21,6 +21,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
 from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
 from rlbudget.policy.prices import check_price_range
+from rlbudget.signals.looks import TURN_SIGNALS, turned
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
@@ -106,8 +107,12 @@ def replay_columns(
         last_row[episodes] += np.add.reduceat(within, table.offsets[episodes], dtype=np.int64)
         capped = table.final_thinking_tokens > max_tokens
     charged = np.zeros(len(table.thinking_tokens), dtype=np.int64)
-    if any(name.partition(".")[0] in PROBE_SIGNALS for name in names):
-        charged = np.cumsum(table.probe_tokens)
+    signals = {name.partition(".")[0] for name in names}
+    if signals & {*PROBE_SIGNALS, *TURN_SIGNALS}:
+        each = table.probe_tokens
+        if signals & {*TURN_SIGNALS}:
+            each = np.where(turned(table.signals, signals), each, 0)
+        charged = np.cumsum(each)
         before = np.concatenate([[0], charged])[table.offsets[:-1]]
         charged -= np.repeat(before, lengths)
     whole = np.zeros(len(table), dtype=np.int64)

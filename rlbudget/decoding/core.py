@@ -23,7 +23,7 @@ from rlbudget.policy.dial import Dial, Spot, uncovered
 from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.strategies.compose import Composed
 from rlbudget.strategies.feedback.log import Log
@@ -76,7 +76,7 @@ def refusals(given: Plan | StopPolicy, engine: Engine, *, questions: bool = True
     needed = {feature.partition(".")[0] for feature in features}
     found = []
     name = engine.name
-    if not engine.forks and needed & {*PROBE_SIGNALS, *LOOK_SIGNALS}:
+    if not engine.forks and needed & {*PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS}:
         found.append(
             f"the policy looks at trial answers, which {name} cannot make: train one with"
             " --preset free, or decode with rlbudget.integrations.hf_generate or a client"

@@ -163,7 +163,7 @@ class Decider:
     def forks_often(self) -> bool:
         """Whether something is done aside at every checkpoint."""
         controller = self._controller if self._stops == "policy" else None
-        return self.audited or (controller is not None and controller.needs_probe)
+        return self.audited or (controller is not None and controller.forks_often)
 
     @property
     def second_ratio(self) -> float:
@@ -248,7 +248,7 @@ class Decider:
         controller = self._controller
         assert controller is not None
         probe = None
-        if controller.needs_probe:
+        if controller.needs_probe(signals):
             trial = trial or probe_of(core, (yield probe_fork(core)))
             probe = self._charged(trial)
         decision = controller.at_checkpoint(signals, thinking, probe)

@@ -16,7 +16,7 @@ from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import (
     Choice,
     Outcome,
-    Probing,
+    charged_by,
     concatenated,
     full_stops,
     operating_prices,
@@ -226,8 +226,12 @@ class Learned(Protocol):
     """A learner that is no policy folder: it stops as it has learned for each price."""
 
     @property
-    def charged(self) -> Probing:
-        """Whose trial answers it pays."""
+    def preset(self) -> str:
+        """Of its observation, which says whose trial answers it pays."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What it observes."""
 
     @property
     def operating_prices(self) -> tuple[float, ...]:
@@ -241,7 +245,8 @@ def measure_learned(name: str, learned: Learned, on: Sets) -> Method:
     """A learner at each token price, and at those of its operating points."""
 
     def play(table: TraceTable, price: float) -> Outcome:
-        return outcome(table, learned.stops(table, price), probes_charged=learned.charged)
+        charged = charged_by(learned.preset, table, learned.features)
+        return outcome(table, learned.stops(table, price), probes_charged=charged)
 
     return measure_told(
         name, play, on, dict.fromkeys((*on.token_prices, *learned.operating_prices))

@@ -55,6 +55,8 @@ def model_card(
     probes = {
         "free": "It needs nothing but numbers that are free while decoding.",
         "probe": "It looks at a trial answer at every checkpoint, whose tokens are charged.",
+        "turns": 'It looks at a trial answer at every turn of thought (a word like "wait"), whose'
+        " tokens are charged.",
         "look": "It asks for a trial answer, whose tokens are charged, where that is worth it.",
     }[config["preset"]]
     return f"""---

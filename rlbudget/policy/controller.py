@@ -24,7 +24,7 @@ from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import check_price
 from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.looks import LOOK_SIGNALS
+from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
@@ -80,7 +80,8 @@ class Controller:
         if question is None and signals & set(CONTEXT_SIGNALS):
             raise UserError("the policy looks at the question: give it to the controller")
         self._needed = signals - {
-            "thinking_tokens", *PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS
+            "thinking_tokens", *PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS,
+            *TASK_SIGNALS,
         }  # fmt: skip
         unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS})
         self._text = TextWindow() if self._needed & set(TEXT_SIGNALS) else None
@@ -107,9 +108,13 @@ class Controller:
         """why the controller is off, if it is"""
 
     @property
-    def needs_probe(self) -> bool:
-        """Whether every checkpoint needs a trial answer; False after a fault."""
-        return self._observer.uses_probe and self.failed is None
+    def forks_often(self) -> bool:
+        """Whether trial answers are made that nobody asks for; False after a fault."""
+        return (self._observer.uses_probe or self._observer.at_turns) and self.failed is None
+
+    def needs_probe(self, signals: Mapping[str, float]) -> bool:
+        """Whether the checkpoint with these signals needs a trial answer; False after a fault."""
+        return self.failed is None and self._observer.needs_probe(signals)
 
     def push(
         self,
@@ -143,7 +148,7 @@ class Controller:
             signals = {name: float(v[0]) for name, v in self._window.read().items()}
             if self._text is not None:
                 signals |= self._text.read()
-            answer = probe() if probe is not None and self.needs_probe else None
+            answer = probe() if probe is not None and self.needs_probe(signals) else None
             decision = self._decide(signals, self.thinking_tokens, answer)
             return self._look(probe()) if decision.probe and probe is not None else decision
 
@@ -212,6 +217,8 @@ class Controller:
         if self._observer.uses_probe:
             if probe is None:
                 raise ValueError("the policy needs a trial answer at every checkpoint")
+            answer, confidence = self._read(probe)
+        elif self._observer.at_turns and probe is not None:
             answer, confidence = self._read(probe)
         observation = self._observer.update(
             thinking_tokens, self._context | given if self._context else given, answer, confidence

@@ -18,7 +18,8 @@ Besides the recorded signals there are ``thinking_tokens``, the question's own n
 (``rlbudget.signals.questions``) where a policy asks for them and, in the ``probe`` preset,
 four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
 ``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
-far that equal this one). In the ``look`` preset the policy asks for trial answers itself;
+far that equal this one). In the ``turns`` preset there are trial answers at turns of thought alone,
+in the ``look`` preset the policy asks for trial answers itself;
 ``rlbudget.signals.looks`` lists what it remembers of them.
 
 A signal that is missing at a checkpoint keeps its last value, 0 before its first.
@@ -37,7 +38,7 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
+from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, TURNS, LookMemory, turned
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import EXIT_SIGNALS, MARKER_SIGNALS
@@ -45,8 +46,8 @@ from rlbudget.signals.tokens import EXIT_SIGNALS, MARKER_SIGNALS
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
 
-Preset = Literal["free", "probe", "look"]
-PRESETS: tuple[Preset, ...] = ("free", "probe", "look")
+Preset = Literal["free", "probe", "turns", "look"]
+PRESETS: tuple[Preset, ...] = ("free", "probe", "turns", "look")
 
 OBSERVATION_VERSION = 1
 EMA_WEIGHT = 0.3
@@ -79,7 +80,7 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
     **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
-    **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS), ("",)),
+    **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS, *TURN_SIGNALS), ("",)),
 }
 _OTHER = ("", "ema")
 """transforms of a signal that is not listed"""
@@ -91,8 +92,9 @@ def feature_names(
     """The features of a preset for traces that hold these signals.
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
-    checkpoint, ``look`` those that the policy asks for. Their tokens are charged. ``context``
-    adds what is known of the question (``signals.questions``), ``tasks`` the request's task.
+    checkpoint, ``turns`` those at turns of thought, ``look`` those that the policy asks for. Their
+    tokens are charged. ``context`` adds what is known of the question (``signals.questions``),
+    ``tasks`` the request's task.
     Signals of the text are features where there are no others: they are less than those of
     log-probabilities, and a server that gives these need not be read twice.
     """
@@ -105,6 +107,7 @@ def feature_names(
     present = [
         *sorted(held),
         *(PROBE_SIGNALS if preset == "probe" else ()),
+        *(TURN_SIGNALS if preset == "turns" else ()),
         *(CONTEXT_SIGNALS if context else ()),
         *(TASK_SIGNALS if tasks else ()),
     ]
@@ -123,7 +126,11 @@ def features_of(table: TraceTable, preset: Preset) -> tuple[str, ...]:
     if preset != "free" and not table.has_probes:
         raise UserError(f"the {preset} preset needs a trial answer at every checkpoint: record with"
                         " probes or use the free preset")  # fmt: skip
-    return feature_names(table.signals, preset)
+    names = feature_names(table.signals, preset)
+    if preset == "turns" and not {*TURNS} & {*names}:
+        raise UserError(f"the turns preset needs a signal of {' or '.join(TURNS)}, which the traces"
+                        " do not hold: use the free or the probe preset")  # fmt: skip
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +195,8 @@ class Observer:
     def __init__(self, features: Sequence[str], n: int = 1) -> None:
         self.features = tuple(features)
         self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
+        self.at_turns = any(f in TURN_SIGNALS for f in self.features)
+        """whether trial answers come at turns of thought alone"""
         self.may_look = looks(self.features)
         self._probed, self._memory = LookMemory(n), LookMemory(n)
         own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
@@ -216,6 +225,10 @@ class Observer:
             for name, columns in by_name.items()
         ]
 
+    def needs_probe(self, signals: Mapping[str, npt.ArrayLike]) -> bool:
+        """Whether a checkpoint with these signals needs a trial answer, of any of its decodes."""
+        return self.uses_probe or (self.at_turns and bool(turned(signals, self._signals).any()))
+
     def update(
         self,
         rows: Ints,
@@ -228,7 +241,8 @@ class Observer:
 
         Every argument beside ``signals`` has shape (len(rows),), so has each value of
         ``signals``; NaN counts as missing. ``probe_answer`` codes equal answers of a decode
-        by equal numbers from 0. Returns float32, shape (len(rows), n_features).
+        by equal numbers from 0; of features at turns of thought it is read there alone. Returns
+        float32, shape (len(rows), n_features).
         """
         tokens = np.asarray(thinking_tokens, dtype=np.float64)
         values = {name: np.asarray(column, dtype=np.float64) for name, column in signals.items()}
@@ -241,6 +255,16 @@ class Observer:
                 name: np.asarray(column, dtype=np.float64)
                 for name, column in zip(PROBE_SIGNALS, shared, strict=True)
             }
+        if self.at_turns:
+            self._probed.here[rows] = False
+            here = np.broadcast_to(turned(values, self._signals), len(rows))
+            if here.any():
+                if probe_answer is None or probe_confidence is None:
+                    raise ValueError("these features need a trial answer at a turn of thought")
+                answers, sure = np.asarray(probe_answer), np.asarray(probe_confidence)
+                self._probed.look(rows[here], answers[here], sure[here], tokens[here])
+            seen = self._probed.features(rows, tokens).astype(np.float64)
+            values |= dict(zip(TURN_SIGNALS, seen.T, strict=True))
         values["thinking_tokens"] = tokens
         self._seen[rows] += 1
         new = np.full((len(rows), len(self._signals)), np.nan)
@@ -274,6 +298,10 @@ class Observer:
         return out
 
 
+def _asks(observer: Observer) -> bool:
+    return observer.uses_probe or observer.at_turns or observer.may_look
+
+
 def looks(features: Sequence[str]) -> bool:
     """Whether these are features of the ``look`` preset; ``ValueError`` for a part of them."""
     own = [f for f in features if f in LOOK_SIGNALS]
@@ -289,7 +317,7 @@ def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = N
     nowhere; only the ``look`` preset needs it. Raises ``UserError`` for features that the traces
     cannot give.
     """
-    known = {*table.signals, *PROBE_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
+    known = {*table.signals, *PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
     missing = sorted({f.partition(".")[0] for f in features} - known)
     if missing:
         raise UserError(
@@ -297,7 +325,7 @@ def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = N
             f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
         )
     observer = Observer(features, len(table))
-    if (observer.uses_probe or observer.may_look) and not table.has_probes:
+    if _asks(observer) and not table.has_probes:
         raise UserError("the observation needs a trial answer at every checkpoint; these traces"
                         " hold none: record with probes or use a free policy")  # fmt: skip
     used = {f.partition(".")[0] for f in features} & set(table.signals)

@@ -17,6 +17,7 @@ import numpy as np
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.prices import price_grid
+from rlbudget.signals.looks import turned
 from rlbudget.traces.table import TraceTable
 
 Choice = Ints | Floats
@@ -30,8 +31,11 @@ OPERATING_POINTS = 49
 """of everything that is told a price"""
 
 
-def charged_by(preset: str) -> Literal["none", "until_stop"]:
-    """Whose trial answers a policy of a preset pays that asks for none itself."""
+def charged_by(preset: str, table: TraceTable, features: Sequence[str]) -> Probing:
+    """Whose trial answers a policy of a preset pays that asks for none itself; ``features`` are its
+    own."""  # fmt: skip
+    if preset == "turns":
+        return turned(table.signals, {name.partition(".")[0] for name in features})
     return "until_stop" if preset == "probe" else "none"
 
 

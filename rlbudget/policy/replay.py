@@ -51,7 +51,7 @@ def replay(
         return replay_looking(table, observations, chances, threshold=policy.threshold)
     chance = chances(observations)[0] if len(observations) else np.zeros(0)
     stops = first_stop(table, chance > policy.threshold)
-    return Replay(table, stops, charged_by(policy.preset), chance)
+    return Replay(table, stops, charged_by(policy.preset, table, policy.features), chance)
 
 
 def replay_looking(

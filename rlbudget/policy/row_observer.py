@@ -8,7 +8,7 @@ import numpy as np
 
 from rlbudget.arrays import Float32s
 from rlbudget.policy.observation import EMA_WEIGHT, PROBE_SIGNALS, TRANSFORMS, looks
-from rlbudget.signals.looks import LOOK_SIGNALS, LookMemory
+from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, LookMemory, turned
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -27,6 +27,8 @@ class RowObserver:
         split = [feature.partition(".") for feature in own]
         self.uses_probe = any(signal in PROBE_SIGNALS for signal, _, _ in split)
         """whether every checkpoint needs a trial answer"""
+        self.at_turns = any(signal in TURN_SIGNALS for signal, _, _ in split)
+        """whether trial answers come at turns of thought alone"""
         self._probed, self._memory = LookMemory(1), LookMemory(1)
         self._last = np.zeros(len(self.features), dtype=np.float32)
         self._tokens = 0.0
@@ -43,6 +45,10 @@ class RowObserver:
         logs = [*self._columns["log"], *self._columns["age"]]
         self._logs = [column for column, _ in logs]
 
+    def needs_probe(self, signals: Mapping[str, float]) -> bool:
+        """Whether the checkpoint with these signals needs a trial answer."""
+        return self.uses_probe or (self.at_turns and bool(turned(signals, self._held)))
+
     def update(
         self,
         thinking_tokens: float,
@@ -57,6 +63,8 @@ class RowObserver:
                 held[name] = float(value)
         if self.uses_probe:
             self._probe(tokens, probe_answer, probe_confidence)
+        if self.at_turns:
+            self._turn(tokens, self.needs_probe(signals), probe_answer, probe_confidence)
         if "thinking_tokens" in held:
             held["thinking_tokens"] = tokens
         self._seen += 1
@@ -85,6 +93,19 @@ class RowObserver:
         self._probed.look(_ROW, [answer], [confidence], [tokens])
         shared = [confidence, *(float(one[0]) for one in self._probed.agreement(_ROW))]
         for name, value in zip(PROBE_SIGNALS, shared, strict=True):
+            if name in self._held:
+                self._held[name] = value
+
+    def _turn(
+        self, tokens: float, here: bool, answer: int | None, confidence: float | None
+    ) -> None:
+        self._probed.here[_ROW] = False
+        if here:
+            if answer is None or confidence is None:
+                raise ValueError("these features need a trial answer at a turn of thought")
+            self._probed.look(_ROW, [answer], [confidence], [tokens])
+        shown = self._probed.features(_ROW, tokens)[0].tolist()
+        for name, value in zip(TURN_SIGNALS, shown, strict=True):
             if name in self._held:
                 self._held[name] = value
 

@@ -1,4 +1,4 @@
-"""What a decode remembers of the trial answers it asked for.
+"""What a decode remembers of the trial answers that are not made at every checkpoint.
 
 In the ``look`` preset a policy decides at each checkpoint whether to pay for a trial answer (a
 look). What it has seen so far are the last features of its observation:
@@ -15,17 +15,21 @@ look_age         log(1 + tokens since the last look), 0 before the first
 ===============  ============================================================
 
 Before the first look all of them are 0.
+
+In the ``turns`` preset trial answers are made at turns of thought alone, as DEER does
+(arXiv 2504.15895): at a checkpoint since whose predecessor there was a word like "wait". What is
+remembered of them are the same numbers, ``turn_here`` to ``turn_age``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rlbudget.arrays import Float32s, Floats, Ints
+from rlbudget.arrays import Bools, Float32s, Floats, Ints
 
 LOOK_SIGNALS = (
     "look_here",
@@ -37,6 +41,23 @@ LOOK_SIGNALS = (
     "look_share",
     "look_age",
 )
+
+TURN_SIGNALS = tuple(name.replace("look", "turn") for name in LOOK_SIGNALS)
+TURNS = ("hedges", "text_hedges")
+"""the signals that count words of doubt since the checkpoint before, one of which says where a turn
+of thought is: the first that a policy sees"""
+
+
+def turned(signals: Mapping[str, npt.ArrayLike], names: Collection[str]) -> Bools:
+    """Where a turn of thought is, of signals (k,), NaN or absent where missing, and the names of
+    those that a policy sees; an array of their shape. ``ValueError`` where it sees none of
+    ``TURNS``."""
+    name = next((one for one in TURNS if one in names), None)
+    if name is None:
+        raise ValueError(f"trial answers at turns of thought need a signal of {', '.join(TURNS)}")
+    counts = np.asarray(signals.get(name, np.nan), dtype=np.float64)
+    found: Bools = counts > 0  # not where it is NaN
+    return found
 
 
 class LookMemory:

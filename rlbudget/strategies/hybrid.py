@@ -23,7 +23,7 @@ import numpy.typing as npt
 from rlbudget.arrays import Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
-from rlbudget.policy.outcomes import Probing
+from rlbudget.policy.outcomes import charged_by
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.replay import Replay, replay
 from rlbudget.strategies.steered import AnyPolicy, SteeredPolicy, steered
@@ -260,7 +260,7 @@ class HybridRules:
             groups.setdefault(key, []).append(trace)
         stops: Ints = np.zeros(len(table), dtype=np.int64)
         chance = np.full(len(table.thinking_tokens), np.nan)
-        charged: Probing = "none"
+        charges = np.zeros(len(table.thinking_tokens))
         for key, members in groups.items():
             ruling = self.ruling([self.rules[i] for i in key])
             ruled = steered(ruling.policy, ruling)
@@ -270,6 +270,11 @@ class HybridRules:
             part = table.take(index)
             done = replay(ruled, part, token_price, observe(part, ruled.features))
             stops[index] = done.stops
-            chance[table.rows_of(index)[0]] = done.chance
-            charged = "until_stop" if ruled.preset == "probe" else charged
-        return Replay(table, stops, charged, chance)
+            rows = table.rows_of(index)[0]
+            chance[rows] = done.chance
+            paid = charged_by(ruled.preset, part, ruled.features)
+            if not isinstance(paid, str):
+                charges[rows] = np.where(paid, part.probe_tokens, 0)
+            elif paid == "until_stop":
+                charges[rows] = part.probe_tokens
+        return Replay(table, stops, charges, chance)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from frozen_nets import policy_for
@@ -14,9 +15,11 @@ from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import Preset
 from rlbudget.policy.replay import replay
+from rlbudget.tasks import load_task
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.store import load_table, load_traces
 
@@ -42,8 +45,23 @@ def traces(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize("preset", ["free", "probe", "look"])
 def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Preset) -> None:
-    table = load_table(traces)
-    policy = policy_for(table, preset)
+    check_live(model, traces, policy_for(load_table(traces), preset), CAP)
+
+
+def test_trial_answers_at_turns_of_thought_live_as_in_replay(tmp_path: Path) -> None:
+    model = load_model("embedded")
+    record(model, load_task("embedded", n=N), tmp_path, max_tokens=160, probe_tokens=PROBE)
+    table = load_table(tmp_path)
+    turned = np.nan_to_num(table.signals["hedges"]) > 0
+    assert 0.05 < turned.mean() < 0.95
+    policy = policy_for(table, "turns", seed=1)
+    assert replay(policy, table, PRICE).outcome.probe.sum() <= table.probe_tokens[turned].sum()
+    check_live(model, tmp_path, policy, 160)
+
+
+def check_live(model: TransformersModel, traces: Path, policy: Policy, cap: int) -> None:
+    """Every decode ends where the replay of its trace does and costs as much."""
+    table, preset = load_table(traces), policy.preset
     played = replay(policy, table, PRICE)
     stops, replayed = played.stops, played.outcome
     assert (replayed.probe > 0).any() == (preset != "free")
@@ -57,7 +75,7 @@ def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Pres
             policy,
             token_price=PRICE,
             seed=trace.meta["row_seed"],
-            max_tokens=CAP,
+            max_tokens=cap,
             probe_tokens=PROBE,
         )
         recorded = trace.checkpoints[stops[i]].exit if stops[i] >= 0 else trace.final

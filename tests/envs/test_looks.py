@@ -192,7 +192,7 @@ def test_the_controller_asks_for_the_looks_of_the_replay() -> None:
     assert isinstance(played.charged, np.ndarray)
     for trace in range(len(TABLE)):
         controller = Controller(POLICY, token_price=1e-3)
-        assert not controller.needs_probe
+        assert not controller.forks_often
         for row in range(*TABLE.offsets[trace : trace + 2]):
             decision = controller.at_checkpoint(
                 {name: column[row] for name, column in TABLE.signals.items()},

@@ -212,10 +212,10 @@ def test_a_probe_is_made_only_where_the_policy_looks_at_it() -> None:
         controller.push(*token, probe=probe)
     assert made == [5, 10, 15]
     assert controller.failed == "out of memory"
-    assert not controller.needs_probe
+    assert not controller.forks_often
 
     free = Controller(random_policy(), token_price=PRICE, stride=5)
-    assert not free.needs_probe
+    assert not free.forks_often
     for token in tokens(10):
         free.push(*token, probe=probe)
     assert made == [5, 10, 15]
@@ -224,7 +224,7 @@ def test_a_probe_is_made_only_where_the_policy_looks_at_it() -> None:
 @pytest.mark.parametrize("probe", [None, Probe("7", float("nan"), 2)])
 def test_a_probe_policy_without_a_sound_probe_is_off(probe: Probe | None) -> None:
     controller = Controller(random_policy(PROBE, preset="probe"), token_price=PRICE)
-    assert controller.needs_probe
+    assert controller.forks_often
     assert controller.at_checkpoint(dict.fromkeys(SIGNALS, 1.0), 8, probe) == CONTINUE
     assert controller.failed
 

@@ -11,6 +11,7 @@ from trace_makers import make_trace, trace_lists
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, feature_names, features_of, observe
 from rlbudget.policy.row_observer import RowObserver
+from rlbudget.signals.looks import TURNS
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.table import TraceTable
@@ -42,13 +43,13 @@ def with_probes(trace: Trace) -> Trace:
 
 
 @settings(max_examples=60, deadline=None)
-@given(trace_lists(), st.sampled_from(["free", "probe"]))
+@given(trace_lists(), st.sampled_from(["free", "probe", "turns"]))
 def test_a_live_request_sees_what_a_replay_sees_bit_by_bit(
     traces: list[Trace], preset: str
 ) -> None:
     table = table_of([with_probes(trace) for trace in traces])
     features = feature_names(table.signals, preset)  # type: ignore[arg-type]
-    if not table.has_probes:
+    if not table.has_probes or (preset == "turns" and not {*TURNS} & {*table.signals}):
         features = feature_names(table.signals, "free")
     replayed = observe(table, features)
     assert replayed.dtype == np.float32
