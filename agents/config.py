@@ -32,8 +32,8 @@ class PPOConfig:
     """PPO on recorded traces. The defaults take about ten seconds on one core."""
 
     preset: Preset = "free"
-    """observation: free costs no tokens, probe charges a trial answer at every checkpoint, look
-    lets the policy ask for those it finds worth their tokens"""
+    """observation: free costs no tokens, probe charges a trial answer at every checkpoint, turns
+    one at each turn of thought, look lets the policy ask for those it finds worth their tokens"""
     advantages: Literal["exact", "sampled"] = "exact"
     """exact: every checkpoint with the advantage the record implies; sampled: plain PPO"""
     token_price: tuple[float, float] | None = None

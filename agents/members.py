@@ -27,10 +27,6 @@ from rlbudget.arrays import Floats, Ints
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.traces.table import TraceTable
 
-PAIRS = 2
-"""members of each kind that leave a fold out: the more there are, the less what a fold says of them
-falls short of what all members together give"""
-
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -99,8 +95,7 @@ def train_members(
     members then.
     """
     assert config.total_timesteps is not None
-    places = [place for place in range(len(folds)) for _ in range(PAIRS)]
-    kinds = [(place, is_warm) for is_warm in (False, True) for place in places]
+    kinds = [(place, is_warm) for is_warm in (False, True) for place in range(len(folds))]
     seeds = [1 + 1000 * config.seed + number for number in range(len(kinds))]
     prices = folds[0].columns.scaling.token_price
     weights = [gap_weight(fold.train, prices) for fold in folds]
@@ -114,12 +109,12 @@ def train_members(
     looks: list[list[Member]] = []
     with one_thread():
         actors = Actors(seeds, folds[0].columns.inputs.shape[1], config)
-        warm = Actors(seeds[len(places) :], folds[0].columns.inputs.shape[1], config)
+        warm = Actors(seeds[len(folds) :], folds[0].columns.inputs.shape[1], config)
         imitate(
-            warm, [folds[k].columns for k in places], [folds[k].tried for k in places],
+            warm, [fold.columns for fold in folds], [fold.tried for fold in folds],
             config.preset, seed=config.seed,
         )  # fmt: skip
-        actors.adopt(warm, len(places))
+        actors.adopt(warm, len(folds))
         for update, done in enumerate(learn(actors, sources, config, seed=config.seed)):
             over = done >= config.total_timesteps
             if update % config.evaluate_every == 0 or over:

@@ -51,7 +51,8 @@ class Train:
     out: Folder
     """Run folder: TensorBoard events, the best weights, run.json."""
     preset: Preset = "free"
-    """free: no extra token; probe: always a trial answer, charged; look: where it asks for one."""
+    """free: no extra token; turns: a trial answer, charged, at turns of thought ("wait"); probe: at
+    every checkpoint; look: where it asks for one."""
     context: Flag = False
     """Add the question to the observation: its length, numbers and clauses."""
     tasks: Flag = False
