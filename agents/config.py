@@ -21,6 +21,9 @@ MOST_STEPS = 500_000
 QUESTIONS_FOR_MOST = 1200
 MEMBERS = 5
 """of each kind in a cross-fitted ensemble"""
+MEMBER_WIDTH = 16
+"""hidden units of a member on up to some 350 questions; twice as many from there, four times as
+many from some 700 on"""
 MEMBER_STEPS = 200_000
 QUESTIONS_FOR_MEMBER = 250
 """each member takes so many steps on up to so many questions, however few they are: fewer leave it
@@ -159,9 +162,11 @@ class PPOConfig:
         return values
 
 
-def ensemble_of(config: PPOConfig, members: int = MEMBERS) -> PPOConfig:
-    """The same as a cross-fitted ensemble, where there may be one: its members are small and take
-    many small updates."""  # fmt: skip
+def ensemble_of(config: PPOConfig, questions: int, members: int = MEMBERS) -> PPOConfig:
+    """The same as a cross-fitted ensemble on so many questions, where there may be one: its members
+    are small, the smaller the fewer questions there are, and take many small updates."""
     if members < 2 or not config.may_be_ensemble:
         return config
-    return replace(config, members=members, hidden=(16,), n_envs=256, batch_size=1024)
+    doublings = round(math.log2(max(questions, 1) / QUESTIONS_FOR_MEMBER))
+    hidden = MEMBER_WIDTH * 2 ** min(max(doublings, 0), 2)
+    return replace(config, members=members, hidden=(hidden,), n_envs=256, batch_size=1024)

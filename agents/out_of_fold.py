@@ -33,6 +33,10 @@ LEVEL = 0.9
 LOSSES = (0.005, 0.01, 0.02)
 """exact match that may be lost, of the savings that are estimated"""
 DRAWS = 2000
+STRETCH = 1.15
+"""of the interval of a gap closed: the draws know the questions' chance, not that of the folds, of
+the members and of what was chosen. Measured on 27 cuts of 250 questions of recordings of their own:
+90% intervals held the value on others in 78% of them, stretched in 85%"""
 _SMALLEST_GAP = 1e-9
 
 
@@ -205,12 +209,19 @@ class _Gap:
         draws = [self._draws(k, one) for k, one in enumerate(own) if self._open[k]]
         if not draws:
             return float("nan"), float("nan")
-        return interval(np.mean(draws, axis=0), self._resampling.questions, level=LEVEL)
+        return self._around(self.value(own), np.mean(draws, axis=0))
+
+    def _around(self, value: float, draws: Floats) -> tuple[float, float]:
+        """The interval of a share. Of few questions the draws of a ratio lean to the side on which
+        the estimate itself errs: they are reflected in it (basic bootstrap; Davison and Hinkley,
+        Bootstrap Methods, 1997, section 5.2), and stretched for what they do not know."""
+        low, high = interval(draws, self._resampling.questions, level=LEVEL)
+        return value - STRETCH * (high - value), value + STRETCH * (value - low)
 
     def interval_at(self, k: int, own: Floats) -> tuple[float, float]:
         if not self._open[k]:
             return float("nan"), float("nan")
-        return interval(self._draws(k, own), self._resampling.questions, level=LEVEL)
+        return self._around(self.at(k, own), self._draws(k, own))
 
     def difference(self, own: Sequence[Floats], other: Sequence[Floats]) -> dict[str, Any]:
         """In the mean share of the gap."""

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from rlbudget.agents.config import MEMBERS, PPOConfig, ensemble_of
 from rlbudget.errors import UserError
 from rlbudget.files.folders import locked
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.text import TEXT_SIGNALS
-from rlbudget.signals.tokens import TOP_SIGNALS
+from rlbudget.signals.tokens import CHOICE, TOP_SIGNALS
 from rlbudget.traces.agreement import FIELD
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import digest, iter_questions, iter_traces
@@ -46,6 +48,7 @@ def train_on(
     advantages: Literal["exact", "sampled"] = "exact",
     context: bool = False,
     tasks: bool = False,
+    choices: bool = False,
     em_floor: float | None = None,
     token_budget: float | None = None,
     seed: int = 0,
@@ -62,7 +65,8 @@ def train_on(
     and chosen on the validation ones. Of a store too large for the memory these are some
     (``traces.sampling``).
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
-    ``context`` adds the question's numbers to the observation, ``tasks`` its task; ``signals``
+    ``context`` adds the question's numbers to the observation, ``tasks`` its task, ``choices`` what
+    the model chooses among a question's answer options; ``signals``
     ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
     those of ``signals.text.TEXT_SIGNALS``, for servers that give no log-probabilities either:
     ``all`` are these too, where the traces hold no others.
@@ -75,14 +79,18 @@ def train_on(
         pass
     table = load_sample(traces, context=context or tasks or start is not None).table
     split = split_questions(table, seed=split_seed)
+    given = [split.train.question_ids, split.validation.question_ids]
+    questions = len(np.unique(np.concatenate(given)))
     train_part, validation, names = split.train, split.validation, tuple(table.signals)
     texts = texts_of(iter_questions(traces, of=table.question_ids))
     del table, split  # what is held out takes no memory
     first = next(iter_traces(traces))
     features = None
-    if start is None and (context or tasks or signals != "all"):
+    if choices:
+        _check_choices(preset, names)
+    if start is None and (context or tasks or choices or signals != "all"):
         kept = set(names) if signals == "all" else _only(signals, names)
-        features = feature_names(kept, preset, context=context, tasks=tasks)
+        features = feature_names(kept, preset, context=context, tasks=tasks, choices=choices)
     config = PPOConfig(
         preset=preset,
         token_price=token_price,
@@ -102,7 +110,7 @@ def train_on(
             learning_rate=config.learning_rate * _GOING_ON,
             hidden=tuple(start.config["layers"][1:-1]),
         )
-    config = config if start is not None else ensemble_of(config, members)
+    config = config if start is not None else ensemble_of(config, questions, members)
     about: dict[str, Any] = {
         "progress": progress,
         "resume": resume,
@@ -121,6 +129,16 @@ def recorded_of(trace: Trace) -> dict[str, Any]:
     its answers were compared with, where that is not a target."""
     made = {name: trace.meta[name] for name in (*RECORDED, FIELD) if name in trace.meta}
     return {"model": trace.model} | made
+
+
+def _check_choices(preset: str, signals: Iterable[str]) -> None:
+    if preset not in ("probe", "turns"):
+        raise UserError(f"--choices needs trial answers: the {preset} preset has none of its own")
+    if CHOICE not in signals:
+        raise UserError(
+            "--choices: the traces hold no choice among answer options (answer_entropy): record a"
+            " task whose questions have options"
+        )
 
 
 def _only(kind: Literal["top", "text"], signals: Iterable[str]) -> set[str]:

@@ -19,9 +19,9 @@ from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
-from rlbudget.policy.observation import PROBE_SIGNALS, Preset, features_of, looks, observe
+from rlbudget.policy.observation import Preset, features_of, looks, observe, preset_of
+from rlbudget.policy.outcomes import charged_by, charges
 from rlbudget.policy.prices import check_price_range
-from rlbudget.signals.looks import TURN_SIGNALS, turned
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
@@ -106,15 +106,7 @@ def replay_columns(
         last_row = table.offsets[:-1] - 1
         last_row[episodes] += np.add.reduceat(within, table.offsets[episodes], dtype=np.int64)
         capped = table.final_thinking_tokens > max_tokens
-    charged = np.zeros(len(table.thinking_tokens), dtype=np.int64)
-    signals = {name.partition(".")[0] for name in names}
-    if signals & {*PROBE_SIGNALS, *TURN_SIGNALS}:
-        each = table.probe_tokens
-        if signals & {*TURN_SIGNALS}:
-            each = np.where(turned(table.signals, signals), each, 0)
-        charged = np.cumsum(each)
-        before = np.concatenate([[0], charged])[table.offsets[:-1]]
-        charged -= np.repeat(before, lengths)
+    charged = _charged(table, names)
     whole = np.zeros(len(table), dtype=np.int64)
     whole[episodes] = charged[table.offsets[1:][episodes] - 1]
     observations = observe(table, names)
@@ -134,6 +126,15 @@ def replay_columns(
         exit_tokens=table.thinking_tokens + charged + table.exit_answer_tokens,
         full_tokens=table.full_tokens + whole,
     )
+
+
+def _charged(table: TraceTable, features: Sequence[str]) -> Ints:
+    """(m,) tokens of trial answers in the trace so far."""
+    each = charges(table, charged_by(preset_of(features), table, features)).astype(np.int64)
+    total = np.cumsum(each)
+    before = np.concatenate([[0], total])[table.offsets[:-1]]
+    charged: Ints = total - np.repeat(before, table.lengths)
+    return charged
 
 
 class ReplayCore:

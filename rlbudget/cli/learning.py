@@ -55,6 +55,8 @@ class Train:
     every checkpoint; look: where it asks for one."""
     context: Flag = False
     """Add the question to the observation: its length, numbers and clauses."""
+    choices: Flag = False
+    """Let probe and turns see how the model chooses among answer options (for evaluation alone)."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalShare = None
@@ -89,6 +91,7 @@ class Train:
                 preset=self.preset,
                 context=self.context,
                 tasks=self.tasks,
+                choices=self.choices,
                 em_floor=self.em_floor,
                 token_budget=self.token_budget,
                 signals=self.signals,

@@ -25,6 +25,7 @@ from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
+from rlbudget.signals.tokens import CHOICE
 from rlbudget.strategies.compose import Composed
 from rlbudget.strategies.feedback.log import Log
 from rlbudget.strategies.hybrid import RequestFacts
@@ -81,6 +82,9 @@ def refusals(given: Plan | StopPolicy, engine: Engine, *, questions: bool = True
             f"the policy looks at trial answers, which {name} cannot make: train one with"
             " --preset free, or decode with rlbudget.integrations.hf_generate or a client"
         )
+    if CHOICE in needed:
+        found.append("the policy looks at the choice among answer options, which is read while"
+                     " recording alone: train without --choices")  # fmt: skip
     if not engine.forks and plan.correction is not None and not plan.correction.off:
         found.append(f"the correction reads an exit's answer before it counts, which {name} cannot"
                      " write aside: leave [correction] out")  # fmt: skip

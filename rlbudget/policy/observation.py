@@ -41,7 +41,7 @@ from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, TURNS, LookMemory, turned
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
-from rlbudget.signals.tokens import EXIT_SIGNALS, MARKER_SIGNALS
+from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS
 
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
@@ -76,6 +76,7 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "probe_streak": ("", "log"),
     "probe_distinct": ("",),
     "probe_share": ("",),
+    CHOICE: ("", "ema", "min"),
     # Votes: what counts is decided by the first few samples, which lie apart in the log only.
     **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
@@ -87,14 +88,20 @@ _OTHER = ("", "ema")
 
 
 def feature_names(
-    signals: Iterable[str], preset: Preset, *, context: bool = False, tasks: bool = False
+    signals: Iterable[str],
+    preset: Preset,
+    *,
+    context: bool = False,
+    tasks: bool = False,
+    choices: bool = False,
 ) -> tuple[str, ...]:
     """The features of a preset for traces that hold these signals.
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
     checkpoint, ``turns`` those at turns of thought, ``look`` those that the policy asks for. Their
     tokens are charged. ``context`` adds what is known of the question (``signals.questions``),
-    ``tasks`` the request's task.
+    ``tasks`` the request's task, ``choices`` to ``probe`` and ``turns`` the entropy of the choice
+    among a question's answer options, which only recordings know.
     Signals of the text are features where there are no others: they are less than those of
     log-probabilities, and a server that gives these need not be read twice.
     """
@@ -108,6 +115,7 @@ def feature_names(
         *sorted(held),
         *(PROBE_SIGNALS if preset == "probe" else ()),
         *(TURN_SIGNALS if preset == "turns" else ()),
+        *((CHOICE,) if choices and preset in ("probe", "turns") else ()),
         *(CONTEXT_SIGNALS if context else ()),
         *(TASK_SIGNALS if tasks else ()),
     ]
@@ -263,6 +271,8 @@ class Observer:
                     raise ValueError("these features need a trial answer at a turn of thought")
                 answers, sure = np.asarray(probe_answer), np.asarray(probe_confidence)
                 self._probed.look(rows[here], answers[here], sure[here], tokens[here])
+            if CHOICE in values:
+                values[CHOICE] = np.where(here, values[CHOICE], np.nan)
             seen = self._probed.features(rows, tokens).astype(np.float64)
             values |= dict(zip(TURN_SIGNALS, seen.T, strict=True))
         values["thinking_tokens"] = tokens
@@ -300,6 +310,15 @@ class Observer:
 
 def _asks(observer: Observer) -> bool:
     return observer.uses_probe or observer.at_turns or observer.may_look
+
+
+def preset_of(features: Iterable[str]) -> Preset:
+    """The preset of these features."""
+    signals = {name.partition(".")[0] for name in features}
+    kinds: dict[Preset, tuple[str, ...]] = {
+        "look": LOOK_SIGNALS, "turns": TURN_SIGNALS, "probe": PROBE_SIGNALS
+    }  # fmt: skip
+    return next((preset for preset, own in kinds.items() if signals & set(own)), "free")
 
 
 def looks(features: Sequence[str]) -> bool:

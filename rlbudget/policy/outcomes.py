@@ -18,6 +18,7 @@ from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.prices import price_grid
 from rlbudget.signals.looks import turned
+from rlbudget.signals.tokens import CHOICE
 from rlbudget.traces.table import TraceTable
 
 Choice = Ints | Floats
@@ -33,10 +34,17 @@ OPERATING_POINTS = 49
 
 def charged_by(preset: str, table: TraceTable, features: Sequence[str]) -> Probing:
     """Whose trial answers a policy of a preset pays that asks for none itself; ``features`` are its
-    own."""  # fmt: skip
+    own. One that sees the choice among a question's options pays for reading these, too."""
+    if preset not in ("probe", "turns"):
+        return "none"
+    signals = {name.partition(".")[0] for name in features}
+    choices = table.signals.get("option_tokens") if CHOICE in signals else None
+    if preset == "probe" and choices is None:
+        return "until_stop"
+    each = table.probe_tokens + (0.0 if choices is None else np.nan_to_num(choices))
     if preset == "turns":
-        return turned(table.signals, {name.partition(".")[0] for name in features})
-    return "until_stop" if preset == "probe" else "none"
+        each = np.where(turned(table.signals, signals), each, 0.0)
+    return np.asarray(each, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,9 @@ def first_stop(table: TraceTable, says_stop: Bools) -> Ints:
 
 def outcome(table: TraceTable, stops: Choice, *, probes_charged: Probing = "none") -> Outcome:
     """Replay a choice of stops. ``ValueError`` for a choice that the traces do not have."""
-    charges = _charges(table, probes_charged)
+    paid = charges(table, probes_charged)
     if np.issubdtype(stops.dtype, np.floating):
-        return _expected(table, np.asarray(stops, dtype=np.float64), charges)
+        return _expected(table, np.asarray(stops, dtype=np.float64), paid)
     stops = np.asarray(stops, dtype=np.int64)
     lengths = table.lengths
     if stops.shape != lengths.shape:
@@ -95,13 +103,13 @@ def outcome(table: TraceTable, stops: Choice, *, probes_charged: Probing = "none
     exact_match[stopped] = table.exit_exact_match[rows]
     thinking[stopped] = table.thinking_tokens[rows]
     answer[stopped] = table.exit_answer_tokens[rows]
-    charged = np.concatenate([[0.0], np.cumsum(charges)])
+    charged = np.concatenate([[0.0], np.cumsum(paid)])
     ends = table.offsets[1:].copy()
     ends[stopped] = rows + 1
     return Outcome(exact_match, thinking, charged[ends] - charged[table.offsets[:-1]], answer)
 
 
-def _charges(table: TraceTable, probes_charged: Probing) -> Floats:
+def charges(table: TraceTable, probes_charged: Probing) -> Floats:
     """(m,) tokens charged for looking at each checkpoint."""
     if isinstance(probes_charged, str):
         return (probes_charged == "until_stop") * table.probe_tokens.astype(np.float64)

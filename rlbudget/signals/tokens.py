@@ -59,7 +59,9 @@ TOP_SIGNALS = tuple(name for name in SIGNALS if not re.match("entropy|p_end|end_
 """Those of ``SIGNALS`` that follow exactly from the text and the ``TOP_K`` likeliest tokens: all a
 server gives that streams log-probabilities and no logits."""
 
-EXIT_SIGNALS = ("exit_entropy", "probe_tail", "answer_entropy", "option_tokens")
+CHOICE = "answer_entropy"
+"""the entropy of the choice among a question's answer options"""
+EXIT_SIGNALS = ("exit_entropy", "probe_tail", CHOICE, "option_tokens")
 """Recorded beside them, but not free: each needs forward passes beyond the thinking. Entropy
 (nats) of the first token of the answer; mean probability of the trial answer's tokens after the
 first, 0 where it is one token (missing without a trial answer); entropy (nats) of the distribution

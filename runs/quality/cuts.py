@@ -27,9 +27,10 @@ from rlbudget.arrays import Floats
 from rlbudget.policy import outcomes
 from rlbudget.policy.dial import EFFORTS
 from rlbudget.policy.folder import Policy
-from rlbudget.policy.observation import Preset
+from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.outcomes import RELATIVE_PRICES, Outcome, full_stops, outcome, utility
 from rlbudget.policy.replay import replay
+from rlbudget.signals.tokens import CHOICE
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.interchange import read_jsonl
 from rlbudget.traces.store import load_table
@@ -107,8 +108,10 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
         own = [one for one in tried if one.rule.name in ("full", name)]
         given[name] = [_best(own, held_out, price) for price in prices]
     began = time.process_time()
-    config = PPOConfig(preset=cut.preset, seed=cut.number)
-    policy = _policy(lambda run: train_crossfit(train_set, ensemble_of(config), run))
+    features = feature_names(train_set.signals, cut.preset, choices=CHOICE in train_set.signals)
+    config = PPOConfig(preset=cut.preset, seed=cut.number, features=features)
+    ensemble = ensemble_of(config, len(np.unique(train_set.question_ids)))
+    policy = _policy(lambda run: train_crossfit(train_set, ensemble, run))
     seconds = time.process_time() - began
     given["ensemble"] = [replay(policy, held_out, price).outcome for price in prices]
     if rivals:

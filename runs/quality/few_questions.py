@@ -28,7 +28,7 @@ from runs.common import OUT, RESULTS, parser_of, recorded, row, write_result
 from runs.quality.cuts import Cut, append, cuts, gaps, measured, record_of, units_in
 
 SIZES = (250, 60, 1000, 120, 500)
-PRESETS: tuple[Preset, ...] = ("free", "probe")
+PRESETS: tuple[Preset, ...] = ("free", "probe", "turns")
 SOURCES = ("embedded", "smollm2")
 OWN = ("ensemble", "one ppo", "oracle")
 COLOURS = {"ensemble": "#0969da", "one ppo": "#8250df", "best rule": "#57606a"}

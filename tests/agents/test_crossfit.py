@@ -45,7 +45,7 @@ from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
 
 TINY = replace(
-    ensemble_of(PPOConfig(), 3), hidden=(8,), n_envs=64, n_steps=4, batch_size=128,
+    ensemble_of(PPOConfig(), 60, 3), hidden=(8,), n_envs=64, n_steps=4, batch_size=128,
     total_timesteps=24 * 256,
 )  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_a_clone_stops_where_the_best_rule_of_its_price_does() -> None:
 def test_the_known_optimum_is_found(tmp_path: Path) -> None:
     table = tabular_table(copies=40)  # so that every fold holds each kind as often
     config = replace(
-        ensemble_of(PPOConfig()), n_epochs=6, total_timesteps=100_000, learning_rate=1e-2
+        ensemble_of(PPOConfig(), 60), n_epochs=6, total_timesteps=100_000, learning_rate=1e-2
     )
     train_crossfit(table, config, tmp_path / "run")
     policy = policy_of_run(tmp_path / "run")
@@ -299,8 +299,8 @@ def test_a_single_question_cannot_be_left_out(tmp_path: Path) -> None:
 
 
 def test_what_trains_a_single_policy_is_no_ensemble() -> None:
-    assert ensemble_of(PPOConfig(preset="look")).members == 1
-    assert ensemble_of(PPOConfig(em_floor=0.9)).members == 1
+    assert ensemble_of(PPOConfig(preset="look"), 60).members == 1
+    assert ensemble_of(PPOConfig(em_floor=0.9), 60).members == 1
     with pytest.raises(UserError, match="train a single policy"):
         PPOConfig(advantages="sampled", members=5)
 

@@ -172,7 +172,7 @@ def test_a_run_that_did_not_come_to_its_end_is_frozen_on_demand_and_says_so(
         ({"version": 2}, "is not that of a run"),
         ({"activation": "relu"}, "activation 'relu'; only tanh"),
         ({"features": list(FREE[1:])}, "these weights cannot be frozen"),
-        ({"preset": "dear"}, "preset 'dear': it is one of free, probe, look"),
+        ({"preset": "dear"}, "preset 'dear': it is one of free, probe, turns, look"),
         ({"price_range": [1.0]}, "price_range must be"),
         ({"observation_version": 0}, "observations of version 0, but"),
     ],

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from synthetic import make_table
 from trace_makers import make_trace, trace_lists
 
+from rlbudget.agents.rules.probing import DEER
+from rlbudget.envs.replay_core import replay_columns
 from rlbudget.errors import UserError
+from rlbudget.policy.observation import feature_names
 from rlbudget.policy.outcomes import (
     NATURAL_END,
     best_budget,
     budget_grid,
+    charged_by,
     first_stop,
     fixed_stops,
     full_stops,
@@ -30,6 +34,35 @@ from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 prices = st.floats(1e-6, 0.5)
+
+
+def test_a_policy_at_turns_of_thought_pays_what_deer_does() -> None:
+    table = make_table(200, seed=3)
+    turned = np.nan_to_num(table.signals["hedges"]) > 0
+    features = feature_names(table.signals, "turns")
+    paid = charged_by("turns", table, features)
+    assert 0 < turned.sum() < len(turned)
+    np.testing.assert_array_equal(paid, np.where(turned, table.probe_tokens, 0))
+    everywhere = [{**one, "threshold": 2.0} for one in DEER.grid(table) if one["most_probes"] > 40]
+    deer = DEER.outcome(table, everywhere[0])
+    own = outcome(table, full_stops(table), probes_charged=paid)
+    np.testing.assert_array_equal(own.probe, deer.probe)
+
+
+def test_whoever_sees_the_choice_among_options_pays_for_reading_them() -> None:
+    table = make_table(50, seed=4)
+    rows = len(table.thinking_tokens)
+    table.signals.update(answer_entropy=np.full(rows, 0.5), option_tokens=np.full(rows, 5.0))
+    features = feature_names(table.signals, "probe", choices=True)
+    assert "answer_entropy.min" in features
+    assert "answer_entropy.min" not in feature_names(table.signals, "probe")
+    assert "answer_entropy.min" not in feature_names(table.signals, "free", choices=True)
+    paid = charged_by("probe", table, features)
+    np.testing.assert_array_equal(paid, table.probe_tokens + 5)
+    columns = replay_columns(table, features=features)
+    last = table.offsets[1:][table.lengths > 0] - 1
+    own = outcome(table, full_stops(table), probes_charged=paid).probe[table.lengths > 0]
+    np.testing.assert_array_equal(columns.probe_tokens[last], own)
 
 
 def stops_for(table: TraceTable, data: st.DataObject) -> np.ndarray:

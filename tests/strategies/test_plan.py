@@ -19,6 +19,7 @@ from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import save_policy
 from rlbudget.policy.observation import feature_names
 from rlbudget.policy.operating import Swept, choose_points
+from rlbudget.signals.looks import TURN_SIGNALS
 from rlbudget.signals.tokens import SIGNALS
 from rlbudget.strategies.plan import KEYS, Plan, describe, load_plan, plan_of
 
@@ -157,6 +158,12 @@ def test_an_engine_names_what_it_lacks(home: Path) -> None:
     assert [bool(refusals(probe, e)) for e in (LOCAL, HF_GENERATE, HF_PROCESSOR, VLLM)] == [
         False, False, True, True,
     ]  # fmt: skip
+    turns = random_policy((*FREE, "hedges", *TURN_SIGNALS), preset="turns")
+    assert [bool(refusals(turns, e)) for e in (LOCAL, HF_GENERATE, HF_PROCESSOR, VLLM)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    choosing = random_policy((*PROBE, "answer_entropy"), preset="probe")
+    assert all("train without --choices" in refusals(choosing, e)[-1] for e in ENGINES.values())
     logged = Plan({"p": free}, audit=LogSettings(home / "log"))
     audited = Plan({"p": free}, audit=LogSettings(home / "log", share=0.1))
     assert refusals(logged, VLLM) == []
