@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlbudget.agents.exact import values_of
-from rlbudget.arrays import Bools, Ints
+from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.errors import missing_extra
 from rlbudget.policy import outcomes
@@ -64,7 +64,7 @@ def fit_q(
     charged = outcomes.charged_by(preset, validation, features)
     columns, judged = (replay_columns(table, features=features) for table in (train, validation))
     seen = columns.inputs[:, :-1]
-    right = _regressor(seed).fit(seen, train.exit_exact_match)
+    right = regressor(seed).fit(seen, train.exit_exact_match)
     pairs = {}
     for price in token_prices:
         exits = train.exit_exact_match - price * columns.exit_tokens
@@ -74,7 +74,7 @@ def fit_q(
         for number in range(ROUNDS):
             # What going on gives, with a stop where the regressors before say so.
             returns = values_of(says.astype(np.float64), exits, natural, train.offsets).go_on
-            go_on = _regressor(seed + number).fit(seen, returns)
+            go_on = regressor(seed + number).fit(seen, returns)
             says = _says(columns, price, right, go_on)
             stops = outcomes.first_stop(validation, _says(judged, price, right, go_on))
             result = outcomes.outcome(validation, stops, probes_charged=charged)
@@ -85,7 +85,8 @@ def fit_q(
     return FittedQ(features, preset, pairs)
 
 
-def _regressor(seed: int) -> Any:
+def regressor(seed: int) -> Any:
+    """Gradient boosting, unfitted. Needs scikit-learn (``UserError`` without it)."""
     try:
         from sklearn.ensemble import HistGradientBoostingRegressor
     except ImportError as missing:
@@ -96,9 +97,18 @@ def _regressor(seed: int) -> Any:
     )  # fmt: skip
 
 
+def advantages(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> Floats:
+    """(m,) what stopping is predicted to be worth more than going on.
+
+    ``right`` and ``go_on`` are the regressors of the exact match of a stop and of the return of
+    going on.
+    """
+    seen = columns.inputs[:, :-1]
+    found: Floats = np.clip(right.predict(seen), 0, 1) - price * columns.exit_tokens
+    found -= go_on.predict(seen)
+    return found
+
+
 def _says(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> Bools:
     """(m,) where stopping is predicted to be worth at least as much as going on."""
-    seen = columns.inputs[:, :-1]
-    stop = np.clip(right.predict(seen), 0, 1) - price * columns.exit_tokens
-    says: Bools = stop >= go_on.predict(seen)
-    return says
+    return advantages(columns, price, right, go_on) >= 0

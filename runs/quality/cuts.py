@@ -21,9 +21,11 @@ import numpy as np
 from rlbudget.agents.clone import TriedRule, try_rules
 from rlbudget.agents.config import PPOConfig, ensemble_of
 from rlbudget.agents.crossfit import train_crossfit
+from rlbudget.agents.crossfit_rivals import crossfit_gradient, crossfit_q
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import train
 from rlbudget.arrays import Floats
+from rlbudget.evaluate.measure import Learned
 from rlbudget.policy import outcomes
 from rlbudget.policy.dial import EFFORTS
 from rlbudget.policy.folder import Policy
@@ -121,6 +123,10 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
         parts = [train_set.take(np.flatnonzero(rows)) for rows in (~validation, validation)]
         one = _policy(lambda run: train(parts[0], parts[1], config, run))
         given["one ppo"] = [replay(one, held_out, price).outcome for price in prices]
+        given |= {
+            name: [_stopped(learner, held_out, price) for price in prices]
+            for name, learner in _rivals(cut, prices, features).items()
+        }
     found = policy.out_of_fold
     assert found is not None
     return {
@@ -140,6 +146,20 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
                                            "over_rule", "doubts")},
         "points": _points(policy, held_out),
     }  # fmt: skip
+
+
+def _rivals(cut: Cut, prices: list[float], features: tuple[str, ...]) -> dict[str, Learned]:
+    """The learners that are cross-fitted as the ensemble is, on the same observation."""
+    preset, seed = cut.preset, cut.number
+    return {
+        "fitted-q": crossfit_q(cut.train, prices, preset=preset, features=features, seed=seed),
+        "exact-pg": crossfit_gradient(cut.train, preset=preset, features=features, seed=seed),
+    }
+
+
+def _stopped(learner: Learned, held_out: TraceTable, price: float) -> Outcome:
+    charged = outcomes.charged_by(learner.preset, held_out, learner.features)
+    return outcome(held_out, learner.stops(held_out, price), probes_charged=charged)
 
 
 def _best(tried: list[TriedRule], held_out: TraceTable, price: float) -> Outcome:
