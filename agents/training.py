@@ -15,7 +15,7 @@ from rlbudget.files.folders import locked
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
 from rlbudget.signals.text import TEXT_SIGNALS
-from rlbudget.signals.tokens import CHOICE, TOP_SIGNALS
+from rlbudget.signals.tokens import CHOICE, PAID_SIGNALS, TOP_SIGNALS
 from rlbudget.traces.agreement import FIELD
 from rlbudget.traces.sampling import load_sample
 from rlbudget.traces.store import digest, iter_questions, iter_traces
@@ -49,6 +49,7 @@ def train_on(
     context: bool = False,
     tasks: bool = False,
     choices: bool = False,
+    exits: bool = False,
     em_floor: float | None = None,
     token_budget: float | None = None,
     seed: int = 0,
@@ -66,7 +67,8 @@ def train_on(
     (``traces.sampling``).
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's numbers to the observation, ``tasks`` its task, ``choices`` what
-    the model chooses among a question's answer options; ``signals``
+    the model chooses among a question's answer options, ``exits`` the other
+    ``signals.tokens.PAID_SIGNALS``, which cost tokens; ``signals``
     ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
     those of ``signals.text.TEXT_SIGNALS``, for servers that give no log-probabilities either:
     ``all`` are these too, where the traces hold no others.
@@ -88,9 +90,14 @@ def train_on(
     features = None
     if choices:
         _check_choices(preset, names)
-    if start is None and (context or tasks or choices or signals != "all"):
+    if exits:
+        _check_exits(preset, names)
+    if start is None and (context or tasks or choices or exits or signals != "all"):
         kept = set(names) if signals == "all" else _only(signals, names)
-        features = feature_names(kept, preset, context=context, tasks=tasks, choices=choices)
+        features = feature_names(
+            kept | ({CHOICE} if choices else set()), preset, context=context, tasks=tasks,
+            choices=choices, exits=exits,
+        )  # fmt: skip
     config = PPOConfig(
         preset=preset,
         token_price=token_price,
@@ -141,6 +148,14 @@ def _check_choices(preset: str, signals: Iterable[str]) -> None:
         )
 
 
+def _check_exits(preset: str, signals: Iterable[str]) -> None:
+    if preset not in ("probe", "turns"):
+        raise UserError(f"--exits needs trial answers: the {preset} preset has none of its own")
+    if not ({*PAID_SIGNALS} - {CHOICE}) & set(signals):
+        raise UserError("--exits: the traces hold neither exit_entropy nor probe_tail, which"
+                        " rlbudget record writes")  # fmt: skip
+
+
 def _only(kind: Literal["top", "text"], signals: Iterable[str]) -> set[str]:
     known = TOP_SIGNALS if kind == "top" else TEXT_SIGNALS
     found = set(signals) & set(known)
@@ -151,4 +166,4 @@ def _only(kind: Literal["top", "text"], signals: Iterable[str]) -> set[str]:
             else "of the text: record with --text-signals"
         )
         raise UserError(f"the traces hold none of the signals {what} ({', '.join(known)})")
-    return found
+    return found | ({"probe_tail"} & set(signals) if kind == "top" else set())

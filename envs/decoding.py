@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsInt, cast
 
 import gymnasium
@@ -15,7 +15,8 @@ from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, Preset, feature_names
 from rlbudget.policy.prices import check_price_range
 from rlbudget.signals.questions import context_signals, task_signals
-from rlbudget.signals.tokens import SIGNALS
+from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS
+from rlbudget.tasks.scorers import vote_key
 from rlbudget.tasks.task import Task
 from rlbudget.traces.trace import PROBE_TOKENS
 
@@ -47,7 +48,8 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
     ## Rewards
     0 until the episode ends, then the utility, float64 and exact:
     ``exact_match - token_price * (thinking + probe + answer tokens)``. In the ``probe`` preset
-    every observed checkpoint makes and charges a trial answer; in ``free`` none.
+    every observed checkpoint makes and charges a trial answer, and what ``features`` name of
+    ``signals.tokens.PAID_SIGNALS``; in ``free`` none.
 
     ## Starting state
     The first checkpoint of a question drawn uniformly, decoded under a drawn seed, with a token
@@ -91,6 +93,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
         if not task.questions:
             raise UserError(f"the task {task.name} has no questions")
         self.features = feature_names(SIGNALS, preset) if features is None else tuple(features)
+        self._paid = {feature.partition(".")[0] for feature in self.features} & {*PAID_SIGNALS}
         self.action_space = spaces.Discrete(2)
         bound = float(np.finfo(np.float32).max)
         box = spaces.Box(-bound, bound, (len(self.features) + 1,), np.float32)
@@ -133,7 +136,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
                 family = str(self._question.meta.get("family", self._task.name))
                 context = context_signals(self._question.question) | task_signals(family)
                 self._context = {name: [value] for name, value in context.items()}
-                self._answers: dict[str, int] = {}
+                self._answers: dict[Hashable, int] = {}
                 self._probe_tokens = 0
                 self._observation = self._observe(batch)
                 return self._observation.copy(), {}
@@ -166,11 +169,23 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
     def _observe(self, batch: DecodeBatch) -> Float32s:
         answer, confidence = None, None
         signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
-        if self._observer.needs_probe(signals):
+        probed = self._observer.needs_probe(signals)
+        paid = self._paid if probed or not self._observer.at_turns else ()
+        if probed:
             probe = batch.fork_probes(_ROW, self._probe_length)[0]
             self._probe_tokens += probe.tokens
-            answer = [self._answers.setdefault(probe.answer, len(self._answers))]
+            vote = vote_key(probe.answer, self._task.scorer)
+            answer = [self._answers.setdefault(vote, len(self._answers))]
             confidence = [probe.confidence]
+            signals["probe_tail"] = [probe.tail]
+        if "exit_entropy" in paid:
+            signals["exit_entropy"] = [batch.fork_exits(_ROW)[0].entropy]
+            self._probe_tokens += 1
+        options = self._model.option_ids(self._question.options)
+        if options and "answer_entropy" in paid:
+            choice = batch.fork_options(_ROW, [options])[0]
+            signals["answer_entropy"] = [choice.entropy]
+            self._probe_tokens += choice.tokens
         features = self._observer.update(
             _ROW, batch.thinking_tokens(_ROW), signals, answer, confidence
         )[0]

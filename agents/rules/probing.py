@@ -17,7 +17,7 @@ from rlbudget.agents.rules.rule import (
     threshold_rule,
 )
 from rlbudget.arrays import Bools, Floats, Ints
-from rlbudget.policy.outcomes import first_stop
+from rlbudget.policy.outcomes import first_stop, option_tokens
 from rlbudget.traces.table import TraceTable
 
 CONFIDENCE = threshold_rule(
@@ -165,9 +165,7 @@ EAT = Rule(
 
 def _option_tokens(table: TraceTable, parameters: Parameters) -> Floats:
     """(m,) what a look costs; nothing where there are no options to look at."""
-    looked = ~np.isnan(table.signals["answer_entropy"])
-    tokens = table.signals.get("option_tokens", np.ones(len(looked)))
-    return np.where(looked, np.where(np.isnan(tokens), 1.0, tokens), 0.0)
+    return np.where(np.isnan(table.signals["answer_entropy"]), 0.0, option_tokens(table))
 
 
 HALT = Rule(

@@ -40,6 +40,11 @@ Metadata = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint=""),
 ]
+Texts = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="TEXT", help_behavior_hint=""),
+]
 PriceRange = Annotated[
     tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH", help_behavior_hint="")
 ]

@@ -56,7 +56,11 @@ class Train:
     context: Flag = False
     """Add the question to the observation: its length, numbers and clauses."""
     choices: Flag = False
-    """Let probe and turns see how the model chooses among answer options (for evaluation alone)."""
+    """Let probe and turns see how the model chooses among answer options, charged; a decode is then
+    given them (--option), which servers and engines cannot read."""
+    exits: Flag = False
+    """Let probe and turns see the entropy of the exit's first token, a token more each time, and
+    how sure the trial answer's tokens after the first are."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalShare = None
@@ -92,6 +96,7 @@ class Train:
                 context=self.context,
                 tasks=self.tasks,
                 choices=self.choices,
+                exits=self.exits,
                 em_floor=self.em_floor,
                 token_budget=self.token_budget,
                 signals=self.signals,

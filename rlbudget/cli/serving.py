@@ -23,6 +23,7 @@ from rlbudget.cli.arguments import (
     OptionalNumber,
     OptionalPrice,
     OptionalShare,
+    Texts,
     TheQuestion,
     metadata_of,
 )
@@ -108,6 +109,8 @@ class Decode:
     """Task of the request: for rules and a policy that is told tasks."""
     metadata: Metadata = ()
     """KEY=VALUE of the request, for the rules; a value that is a number counts as one."""
+    option: Texts = ()
+    """An answer to choose from, once for each; for a policy that looks at how likely they are."""
     request_id: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
     """Id of the request in the log, to tell its outcome later; by default one is drawn."""
     server: tyro.conf.OmitArgPrefixes[Through] = field(default_factory=Through)
@@ -149,7 +152,7 @@ class Decode:
         decoded = decode(
             model, self.question, plan, dial=dial, task=self.task, metadata=facts.metadata,
             seed=self.seed, temperature=self.temperature, max_tokens=self.max_tokens,
-            request_id=self.request_id,
+            request_id=self.request_id, options=self.option or None,
             second=None if other is None or self.off else second_model(
                 model if other == self.model else self._load(other), plan, seed=self.seed
             ),

@@ -34,7 +34,28 @@ class Fork:
     stops: tuple[str, ...]
 
 
-Wish: TypeAlias = Fork | HandOver
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """A wish of a request: how likely each answer option is as the trial answer here, aside.
+
+    ``options`` are their token ids after ``cue``. Only of an engine with ``options``.
+    """
+
+    cue: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a ``Choose`` gave."""
+
+    entropy: float
+    """of the distribution over the options, in nats"""
+    tokens: int
+    """that the look costs"""
+
+
+Wish: TypeAlias = Fork | Choose | HandOver
 
 
 def exit_fork(core: Core) -> Fork:
@@ -46,6 +67,16 @@ def exit_fork(core: Core) -> Fork:
 def exit_of(core: Core, found: Continuation) -> ExitResult:
     """What an ``exit_fork`` gave."""
     return make_exit(found, core.vocabulary, core.profile)
+
+
+def entropy_fork(core: Core) -> Fork:
+    """The first token after the exit text, of which the entropy counts; it costs one token."""
+    return Fork(core.vocabulary.exit_ids, 1, ())
+
+
+def tells_entropy(core: Core) -> bool:
+    """Whether a trial answer tells the entropy of the exit's first token, having the same cue."""
+    return begins_with_probe(core.profile, core.probe_tokens)
 
 
 def probe_fork(core: Core) -> Fork:

@@ -25,7 +25,7 @@ from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
-from rlbudget.signals.tokens import CHOICE
+from rlbudget.signals.tokens import CHOICE, PAID_SIGNALS
 from rlbudget.strategies.compose import Composed
 from rlbudget.strategies.feedback.log import Log
 from rlbudget.strategies.hybrid import RequestFacts
@@ -49,9 +49,11 @@ class Engine:
     """it knows the question apart from the rest of the prompt"""
     logs: bool = True
     """it sees the end of a request"""
+    options: bool = False
+    """it can read how likely each answer option of a question is"""
 
 
-LOCAL = Engine("rlbudget decode", forks=True, hands_over=True)
+LOCAL = Engine("rlbudget decode", forks=True, hands_over=True, options=True)
 HF_GENERATE = Engine("Hugging Face generate (BudgetGenerate)", forks=True, hands_over=True)
 HF_PROCESSOR = Engine("a Hugging Face logits processor (BudgetProcessor)")
 VLLM = Engine("vLLM's logits processor", question=False)
@@ -67,8 +69,13 @@ ENGINES: Mapping[str, Engine] = {
 """by the name that ``rlbudget plan check --engine`` knows"""
 
 
-def refusals(given: Plan | StopPolicy, engine: Engine, *, questions: bool = True) -> list[str]:
+def refusals(
+    given: Plan | StopPolicy, engine: Engine, *, questions: bool = True, options: bool | None = None
+) -> list[str]:
     """What a plan needs and an engine cannot give, a line each.
+
+    ``options`` says whether requests come with their answer options: by default where the engine
+    can read them.
 
     ``questions`` says whether the caller tells the engine the question where it knows none.
     """
@@ -77,14 +84,18 @@ def refusals(given: Plan | StopPolicy, engine: Engine, *, questions: bool = True
     needed = {feature.partition(".")[0] for feature in features}
     found = []
     name = engine.name
-    if not engine.forks and needed & {*PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS}:
+    options = engine.options if options is None else options and engine.options
+    aside = {*PROBE_SIGNALS, *TURN_SIGNALS, *PAID_SIGNALS, *LOOK_SIGNALS}
+    if not engine.forks and needed & aside:
         found.append(
             f"the policy looks at trial answers, which {name} cannot make: train one with"
             " --preset free, or decode with rlbudget.integrations.hf_generate or a client"
         )
-    if CHOICE in needed:
-        found.append("the policy looks at the choice among answer options, which is read while"
-                     " recording alone: train without --choices")  # fmt: skip
+    elif CHOICE in needed and not options:
+        found.append(
+            f"the policy looks at the choice among answer options, which {name} is not told or"
+            " cannot read: give rlbudget.decode the options (--option), or train without --choices"
+        )
     if not engine.forks and plan.correction is not None and not plan.correction.off:
         found.append(f"the correction reads an exit's answer before it counts, which {name} cannot"
                      " write aside: leave [correction] out")  # fmt: skip
@@ -266,19 +277,21 @@ def bind(
     questions: bool = True,
     model: str = "",
     second: Callable[[HandOver], Decoded] | None = None,
+    options: bool = False,
 ) -> Core:
     """Check a plan (or a bare policy) against an engine and look its texts up in the tokenizer.
 
     ``vocabulary_size`` is the number of logits, where ``vocabulary`` is not known already;
     ``eos_ids`` are the tokens that end a sequence. What
     is left out is the plan's, then that of the traces the policy was trained on, then the
-    profile's. ``questions`` says whether every request tells its question.
+    profile's. ``questions`` says whether every request tells its question, ``options`` whether it
+    tells its answer options.
 
     Raises ``UserError`` for a plan that needs what the engine cannot give, an unknown profile,
     a tokenizer that spells the exit text differently in context, and a price or cap out of range.
     """
     plan = plan_of(given)
-    for line in refusals(plan, engine, questions=questions):
+    for line in refusals(plan, engine, questions=questions, options=options):
         raise UserError(line)
     if second is None and (plan.second_model or plan.large_model):
         raise UserError("the plan needs a second model, and none was given")

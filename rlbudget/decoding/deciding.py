@@ -16,12 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.decoding.aside import (
+    Choose,
+    Chosen,
     Wish,
     checkpoint_of,
+    entropy_fork,
     exit_fork,
     exit_of,
     probe_fork,
     probe_of,
+    tells_entropy,
     trial_of,
 )
 from rlbudget.decoding.core import Core, HandOver
@@ -75,8 +79,10 @@ class Decider:
         transcript: Transcript,
         *,
         question: str | None,
+        options: Sequence[Sequence[int]] = (),
     ) -> None:
         self.core = core
+        self._options = tuple(map(tuple, options))
         self.facts = facts
         self.token_price = spot.token_price
         self.policy = core.policy_for(facts)
@@ -248,9 +254,16 @@ class Decider:
         controller = self._controller
         assert controller is not None
         probe = None
+        entropy = None if here is None else here.entropy
+        wanted = controller.wanted(signals)
         if controller.needs_probe(signals):
-            trial = trial or probe_of(core, (yield probe_fork(core)))
+            if trial is None:
+                found = yield probe_fork(core)
+                trial = probe_of(core, found)
+                entropy = found.entropy if tells_entropy(core) else entropy
             probe = self._charged(trial)
+        if wanted:
+            signals = signals | (yield from self._paid_for(wanted, trial, entropy))
         decision = controller.at_checkpoint(signals, thinking, probe)
         if decision.probe:
             trial = trial or probe_of(core, (yield probe_fork(core)))
@@ -262,6 +275,26 @@ class Decider:
         if self._corrector is not None and self._corrector.failed is None:
             return (yield from self._exit_checked(self._corrector, here))
         return (yield from self._stop(here))
+
+    def _paid_for(
+        self, names: Sequence[str], trial: ProbeResult | None, entropy: float | None
+    ) -> Generator[Wish, Any, dict[str, float]]:
+        """The ``PAID_SIGNALS`` of these names, charged as a replay charges them; the entropy of an
+        exit may be known already."""  # fmt: skip
+        found: dict[str, float] = {}
+        if "probe_tail" in names and trial is not None:
+            found["probe_tail"] = trial.tail
+        if "exit_entropy" in names:
+            if entropy is None:
+                entropy = (yield entropy_fork(self.core)).entropy
+            found["exit_entropy"] = entropy
+            self.probe_tokens += 1
+        if "answer_entropy" in names and self._options:
+            cue = tuple(map(int, self.core.vocabulary.probe_ids))
+            chosen: Chosen = yield Choose(cue, self._options)
+            found["answer_entropy"] = chosen.entropy
+            self.probe_tokens += chosen.tokens
+        return found
 
     def _signals(self) -> dict[str, float]:
         signals = self._window.read() if self._measured else {}

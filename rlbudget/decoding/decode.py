@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlbudget.decoding.core import LOCAL, Core, HandOver, bind
@@ -34,6 +34,7 @@ def decode(
     probe_tokens: int | None = None,
     request_id: str | None = None,
     second: Callable[[HandOver], Decoded] | None = None,
+    options: Sequence[str] | None = None,
 ) -> Decoded:
     """Answer ``question``, thinking as long as a plan (or a bare policy) finds it worth the price.
 
@@ -44,16 +45,19 @@ def decode(
     was trained on, else the profile's. With the
     ``row_seed`` of a recorded trace and its settings the decode is that trace's, up to the stop.
     ``second`` answers for a cascade or a correction by a second model (``second_model``).
+    ``options`` are the answers to choose from, for a policy that looks at how likely each is; an
+    empty list says that the question has none.
 
     A policy that raises or says NaN does not cost the answer: the decode goes on to its natural
     end, and ``reason`` and ``message`` say so. Raises ``UserError`` for a price outside the range,
-    settings out of range and a plan that needs a second model where there is none.
+    settings out of range, a plan that needs a second model where there is none, and a policy that
+    looks at options where they are left out.
     """
     core = core_of(model, policy, stride=stride, probe_tokens=probe_tokens,
-                   max_tokens=max_tokens, second=second)  # fmt: skip
+                   max_tokens=max_tokens, second=second, options=options is not None)  # fmt: skip
     return decode_with(core, model, question, token_price=token_price, dial=dial, task=task,
                        metadata=metadata, seed=seed, temperature=temperature,
-                       request_id=request_id)  # fmt: skip
+                       request_id=request_id, options=options or ())  # fmt: skip
 
 
 def core_of(
@@ -64,8 +68,12 @@ def core_of(
     probe_tokens: int | None = None,
     max_tokens: int | None = None,
     second: Callable[[HandOver], Decoded] | None = None,
+    options: bool = False,
 ) -> Core:
-    """A plan bound to a local model, for many calls of ``decode_with``; raises as ``decode``."""
+    """A plan bound to a local model, for many calls of ``decode_with``; raises as ``decode``.
+
+    ``options`` says whether every call tells the answer options of its question.
+    """
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens must be at least 1, not {max_tokens}")
     return bind(
@@ -80,6 +88,7 @@ def core_of(
         max_thinking_tokens=max_tokens,
         model=model.name,
         second=second,
+        options=options,
     )
 
 
@@ -95,6 +104,7 @@ def decode_with(
     seed: int = 0,
     temperature: float | None = None,
     request_id: str | None = None,
+    options: Sequence[str] = (),
 ) -> Decoded:
     """``decode`` under a plan that is bound already."""
     if temperature is None:
@@ -104,6 +114,7 @@ def decode_with(
     request = Request(
         core, question=question, task=task, metadata=metadata, dial=dial, token_price=token_price,
         request_id=request_id, settings={"temperature": temperature, "row_seed": seed},
+        options=model.option_ids(options),
     )  # fmt: skip
     run_request(core, model, request, question, seed=seed, temperature=temperature)
     return request.decoded()

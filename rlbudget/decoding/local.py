@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from rlbudget.decoding.aside import Fork, Wish
+from rlbudget.decoding.aside import Choose, Chosen, Fork, Wish
 from rlbudget.decoding.core import Core, HandOver
 from rlbudget.decoding.request import Request, State
-from rlbudget.models.answers import continue_greedily
+from rlbudget.models.answers import continue_greedily, read_options
 from rlbudget.models.decode_batch import NOT_NUMBERS
 from rlbudget.models.reading import Continuation
 from rlbudget.models.sampling import Uniforms, sample, token_signals
@@ -91,12 +91,23 @@ def settle(core: Core, request: Request, wish: Wish, sequences: Unfinished) -> W
     """Do what a request of the only row wants done aside; its next wish."""
     if isinstance(wish, HandOver):
         return request.handed_over(core.hand_over(wish))
+    found: Continuation | Chosen
     try:
         with sequences.fork() as ahead:
-            found = forked(ahead, wish, np.ones(len(ahead), dtype=bool), core.vocabulary)[0]
+            if isinstance(wish, Choose):
+                found = chosen(ahead, wish, core.vocabulary)
+            else:
+                found = forked(ahead, wish, np.ones(len(ahead), dtype=bool), core.vocabulary)[0]
     except Exception as error:  # whatever it is, the decode goes on without it
         return request.forked(error)
     return request.forked(found)
+
+
+def chosen(ahead: Unfinished, wish: Choose, vocabulary: Vocabulary) -> Chosen:
+    """Read the options of the only row of sequences that may run ahead."""
+    ahead.feed(torch.tensor([wish.cue], device=ahead.logits.device))
+    read = read_options(ahead, [wish.options], vocabulary)[0]
+    return Chosen(read.entropy, read.tokens)
 
 
 def forked(

@@ -5,7 +5,8 @@ A shell decodes tokens and tells of each::
     forced = request.forced(likeliest)      # before a token: the one that must come, or None
     wish = request.push(token, signals)     # after it: None, or what the plan wants done aside
     while wish is not None:
-        wish = request.forked(...)          # a Fork: the continuation that the shell decoded
+        wish = request.forked(...)          # a Fork: the continuation that the shell decoded; or
+                                            # a Choose, of an engine that reads options: a Chosen
         wish = request.handed_over(...)     # a HandOver: what Core.hand_over gave
 
 until ``request.done``. Everything else is decided here: where there are checkpoints, the end of the
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from rlbudget.decoding.aside import Wish
+from rlbudget.decoding.aside import Chosen, Wish
 from rlbudget.decoding.core import Core
 from rlbudget.decoding.deciding import Decider, Kept, Steps, Verdict
 from rlbudget.decoding.decoded import Decoded, Ending
@@ -66,7 +67,8 @@ class Request:
     request: the thinking ends early enough to leave room for an answer; ``max_thinking_tokens``
     is the request's own budget. ``off`` leaves the request alone; ``shadow`` cuts
     nothing and notes in ``shadowed`` what would have been. ``settings`` of the decode
-    (temperature, seed) are for an audit's trace.
+    (temperature, seed) are for an audit's trace. ``options`` are the token ids of the answers that
+    the question lets choose from, for a policy that looks at how sure the choice is.
 
     Raises ``UserError`` for a price the policy does not know and for a cap that leaves no room to
     think.
@@ -88,12 +90,15 @@ class Request:
         shadow: bool = False,
         request_id: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        options: Sequence[Sequence[int]] = (),
     ) -> None:
         self._core = core
         self._transcript = Transcript(core.vocabulary)
         spot = core.spot(dial, token_price)
         facts = RequestFacts(question or "", task, metadata or {})
-        self._decider = Decider(core, facts, spot, self._transcript, question=question)
+        self._decider = Decider(
+            core, facts, spot, self._transcript, question=question, options=options
+        )
         self.token_price = spot.token_price
         """reward lost per token"""
         self.uncovered = None if off else core.beyond(spot, self._decider.policy)
@@ -324,9 +329,9 @@ class Request:
                 return self._run(self._decider.at_end(self._thinking))
         return None
 
-    def forked(self, found: Continuation | Exception) -> Wish | None:
-        """Take what a ``Fork`` gave, or why it could not be made; the next wish, if there is
-        one."""  # fmt: skip
+    def forked(self, found: Continuation | Chosen | Exception) -> Wish | None:
+        """Take what a ``Fork`` or a ``Choose`` gave, or why it could not be made; the next wish, if
+        there is one."""  # fmt: skip
         return self._go_on(found, fails=isinstance(found, Exception))
 
     def handed_over(self, found: Decoded | Exception) -> Wish | None:

@@ -26,7 +26,15 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Strs
 from rlbudget.policy.bootstrap import FEWEST_QUESTIONS, Resampling, resample
-from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
+from rlbudget.policy.outcomes import (
+    NATURAL_END,
+    Outcome,
+    Probing,
+    full_stops,
+    outcome,
+    paid_tokens,
+)
+from rlbudget.signals.tokens import PAID_SIGNALS
 from rlbudget.traces.table import TraceTable
 
 Verdict = Literal["better", "worse", "not inferior", "cannot tell"]
@@ -128,10 +136,13 @@ def most_utility(token_price: float | Floats, *outcomes: Outcome) -> float:
 def extremes(table: TraceTable, *, probes: bool = False) -> tuple[Outcome, Outcome]:
     """Never stopping, and stopping at the first checkpoint; for ``most_utility``.
 
-    ``probes``: never stopping pays for a trial answer at every checkpoint.
+    ``probes``: never stopping pays for a trial answer at every checkpoint, and for whatever else a
+    policy may pay for.
     """
     at_once = np.where(table.lengths > 0, 0, NATURAL_END)
-    charged: Literal["until_stop", "none"] = "until_stop" if probes else "none"
+    charged: Probing = "none"
+    if probes:
+        charged = table.probe_tokens + paid_tokens(table, PAID_SIGNALS)
     return (
         outcome(table, full_stops(table), probes_charged=charged),
         outcome(table, at_once),

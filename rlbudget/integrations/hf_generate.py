@@ -173,6 +173,8 @@ class BudgetGenerate:
         for row, wish in wishes.items():
             if isinstance(wish, HandOver):
                 later[row] = rows.requests[row].handed_over(self._core.hand_over(wish))
+            elif not isinstance(wish, Fork):
+                later[row] = rows.requests[row].forked(UserError("no options are read here"))
             else:
                 alike.setdefault(wish, []).append(row)
         for wish, members in alike.items():

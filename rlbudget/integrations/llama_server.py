@@ -245,6 +245,8 @@ def _settle(
     """Do what a request wants done aside; its next wish."""
     if isinstance(wish, HandOver):
         return request.handed_over(server.core.hand_over(wish))
+    if not isinstance(wish, Fork):
+        return request.forked(UserError("no options are read here"))
     return request.forked(_fork(server, wish, [*prompt, *request.ids], patience))
 
 

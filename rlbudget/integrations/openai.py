@@ -316,6 +316,8 @@ class _Run:
         request, core = self._request, self._server.core
         if isinstance(wish, HandOver):
             return request.handed_over(await asyncio.to_thread(core.hand_over, wish))
+        if not isinstance(wish, Fork):
+            return request.forked(UserError("no options are read here"))
         try:
             found = await fork(self._server, self._prompt, wish, self._patience)
         except (ServerError, UserError) as error:  # the decode goes on without it

@@ -27,7 +27,7 @@ from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
-from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, Window
+from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS, TOKEN_SIGNALS, Window
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Probe
 
@@ -83,7 +83,9 @@ class Controller:
             "thinking_tokens", *PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS,
             *TASK_SIGNALS,
         }  # fmt: skip
-        unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS})
+        self.paid = tuple(name for name in PAID_SIGNALS if name in self._needed)
+        """what it wants to know at every checkpoint beside the signals that are free"""
+        unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS, *PAID_SIGNALS})
         self._text = TextWindow() if self._needed & set(TEXT_SIGNALS) else None
         self._text_alone = of_text_alone(policy.features)
         if stride is not None and stride < 1:
@@ -109,12 +111,20 @@ class Controller:
 
     @property
     def forks_often(self) -> bool:
-        """Whether trial answers are made that nobody asks for; False after a fault."""
-        return (self._observer.uses_probe or self._observer.at_turns) and self.failed is None
+        """Whether something is made aside that nobody asks for; False after a fault."""
+        observer = self._observer
+        aside = observer.uses_probe or observer.at_turns or bool(self.paid)
+        return aside and self.failed is None
 
     def needs_probe(self, signals: Mapping[str, float]) -> bool:
         """Whether the checkpoint with these signals needs a trial answer; False after a fault."""
         return self.failed is None and self._observer.needs_probe(signals)
+
+    def wanted(self, signals: Mapping[str, float]) -> tuple[str, ...]:
+        """Those of ``PAID_SIGNALS`` that the checkpoint with these signals needs; none after a
+        fault."""  # fmt: skip
+        off = self._observer.at_turns and not self._observer.needs_probe(signals)
+        return () if off or self.failed is not None else self.paid
 
     def push(
         self,
@@ -135,6 +145,7 @@ class Controller:
         adds to the text: for a policy with signals of the text, which needs no ``token_signals``
         where it has no others. ``probe`` makes a trial
         answer and is called only at a checkpoint where the policy needs one or asks for one.
+        A policy with any of ``PAID_SIGNALS`` fails here: give them to ``at_checkpoint``.
         """
         if self._stride is None:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
@@ -144,6 +155,8 @@ class Controller:
             return None
 
         def decide() -> Decision:
+            if self.paid:
+                raise ValueError(f"no token tells {', '.join(self.paid)}: call at_checkpoint")
             self._take(token_signals, token_markers, text)
             signals = {name: float(v[0]) for name, v in self._window.read().items()}
             if self._text is not None:
@@ -209,7 +222,7 @@ class Controller:
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None
     ) -> Decision:
         given = {name: signals[name] for name in self._needed if name in signals}
-        if self._needed and not given:
+        if self._needed.difference(PAID_SIGNALS) and not given:
             raise ValueError("no signal that the policy was trained on is given")
         for name, value in given.items():
             _check_finite(name, value)

@@ -20,9 +20,11 @@ four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers
 ``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
 far that equal this one). In the ``turns`` preset there are trial answers at turns of thought alone,
 in the ``look`` preset the policy asks for trial answers itself;
-``rlbudget.signals.looks`` lists what it remembers of them.
+``rlbudget.signals.looks`` lists what it remembers of them. Policies of ``probe`` and ``turns`` may
+see ``signals.tokens.PAID_SIGNALS`` as well, where there are trial answers.
 
-A signal that is missing at a checkpoint keeps its last value, 0 before its first.
+A signal that is missing at a checkpoint keeps its last value, 0 before its first; an entropy that
+is paid for 1 nat, as what is not known is not sure.
 ``Observer`` steps ``n`` decodes in lockstep; a live request is ``n = 1``, a replay is all
 traces at once, so both see the same numbers.
 """
@@ -41,7 +43,7 @@ from rlbudget.errors import UserError
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, TURNS, LookMemory, turned
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
-from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS
+from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS, PAID_SIGNALS
 
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
@@ -53,6 +55,8 @@ OBSERVATION_VERSION = 1
 EMA_WEIGHT = 0.3
 
 PROBE_SIGNALS = ("probe_confidence", "probe_streak", "probe_distinct", "probe_share")
+BEFORE_FIRST = {"exit_entropy": 1.0, "answer_entropy": 1.0}
+"""what a signal is taken for before its first value, where that is not 0"""
 
 _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "logprob_mean": ("", "ema", "mean"),
@@ -76,7 +80,8 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     "probe_streak": ("", "log"),
     "probe_distinct": ("",),
     "probe_share": ("",),
-    CHOICE: ("", "ema", "min"),
+    "probe_tail": ("", "ema", "max"),
+    **dict.fromkeys(("exit_entropy", CHOICE), ("", "ema", "min")),
     # Votes: what counts is decided by the first few samples, which lie apart in the log only.
     **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
@@ -94,28 +99,31 @@ def feature_names(
     context: bool = False,
     tasks: bool = False,
     choices: bool = False,
+    exits: bool = False,
 ) -> tuple[str, ...]:
     """The features of a preset for traces that hold these signals.
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
     checkpoint, ``turns`` those at turns of thought, ``look`` those that the policy asks for. Their
     tokens are charged. ``context`` adds what is known of the question (``signals.questions``),
-    ``tasks`` the request's task, ``choices`` to ``probe`` and ``turns`` the entropy of the choice
-    among a question's answer options, which only recordings know.
+    ``tasks`` the request's task. To ``probe`` and ``turns`` ``choices`` adds the entropy of the
+    choice among a question's answer options, ``exits`` the other ``PAID_SIGNALS`` that there are.
     Signals of the text are features where there are no others: they are less than those of
     log-probabilities, and a server that gives these need not be read twice.
     """
-    held = set(signals) - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
+    given = set(signals)
+    held = given - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
     of_text = held & set(TEXT_SIGNALS)
     if of_text:
         others = held - of_text
         held = others if others - set(MARKER_SIGNALS) else of_text
+    paid = [s for s in PAID_SIGNALS if s in given and (choices if s == CHOICE else exits)]
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
         *sorted(held),
         *(PROBE_SIGNALS if preset == "probe" else ()),
         *(TURN_SIGNALS if preset == "turns" else ()),
-        *((CHOICE,) if choices and preset in ("probe", "turns") else ()),
+        *(paid if preset in ("probe", "turns") else ()),
         *(CONTEXT_SIGNALS if context else ()),
         *(TASK_SIGNALS if tasks else ()),
     ]
@@ -212,7 +220,7 @@ class Observer:
             self._last = np.zeros((n, len(self.features)), dtype=np.float32)
             self._tokens = np.zeros(n)
         self._signals = tuple(dict.fromkeys(f.partition(".")[0] for f in own))
-        self._held = np.zeros((n, len(self._signals)))
+        self._held = np.tile([BEFORE_FIRST.get(s, 0.0) for s in self._signals], (n, 1))
         self._seen = np.zeros((n, 1))
         # Columns of one transform are made together: a single decode pays for calls, not numbers.
         by_name: dict[str, list[int]] = {}
@@ -271,8 +279,8 @@ class Observer:
                     raise ValueError("these features need a trial answer at a turn of thought")
                 answers, sure = np.asarray(probe_answer), np.asarray(probe_confidence)
                 self._probed.look(rows[here], answers[here], sure[here], tokens[here])
-            if CHOICE in values:
-                values[CHOICE] = np.where(here, values[CHOICE], np.nan)
+            for name in {*PAID_SIGNALS} & set(values):
+                values[name] = np.where(here, values[name], np.nan)
             seen = self._probed.features(rows, tokens).astype(np.float64)
             values |= dict(zip(TURN_SIGNALS, seen.T, strict=True))
         values["thinking_tokens"] = tokens

@@ -33,18 +33,37 @@ OPERATING_POINTS = 49
 
 
 def charged_by(preset: str, table: TraceTable, features: Sequence[str]) -> Probing:
-    """Whose trial answers a policy of a preset pays that asks for none itself; ``features`` are its
-    own. One that sees the choice among a question's options pays for reading these, too."""
+    """What a policy of a preset pays at each checkpoint that asks for no trial answer itself:
+    trial answers, and whatever else its ``features`` see that costs tokens."""
+    paid = paid_tokens(table, features)
     if preset not in ("probe", "turns"):
-        return "none"
-    signals = {name.partition(".")[0] for name in features}
-    choices = table.signals.get("option_tokens") if CHOICE in signals else None
-    if preset == "probe" and choices is None:
+        return paid if paid.any() else "none"
+    if preset == "probe" and not paid.any():
         return "until_stop"
-    each = table.probe_tokens + (0.0 if choices is None else np.nan_to_num(choices))
+    each = table.probe_tokens + paid
     if preset == "turns":
+        signals = {name.partition(".")[0] for name in features}
         each = np.where(turned(table.signals, signals), each, 0.0)
     return np.asarray(each, dtype=np.float64)
+
+
+def paid_tokens(table: TraceTable, features: Sequence[str]) -> Floats:
+    """(m,) tokens of the ``signals.tokens.PAID_SIGNALS`` among features, where they were recorded;
+    they are what the rules pay that look at them."""  # fmt: skip
+    paid = np.zeros(len(table.thinking_tokens))
+    for signal in {feature.partition(".")[0] for feature in features} & set(table.signals):
+        known = ~np.isnan(table.signals[signal])
+        if signal == "exit_entropy":
+            paid += known
+        elif signal == CHOICE:
+            paid += np.where(known, option_tokens(table), 0)
+    return paid
+
+
+def option_tokens(table: TraceTable) -> Floats:
+    """(m,) tokens of a look at the answer options; 1 where the traces do not say."""
+    tokens = table.signals.get("option_tokens", np.ones(len(table.thinking_tokens)))
+    return np.where(np.isnan(tokens), 1.0, tokens)
 
 
 @dataclass(frozen=True, slots=True)

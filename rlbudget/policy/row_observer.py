@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rlbudget.arrays import Float32s
-from rlbudget.policy.observation import EMA_WEIGHT, PROBE_SIGNALS, TRANSFORMS, looks
+from rlbudget.policy.observation import (
+    BEFORE_FIRST,
+    EMA_WEIGHT,
+    PROBE_SIGNALS,
+    TRANSFORMS,
+    looks,
+)
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, LookMemory, turned
+from rlbudget.signals.tokens import PAID_SIGNALS
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -32,7 +39,7 @@ class RowObserver:
         self._probed, self._memory = LookMemory(1), LookMemory(1)
         self._last = np.zeros(len(self.features), dtype=np.float32)
         self._tokens = 0.0
-        self._held = dict.fromkeys((signal for signal, _, _ in split), 0.0)
+        self._held = {signal: BEFORE_FIRST.get(signal, 0.0) for signal, _, _ in split}
         self._seen = 0
         self._kept = [0.0] * len(own)
         self._values = [0.0] * len(self.features)
@@ -58,8 +65,9 @@ class RowObserver:
     ) -> Float32s:
         """Take the next checkpoint: its observation, (n_features,) float32. As ``Observer``."""
         tokens, held = float(thinking_tokens), self._held
+        gone = PAID_SIGNALS if self.at_turns and not self.needs_probe(signals) else ()
         for name, value in signals.items():
-            if name in held and value == value:  # not NaN
+            if name in held and value == value and name not in gone:  # not NaN
                 held[name] = float(value)
         if self.uses_probe:
             self._probe(tokens, probe_answer, probe_confidence)

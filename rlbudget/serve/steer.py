@@ -158,7 +158,8 @@ class Steered:
         request, core = self.request, self._server.core
         if isinstance(wish, HandOver):
             return request.handed_over(await handed_over(core, wish))
-        assert isinstance(wish, Fork)
+        if not isinstance(wish, Fork):
+            return request.forked(UserError("no options are read here"))
         try:
             found = await fork(self._server, self._prompt, wish, self._patience)
         except (ServerError, UserError) as error:  # the decode goes on without it

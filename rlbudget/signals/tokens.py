@@ -68,6 +68,10 @@ first, 0 where it is one token (missing without a trial answer); entropy (nats) 
 over the question's answer options, and the tokens that a look at it costs (both missing where the
 question has no options)."""
 
+PAID_SIGNALS = ("probe_tail", "exit_entropy", "answer_entropy")
+"""Those of ``EXIT_SIGNALS`` that a policy may see which pays for them: the first comes with a trial
+answer; the second costs a token, the third ``option_tokens``, 1 where the traces do not say."""
+
 HEDGES = frozenset({"wait", "but", "hmm", "alternatively", "however", "maybe", "no", "hold"})
 ANSWER_HEDGES = re.compile(r"\b(wait|hold|but|okay|no|hmm)\b", re.IGNORECASE)
 CONCLUSIONS = frozenset({"so", "therefore", "thus", "answer", "hence", "same", "ok", "yes"})

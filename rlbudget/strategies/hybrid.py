@@ -274,7 +274,7 @@ class HybridRules:
             chance[rows] = done.chance
             paid = charged_by(ruled.preset, part, ruled.features)
             if not isinstance(paid, str):
-                charges[rows] = np.where(paid, part.probe_tokens, 0)
+                charges[rows] = paid
             elif paid == "until_stop":
                 charges[rows] = part.probe_tokens
         return Replay(table, stops, charges, chance)

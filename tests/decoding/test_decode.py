@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.network import Decision
-from rlbudget.policy.observation import Preset
+from rlbudget.policy.observation import Preset, feature_names
+from rlbudget.policy.outcomes import charged_by, outcome
 from rlbudget.policy.replay import replay
+from rlbudget.signals.tokens import PAID_SIGNALS
 from rlbudget.tasks import load_task
 from rlbudget.tasks.scorers import extracted
 from rlbudget.traces.store import load_table, load_traces
@@ -77,6 +79,7 @@ def check_live(model: TransformersModel, traces: Path, policy: Policy, cap: int)
             seed=trace.meta["row_seed"],
             max_tokens=cap,
             probe_tokens=PROBE,
+            options=trace.meta.get("options", ()),
         )
         recorded = trace.checkpoints[stops[i]].exit if stops[i] >= 0 else trace.final
         assert live.stopped == (stops[i] >= 0)
@@ -95,6 +98,46 @@ def check_live(model: TransformersModel, traces: Path, policy: Policy, cap: int)
             assert live.stopped_at is None
         assert live.message is None
     assert 5 <= (stops >= 0).sum() <= N - 5
+
+
+def test_what_a_policy_pays_for_is_seen_and_charged_live_as_in_replay(
+    model: TransformersModel, tmp_path: Path
+) -> None:
+    choices = (("yes", "no"), ("2", "12", "1/2"), ())
+    questions = tuple(
+        replace(q, options=choices[i % 3], target=(*choices[i % 3], "2")[0])
+        for i, q in enumerate(tiny_task(N).questions)
+    )
+    task = replace(tiny_task(N), questions=questions)
+    record(model, task, tmp_path, max_tokens=CAP, batch_size=30, probe_tokens=PROBE)
+    table = load_table(tmp_path)
+    features = feature_names(table.signals, "probe", choices=True, exits=True)
+    assert {feature.partition(".")[0] for feature in features} >= {*PAID_SIGNALS}
+    policy = policy_for(table, "probe", features=features)
+    played = replay(policy, table, PRICE)
+    plain = outcome(table, played.stops, probes_charged="until_stop")
+    looks = np.where(played.stops < 0, table.lengths, played.stops + 1)
+    assert (played.outcome.probe >= plain.probe + looks).all()
+    assert (played.outcome.probe > plain.probe + looks).sum() > N / 3
+    check_live(model, tmp_path, policy, CAP)
+    with pytest.raises(UserError, match="answer option"):
+        decode(model, questions[0].question, policy, token_price=PRICE)
+
+
+def test_what_is_paid_for_at_turns_of_thought_is_paid_there_alone(tmp_path: Path) -> None:
+    model = load_model("embedded")
+    record(model, load_task("embedded", n=N), tmp_path, max_tokens=160, probe_tokens=PROBE)
+    table = load_table(tmp_path)
+    policy = policy_for(
+        table, "turns", seed=1, features=feature_names(table.signals, "turns", exits=True)
+    )
+    played = replay(policy, table, PRICE)
+    bare = charged_by("turns", table, feature_names(table.signals, "turns"))
+    without = outcome(table, played.stops, probes_charged=bare).probe
+    looks = outcome(table, played.stops, probes_charged=np.asarray(bare) > 0)
+    assert (played.outcome.probe >= without).all()
+    assert (played.outcome.probe > without).sum() == (looks.probe > 0).sum() > 5
+    check_live(model, tmp_path, policy, 160)
 
 
 @dataclass

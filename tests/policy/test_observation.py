@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -56,6 +57,21 @@ def test_a_live_request_sees_what_a_replay_sees_bit_by_bit(
     assert replayed.shape == (len(table.thinking_tokens), len(features))
     assert np.isfinite(replayed).all()
     np.testing.assert_array_equal(replayed, one_by_one(table, features))
+
+
+def test_an_entropy_that_is_not_known_yet_is_not_taken_for_certainty() -> None:
+    features = ("answer_entropy", "answer_entropy.min", "probe_tail")
+    gone, sure = {"answer_entropy": math.nan}, {"answer_entropy": 0.25, "probe_tail": 0.5}
+    every, one = Observer(features), RowObserver(features)
+    seen = []
+    for step, signals in enumerate((gone, {}, sure, gone), 1):
+        row = one.update(8 * step, signals)
+        (rows,) = every.update(
+            np.zeros(1, dtype=int), [8 * step], {k: [v] for k, v in signals.items()}
+        )
+        np.testing.assert_array_equal(rows, row)
+        seen.append(row.tolist())
+    assert seen == [[1, 1, 0], [1, 1, 0], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]]
 
 
 @settings(max_examples=30, deadline=None)

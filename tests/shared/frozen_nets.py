@@ -60,9 +60,11 @@ def random_policy(
     )
 
 
-def policy_for(table: TraceTable, preset: Preset, seed: int = 0) -> Policy:
+def policy_for(
+    table: TraceTable, preset: Preset, seed: int = 0, features: tuple[str, ...] | None = None
+) -> Policy:
     """A random network on normalised features, its bias set so that it often says both things."""
-    features = features_of(table, preset)
+    features = features_of(table, preset) if features is None else features
     observations = observe(table, features)
     rng = np.random.default_rng(seed)
     n = len(features)

@@ -163,7 +163,10 @@ def test_an_engine_names_what_it_lacks(home: Path) -> None:
         False, False, True, True,
     ]  # fmt: skip
     choosing = random_policy((*PROBE, "answer_entropy"), preset="probe")
-    assert all("train without --choices" in refusals(choosing, e)[-1] for e in ENGINES.values())
+    assert refusals(choosing, LOCAL) == []
+    for engine in (HF_GENERATE, ENGINES["openai"], ENGINES["llama-server"]):
+        assert "train without --choices" in refusals(choosing, engine)[0]
+    assert "train without --choices" in refusals(choosing, LOCAL, options=False)[0]
     logged = Plan({"p": free}, audit=LogSettings(home / "log"))
     audited = Plan({"p": free}, audit=LogSettings(home / "log", share=0.1))
     assert refusals(logged, VLLM) == []
