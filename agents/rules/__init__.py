@@ -18,6 +18,7 @@ convergence two trial answers in a row are equal                 a probe
 dynasor     trial answers agree and do not doubt themselves      some probes
 eat         the entropy of the answer's first token settles      ``exit_entropy``
 halt        the answer's distribution has low entropy            ``answer_entropy``
+loop        all of the last ``tokens`` was written before        ``text_repeats``
 =========== ==================================================== ==================
 
 Where the traces hold the signals of the text, these apply as well:
@@ -61,7 +62,7 @@ __all__ = [
     "rules_for",
 ]
 
-RULES = (*unprobed.RULES, *probing.RULES)
+RULES = (*unprobed.RULES, *probing.RULES, text.LOOP)
 
 TEXT_RULES = text.RULES
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlbudget.agents.rules.rule import Rule, threshold_rule
+from rlbudget.agents.rules.rule import (
+    Parameters,
+    Rule,
+    run_length,
+    step_of_row,
+    threshold_rule,
+)
+from rlbudget.arrays import Bools
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import first_stop
 from rlbudget.traces.table import TraceTable
@@ -38,5 +45,28 @@ HEDGES = _so_far("text_hedges")
 """So many concluding words, or words of doubt, were written."""
 REPEATS = threshold_rule("repeats", ("text_repeats",), _repeats)
 """The moving average of what was written before is high."""
+
+
+def _all_again(table: TraceTable, parameters: Parameters) -> Bools:
+    """(m,) whether this checkpoint ends a repetition of that many tokens."""
+    again = table.signals["text_repeats"] >= 1
+    runs = run_length(table, again)
+    steps = np.arange(len(again))
+    # The tokens since the last checkpoint that said something new.
+    before = np.where(step_of_row(table) >= runs, table.thinking_tokens[steps - runs], 0)
+    said: Bools = (runs > 0) & (table.thinking_tokens - before >= parameters["tokens"])
+    return said
+
+
+LOOP = Rule(
+    name="loop",
+    needs=("text_repeats",),
+    grid=lambda table: [{"tokens": float(2**k)} for k in range(3, 13)],
+    stops=lambda table, parameters: first_stop(table, _all_again(table, parameters)),
+)
+"""Nothing but what was written before, for so many tokens (vLLM #52673): the thinking is closed and
+answered. Recordings keep no token ids, so it is read from the words at checkpoints: every sequence
+of three of them stood there before. Served decodes are watched token by token instead
+(``rlbudget.signals.loops``)."""
 
 RULES = (CLAIMS, CONCLUSIONS, HEDGES, REPEATS)

@@ -12,6 +12,7 @@ sum      total so far
 delta    change since the checkpoint before (0 at the first)
 age      log(1 + tokens since the value was last above 0, or since the start)
 log      log(1 + value)
+odds     log(value / (1 - value)) of a chance, within ±14
 =======  ================================================================
 
 Besides the recorded signals there are ``thinking_tokens``, the question's own numbers
@@ -85,7 +86,8 @@ _TRANSFORMS_OF: dict[str, tuple[str, ...]] = {
     # Votes: what counts is decided by the first few samples, which lie apart in the log only.
     **dict.fromkeys(("samples", "vote_kinds", "vote_streak"), ("log",)),
     **{f"votes_{place}": ("log",) for place in range(1, 6)},
-    **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy", "lead")},
+    **{f"vote_{name}": ("",) for name in ("share", "margin", "entropy")},
+    "vote_lead": ("", "odds"),  # thresholds worth having lie between 0.9 and 0.9999
     **dict.fromkeys((*CONTEXT_SIGNALS, *TASK_SIGNALS, *TURN_SIGNALS), ("",)),
 }
 _OTHER = ("", "ema")
@@ -170,6 +172,13 @@ def _age(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
     return np.log1p(now.tokens - last), last
 
 
+def odds_of(x: Floats) -> Floats:
+    """The logarithm of the odds of chances, of any shape, held where float32 can tell them."""
+    inside = np.clip(x, 1e-6, 1 - 1e-6)
+    odds: Floats = np.log(inside) - np.log1p(-inside)
+    return odds
+
+
 def _blend(combine: Callable[[Floats, Floats], Floats]) -> Transform:
     def transform(x: Floats, memory: Floats, now: _Now) -> tuple[Floats, Floats]:
         blended = np.where(now.again, combine(memory, x), x)
@@ -181,6 +190,7 @@ def _blend(combine: Callable[[Floats, Floats], Floats]) -> Transform:
 TRANSFORMS: Mapping[str, Transform] = {
     "": lambda x, memory, now: (x, memory),
     "log": lambda x, memory, now: (np.log1p(x), memory),
+    "odds": lambda x, memory, now: (odds_of(x), memory),
     "sum": lambda x, memory, now: (memory + x, memory + x),
     "mean": lambda x, memory, now: ((memory + x) / now.seen, memory + x),
     "delta": lambda x, memory, now: (np.where(now.again, x - memory, 0.0), x),

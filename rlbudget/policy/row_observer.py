@@ -13,6 +13,7 @@ from rlbudget.policy.observation import (
     PROBE_SIGNALS,
     TRANSFORMS,
     looks,
+    odds_of,
 )
 from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, LookMemory, turned
 from rlbudget.signals.tokens import PAID_SIGNALS
@@ -51,6 +52,7 @@ class RowObserver:
             self._columns[name].append((column, signal))
         logs = [*self._columns["log"], *self._columns["age"]]
         self._logs = [column for column, _ in logs]
+        self._odds = [column for column, _ in self._columns["odds"]]
 
     def needs_probe(self, signals: Mapping[str, float]) -> bool:
         """Whether the checkpoint with these signals needs a trial answer."""
@@ -80,6 +82,8 @@ class RowObserver:
         out = np.array(self._values).astype(np.float32)
         if self._logs:
             out[self._logs] = np.log1p([self._values[column] for column in self._logs])
+        if self._odds:
+            out[self._odds] = odds_of(np.array([self._values[column] for column in self._odds]))
         if self.may_look:
             self._memory.here[_ROW] = False
             out[-len(LOOK_SIGNALS) :] = self._memory.features(_ROW, tokens)[0]
@@ -121,7 +125,7 @@ class RowObserver:
         """The features before the logarithm of some: ``TRANSFORMS``, spelled out."""
         held, kept, values, columns = self._held, self._kept, self._values, self._columns
         seen, first = self._seen, self._seen == 1
-        for name in ("", "log"):
+        for name in ("", "log", "odds"):
             for column, signal in columns[name]:
                 values[column] = held[signal]
         for column, signal in columns["sum"]:

@@ -16,6 +16,7 @@ from rlbudget.agents.rules import RULES as PLAIN_RULES
 from rlbudget.agents.rules import TEXT_RULES, Rule, rules_for
 from rlbudget.agents.rules.probing import CONVERGENCE, DEER, DYNASOR, EAT, HALT
 from rlbudget.agents.rules.rule import run_length
+from rlbudget.agents.rules.text import LOOP
 from rlbudget.agents.rules.unprobed import (
     DEEPCONF,
     ENTROPY,
@@ -23,6 +24,7 @@ from rlbudget.agents.rules.unprobed import (
     THINKBRAKE,
     group_confidence,
 )
+from rlbudget.evaluate.evaluation import assess
 from rlbudget.policy.outcomes import NATURAL_END, outcome
 from rlbudget.traces.table import TraceTable
 
@@ -43,7 +45,7 @@ def rich_table(n: int = 40, seed: int = 0) -> TraceTable:
         "text_claim_streak": rng.integers(0, 5, m).astype(float),
         "text_conclusions": rng.integers(0, 2, m).astype(float),
         "text_hedges": rng.integers(0, 2, m).astype(float),
-        "text_repeats": rng.random(m),
+        "text_repeats": np.minimum(1.6 * rng.random(m), 1.0),
     }
     return replace(table, signals=signals, probe_hedged=rng.random(m) < 0.15)
 
@@ -227,6 +229,30 @@ def test_thinkbrake(parameters: dict[str, float]) -> None:
     for i in range(len(TABLE)):
         gaps = [TABLE.signals["end_gap_min"][row] for row in rows_of(TABLE, i)]
         assert stops[i] == first([gap <= parameters["tau"] for gap in gaps])
+
+
+@pytest.mark.parametrize("parameters", cases(LOOP))
+def test_loop_counts_the_tokens_in_which_all_was_written_before(
+    parameters: dict[str, float],
+) -> None:
+    stops = LOOP.stops(TABLE, parameters)
+    for i in range(len(TABLE)):
+        since, says = 0, []
+        for row in rows_of(TABLE, i):
+            at = int(TABLE.thinking_tokens[row])
+            if TABLE.signals["text_repeats"][row] < 1:
+                since = at
+            says.append(at > since and at - since >= parameters["tokens"])
+        assert stops[i] == first(says)
+
+
+def test_loop_stops_some_and_where_no_text_was_read_it_says_so() -> None:
+    assert (LOOP.stops(TABLE, {"tokens": 8.0}) != NATURAL_END).any()
+    assert (LOOP.stops(TABLE, {"tokens": 4096.0}) == NATURAL_END).all()
+    table = make_table(60, seed=1)
+    halves = table.take(np.arange(30)), table.take(np.arange(30, 60))
+    assessment = assess(*halves, {}, draws=20)
+    assert assessment.not_applicable["loop"] == ("text_repeats",)
 
 
 @pytest.mark.parametrize("parameters", cases(ENTROPY)[::5])

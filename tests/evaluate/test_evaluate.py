@@ -74,6 +74,7 @@ def test_the_file_is_the_contract(evaluation: dict[str, Any]) -> None:
     assert lacking == {
         "eat": ["the signal exit_entropy"],
         "halt": ["the signal answer_entropy"],
+        "loop": ["the signal text_repeats"],
     }
     applied = [rule.name for rule in RULES if rule.name not in lacking]
     methods = [*applied, "mine", "oracle"]
@@ -178,7 +179,7 @@ def test_rules_without_what_they_need_say_so() -> None:
     held_out = renamed(make_table(60, seed=2, probes=False), "b")
     evaluation = as_json(assess(train, held_out, {}, draws=DRAWS))
     lacking = {entry["method"] for entry in evaluation["not_applicable"]}
-    assert lacking == {*PROBING, "eat", "halt"}
+    assert lacking == {*PROBING, "eat", "halt", "loop"}
     assert not lacking & {row["method"] for row in evaluation["summary"]}
     assert "not applicable" in table_text(evaluation)
 

@@ -130,7 +130,8 @@ def test_each_transform_is_what_its_name_says() -> None:
     )
     trace = dataclasses.replace(make_trace(), checkpoints=points, final=Final("", 0, 99, 1))
     features = ("x", "x.ema", "x.max", "x.min", "x.mean", "x.sum", "x.delta", "x.age", "x.log",
-                "thinking_tokens", "probe_streak", "probe_distinct", "probe_share")  # fmt: skip
+                "x.odds", "thinking_tokens", "probe_streak", "probe_distinct",
+                "probe_share")  # fmt: skip
     seen = dict(zip(features, observe(table_of([trace]), features).T, strict=True))
     wanted = {
         "x": values,
@@ -142,6 +143,7 @@ def test_each_transform_is_what_its_name_says() -> None:
         "x.delta": [0, -2, 5],
         "x.age": np.log1p([0, 10, 0]),
         "x.log": np.log1p(values),
+        "x.odds": [np.log(1e6 - 1), -np.log(1e6 - 1), np.log(1e6 - 1)],
         "thinking_tokens": [10, 20, 30],
         "probe_streak": [1, 1, 2],
         "probe_distinct": [1, 2, 2],
