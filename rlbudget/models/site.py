@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -71,9 +72,7 @@ class Site:
 
     def at(self, path: str) -> yarl.URL:
         """The address of a resource below."""
-        base = yarl.URL(self.url)
-        whole = f"{base.raw_path.rstrip('/')}/{path.lstrip('/')}"
-        return base.with_path(whole, encoded=True, keep_query=True)
+        return _below(self.url, path)
 
     def check(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         """Raise what a status other than 200 means; ``content`` is its body, perhaps cut short."""
@@ -119,6 +118,13 @@ class Site:
         for pattern, instead in _KEYS:
             shown = pattern.sub(instead, shown)
         return shown if len(shown) <= SHOWN else shown[:SHOWN].rstrip() + "…"
+
+
+@lru_cache(maxsize=256)
+def _below(url: str, path: str) -> yarl.URL:
+    base = yarl.URL(url)
+    whole = f"{base.raw_path.rstrip('/')}/{path.lstrip('/')}"
+    return base.with_path(whole, encoded=True, keep_query=True)
 
 
 def find_site(url: str, key: str | None, example: str) -> Site:

@@ -79,7 +79,8 @@ class Dial:
     @property
     def silent(self) -> bool:
         """Whether nothing is said."""
-        return self == Dial()
+        said = (self.token_price, self.effort, self.max_em_loss, self.answer_worth)
+        return said == (None, None, None, None) and self.price_per_million is None
 
     def price(self, policy: StopPolicy) -> float:
         """Reward lost per token at which ``policy`` is served; raises as ``at``."""

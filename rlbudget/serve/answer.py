@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
@@ -21,6 +21,7 @@ from rlbudget.serve.metrics import Metrics
 from rlbudget.serve.pool import Answering
 from rlbudget.serve.savings import Savings
 from rlbudget.serve.shown import Piece
+from rlbudget.serve.streamed import Leaving, Streamed, left
 
 _log = logging.getLogger("rlbudget.serve")
 GONE = 499
@@ -48,28 +49,33 @@ class Answer:
         """Streamed where the body asks for it, else whole."""
         if body.get("stream"):
             with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return await self._streamed(with_usage)
+            return await self._streamed(http, with_usage)
         return await self._whole(http)
 
-    async def _streamed(self, with_usage: bool) -> Response:
+    async def _streamed(self, http: HttpRequest, with_usage: bool) -> Response:
         """The first piece is awaited: until then a fault has a status of its own."""
         pieces = self._steered.pieces()
         first: list[Piece] = []
+        leaving = Leaving(http)
         try:
             first = await anext(pieces, [])
-        except Exception as error:
+        except BaseException as error:
+            leaving.end()
             await pieces.aclose()
-            return self._failed(error)
+            if isinstance(error, Exception):
+                return self._failed(error)
+            self._count("left")
+            if isinstance(error, asyncio.CancelledError) and leaving.settled():
+                return Response(status_code=GONE)
+            raise
         self._first = time.monotonic() - self._begun
         self._metrics.first.observe(self._first)
-        return StreamingResponse(
-            self._events(first, pieces, with_usage), media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers()},
-        )  # fmt: skip
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers()}
+        return Streamed(self._events(first, pieces, with_usage), headers, leaving)
 
     async def _events(
         self, first: list[Piece], pieces: AsyncGenerator[list[Piece], None], with_usage: bool
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         ended: Ended = "left"
         try:
             async with aclosing(pieces):
@@ -277,12 +283,6 @@ def header_text(value: object) -> str:
     """What a header can hold of a value: printable ASCII, no line break."""
     shown = str(value).encode("ascii", "replace").decode()
     return "".join(one if one.isprintable() else " " for one in shown)[:_MOST_HEADER].strip()
-
-
-async def left(http: HttpRequest) -> None:
-    """Return when the client has left; the body must have been read."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -17,13 +17,14 @@ from starlette.responses import Response
 from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.policy.dial import Spot
-from rlbudget.serve.answer import GONE, Answer, header_text, headers_of, left
+from rlbudget.serve.answer import GONE, Answer, header_text, headers_of
 from rlbudget.serve.chat import Form
 from rlbudget.serve.gateway import Gateway, counted, error
 from rlbudget.serve.hooks import Arrival, Outcome, Passage, RefusedError
 from rlbudget.serve.incoming import content_of, model_of, object_of, path_of
 from rlbudget.serve.pool import Pool
 from rlbudget.serve.reasons import check_shape, passes_through
+from rlbudget.serve.streamed import left
 from rlbudget.serve.wishes import OURS, Wishes, unheard, wishes_of
 from rlbudget.tasks.conversations import text_of
 from rlbudget.tasks.rows import BadRowError
@@ -65,7 +66,8 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
 
     async def respond() -> Response:
         try:
-            arrival = await _entered(passage, http) if gateway.steering else passage.arrival
+            waits = any(part.before is not None and part.waits for part in gateway.steering)
+            arrival = await (_entered(passage, http) if waits else passage.enter())
         except RefusedError as told:
             over(Outcome(passage.arrival, "refused", time.monotonic() - begun, told.status))
             return _refused(told)
@@ -116,7 +118,7 @@ def _arrival(
 
 
 async def _entered(passage: Passage, http: HttpRequest) -> Arrival | None:
-    """Ask the parts, which may let it wait; None where its client left meanwhile."""
+    """Ask parts that may let it wait; None where its client left meanwhile."""
     entering = asyncio.ensure_future(passage.enter())
     leaving: asyncio.Future[None] | None = None
     try:

@@ -162,6 +162,8 @@ class Steering:
     """entered before the gateway serves, with its upstreams known, and left after it has drained;
     a ``UserError`` ends the start in one line. Build the part with the ``Gateway`` at hand: then
     ``Gateway.backends`` and ``settings`` are there"""
+    waits: bool = True
+    """whether ``before`` may wait: only then its client is watched meanwhile"""
 
 
 class Passage:

@@ -341,6 +341,28 @@ def test_a_client_that_leaves_frees_the_upstream(
     assert 'rlbudget_requests_total{ended="left",way="steered"} 1.0' in metrics_of(served)
 
 
+def test_a_client_that_leaves_before_the_first_text_is_noticed_at_once(
+    toy: tuple[Toy, str], served: str, questions: list[str]
+) -> None:
+    body = {"model": "toy", "messages": [{"role": "user", "content": questions[0]}], "stream": True}
+    left = 'rlbudget_requests_total{ended="left",way="steered"}'
+
+    def counted() -> float:
+        lines = [one for one in metrics_of(served).splitlines() if one.startswith(left)]
+        return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+    before = counted()
+    with toy[0].lock:  # nothing is decoded
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served}/v1/chat/completions", json=body, timeout=0.5)
+        deadline = time.monotonic() + 5
+        while counted() == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert counted() == before + 1
+        assert "rlbudget_requests_running 0.0" in metrics_of(served)
+    assert chat(served, questions[0]).status_code == 200
+
+
 def test_two_servers_of_a_model_share_it_and_a_sick_one_is_left_out(
     model: TransformersModel, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

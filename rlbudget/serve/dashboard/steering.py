@@ -40,11 +40,11 @@ class ByHand:
 
     def mode_part(self) -> Steering:
         """Before experiments draw an arm."""
-        return Steering("mode", before=self._in_mode, running=self.running)
+        return Steering("mode", before=self._in_mode, running=self.running, waits=False)
 
     def price_part(self) -> Steering:
         """After they have."""
-        return Steering("price by hand", before=self._priced)
+        return Steering("price by hand", before=self._priced, waits=False)
 
     @property
     def plan(self) -> str:

@@ -60,7 +60,7 @@ class Experimenting:
 
     def part(self) -> Steering:
         """For ``Gateway.steering``, after the store's own, which is closed last."""
-        return Steering("experiments", before=self.before, running=self.running)
+        return Steering("experiments", before=self.before, running=self.running, waits=False)
 
     async def before(self, arrival: Arrival) -> Arrival:
         """Give a request its arm, where it takes part."""

@@ -69,7 +69,7 @@ class PriceControl:
 
     def part(self) -> Steering:
         """To be put around requests."""
-        return Steering("price", before=self.before, after=self.after)
+        return Steering("price", before=self.before, after=self.after, waits=False)
 
     @property
     def price(self) -> float:

@@ -111,7 +111,7 @@ def store_part(
             await asyncio.to_thread(store.close)
 
     return Steering(
-        "store", before, after, (Extra("/v1/feedback", feedback, ("POST",)),), running
+        "store", before, after, (Extra("/v1/feedback", feedback, ("POST",)),), running, waits=False
     )  # fmt: skip
 
 
