@@ -20,11 +20,11 @@ from rlbudget.policy.dial import Spot
 from rlbudget.serve.answer import GONE, Answer, header_text, headers_of
 from rlbudget.serve.chat import Form
 from rlbudget.serve.gateway import Gateway, counted, error
-from rlbudget.serve.hooks import Arrival, Outcome, Passage, RefusedError
+from rlbudget.serve.hooks import Arrival, Ended, Outcome, Passage, RefusedError
 from rlbudget.serve.incoming import content_of, model_of, object_of, path_of
 from rlbudget.serve.pool import Pool
 from rlbudget.serve.reasons import check_shape, passes_through
-from rlbudget.serve.streamed import left
+from rlbudget.serve.streamed import Leaving, left
 from rlbudget.serve.wishes import OURS, Wishes, unheard, wishes_of
 from rlbudget.tasks.conversations import text_of
 from rlbudget.tasks.rows import BadRowError
@@ -92,7 +92,8 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
         assert kind_of_why is not None
         own = orjson.dumps(wishes.body) if OURS in body else content
         response = await _passed(gateway, pool, http, own, why, kind_of_why, wanted, key)
-        over(Outcome(arrival, "passed", time.monotonic() - begun, response.status_code))
+        ended: Ended = "left" if response.status_code == GONE else "passed"
+        over(Outcome(arrival, ended, time.monotonic() - begun, response.status_code))
         return response
 
     return await counted(gateway, respond(), unsaid)
@@ -182,15 +183,23 @@ async def _passed(
     path = path_of(http)
     gateway.metrics.passed.labels(kind_of_why).inc()
     told = {"x-rlbudget-passed-through": header_text(why)}
-    response = await pool.forward(
-        http.method,
-        path,
-        http.url.query,
-        headers_of(http.headers.raw),
-        content,
-        told,
-        wanted,
-        None if key is None else partial(gateway.keys.spend, key),
-    )
+    leaving = Leaving(http)
+    try:
+        response = await pool.forward(
+            http.method,
+            path,
+            http.url.query,
+            headers_of(http.headers.raw),
+            content,
+            told,
+            wanted,
+            None if key is None else partial(gateway.keys.spend, key),
+        )
+    except asyncio.CancelledError:
+        if not leaving.settled():
+            raise
+        response = Response(status_code=GONE)
+    finally:
+        leaving.end()
     gateway.metrics.requests.labels("passed", str(response.status_code // 100) + "xx").inc()
     return response

@@ -23,6 +23,7 @@ _HOP = frozenset({
 Spent: TypeAlias = Callable[[int], None]
 """hears how many tokens a request read and wrote"""
 _TOTAL = re.compile(rb'"total_tokens"\s*:\s*(\d{1,12})')
+_STREAMS = re.compile(rb'"stream"\s*:\s*true')
 _TAIL = 4096
 """bytes at the end of an answer, where its count stands"""
 _QUIET = ("Content-Type", "User-Agent", "Accept", "Accept-Encoding")
@@ -34,15 +35,20 @@ async def pass_through(
     content: bytes, told: Mapping[str, str], spent: Spent | None = None,
 ) -> Response:  # fmt: skip
     """The upstream's answer, streamed; ``told`` are headers of ours, ``spent``
-    hears of the tokens. 502 where it cannot be reached."""  # fmt: skip
+    hears of the tokens. 502 where it cannot be reached.
+
+    Of an answer that comes in one piece nothing is heard before all of it is written: only a stream
+    must begin within the upstream's time-out.
+    """  # fmt: skip
     kept = {
         name: value for name, value in headers.items()
         if name not in _HOP and not name.startswith("x-rlbudget-")
     }  # fmt: skip
     address = root.site.at(path).update_query(query) if query else root.site.at(path)
     clock = root.clock()
+    beginning = clock if _STREAMS.search(content) else Clock(root.deadline, root.deadline)
     try:
-        response = await clock.within(
+        response = await beginning.within(
             root.session.request(method, address, data=content or None, headers=kept,
                                  allow_redirects=False, skip_auto_headers=_QUIET), root.site
         )  # fmt: skip
@@ -50,6 +56,7 @@ async def pass_through(
         return _unreached(str(error))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _unreached(str(root.site.fault(error)))
+    clock.hear()
     given = {name: value for name, value in response.headers.items() if name.lower() not in _HOP}
     return StreamingResponse(
         _blocks(root, response, clock, spent), response.status, headers={**given, **told}
