@@ -99,7 +99,7 @@ class Controller:
         self._stride = stride
         self._on_failure = on_failure
         self._observer = RowObserver(policy.features)
-        self._window = Window(1)
+        self._window: Window | None = None  # of ``push``
         self._answers: dict[object, int] = {}
         self._scorer = str(getattr(policy, "recorded", {}).get("scorer", "auto"))
         self.thinking_tokens = 0
@@ -125,6 +125,12 @@ class Controller:
         fault."""  # fmt: skip
         off = self._observer.at_turns and not self._observer.needs_probe(signals)
         return () if off or self.failed is not None else self.paid
+
+    @property
+    def _own_window(self) -> Window:
+        if self._window is None:
+            self._window = Window(1)
+        return self._window
 
     def push(
         self,
@@ -158,7 +164,7 @@ class Controller:
             if self.paid:
                 raise ValueError(f"no token tells {', '.join(self.paid)}: call at_checkpoint")
             self._take(token_signals, token_markers, text)
-            signals = {name: float(v[0]) for name, v in self._window.read().items()}
+            signals = {name: float(v[0]) for name, v in self._own_window.read().items()}
             if self._text is not None:
                 signals |= self._text.read()
             answer = probe() if probe is not None and self.needs_probe(signals) else None
@@ -216,7 +222,7 @@ class Controller:
             )
         for name, value in zip(TOKEN_SIGNALS, values.tolist(), strict=True):
             _check_finite(name, value)
-        self._window.push(values[None, :], np.asarray(token_markers, dtype=bool)[None, :])
+        self._own_window.push(values[None, :], np.asarray(token_markers, dtype=bool)[None, :])
 
     def _decide(
         self, signals: Mapping[str, float], thinking_tokens: int, probe: Probe | None
