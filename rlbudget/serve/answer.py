@@ -245,6 +245,8 @@ class Answer:
                 "thinking_tokens": second.thinking_tokens, "probe_tokens": second.probe_tokens,
                 "answer_tokens": second.answer_tokens, "reason": second.reason,
             }  # fmt: skip
+        if wanted.off:
+            told["off"] = True
         if self._not_honoured:
             told["not_honoured"] = list(self._not_honoured)
         if self._shadow is not None:

@@ -41,14 +41,13 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
     body = object_of(content)
     headers = headers_of(http.headers.raw)
     wishes = wishes_of(body, headers, gateway.settings)
-    asked: str | None = "off"
-    if not wishes.wanted.off:  # what passes through untouched is the upstream's to judge
-        check_shape(body, chat=kind == "chat")
-        asked = passes_through(body)
     model = str(body.get("model", ""))
-    try:
-        pool = gateway.backend(model)
-    except LookupError:
+    pool = gateway.find(model)
+    asked: str | None = "off"
+    if not wishes.wanted.off or pool is None or not pool.passes:
+        check_shape(body, chat=kind == "chat")  # else the upstream's to judge
+        asked = passes_through(body)
+    if pool is None:
         there = ", ".join(gateway.backends)
         return error(404, f"no model {model[:80]!r} here; there are: {there}")
     key: str | None = http.scope.get(KEY)
@@ -74,7 +73,7 @@ async def complete(gateway: Gateway, http: HttpRequest, kind: Literal["chat", "t
         if arrival is None:
             return Response(status_code=GONE)
         wanted = arrival.priced(gateway.settings.served[arrival.wanted.name].price_range)
-        why = kind_of_why = "off" if wanted.off else asked
+        why = kind_of_why = "off" if wanted.off and pool.passes else asked
         if why is None:
             try:
                 steered = await pool.steer(wanted, wishes.body, shadow=arrival.shadow)
@@ -162,10 +161,7 @@ async def forward(gateway: Gateway, http: HttpRequest, why: str) -> Response:
     """Pass a request through that is no completion."""
     content = await content_of(http, gateway.limits)
     model = model_of(content) if len(gateway.backends) > 1 else ""
-    try:
-        pool = gateway.backend(model)
-    except LookupError:
-        pool = next(iter(gateway.backends.values()))
+    pool = gateway.find(model) or next(iter(gateway.backends.values()))
     key: str | None = http.scope.get(KEY)
     return await counted(gateway, _passed(gateway, pool, http, content, why, why, key=key))
 

@@ -47,13 +47,11 @@ class Gateway:
     running: int = 0
     draining: bool = False
 
-    def backend(self, model: str) -> Pool:
-        """That of a model; the only one, where there is one alone."""
+    def find(self, model: str) -> Pool | None:
+        """What serves a model; the only one, where there is one alone."""
         if len(self.backends) == 1:
             return next(iter(self.backends.values()))
-        if model not in self.backends:
-            raise LookupError(model)
-        return self.backends[model]
+        return self.backends.get(model)
 
     def saves(self, name: str) -> Savings:
         """What is known of the lengths of a plan's requests."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -18,14 +19,21 @@ from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
+from rlbudget.policy.dial import Dial
+from rlbudget.policy.stop_policy import Full
 from rlbudget.serve.chat import error_body
 from rlbudget.serve.passing import Spent
 from rlbudget.serve.second import second_of
 from rlbudget.serve.shown import Piece, Shown
+from rlbudget.strategies.plan import Plan
 from rlbudget.tasks.conversations import text_of
 
 if TYPE_CHECKING:
     from rlbudget.models.transformers_model import TransformersModel
+
+
+_NEVER = Plan({"off": Full()}, loops=False)
+"""stops nothing"""
 
 
 class Local:
@@ -34,6 +42,7 @@ class Local:
     def __init__(self, model: TransformersModel, cores: Mapping[str, Core]) -> None:
         self.model = model.name
         self.weight = 1.0
+        self.passes = False
         self.cores = cores
         self._network = model
         self._lock = threading.Lock()
@@ -59,7 +68,9 @@ class Local:
         self, wanted: Wanted, body: Mapping[str, Any], *, shadow: bool = False
     ) -> LocalSteered:
         """A request under its plan; ``UserError`` for one that is no single question."""
-        core = self.cores[wanted.name]
+        core, dial = self.cores[wanted.name], wanted.dial
+        if wanted.off:  # it thinks to its own end, and is no decision of the plan's
+            core, dial = replace(core, plan=_NEVER, composed=None, log=None), Dial()
         question = _question(body)
         temperature = body.get("temperature")
         if temperature is None:
@@ -67,7 +78,7 @@ class Local:
         said = body.get("max_completion_tokens") or body.get("max_tokens")
         seed = (body.get("seed") or 0) % (1 << 63)
         request = Request(
-            core, dial=wanted.dial, max_new_tokens=said,
+            core, dial=dial, max_new_tokens=said,
             max_thinking_tokens=wanted.thinking_budget, shadow=shadow,
             settings={"temperature": temperature, "row_seed": seed},
             **{"question": question, **(wanted.said or {})},

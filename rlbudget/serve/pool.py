@@ -60,6 +60,12 @@ class Backend(Protocol):
         ...
 
     @property
+    def passes(self) -> bool:
+        """Whether there is a server that a request can pass through to; where there is none,
+        ``steer`` takes those that are ``off`` too."""  # fmt: skip
+        ...
+
+    @property
     def cores(self) -> Mapping[str, Core]:
         """By the name of a plan."""
         ...
@@ -123,6 +129,11 @@ class Pool:
     def model(self) -> str:
         """The name that all of them have."""
         return self.members[0].backend.model
+
+    @property
+    def passes(self) -> bool:
+        """As of its servers."""
+        return self.members[0].backend.passes
 
     @property
     def cores(self) -> Mapping[str, Core]:

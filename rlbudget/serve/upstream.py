@@ -77,6 +77,11 @@ class Upstream:
     """whether it decodes with our logits processor, which must be told what not to touch"""
 
     @property
+    def passes(self) -> bool:
+        """It is a server."""
+        return True
+
+    @property
     def cores(self) -> Mapping[str, Core]:
         """By the name of a plan."""
         return {name: server.core for name, server in self.servers.items()}

@@ -31,5 +31,5 @@ def real_server(name: str, folder: Path, *more: str) -> Iterator[str]:
         return
     file = folder / "model.gguf"
     write_gguf(smollm2_folder(), file)
-    with llama_server(file, context=CONTEXT, threads=2) as root:
+    with llama_server(file, context=CONTEXT) as root:
         yield f"{root}/v1"

@@ -24,6 +24,7 @@ from rlbudget.models.site import find_site
 from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.models.wire import open_endpoint
 from rlbudget.policy.network import Decision
+from rlbudget.policy.stop_policy import Full
 from rlbudget.serve import pool
 from rlbudget.serve.keys import digests_of
 from rlbudget.serve.local import load
@@ -132,6 +133,21 @@ def test_a_model_inside_decodes_as_decode_does(
             assert found["rlbudget"]["reason"] == wanted.reason
             assert message["content"].strip() == wanted.answer
             assert wanted.text.startswith(message["reasoning_content"] + "</think>")
+
+
+def test_with_the_policy_off_a_model_inside_thinks_to_its_own_end(
+    model: TransformersModel, questions: list[str]
+) -> None:
+    gateway = gateway_of(StopsAt(32))
+    with serving_gateway(gateway, partial(load, "embedded", gateway.settings)) as root:
+        for question in questions[:6]:
+            wanted = decode(model, question, Full(), temperature=0.0, seed=5)
+            found = chat(root, question, seed=5, rlbudget={"off": True}).json()
+            ours, message = found["rlbudget"], found["choices"][0]["message"]
+            assert (ours["off"], ours["stopped"]) == (True, False)
+            assert ours["thinking_tokens"] == wanted.thinking_tokens
+            assert message["content"].strip() == wanted.answer
+        assert chat(root, "1+1", temperature="hot", rlbudget={"off": True}).status_code == 400
 
 
 def test_an_answer_goes_to_its_own_end_or_to_the_clients_limit(

@@ -25,7 +25,11 @@ from rlbudget.serve.upstream import look_at
 from runs.integrations.toy_server import Toy, running, serving
 
 TIMEOUT, SLOW = 0.5, 1.5
-ASKED = {"model": "toy", "messages": [{"role": "user", "content": "1+1"}], "rlbudget": {"off": True}}
+ASKED = {
+    "model": "toy",
+    "messages": [{"role": "user", "content": "1+1"}],
+    "rlbudget": {"off": True},
+}
 
 
 class Slow:

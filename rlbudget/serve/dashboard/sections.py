@@ -45,7 +45,7 @@ def tiles(view: View, now: Now) -> str:
         _tile("Saved so far", _count(saved.value), f"{_ends(saved, _count)}; {money}"),
         _tile("Exact match", _share(view.exact_match.value),
               f"{_ends(view.exact_match, _share)}, {view.exact_match.n:,} known"),
-        _tile("Exact match lost", _points(view.loss.value), f"{_ends(view.loss, _points)} points"),
+        _tile("Exact match lost", _points(view.loss.value), _ends(view.loss, _points, " points")),
         _tile("Records lost", f"{now.lost:,}", "by the store; answers are never"),
     )) + "</section>"  # fmt: skip
 
@@ -240,7 +240,7 @@ def _count(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:,.0f}"
 
 
-def _ends(one: Range, spelled: Callable[[float], str]) -> str:
+def _ends(one: Range, spelled: Callable[[float], str], unit: str = "") -> str:
     if math.isnan(one.low):
         return "no interval yet"
-    return f"{spelled(one.low)} to {spelled(one.high)}"
+    return f"{spelled(one.low)} to {spelled(one.high)}{unit}"

@@ -116,7 +116,8 @@ class Experimenting:
         wanted = replace(
             wanted, name=name, dial=arm.dial, off=arm.off, thinking_budget=arm.thinking_budget
         )
-        pool = self.gateway.backend(arrival.model)
+        pool = self.gateway.find(arrival.model)
+        assert pool is not None
         core = pool.members[0].backend.cores[name]
         spot = None if arm.off else core.spot(wanted.dial)
         return replace(arrival, wanted=wanted, spot=spot, arm=arm.name)
