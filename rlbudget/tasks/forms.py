@@ -13,6 +13,7 @@ from fractions import Fraction
 from itertools import chain
 
 from rlbudget.tasks.units import ANGLE, PER_CENT
+from rlbudget.tasks.values import value_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,8 @@ def _vector(form: Ordered | Matrix) -> tuple[Form, ...] | None:
 
 
 def key_of(form: Form) -> Hashable:
-    """What forms share that are plainly the same: units and the order of lists left out."""
+    """What forms share that are the same: units and the order of lists left out, formulas by their
+    values where those are quick to find (``tasks.values``)."""  # fmt: skip
     match form:
         case Number(value):
             return value
@@ -212,6 +214,9 @@ def key_of(form: Form) -> Hashable:
             return left, tuple(map(key_of, members)), right
         case Matrix(rows):
             return tuple(tuple(map(key_of, row)) for row in rows)
+        case Expression(text):
+            found = value_key(text)
+            return form if found is None else found
     return form
 
 

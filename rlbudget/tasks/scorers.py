@@ -91,8 +91,8 @@ def _known(scorer: str) -> Scorer:
 def vote_key(text: str, scorer: str = "auto") -> Hashable:
     """A key that equal answers share under a scorer; votes and streaks are counted by it.
 
-    ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` share a key. No algebra is done:
-    formulas share one only where they are written alike.
+    ``18``, ``18.0``, ``$18`` and ``The answer is **18**.`` share a key, so do simple formulas of
+    the same values (``tasks.values``); others only where they are written alike.
     """
     if scorer == "auto" and text.isascii() and text.isdigit():
         return plain_number(text)

@@ -19,6 +19,7 @@ from rlbudget.tasks.scorers import (
     plain_number,
     vote_key,
 )
+from rlbudget.tasks.values import value_key
 
 SAME = [
     ("1,234", "1234"), ("1{,}234", "1234"), ("1,\\!234", "1234"), ("1\\,234", "1234"),
@@ -195,10 +196,33 @@ def test_a_wrong_name_is_one_line(name: str, said: str) -> None:
         ("Paris", "paris", "Paris.", "**Paris**"),
         ("1, 2", "2 and 1"),
         ("x=3", "3"),
+        ("x+1", "1+x", "x + 1", "(2x+2)/2", "\\frac{2x+2}{2}", "\\frac{x^2-1}{x-1}"),
+        ("2\\sqrt{3}", "2\\sqrt 3", "\\sqrt{12}", "\\sqrt3 \\cdot 2", "12^{1/2}"),
+        ("1024", "2^{10}", "\\sqrt{2^{20}}"),
+        ("\\frac{\\pi}{2}", "\\pi/2", "\\frac12 \\cdot \\pi"),
+        ("-(a-b)", "b - a"),
     ],
 )
 def test_what_says_the_same_is_one_vote(group: tuple[str, ...]) -> None:
     assert len({vote_key(text) for text in group}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x+1", "x-1"), ("xy", "x+y"), ("x^2", "2x"), ("-x^2", "(-x)^2"), ("1/2x", "2x"),
+        ("\\sqrt{2}", "1.41421356"), ("x^{64}", "x^{63}"), ("9^{9^{9}}", "9^{9^{8}}"),
+        ("1/0", "2/0"), ("\\sqrt{-1}", "\\sqrt{-2}"), ("x2", "2x + 1"), ("act+1", "cat+1"),
+        ("(" * 90 + "x" + ")" * 20, "x"), ("\\sin x", "\\cos x"), ("x" * 200, "x"),
+    ],
+)  # fmt: skip
+def test_formulas_of_other_values_or_of_none_are_other_votes(one: str, other: str) -> None:
+    assert vote_key(one, "math") != vote_key(other, "math")
+
+
+@given(st.text("x12+-*/^(){}\\frac sqrt[]. ", max_size=40))
+def test_no_text_breaks_the_value_of_a_formula(text: str) -> None:
+    hash(value_key(text))
 
 
 @given(st.fractions())
