@@ -138,7 +138,7 @@ def wrong_type(client: Any, model: str) -> Any:
 
 
 def no_messages(client: Any, model: str) -> Any:
-    return client.chat.completions.create(model=model, messages=[], max_tokens=5)
+    return client.chat.completions.create(model=model, messages=[], temperature=0, max_tokens=5)
 
 
 def no_route(client: Any, model: str) -> Any:
