@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Figure as LoggedFigure
-from stable_baselines3.common.logger import HParam, Logger, configure
+from stable_baselines3.common.logger import configure
 
 from rlbudget.agents.clone import TriedRule, as_paid, best_of, named, try_rules
 from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.crossfit_log import EnsembleLog
 from rlbudget.agents.doubt import Doubts, choose_doubts, doubtful, gains, relative_weights
 from rlbudget.agents.freeze import RULES, RUN, read_run
 from rlbudget.agents.members import (
@@ -35,7 +35,7 @@ from rlbudget.agents.members import (
     merged,
     train_members,
 )
-from rlbudget.agents.monitor import Progress, frontier_figure
+from rlbudget.agents.monitor import Progress
 from rlbudget.agents.out_of_fold import OutOfFold, estimate, play_of, relative_prices
 from rlbudget.agents.ppo import TrainResult, training_columns
 from rlbudget.agents.snapshot import check_same, describe, save_best, save_run
@@ -115,8 +115,14 @@ def _train(
     fold = fold_of_traces(table, folds, config.seed)
     parts = make_folds(columns, fold)
     logger = configure(str(run_dir), ["tensorboard"])
-    log = _Log(logger, run_dir, run, config, columns)
-    looks = train_members(parts, config, progress=progress, on_look=log.look)
+    log = EnsembleLog(logger, run, folds)
+    save = _Saving(run_dir, run, config, columns)
+
+    def looked(done: int, members: list[Member]) -> None:
+        log.look(done, members)
+        save(done, members)
+
+    looks = train_members(parts, config, progress=progress, on_look=looked)
     actor, of_folds, doubts = _chosen(columns, fold, parts, looks, config.preset)
     given = OutOfFold(
         table, fold, play_of(columns, fold, of_folds, config.preset), [part.tried for part in parts]
@@ -130,7 +136,7 @@ def _train(
         "validation": score.as_dict(),
         "out_of_fold": found,
     }
-    log.end(found, score)
+    log.end(found, score, config.total_timesteps or 0)
     save_best(run_dir, actor, columns.scaling.mean, columns.scaling.std, run)
     _save_rules(run_dir, run, given, parts, columns)
     run["swept"] = {"questions": found["questions"], "prices": [asdict(one) for one in swept]}
@@ -250,61 +256,19 @@ def _save(
     save_best(run_dir, actor, columns.scaling.mean, columns.scaling.std, run)
 
 
-class _Log:
-    """TensorBoard and the unfinished policy of a training.
-
-    Logged at each look, means over the folds: ``cold/…`` and ``warm/…``, what the members that left
-    a fold out give on it; at the end ``out_of_fold/…``, and the same of the best rule and of never
-    stopping, the relative price in a thousandth as the step.
-    """
+class _Saving:
+    """The unfinished policy, on disk some times in a training."""
 
     def __init__(
-        self,
-        logger: Logger,
-        run_dir: Path,
-        run: dict[str, Any],
-        config: PPOConfig,
-        columns: ReplayColumns,
+        self, run_dir: Path, run: dict[str, Any], config: PPOConfig, columns: ReplayColumns
     ) -> None:
         assert config.total_timesteps is not None
-        self._logger, self._run_dir, self._run = logger, run_dir, run
-        self._columns, self._total = columns, config.total_timesteps
-        self._saved = -1
-        shown = {
-            name: value if isinstance(value, int | float | str) else str(value)
-            for name, value in run["config"].items()
-        }
-        metrics = {f"out_of_fold/{name}": 0.0 for name in ("oracle_gap_closed", "utility")}
-        logger.record("hparams", HParam(shown, metrics))
+        self._run_dir, self._run, self._columns = run_dir, run, columns
+        self._total, self._saved = config.total_timesteps, -1
 
-    def look(self, done: int, members: Sequence[Member]) -> None:
-        """Between two updates."""
-        for kind in ("cold", "warm"):
-            scores = [one.score for one in members if one.warm == (kind == "warm")]
-            for name in ("mean_oracle_gap_closed", "mean_utility"):
-                values = [getattr(score, name) for score in scores]
-                if not np.isnan(values).all():
-                    mean = float(np.nanmean(values))
-                    self._logger.record(f"{kind}/{name.removeprefix('mean_')}", mean)
-        self._logger.dump(step=done)
+    def __call__(self, done: int, members: Sequence[Member]) -> None:
         tenth = min(_SAVED * done // self._total, _SAVED - 1)
         if tenth > self._saved:
             self._saved = tenth
             run = {**self._run, "timesteps": done, "validation": None}
             _save(self._run_dir, members, self._columns, run)
-
-    def end(self, found: Mapping[str, Any], score: Score) -> None:
-        """At the end."""
-        self._logger.record("out_of_fold/oracle_gap_closed", score.mean_oracle_gap_closed)
-        self._logger.record("out_of_fold/utility", score.mean_utility)
-        rule = found["rule"]["oracle_gap_closed"]
-        self._logger.record("out_of_fold/best_rule", 0.0 if rule is None else rule)
-        for row in found["prices"]:
-            for name in ("oracle_gap_closed", "rule_oracle_gap_closed", "never"):
-                if row[name] is not None:
-                    self._logger.record(f"out_of_fold/{name}@{row['relative_price']:g}", row[name])
-        self._logger.record(
-            "out_of_fold/frontier", LoggedFigure(frontier_figure(score), close=True)
-        )
-        self._logger.dump(step=self._total)
-        self._logger.close()

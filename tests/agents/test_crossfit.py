@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from rlbudget.agents.actor import actor_chances
 from rlbudget.agents.clone import as_paid, best_of, imitate, named, try_rules
 from rlbudget.agents.config import PPOConfig, ensemble_of
 from rlbudget.agents.crossfit import RULE_PRICES, train_crossfit
+from rlbudget.agents.crossfit_log import LAYOUT
 from rlbudget.agents.doubt import DOUBTS, NEVER, choose_doubts, doubtful
 from rlbudget.agents.freeze import RULES, freeze, policy_of_run
 from rlbudget.agents.members import (
@@ -185,7 +187,28 @@ def test_tensorboard_holds_both_kinds_and_the_estimate(run: Path) -> None:
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"cold/oracle_gap_closed", "warm/utility", "out_of_fold/oracle_gap_closed",
-            "out_of_fold/best_rule", "out_of_fold/oracle_gap_closed@0.1"} <= tags  # fmt: skip
+            "out_of_fold/best_rule", "out_of_fold/oracle_gap_closed@0.1", "eval/utility",
+            "eval/best_oracle_gap_closed", "member/cold_1_of_3", "member/warm_3_of_3",
+            "by_price/policy", "by_price/never_stopping"} <= tags  # fmt: skip
+    assert [event.step for event in events.Scalars("by_price/policy")] == [
+        20,
+        50,
+        100,
+        200,
+        300,
+        500,
+    ]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    (table,) = events.Tensors("out_of_fold/text_summary")
+    assert "| relative price | exact match |" in table.tensor_proto.string_val[0].decode()
+
+
+def test_every_curve_of_the_layout_is_logged(run: Path) -> None:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    curves = [one for charts in LAYOUT.values() for _, names in charts.values() for one in names]
+    assert [one for one in curves if not any(re.fullmatch(str(one), tag) for tag in tags)] == []
 
 
 def test_the_moment_for_a_fold_is_chosen_without_its_answers() -> None:
