@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from rlbudget.agents.tuned_rule import can_freeze
 from rlbudget.policy.dial import EFFORTS
 
 POINT = EFFORTS["medium"]
@@ -13,38 +14,65 @@ POINT = EFFORTS["medium"]
 
 def recommended(evaluation: Mapping[str, Any]) -> list[str]:
     """Of what ``evaluation.json`` holds: the effort to serve, what it saves and may lose, and
-    whether the questions can tell the policy from the best rule. Empty where no policy with
-    efforts was measured."""  # fmt: skip
+    whether the questions can tell the policy from the best rule; where that is better, the rule.
+    Empty where no policy with efforts was measured."""
     rows = [row for row in evaluation.get("efforts") or () if row["max_em_loss"] <= POINT]
     if not rows:
         return []
-    kept = [row for row in rows if row["token_price"] and row["held_out_em_loss"] <= POINT]
+    priced = [row for row in rows if row["token_price"]]
+    kept = [
+        row for row in priced if row["held_out_em_loss"] <= POINT and row["held_out_savings"] > 0
+    ]
     best = max(kept, key=lambda row: float(row["held_out_savings"]), default=None)
     questions = int(evaluation["held_out_questions"])
+    policy = (best or rows[0])["method"]
+    rule, verdict = _best_rule(evaluation, policy)
+    if verdict == "better":
+        assert rule is not None
+        return [f"Serve the rule {rule}, which is better than {policy} over all prices"
+                f" ({questions:,} held-out questions): {_freezing(rule)}."]  # fmt: skip
     if best is None:
         what = "no effort that may lose a point or less"
-        if any(row["token_price"] for row in rows):
-            return [f"Decode in full: {what} kept that on {questions:,} held-out questions."]
-        return [f"Decode in full: {what} was shown to save anything; record more questions."]
-    low, high = (100 * end + 0.0 for end in best["held_out_em_loss_ci95"])
-    said = (
-        f"Serve {best['method']} at effort {best['effort']}: {best['held_out_savings']:.0%} fewer"
-        f" tokens; between {low:.1f} and {high:.1f} points of exact match lost (95%,"
-        f" {questions:,} held-out questions; {3 * questions:,} more would halve the interval)."
-    )
-    return [said, *_beside_rules(evaluation, best["method"])]
+        found = "kept that and saved anything" if priced else "was shown to save anything"
+        more = "" if priced else "; record more questions"
+        said = [f"Decode in full: {what} {found} on {questions:,} held-out questions{more}."]
+    else:
+        low, high = (100 * end + 0.0 for end in best["held_out_em_loss_ci95"])
+        doubt = "; a loss of more than a point is not ruled out" if high > 100 * POINT else ""
+        said = [
+            f"Serve {policy} at effort {best['effort']}: {best['held_out_savings']:.0%} fewer"
+            f" tokens; {_between(low, high)} (95%, {questions:,} held-out questions;"
+            f" {3 * questions:,} more would halve the interval{doubt})."
+        ]
+    if rule is not None and verdict == "worse":
+        return [*said, f"It is better than the best rule, {rule}."]
+    if rule is not None:
+        return [*said, f"These questions cannot tell it from the best rule, {rule}:"
+                       f" {_freezing(rule)}."]  # fmt: skip
+    return said
 
 
-def _beside_rules(evaluation: Mapping[str, Any], policy: str) -> Iterator[str]:
+def _between(low: float, high: float) -> str:
+    """An interval of points lost, in words."""
+    if high <= 0:
+        return f"between {-high + 0.0:.1f} and {-low:.1f} points of exact match gained"
+    if low < 0:
+        return f"between {-low:.1f} points of exact match gained and {high:.1f} lost"
+    return f"between {low:.1f} and {high:.1f} points of exact match lost"
+
+
+def _freezing(rule: str) -> str:
+    if can_freeze(rule):
+        return f"rlbudget freeze RUN --rule {rule} makes a policy folder of the rule"
+    return "no policy folder can hold this rule"
+
+
+def _best_rule(evaluation: Mapping[str, Any], policy: str) -> tuple[str | None, str]:
+    """The rule of the highest mean, and whether it is better or worse than a policy, or cannot be
+    told from it; None where it was not compared."""
     rules = [row for row in evaluation["summary"] if row["kind"] == "rule"]
     known = [row for row in rules if row["mean_oracle_gap_closed"] is not None]
     best = max(known, key=lambda row: float(row["mean_oracle_gap_closed"]), default=None)
     if best is None or policy not in best.get("versus", {}):
-        return
-    name, verdict = best["method"], best["versus"][policy]["verdict"]
-    if verdict == "worse":
-        yield f"It is better than the best rule, {name}."
-    elif verdict == "better":
-        yield f"The rule {name} is better than it over all prices: consider serving the rule."
-    else:
-        yield f"These questions cannot tell it from the best rule, {name}."
+        return None, "cannot tell"
+    return best["method"], best["versus"][policy]["verdict"]

@@ -150,10 +150,12 @@ def draw(means: dict[str, dict[str, float]], file: Path) -> None:
     panels = sorted({key.rpartition("/")[0] for key in means})
     if not panels:
         return
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    columns = len({panel.partition("/")[2] for panel in panels})
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, panel in zip(axes_of, panels, strict=True):
+    axes_of = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, panel in zip(axes_of, panels, strict=False):
         sizes = sorted(int(k.rpartition("/")[2]) for k in means if k.rpartition("/")[0] == panel)
         for name, colour in COLOURS.items():
             values = [means[f"{panel}/{size}"][name] for size in sizes]
