@@ -30,9 +30,9 @@ READERS: tuple[Callable[[Path], Any], ...] = (
 MADE = settings_of({"kind": "record", "stride": 8, "seed": 0})
 
 
-def store(folder: Path, numbers: range, *, append: bool = False) -> Path:
-    """Parts of two traces; what is there already is passed over."""
-    with TraceWriter(folder, append=append, settings=MADE, part_size=2) as writer:
+def store(folder: Path, numbers: range, *, append: bool = False, part_size: int = 2) -> Path:
+    """Small parts; what is there already is passed over."""
+    with TraceWriter(folder, append=append, settings=MADE, part_size=part_size) as writer:
         for number in numbers:
             if f"t{number}" not in writer.ids:
                 writer.add(make_trace(number))
@@ -104,7 +104,7 @@ def test_who_goes_on_makes_the_missing_traces_again(tmp_path: Path, gone: tuple[
 
 
 def test_a_merged_folder_that_lost_a_part_is_merged_again(tmp_path: Path) -> None:
-    shards = [store(tmp_path / name, numbers) for name, numbers in
+    shards = [store(tmp_path / name, numbers, part_size=100) for name, numbers in
               (("a", range(300)), ("b", range(300, 600)))]  # fmt: skip
     merge(shards, tmp_path / "all")
     before = digest(tmp_path / "all")
