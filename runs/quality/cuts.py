@@ -116,13 +116,13 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
     policy = _policy(lambda run: train_crossfit(train_set, ensemble, run))
     seconds = time.process_time() - began
     given["ensemble"] = [replay(policy, held_out, price).outcome for price in prices]
+    questions = np.unique(train_set.question_ids)
+    order = np.random.default_rng([cut.number, 7]).permutation(questions)
+    validation = np.isin(train_set.question_ids, order[: round(VALIDATION * len(order))])
+    parts = [train_set.take(np.flatnonzero(rows)) for rows in (~validation, validation)]
+    one = _policy(lambda run: train(parts[0], parts[1], config, run))
+    given["one ppo"] = [replay(one, held_out, price).outcome for price in prices]
     if rivals:
-        questions = np.unique(train_set.question_ids)
-        order = np.random.default_rng([cut.number, 7]).permutation(questions)
-        validation = np.isin(train_set.question_ids, order[: round(VALIDATION * len(order))])
-        parts = [train_set.take(np.flatnonzero(rows)) for rows in (~validation, validation)]
-        one = _policy(lambda run: train(parts[0], parts[1], config, run))
-        given["one ppo"] = [replay(one, held_out, price).outcome for price in prices]
         given |= {
             name: [_stopped(learner, held_out, price) for price in prices]
             for name, learner in _rivals(cut, prices, features).items()

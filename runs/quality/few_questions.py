@@ -30,7 +30,7 @@ from runs.quality.cuts import Cut, append, cuts, gaps, measured, record_of, unit
 SIZES = (250, 60, 1000, 120, 500)
 PRESETS: tuple[Preset, ...] = ("free", "probe", "turns")
 SOURCES = ("embedded", "smollm2")
-OWN = ("ensemble", "one ppo", "oracle")
+OWN = ("ensemble", "one ppo", "oracle", "fitted-q", "exact-pg")
 COLOURS = {"ensemble": "#0969da", "one ppo": "#8250df", "best rule": "#57606a"}
 MANY = 10
 """cuts of each kind that a verdict needs"""
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--units", type=Path, default=OUT / "cuts" / "few.jsonl")
     parser.add_argument("--numbers", type=int, nargs=2, default=(10, 20), help="of cuts")
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--rivals", action="store_true", help="fitted-Q and exact gradient, too")
     parser.add_argument("--report", action="store_true", help="make no more units")
     args = parser.parse_args()
     if not args.report:
@@ -52,7 +53,7 @@ def main() -> None:
             made = {one["key"] for one in units_in(args.units)}
             for cut in _cuts(traces, args.sizes, range(*args.numbers)):
                 if cut.key not in made:
-                    append(args.units, measured(cut, rivals=True))
+                    append(args.units, measured(cut, rivals=args.rivals))
                     print(cut.key, flush=True)
     units = [one for one in units_in(args.units) if one["source"] in SOURCES]
     grouped: dict[tuple[str, str, int], Units] = defaultdict(list)

@@ -26,7 +26,7 @@ from runs.common import OUT, row, write_result
 from runs.quality.cuts import append, folds, gaps, measured, record_of, units_in
 
 FOLDS = 5
-OWN = ("ensemble", "one ppo", "oracle")
+OWN = ("ensemble", "one ppo", "oracle", "fitted-q", "exact-pg")
 
 
 def main() -> None:
@@ -34,13 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--units", type=Path, default=OUT / "cuts" / "gpqa.jsonl")
     parser.add_argument("--numbers", type=int, nargs=2, default=(10, 20), help="of assignments")
+    parser.add_argument("--rivals", action="store_true", help="fitted-Q and exact gradient, too")
     parser.add_argument("--report", action="store_true", help="make no more units")
     args = parser.parse_args()
     if not args.report:
         table, made = record_of("gpqa", Path()), {one["key"] for one in units_in(args.units)}
         for cut in folds("gpqa", table, "probe", range(*args.numbers)):
             if cut.key not in made:
-                append(args.units, measured(cut, rivals=True))
+                append(args.units, measured(cut, rivals=args.rivals))
                 print(cut.key, flush=True)
     units = [one for one in units_in(args.units) if one["source"] == "gpqa"]
     each = pooled(units)
