@@ -224,7 +224,7 @@ def test_a_large_upstream_that_is_gone_costs_no_answer(questions: list[str], url
 def test_a_second_model_that_cannot_be_had_ends_the_start_in_a_line(
     large: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     plan = Plan({}, cascade=Doubting(), large_model=large, second_tokenizer="embedded")  # type: ignore[arg-type]
     _, opens = gateway(url, plan)
 
