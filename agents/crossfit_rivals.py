@@ -7,8 +7,8 @@ decides is the members' mean: of their predicted advantages of a stop, or of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,18 +19,18 @@ from rlbudget.agents.actor import actor_chances, one_thread
 from rlbudget.agents.config import MEMBERS, PPOConfig, ensemble_of
 from rlbudget.agents.doubt import relative_weights
 from rlbudget.agents.exact import TraceSource, values_of
-from rlbudget.agents.fitted_q import ROUNDS, advantages, regressor
+from rlbudget.agents.exact_pg import ExactGradientResult
+from rlbudget.agents.fitted_q import ROUNDS, FittedQ, advantages, regressor, returns_of
 from rlbudget.agents.members import Fold, Member, best_members, fold_of_traces, merged
 from rlbudget.agents.out_of_fold import relative_prices
 from rlbudget.agents.ppo import training_columns
 from rlbudget.agents.together import Actor, Actors
 from rlbudget.agents.validation import SMALLEST_GAP, Validation, bounds, gap_weight
-from rlbudget.arrays import Bools, Floats, Ints
+from rlbudget.arrays import Bools, Ints
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
-from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy import outcomes
-from rlbudget.policy.observation import Preset, features_of, observe
+from rlbudget.policy.observation import Preset, features_of
 from rlbudget.traces.table import TraceTable
 
 STEPS = 1000
@@ -41,50 +41,6 @@ PATIENCE = 2
 """rounds of fitted-Q that may bring nothing before its end"""
 
 
-@dataclass(frozen=True, slots=True)
-class CrossfitQ:
-    """A pair of regressors for each token price and each fold."""
-
-    features: tuple[str, ...]
-    preset: Preset
-    pairs: Mapping[float, tuple[tuple[Any, Any], ...]]
-    """token price -> (exact match of a stop, return of going on) of each member"""
-
-    @property
-    def operating_prices(self) -> tuple[float, ...]:
-        """Those it was fitted for."""
-        return tuple(self.pairs)
-
-    def stops(self, table: TraceTable, token_price: float) -> Ints:
-        """(n,) the first checkpoint at which stopping looks as good as going on to the mean."""
-        nearest = min(self.pairs, key=lambda price: abs(np.log(price / token_price)))
-        columns = replay_columns(table, features=self.features)
-        means = np.mean(
-            [advantages(columns, token_price, *pair) for pair in self.pairs[nearest]], axis=0
-        )
-        return outcomes.first_stop(table, means >= 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CrossfitActor:
-    """One network whose logits are the means of the members'."""
-
-    features: tuple[str, ...]
-    preset: Preset
-    actor: Actor
-    normaliser: Normaliser
-
-    @property
-    def operating_prices(self) -> tuple[float, ...]:
-        """As many over its range as a policy has."""
-        return tuple(outcomes.operating_prices(self.normaliser.token_price))
-
-    def stops(self, table: TraceTable, token_price: float) -> Ints:
-        """(n,) the first checkpoint at which the chance to stop is above a half."""
-        inputs = self.normaliser.inputs(observe(table, self.features), token_price)
-        return outcomes.first_stop(table, actor_chances(self.actor, inputs)[0] > 0.5)
-
-
 def crossfit_q(
     table: TraceTable,
     token_prices: Sequence[float],
@@ -93,7 +49,7 @@ def crossfit_q(
     features: tuple[str, ...] | None = None,
     members: int = MEMBERS,
     seed: int = 0,
-) -> CrossfitQ:
+) -> FittedQ:
     """Fitted-Q (``rlbudget.agents.fitted_q``) with ``members`` pairs of regressors a price.
 
     Needs scikit-learn; ``UserError`` without it and for fewer than two questions.
@@ -115,7 +71,7 @@ def crossfit_q(
     pairs = {
         float(price): _pairs(sides, rights, float(price), preset, seed) for price in token_prices
     }
-    return CrossfitQ(names, preset, pairs)
+    return FittedQ(names, preset, pairs)
 
 
 def _pairs(
@@ -131,7 +87,9 @@ def _pairs(
     for number in range(ROUNDS):
         value, now, then = 0.0, [], list[Bools]()
         for (train, own), right, told in zip(sides, rights, says, strict=True):
-            go_on = regressor(seed + number).fit(train.inputs[:, :-1], _returns(train, price, told))
+            go_on = regressor(seed + number).fit(
+                train.inputs[:, :-1], returns_of(train, price, told)
+            )
             then.append(advantages(train, price, right, go_on) >= 0)
             stops = outcomes.first_stop(own.table, advantages(own, price, right, go_on) >= 0)
             charged = outcomes.charged_by(preset, own.table, own.features)
@@ -148,14 +106,6 @@ def _pairs(
     return kept
 
 
-def _returns(columns: ReplayColumns, price: float, says: Bools) -> Floats:
-    """(m,) what going on gives, with a stop where ``says`` (m,) is true."""
-    table = columns.table
-    exits = table.exit_exact_match - price * columns.exit_tokens
-    natural = table.final_exact_match - price * columns.full_tokens
-    return values_of(says.astype(np.float64), exits, natural, table.offsets).go_on
-
-
 def crossfit_gradient(
     table: TraceTable,
     *,
@@ -169,7 +119,7 @@ def crossfit_gradient(
     weight_decay: float = 1e-2,
     evaluate_every: int = 20,
     seed: int = 0,
-) -> CrossfitActor:
+) -> ExactGradientResult:
     """The exact gradient of the mean utility (``rlbudget.agents.exact_pg``) for ``members`` actors.
 
     They are as wide as those of the ensemble and train at once. ``UserError`` for fewer than two
@@ -209,7 +159,7 @@ def crossfit_gradient(
         looks, [len(part.own) for part in parts], relative_weights(limits, SMALLEST_GAP)
     )
     actor = merged([member.actor for member in chosen])
-    return CrossfitActor(columns.features, preset, actor, scaling)
+    return ExactGradientResult(None, actor, columns.features, scaling, preset)
 
 
 def _folds(table: TraceTable, members: int, seed: int) -> Ints:

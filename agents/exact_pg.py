@@ -27,9 +27,9 @@ from rlbudget.traces.table import TraceTable
 
 @dataclass(frozen=True, slots=True)
 class ExactGradientResult:
-    """The best network by validation and its score."""
+    """The best network by validation and its score, None where it was validated in folds."""
 
-    score: Score
+    score: Score | None
     actor: dict[str, torch.Tensor]
     features: tuple[str, ...]
     normaliser: Normaliser

@@ -9,7 +9,7 @@ instead of one a step); after a few rounds the best one by validation utility is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,12 @@ ROUNDS = 6
 
 @dataclass(frozen=True, slots=True)
 class FittedQ:
-    """A pair of regressors for each token price."""
+    """Pairs of regressors for each token price, one of each member; their mean decides."""
 
     features: tuple[str, ...]
     preset: Preset
-    pairs: dict[float, tuple[Any, Any]]
-    """token price -> (exact match of a stop, return of going on)"""
+    pairs: Mapping[float, tuple[tuple[Any, Any], ...]]
+    """token price -> (exact match of a stop, return of going on) of each member"""
 
     @property
     def operating_prices(self) -> tuple[float, ...]:
@@ -44,8 +44,10 @@ class FittedQ:
         """(n,) the first checkpoint at which stopping looks as good as going on."""
         nearest = min(self.pairs, key=lambda price: abs(np.log(price / token_price)))
         columns = replay_columns(table, features=self.features)
-        says = _says(columns, token_price, *self.pairs[nearest])
-        return outcomes.first_stop(table, says)
+        means = np.mean(
+            [advantages(columns, token_price, *pair) for pair in self.pairs[nearest]], axis=0
+        )
+        return outcomes.first_stop(table, means >= 0)
 
 
 def fit_q(
@@ -67,21 +69,17 @@ def fit_q(
     right = regressor(seed).fit(seen, train.exit_exact_match)
     pairs = {}
     for price in token_prices:
-        exits = train.exit_exact_match - price * columns.exit_tokens
-        natural = train.final_exact_match - price * columns.full_tokens
-        says = np.zeros(len(exits), dtype=bool)
+        says = np.zeros(len(seen), dtype=bool)
         best, kept = -np.inf, None
         for number in range(ROUNDS):
-            # What going on gives, with a stop where the regressors before say so.
-            returns = values_of(says.astype(np.float64), exits, natural, train.offsets).go_on
-            go_on = regressor(seed + number).fit(seen, returns)
-            says = _says(columns, price, right, go_on)
-            stops = outcomes.first_stop(validation, _says(judged, price, right, go_on))
+            go_on = regressor(seed + number).fit(seen, returns_of(columns, price, says))
+            says = advantages(columns, price, right, go_on) >= 0
+            stops = outcomes.first_stop(validation, advantages(judged, price, right, go_on) >= 0)
             result = outcomes.outcome(validation, stops, probes_charged=charged)
             value = float(outcomes.utility(result, price).mean())
             if value > best:
                 best, kept = value, go_on
-        pairs[float(price)] = (right, kept)
+        pairs[float(price)] = ((right, kept),)
     return FittedQ(features, preset, pairs)
 
 
@@ -97,6 +95,14 @@ def regressor(seed: int) -> Any:
     )  # fmt: skip
 
 
+def returns_of(columns: ReplayColumns, price: float, says: Bools) -> Floats:
+    """(m,) what going on gives, with a stop where ``says`` (m,) is true."""
+    table = columns.table
+    exits = table.exit_exact_match - price * columns.exit_tokens
+    natural = table.final_exact_match - price * columns.full_tokens
+    return values_of(says.astype(np.float64), exits, natural, table.offsets).go_on
+
+
 def advantages(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> Floats:
     """(m,) what stopping is predicted to be worth more than going on.
 
@@ -107,8 +113,3 @@ def advantages(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> 
     found: Floats = np.clip(right.predict(seen), 0, 1) - price * columns.exit_tokens
     found -= go_on.predict(seen)
     return found
-
-
-def _says(columns: ReplayColumns, price: float, right: Any, go_on: Any) -> Bools:
-    """(m,) where stopping is predicted to be worth at least as much as going on."""
-    return advantages(columns, price, right, go_on) >= 0

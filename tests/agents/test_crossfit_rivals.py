@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
 
-from rlbudget.agents.crossfit_rivals import CrossfitQ, crossfit_gradient, crossfit_q
-from rlbudget.agents.fitted_q import advantages
+from rlbudget.agents.crossfit_rivals import crossfit_gradient, crossfit_q
+from rlbudget.agents.fitted_q import FittedQ, advantages
 from rlbudget.agents.members import fold_of_traces
 from rlbudget.agents.rules import RULES
 from rlbudget.envs.replay_core import replay_columns
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_learner_and_another_one_another() -> None:
         found = learner.actor["action_net.weight"].numpy()
         return found
 
-    def worths(learner: CrossfitQ) -> list[float]:
+    def worths(learner: FittedQ) -> list[float]:
         columns = replay_columns(table, features=learner.features)
         return list(np.mean([advantages(columns, price, *p) for p in learner.pairs[price]], axis=0))
 

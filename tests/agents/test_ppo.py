@@ -97,6 +97,7 @@ def test_ppo_is_as_good_as_the_exact_gradient(tmp_path: Path) -> None:
             learning_rate=3e-3,
             seed=seed,
         ).score
+        assert yardstick is not None
         reached.append(
             [result.metrics["mean_oracle_gap_closed"]]
             + [row["utility"] for row in result.metrics["prices"]]
