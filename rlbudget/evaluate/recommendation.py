@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rlbudget.agents.tuned_rule import can_freeze
@@ -12,27 +13,51 @@ POINT = EFFORTS["medium"]
 """exact match that a recommended effort may lose"""
 
 
-def recommended(evaluation: Mapping[str, Any]) -> list[str]:
-    """Of what ``evaluation.json`` holds: the effort to serve, what it saves and may lose, and
-    whether the questions can tell the policy from the best rule; where that is better, the rule.
-    Empty where no policy with efforts was measured."""
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What an evaluation recommends to serve."""
+
+    policy: str
+    """the policy that was looked at"""
+    effort: Mapping[str, Any] | None
+    """its row of ``efforts`` that saves most within a point; None where none saves anything"""
+    rule: str | None
+    """the best rule; None where it was not compared with the policy"""
+    verdict: str
+    """of the rule against the policy: where it is ``better``, the rule is what to serve"""
+
+
+def pick(evaluation: Mapping[str, Any]) -> Pick | None:
+    """Of what ``evaluation.json`` holds; None where no policy with efforts was measured."""
     rows = [row for row in evaluation.get("efforts") or () if row["max_em_loss"] <= POINT]
     if not rows:
-        return []
-    priced = [row for row in rows if row["token_price"]]
+        return None
     kept = [
-        row for row in priced if row["held_out_em_loss"] <= POINT and row["held_out_savings"] > 0
-    ]
+        row for row in rows
+        if row["token_price"] and row["held_out_em_loss"] <= POINT and row["held_out_savings"] > 0
+    ]  # fmt: skip
     best = max(kept, key=lambda row: float(row["held_out_savings"]), default=None)
-    questions = int(evaluation["held_out_questions"])
-    policy = (best or rows[0])["method"]
-    rule, verdict = _best_rule(evaluation, policy)
+    policy = str((best or rows[0])["method"])
+    return Pick(policy, best, *_best_rule(evaluation, policy))
+
+
+def recommended(evaluation: Mapping[str, Any]) -> list[str]:
+    """What was picked in words: the effort to serve, what it saves and may lose, and whether the
+    questions can tell the policy from the best rule; where that is better, the rule.
+    Empty where no policy with efforts was measured."""
+    picked = pick(evaluation)
+    if picked is None:
+        return []
+    best, rule, verdict = picked.effort, picked.rule, picked.verdict
+    policy, questions = picked.policy, int(evaluation["held_out_questions"])
     if verdict == "better":
         assert rule is not None
         return [f"Serve the rule {rule}, which is better than {policy} over all prices"
                 f" ({questions:,} held-out questions): {_freezing(rule)}."]  # fmt: skip
     if best is None:
         what = "no effort that may lose a point or less"
+        priced = any(row["token_price"] for row in evaluation["efforts"]
+                     if row["max_em_loss"] <= POINT)  # fmt: skip
         found = "kept that and saved anything" if priced else "was shown to save anything"
         more = "" if priced else "; record more questions"
         said = [f"Decode in full: {what} {found} on {questions:,} held-out questions{more}."]
