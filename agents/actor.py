@@ -62,8 +62,8 @@ def actor_of(model: PPO) -> dict[str, torch.Tensor]:
     return {n: value.detach().clone() for n, value in weights.items() if n.startswith(ACTOR)}
 
 
-def actor_chances(actor: Mapping[str, torch.Tensor], inputs: Float32s) -> tuple[Floats, Floats]:
-    """Of an actor's weights, (k, F + 1) -> the chance to stop without a look, and to look."""
+def actor_chances(actor: Mapping[str, torch.Tensor], inputs: Float32s) -> Floats:
+    """Of an actor's weights, (k, F + 1) -> the chances of its actions, (k, 2 or 3) float64."""
     with torch.no_grad():
         x = torch.from_numpy(inputs)
         layers = {int(n.removeprefix(HIDDEN).split(".")[0]) for n in actor if n.startswith(HIDDEN)}
@@ -71,8 +71,10 @@ def actor_chances(actor: Mapping[str, torch.Tensor], inputs: Float32s) -> tuple[
             weight, bias = actor[f"{HIDDEN}{layer}.weight"], actor[f"{HIDDEN}{layer}.bias"]
             x = torch.tanh(x @ weight.T + bias)
         logits = x @ actor["action_net.weight"].T + actor["action_net.bias"]
-        stop = torch.softmax(logits[:, :2], dim=1)[:, 1].numpy().astype(np.float64)
-        if logits.shape[1] == 2:
-            return stop, np.zeros(len(stop))
-        look = torch.softmax(logits, dim=1)[:, 2].numpy().astype(np.float64)
-    return stop, look
+        chances: Floats = torch.softmax(logits, dim=1).numpy().astype(np.float64)
+    return chances
+
+
+def actor_stop_chances(actor: Mapping[str, torch.Tensor], inputs: Float32s) -> Floats:
+    """The chance to stop, (k,), of an actor of two actions."""
+    return actor_chances(actor, inputs)[:, 1]

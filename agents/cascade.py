@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.envs.replay_normaliser import fit_normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy import outcomes
-from rlbudget.policy.cascade import Cascade, cascade_features, choose, make_cascade, of_three
+from rlbudget.policy.cascade import Cascade, cascade_features, choose, make_cascade
 from rlbudget.policy.handover import Handover, handover, served
 from rlbudget.policy.observation import observe
 from rlbudget.policy.replay_cascade import act
@@ -150,6 +151,6 @@ class _Keeper(Watch):
         """Measure the actor; of equals the later is kept, as it has trained longer at the prices
         that are not validated."""  # fmt: skip
         actor = actor_of(self.model)  # type: ignore[arg-type]
-        score = self._judge.measure(lambda inputs: of_three(*actor_chances(actor, inputs)))
+        score = self._judge.measure(partial(actor_chances, actor))
         if self.updates == 0 or score.selection >= self.best.selection:
             self.best, self.actor = score, actor

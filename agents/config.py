@@ -36,7 +36,7 @@ class PPOConfig:
 
     preset: Preset = "free"
     """observation: free costs no tokens, probe charges a trial answer at every checkpoint, turns
-    one at each turn of thought, look lets the policy ask for those it finds worth their tokens"""
+    one at each turn of thought"""
     advantages: Literal["exact", "sampled"] = "exact"
     """exact: every checkpoint with the advantage the record implies; sampled: plain PPO"""
     token_price: tuple[float, float] | None = None
@@ -87,8 +87,7 @@ class PPOConfig:
     exploration: float = 0.1
     """with exact advantages: least probability of either action, see ``rlbudget.agents.exact``"""
     input_noise: float = 0.0
-    """with exact advantages: standard deviation of noise on the features, in theirs; in the look
-    preset on the policy that it starts from alone"""
+    """with exact advantages: standard deviation of noise on the features, in theirs"""
     evaluate_every: int = 4
     """updates between two validations"""
 
@@ -114,8 +113,6 @@ class PPOConfig:
                 raise UserError(f"{name} is {getattr(self, name):g}: it must be {wanted}")
         if self.preset not in PRESETS:
             raise UserError(f"preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
-        if self.preset == "look" and self.features is not None:
-            raise UserError("features: the look preset has its own, all of them")
         if self.advantages not in ("exact", "sampled"):
             raise UserError(f"advantages {self.advantages!r}: choose exact or sampled")
         if self.token_price is not None:
@@ -124,14 +121,14 @@ class PPOConfig:
             raise UserError("em_floor and token_budget need exact advantages")
         if self.members > 1 and not self.may_be_ensemble:
             raise UserError(
-                f"members is {self.members}: the look preset, sampled advantages, em_floor and"
-                " token_budget train a single policy"
+                f"members is {self.members}: sampled advantages, em_floor and token_budget train a"
+                " single policy"
             )
 
     @property
     def may_be_ensemble(self) -> bool:
         """Whether an ensemble can be trained so."""
-        return self.preset != "look" and self.advantages == "exact" and self.constraint is None
+        return self.advantages == "exact" and self.constraint is None
 
     @property
     def constraint(self) -> Constraint | None:

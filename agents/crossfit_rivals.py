@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlbudget.agents.actor import actor_chances, one_thread
+from rlbudget.agents.actor import actor_stop_chances, one_thread
 from rlbudget.agents.config import MEMBERS, PPOConfig, ensemble_of
 from rlbudget.agents.doubt import relative_weights
 from rlbudget.agents.exact import TraceSource, values_of
@@ -178,7 +178,7 @@ def _part(columns: ReplayColumns, fold: Ints, place: int) -> Fold:
 
 
 def _member(part: Fold, actor: Actor, place: int) -> Member:
-    return Member(place, False, actor, part.judge.measure(partial(actor_chances, actor)))
+    return Member(place, False, actor, part.judge.measure(partial(actor_stop_chances, actor)))
 
 
 def _loss(actors: Actors, sources: Sequence[TraceSource], rows: int) -> torch.Tensor:

@@ -141,19 +141,15 @@ class TraceSource:
 
     def draw(self, rows: int) -> Batch:
         """As many whole traces as are needed for at least ``rows`` checkpoints."""
-        batch = self.batch(*self.draw_traces(rows))
-        if self.noise:
-            features = batch.inputs[:, :-1]
-            features += self.noise * self.rng.standard_normal(features.shape, dtype=np.float32)
-        return batch
-
-    def draw_traces(self, rows: int) -> tuple[Ints, Floats]:
-        """The traces of such a batch and their prices, (n,) each."""
         traces = self._next(rows)
         k = len(traces)
         low, high = np.log(self.token_price)
         place = (self.rng.permutation(k) + self.rng.random(k)) / k
-        return traces, np.exp(low + place * (high - low))
+        batch = self.batch(traces, np.exp(low + place * (high - low)))
+        if self.noise:
+            features = batch.inputs[:, :-1]
+            features += self.noise * self.rng.standard_normal(features.shape, dtype=np.float32)
+        return batch
 
     def _next(self, rows: int) -> Ints:
         lengths, taken = self.columns.table.lengths, np.zeros(0, dtype=np.int64)
@@ -221,7 +217,7 @@ def stop_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
         advantages=batch.weight * values.reach * chance * gain,
         returns=values.value,
         mean_return=float(values.value[batch.offsets[:-1]].mean()),
-        mean_length=mean_length(stop, np.ones(len(stop)), batch.offsets),
+        mean_length=mean_length(stop, batch.offsets),
     )
 
 
@@ -230,17 +226,9 @@ def explored_chance(chance: Floats, gain: Floats, exploration: float) -> Floats:
     return np.where(gain > 0, np.maximum(chance, exploration), chance)
 
 
-def running(amounts: Floats, offsets: Ints) -> Floats:
-    """(k,) sums of ``amounts`` (k,) within each trace, a checkpoint's own included."""
-    total = np.cumsum(amounts)
-    before = np.concatenate([[0.0], total])[offsets[:-1]]
-    sums: Floats = total - np.repeat(before, np.diff(offsets))
-    return sums
-
-
-def mean_length(ends: Floats, decisions: Floats, offsets: Ints) -> float:
-    """Mean decisions of an episode that ends at each checkpoint with chance ``ends`` (k,), where
-    a checkpoint takes so many ``decisions`` (k,)."""  # fmt: skip
-    so_far = running(decisions, offsets)
-    lengths = values_of(ends, so_far, so_far[offsets[1:] - 1], offsets).value
-    return float(lengths[offsets[:-1]].mean())
+def mean_length(ends: Floats, offsets: Ints) -> float:
+    """Mean decisions of an episode that ends at each checkpoint with chance ``ends`` (k,)."""
+    lengths = np.diff(offsets)
+    so_far = np.arange(1.0, len(ends) + 1) - np.repeat(offsets[:-1], lengths)
+    decisions = values_of(ends, so_far, lengths.astype(np.float64), offsets).value
+    return float(decisions[offsets[:-1]].mean())

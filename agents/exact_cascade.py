@@ -69,7 +69,7 @@ def cascade_rows(source: TraceSource, evaluate: Evaluate, size: int) -> Rows:
         advantages=((batch.weight * values.reach)[:, None] * chance * gain).ravel(),
         returns=np.repeat(values.value, ROWS),
         mean_return=float(values.value[batch.offsets[:-1]].mean()),
-        mean_length=mean_length(leaves, np.ones(len(leaves)), batch.offsets),
+        mean_length=mean_length(leaves, batch.offsets),
     )
 
 

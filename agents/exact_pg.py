@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from rlbudget.agents.actor import ACTOR, actor_chances, actor_of, one_thread
+from rlbudget.agents.actor import ACTOR, actor_of, actor_stop_chances, one_thread
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import values_of
 from rlbudget.agents.ppo import ExactPPO, make_ppo, training_columns
@@ -43,7 +43,7 @@ class ExactGradientResult:
     def stops(self, table: TraceTable, token_price: float) -> Ints:
         """(n,) the first checkpoint at which the chance to stop is above a half."""
         inputs = self.normaliser.inputs(observe(table, self.features), token_price)
-        return outcomes.first_stop(table, actor_chances(self.actor, inputs)[0] > 0.5)
+        return outcomes.first_stop(table, actor_stop_chances(self.actor, inputs) > 0.5)
 
 
 def maximise(
@@ -74,7 +74,7 @@ def maximise(
         for step in range(steps + 1):
             if step % evaluate_every == 0:
                 now = actor_of(model)
-                score = judge.measure(partial(actor_chances, now))
+                score = judge.measure(partial(actor_stop_chances, now))
                 if best is None or score.selection > best.selection:
                     best, kept = score, now
             if step == steps:

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from rlbudget.agents.actor import HIDDEN, actor_chances, one_thread
+from rlbudget.agents.actor import HIDDEN, actor_stop_chances, one_thread
 from rlbudget.agents.clone import TriedRule, imitate, try_rules
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.doubt import layers_of
@@ -155,7 +155,7 @@ def best_members(
 
 
 def _member(fold: Fold, actor: Actor, place: int, warm: bool) -> Member:
-    return Member(place, warm, actor, fold.judge.measure(partial(actor_chances, actor)))
+    return Member(place, warm, actor, fold.judge.measure(partial(actor_stop_chances, actor)))
 
 
 def merged(actors: Sequence[Actor]) -> Actor:

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import HParam
 
-from rlbudget.agents.actor import actor_chances, actor_of
+from rlbudget.agents.actor import actor_of, actor_stop_chances
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.dual import Constraint, Measured, focus
 from rlbudget.agents.exact import TraceSource
@@ -134,18 +134,12 @@ class Monitor(Watch):
 
     def _measure(self, *, draw: bool) -> None:
         actor = actor_of(self.model)  # type: ignore[arg-type]
-        score = self.validation.measure(partial(actor_chances, actor))
+        score = self.validation.measure(partial(actor_stop_chances, actor))
         if self.constraint is not None:
             self._measure_constraint(self.constraint, actor, score)
             return
-        held = True
-        if self.run["preset"] == "look":
-            # It started blind. What is worse than that at any price is not kept.
-            utilities = [result.utility for result in score.prices]
-            floor = self.state.setdefault("floor", utilities)
-            held = all(u >= least for u, least in zip(utilities, floor, strict=True))
         # Of equals the later: it has trained longer at the prices that validation does not look at.
-        if self.state["best"] is None or (held and score.selection >= self.state["best"]):
+        if self.state["best"] is None or score.selection >= self.state["best"]:
             self._keep(actor, score)
         self._log(score)
         if draw:
@@ -156,7 +150,7 @@ class Monitor(Watch):
     ) -> None:
         """Move the dual price; keep the policy that meets the constraint at the least cost."""
 
-        at = partial(self.validation.at, partial(actor_chances, actor))
+        at = partial(self.validation.at, partial(actor_stop_chances, actor))
         bounds = self.validation.columns.scaling.token_price
         dual = self.state.setdefault("dual_price", middle_price(bounds))
         self.state["dual_price"] = constraint.moved(dual, at(dual), bounds)
@@ -184,7 +178,7 @@ class Monitor(Watch):
     def sweep_best(self) -> None:
         """At the end: what the policy kept gives at every price, into ``run.json``."""
         kept = load_file(self.run_dir / BEST)
-        swept = self.validation.sweep(partial(actor_chances, kept))
+        swept = self.validation.sweep(partial(actor_stop_chances, kept))
         save_run(self.run_dir, {**self.state["run"], "swept": swept})
 
     def _log(self, score: Score) -> None:

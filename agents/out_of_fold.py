@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.clone import TriedRule, best_of, named
 from rlbudget.agents.together import Actor
 from rlbudget.arrays import Floats, Ints
@@ -100,7 +100,7 @@ def play_of(columns: ReplayColumns, fold: Ints, actors: Sequence[Actor], preset:
         inputs, chance = columns.inputs, np.empty(len(columns.inputs))
         inputs[:, -1] = columns.scaling.price(token_price)
         for actor, own in zip(actors, rows, strict=True):
-            chance[own] = actor_chances(actor, inputs[own])[0]
+            chance[own] = actor_stop_chances(actor, inputs[own])
         says = chance > 1 / (1 + math.exp(-doubt))
         return outcome(table, outcomes.first_stop(table, says), probes_charged=charged)
 

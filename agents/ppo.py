@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,8 +29,6 @@ from rlbudget.agents.actor import Tanh, one_thread
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.exact import Evaluate, Rows, TraceSource, stop_rows
 from rlbudget.agents.exact_cascade import cascade_rows, cascade_weight
-from rlbudget.agents.exact_looks import adopt, look_rows
-from rlbudget.agents.freeze import BEST
 from rlbudget.agents.monitor import Monitor, Progress
 from rlbudget.agents.snapshot import (
     LATEST,
@@ -51,12 +48,9 @@ from rlbudget.files.folders import locked
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import features_of, observe
 from rlbudget.policy.seen import NONE, Marks, as_text, marks_of, together
-from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.traces.pairs import Pair
 from rlbudget.traces.table import TraceTable
 
-_LOOK_RATE = 2.5
-"""learning rate of what looks add, in ``learning_rate``: it has few weights to learn"""
 _SLICE = 4096
 """rows that the network is asked about at once: they stay in the cache"""
 
@@ -143,7 +137,7 @@ def make_ppo(columns: ReplayColumns, config: PPOConfig) -> PPO:
     """PPO on these columns, its policy reluctant to stop, its generators seeded."""
     prices = columns.scaling.token_price
     env = ReplaySB3VecEnv(columns, config.n_envs, token_price=prices, seed=config.seed)
-    rate = config.learning_rate * (_LOOK_RATE if columns.looks else 1)
+    rate = config.learning_rate
     exact = config.advantages == "exact"
     kind: type[PPO] = ExactPPO if exact else PPO
     model = kind(
@@ -187,8 +181,7 @@ def _record(columns: ReplayColumns, config: PPOConfig) -> dict[str, Any]:
     if columns.handover is not None:
         weight, rows = cascade_weight(columns, prices), cascade_rows
     else:
-        weight = gap_weight(columns.table, prices)
-        rows = look_rows if columns.looks else stop_rows
+        weight, rows = gap_weight(columns.table, prices), stop_rows
     rng = np.random.default_rng([config.seed, 1])
     source = TraceSource(
         columns, prices, weight, rng, exploration=config.exploration, noise=config.input_noise
@@ -199,11 +192,7 @@ def _record(columns: ReplayColumns, config: PPOConfig) -> dict[str, Any]:
 def training_columns(train: TraceTable, config: PPOConfig) -> ReplayColumns:
     """The training traces as the network's inputs."""
     features = features_of(train, config.preset) if config.features is None else config.features
-    # What is remembered of looks varies only with looking: as a coin would.
-    looked = np.random.default_rng(config.seed).random(len(train.thinking_tokens)) < 0.5
-    normaliser = fit_normaliser(observe(train, features, looked), config.price_range(train))
-    if config.preset == "look":
-        normaliser.mean[-len(LOOK_SIGNALS) :] = 0  # no look yet is 0
+    normaliser = fit_normaliser(observe(train, features), config.price_range(train))
     return replay_columns(train, features=features, normaliser=normaliser)
 
 
@@ -272,11 +261,6 @@ def _train(
         snapshot = read_latest(run_dir)
 
     columns = training_columns(train, config) if start is None else _columns_of(start, train)
-    blind = None
-    if config.preset == "look":
-        # Two runs of equal length, shown as one.
-        blind = _blind_start(train, validation, config, run_dir, _shifted(progress, 0, 2 * total))
-        progress = _shifted(progress, total, 2 * total)
     run = describe(train, columns, config, digest, split_seed, recorded)
     given = [*train.question_ids.tolist(), *validation.question_ids.tolist()]
     all_seen = together(marks_of(given), seen, NONE if start is None else start.seen)
@@ -286,8 +270,6 @@ def _train(
     judge = Validation(train, validation, columns.features, columns.scaling)
     with one_thread():
         model = make_ppo(columns, config)
-        if blind is not None:
-            adopt(model, blind)
         if start is not None:
             _continue_from(model, start)
         model.set_logger(configure(str(run_dir), ["tensorboard"]))
@@ -327,8 +309,6 @@ def check_split(train: TraceTable | Pair, validation: TraceTable | Pair) -> None
 
 def _check(train: TraceTable, validation: TraceTable, config: PPOConfig) -> None:
     check_split(train, validation)
-    if config.constraint is not None and config.preset == "look":
-        raise UserError("em_floor and token_budget: the look preset is not trained to a constraint")
     full = float(np.concatenate([t.final_exact_match for t in (train, validation)]).mean())
     if config.em_floor is not None and config.em_floor > full:
         raise UserError(
@@ -336,30 +316,8 @@ def _check(train: TraceTable, validation: TraceTable, config: PPOConfig) -> None
         )
 
 
-def _blind_start(
-    train_on: TraceTable,
-    validation: TraceTable,
-    config: PPOConfig,
-    run_dir: Path,
-    progress: Progress | None,
-) -> dict[str, torch.Tensor]:
-    """The actor that the look preset starts from: the best of a run of the free preset."""
-    folder, blind = run_dir / "free", replace(config, preset="free")
-    train(train_on, validation, blind, folder, resume=True, progress=progress)
-    return load_file(folder / BEST)
-
-
-def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Progress of one of several runs that are shown as one, of ``total`` steps."""
-    if progress is None:
-        return None
-    return lambda done, _: progress(before + done, total)
-
-
 def _columns_of(start: Policy, train: TraceTable) -> ReplayColumns:
     """The training traces as the network of a policy sees them."""
-    if start.preset == "look":
-        raise UserError("a policy of the look preset cannot be trained on")
     normaliser = Normaliser(
         start.tensors["obs_mean"].copy(), start.tensors["obs_std"].copy(), start.price_range,
         float(start.config["clip"]),

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.agents.dual import Measured
-from rlbudget.arrays import Floats
+from rlbudget.arrays import Float32s, Floats
 from rlbudget.envs.replay_core import ReplayColumns, replay_columns
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.files import json_ready
 from rlbudget.policy import outcomes
-from rlbudget.policy.observation import observe
 from rlbudget.policy.operating import sweep
-from rlbudget.policy.replay import Chances, Replay, replay_looking
+from rlbudget.policy.replay import Replay
 from rlbudget.traces.table import TraceTable
+
+Chances = Callable[[Float32s], Floats]
+"""network inputs (k, F + 1) -> chance to stop, (k,)"""
 
 SMALLEST_GAP = 0.01
 """Least gap between the oracle and the best constant budget in ``selection``, so that a set without
@@ -71,7 +73,6 @@ class Validation:
         before = np.concatenate([[0], self.columns.probe_tokens[:-1]])
         before[self.columns.table.offsets[:-1][self.columns.table.lengths > 0]] = 0
         self._probing: outcomes.Probing = (self.columns.probe_tokens - before).astype(np.float64)
-        self._raw = observe(validation, features) if self.columns.looks else None
         self.token_prices = [outcomes.token_price_of(r, train) for r in outcomes.RELATIVE_PRICES]
         # Both sets together say more exactly what the full decodes give.
         both = [(part.final_exact_match, part.full_tokens) for part in (train, validation)]
@@ -81,10 +82,8 @@ class Validation:
 
     def _replay(self, chances: Chances, price: float) -> Replay:
         table, inputs, normaliser = self.columns.table, self.columns.inputs, self.columns.scaling
-        if self._raw is not None:
-            return replay_looking(table, self._raw, lambda x: chances(normaliser.inputs(x, price)))
         inputs[:, -1] = normaliser.price(price)
-        stop = chances(inputs)[0]
+        stop = chances(inputs)
         return Replay(table, outcomes.first_stop(table, stop > 0.5), self._probing, stop)
 
     def at(self, chances: Chances, price: float) -> Measured:
@@ -107,7 +106,7 @@ class Validation:
         return {"questions": questions, "prices": [asdict(one) for one in swept]}
 
     def measure(self, chances: Chances) -> Score:
-        """Replay a policy at every price; ``chances`` takes network inputs, (k, F + 1)."""
+        """Replay a policy at every price."""
         found = [self._replay(chances, price).outcome for price in self.token_prices]
         return score_of(self.token_prices, found, self._bounds)
 

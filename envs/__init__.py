@@ -2,7 +2,6 @@
 
 ``rlbudget/Replay-v0`` replays recorded traces (one at a time, or hundreds in one numpy
 operation with ``gymnasium.make_vec(..., vectorization_mode="vector_entry_point")``).
-``rlbudget/ReplayProbe-v0`` has a third action: pay for a trial answer and decide knowing it.
 ``rlbudget/Sampling-v0`` draws one more recorded sample each step; the answer is the majority.
 ``rlbudget/Cascade-v0`` replays a small model's decodes and may hand over to a large model.
 ``rlbudget/Decoding-v0`` decodes with a live model.
@@ -19,21 +18,18 @@ except ImportError as error:
 
 CONTINUE = 0
 STOP = 1
-PROBE = 2
 ESCALATE = 2
 
 _VECTOR = "rlbudget.envs.replay_vector:ReplayVectorEnv"
-_ENVS: dict[str, tuple[str, str | None, dict[str, str]]] = {
-    "Replay": ("replay:ReplayEnv", _VECTOR, {}),
-    "ReplayProbe": ("replay:ReplayProbeEnv", _VECTOR, {"preset": "look"}),
-    "Sampling": ("replay:SamplingEnv", _VECTOR, {}),
-    "Cascade": ("cascade:CascadeEnv", "rlbudget.envs.cascade:cascade_vector", {}),
-    "Decoding": ("decoding:DecodingEnv", None, {}),
+_ENVS: dict[str, tuple[str, str | None]] = {
+    "Replay": ("replay:ReplayEnv", _VECTOR),
+    "Sampling": ("replay:SamplingEnv", _VECTOR),
+    "Cascade": ("cascade:CascadeEnv", "rlbudget.envs.cascade:cascade_vector"),
+    "Decoding": ("decoding:DecodingEnv", None),
 }
 
-for _name, (_entry, _vector, _kwargs) in _ENVS.items():
+for _name, (_entry, _vector) in _ENVS.items():
     if f"rlbudget/{_name}-v0" not in gymnasium.registry:
         gymnasium.register(
-            f"rlbudget/{_name}-v0", f"rlbudget.envs.{_entry}", vector_entry_point=_vector,
-            kwargs=_kwargs,
-        )  # fmt: skip
+            f"rlbudget/{_name}-v0", f"rlbudget.envs.{_entry}", vector_entry_point=_vector
+        )

@@ -72,7 +72,7 @@ class CascadeCore(ReplayCore):
         escalated = np.flatnonzero(chosen == ESCALATE)
         rows, traces = self.row[escalated], self.trace[escalated]
         handed = handed_over(self.columns, rows, traces, self.price[escalated])
-        rewards = self._pay(chosen == STOP, done, ~done)
+        rewards = self._pay(chosen == STOP, done)
         rewards[escalated] = handed
         return rewards, done
 

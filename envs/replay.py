@@ -1,18 +1,22 @@
-"""``rlbudget/Replay-v0``, ``ReplayProbe-v0`` and ``Sampling-v0``: one record after the other."""
+"""``rlbudget/Replay-v0`` and ``Sampling-v0``: one record after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, SupportsInt, cast
+from typing import Any, SupportsInt, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from rlbudget.arrays import Float32s
-from rlbudget.envs.replay_core import ReplayColumns, begin_from_options, replay_columns
-from rlbudget.envs.replay_looks import core_of
+from rlbudget.envs.replay_core import (
+    ReplayColumns,
+    begin_from_options,
+    core_of,
+    replay_columns,
+)
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.table import TraceTable
@@ -74,29 +78,26 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
 
     ## Arguments
     ``traces``: a ``TraceTable``, prepared ``ReplayColumns``, or the folder of a Parquet store;
-    ``token_price``: (lowest, highest), reward per token; ``preset``: ``free`` or ``probe``
-    (``look`` is ``rlbudget/ReplayProbe-v0``);
-    ``features``: names instead of all of the preset; ``max_tokens``: budget of thinking tokens.
+    ``token_price``: (lowest, highest), reward per token; ``preset``: ``free``, ``probe``
+    or ``turns``; ``features``: names instead of all of the preset; ``max_tokens``: budget of
+    thinking tokens.
 
     ## Version history
     * v0: first version
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own form
-    default_preset: ClassVar[Preset] = "free"
 
     def __init__(
         self,
         traces: TraceTable | ReplayColumns | str | Path,
         *,
         token_price: tuple[float, float],
-        preset: Preset | None = None,
+        preset: Preset = "free",
         features: Sequence[str] | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        columns = replay_columns(
-            traces, preset=preset or self.default_preset, features=features, max_tokens=max_tokens
-        )
+        columns = replay_columns(traces, preset=preset, features=features, max_tokens=max_tokens)
         self.features = columns.features
         self.observation_space = observation_space(columns)
         self._core = core_of(columns, 1, token_price)
@@ -124,50 +125,6 @@ class ReplayEnv(gymnasium.Env[Float32s, SupportsInt]):
             ledger = self._core.endings(_ONE, actions)
             info = {name: column[0].item() for name, column in ledger.items()}
         return self._core.observations()[0], float(rewards[0]), self._over, False, info
-
-
-class ReplayProbeEnv(ReplayEnv):
-    """Decide at every checkpoint of a recorded decode: think on, stop, or pay for a look.
-
-    ``rlbudget/Replay-v0`` with a third action. What is not said here is said there.
-
-    ## Action space
-    ``Discrete(3)``
-
-    | action | meaning |
-    |---|---|
-    | 0 | CONTINUE: think on to the next checkpoint, or to the natural end after the last |
-    | 1 | STOP: force the end of thinking here and write the answer |
-    | 2 | PROBE: make a trial answer here, see it, and decide again at the same checkpoint |
-
-    A second PROBE at one checkpoint has nothing new to show: it is CONTINUE.
-
-    ## Observation space
-    ``Box(float32, (n_features + 1,))``: the features of the ``free`` preset, then what is
-    remembered of the looks so far, then log10(token price):
-
-    | number | meaning | min | max | unit |
-    |---|---|---|---|---|
-    | -9 | has it looked at this checkpoint | 0 | 1 | |
-    | -8 | log(1 + looks so far) | 0 | inf | |
-    | -7 | confidence of the last trial answer, 0 before the first | 0 | 1 | |
-    | -6 | highest confidence so far | 0 | 1 | |
-    | -5 | log(1 + equal answers in a row) | 0 | inf | |
-    | -4 | log(1 + different answers so far) | 0 | inf | |
-    | -3 | share of the looks whose answer is the last one's | 0 | 1 | |
-    | -2 | log(1 + tokens since the last look), 0 before the first | 0 | inf | |
-
-    ## Rewards
-    As there. A look costs its tokens, charged in the utility at the end; the step itself pays 0.
-
-    ## Arguments
-    As there; ``preset`` is ``look``. The traces need a trial answer at every checkpoint.
-
-    ## Version history
-    * v0: first version
-    """
-
-    default_preset = "look"
 
 
 class SamplingEnv(ReplayEnv):

@@ -19,13 +19,15 @@ from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay_normaliser import Normaliser
 from rlbudget.errors import UserError
 from rlbudget.policy.handover import Handover
-from rlbudget.policy.observation import Preset, features_of, looks, observe, preset_of
+from rlbudget.policy.observation import Preset, features_of, observe, preset_of
 from rlbudget.policy.outcomes import charged_by, charges
 from rlbudget.policy.prices import check_price_range
 from rlbudget.traces.store import load_table
 from rlbudget.traces.table import TraceTable
 
 _ALL = slice(None)
+_KEPT = ("trace", "row", "price", "_price_input")
+"""what an open episode is"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,7 @@ class ReplayColumns:
     handover: Handover | None = None
     """what another model gives on each question, where an episode may ask it"""
     core: type[ReplayCore] | None = None
-    """what steps these episodes; by default what their features ask for"""
-
-    @property
-    def looks(self) -> bool:
-        """Whether an episode may ask for trial answers."""
-        return looks(self.features)
+    """what steps these episodes; by default ``ReplayCore``"""
 
     @property
     def scaling(self) -> Normaliser:
@@ -145,7 +142,6 @@ class ReplayCore:
     """
 
     action_names: ClassVar[tuple[str, ...]] = ("continue", "stop")
-    _kept: ClassVar[tuple[str, ...]] = ("trace", "row", "price", "_price_input")
 
     def __init__(self, columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> None:
         self.columns = columns
@@ -188,18 +184,14 @@ class ReplayCore:
         self.price[envs] = price
         normaliser = columns.normaliser
         self._price_input[envs] = np.log10(price) if normaliser is None else normaliser.price(price)
-        self._forget(envs)
-
-    def _forget(self, envs: Ints) -> None:
-        """Clear what these episodes remember."""
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of what ``resume`` needs to continue the open episodes."""
-        return {name: getattr(self, name).copy() for name in self._kept}
+        return {name: getattr(self, name).copy() for name in _KEPT}
 
     def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continue the episodes of ``state``."""
-        for name in self._kept:
+        for name in _KEPT:
             getattr(self, name)[:] = state[name]
 
     def observations(self, envs: Ints | slice = _ALL) -> Float32s:
@@ -215,7 +207,7 @@ class ReplayCore:
         """
         stopped = self._checked(actions) == 1
         done = stopped | (self.row == self.columns.last_row[self.trace])
-        return self._pay(stopped, done, ~done), done
+        return self._pay(stopped, done), done
 
     def _checked(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
         chosen = np.asarray(actions)
@@ -229,21 +221,17 @@ class ReplayCore:
             raise ValueError(f"an action is {', '.join(others)} or {last}")
         return chosen
 
-    def _pay(self, stopped: Bools, done: Bools, moving: Bools) -> Floats:
-        """(n,) rewards; episodes that are ``moving`` go to their next checkpoint."""
+    def _pay(self, stopped: Bools, done: Bools) -> Floats:
+        """(n,) rewards; episodes that are not ``done`` go to their next checkpoint."""
         rewards = np.zeros(self.n)
         ends = np.flatnonzero(done)
         rewards[ends] = self._utility(ends, stopped[ends])
-        self.row += moving
+        self.row += ~done
         return rewards
 
     def steps(self, envs: Ints) -> Ints:
         """(k,) the steps of these episodes if they end now."""
         return self.row[envs] - self.columns.table.offsets[self.trace[envs]] + 1
-
-    def looks_charged(self, envs: Ints) -> Ints | int:
-        """(k,) tokens of the looks that these episodes asked for so far."""
-        return 0
 
     def _utility(self, envs: Ints, stopped: Bools) -> Floats:
         columns, trace, row = self.columns, self.trace[envs], self.row[envs]
@@ -252,7 +240,6 @@ class ReplayCore:
             exits, columns.table.exit_exact_match[row], columns.table.final_exact_match[trace]
         )
         tokens = np.where(exits, columns.exit_tokens[row], columns.full_tokens[trace])
-        tokens += self.looks_charged(envs)
         utility: Floats = exact_match - self.price[envs] * tokens
         return utility
 
@@ -270,7 +257,7 @@ class ReplayCore:
             "thinking_tokens": np.where(
                 exits, table.thinking_tokens[row], table.final_thinking_tokens[trace]
             ),
-            "probe_tokens": self.columns.probe_tokens[row] + self.looks_charged(envs),
+            "probe_tokens": self.columns.probe_tokens[row],
             "answer_tokens": np.where(
                 exits, table.exit_answer_tokens[row], table.final_answer_tokens[trace]
             ),
@@ -278,6 +265,11 @@ class ReplayCore:
             "trace_id": table.trace_ids[trace],
             "stopped": exits,
         }
+
+
+def core_of(columns: ReplayColumns, n: int, token_price: tuple[float, float]) -> ReplayCore:
+    """``n`` episodes of the kind that these columns ask for."""
+    return (columns.core or ReplayCore)(columns, n, token_price)
 
 
 def begin_from_options(

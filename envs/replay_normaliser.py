@@ -15,7 +15,6 @@ from rlbudget.errors import UserError
 from rlbudget.policy.prices import check_price_range
 
 CLIP = 5.0
-_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +30,9 @@ class Normaliser:
     clip: float = CLIP
     """standard deviations beyond which a feature is cut off"""
 
-    def features(self, observations: Float32s, columns: slice = _ALL) -> Float32s:
-        """(n, n_features) raw -> (n, n_features) float32 in [-clip, clip].
-
-        With ``columns`` the observations hold these columns alone.
-        """
-        mean, std = self.mean[columns], self.std[columns]
-        scaled: Float32s = np.clip((observations - mean) / std, -self.clip, self.clip)
+    def features(self, observations: Float32s) -> Float32s:
+        """(n, n_features) raw -> (n, n_features) float32 in [-clip, clip]."""
+        scaled: Float32s = np.clip((observations - self.mean) / self.std, -self.clip, self.clip)
         return scaled
 
     def price(self, token_price: npt.ArrayLike) -> Floats:

@@ -13,8 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay import observation_space
-from rlbudget.envs.replay_core import ReplayColumns, ReplayCore
-from rlbudget.envs.replay_looks import core_of
+from rlbudget.envs.replay_core import ReplayColumns, ReplayCore, core_of
 
 
 class ReplaySB3VecEnv(VecEnv):

@@ -14,8 +14,12 @@ from gymnasium.vector.utils import batch_space
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.envs.replay import observation_space
-from rlbudget.envs.replay_core import ReplayColumns, begin_from_options, replay_columns
-from rlbudget.envs.replay_looks import core_of
+from rlbudget.envs.replay_core import (
+    ReplayColumns,
+    begin_from_options,
+    core_of,
+    replay_columns,
+)
 from rlbudget.policy.observation import Preset
 from rlbudget.traces.table import TraceTable
 
@@ -23,8 +27,7 @@ from rlbudget.traces.table import TraceTable
 class ReplayVectorEnv(VectorEnv[Float32s, Ints, npt.NDArray[Any]]):
     """``num_envs`` replays in lockstep, stepped in one numpy operation.
 
-    Spaces, rewards and the episode's end are those of ``rlbudget.envs.replay.ReplayEnv``, in the
-    ``look`` preset those of ``rlbudget.envs.replay.ReplayProbeEnv``.
+    Spaces, rewards and the episode's end are those of ``rlbudget.envs.replay.ReplayEnv``.
     Episodes reset in the same step (``AutoresetMode.SAME_STEP``): the observation after an end
     is the first of the next episode, the last of the old one is in ``infos["final_obs"]`` and
     its ledger in ``infos["final_info"]``, arrays of shape (num_envs,) with their masks

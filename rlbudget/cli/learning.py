@@ -52,7 +52,7 @@ class Train:
     """Run folder: TensorBoard events, the best weights, run.json."""
     preset: Preset = "free"
     """free: no extra token; turns: a trial answer, charged, at turns of thought ("wait"); probe: at
-    every checkpoint; look: where it asks for one."""
+    every checkpoint."""
     context: Flag = False
     """Add the question to the observation: its length, numbers and clauses."""
     choices: Flag = False
@@ -78,7 +78,7 @@ class Train:
     """exact: computed from the record, at every checkpoint; sampled: plain PPO."""
     members: N = MEMBERS
     """Members of each kind in the cross-fitted ensemble that is trained; 1: a single policy, chosen
-    on the validation questions, as --em-floor, --token-budget and the look preset train anyway."""
+    on the validation questions, as --em-floor and --token-budget train anyway."""
     seed: N = 0
     """Seed of the training."""
     split_seed: N = 0

@@ -228,9 +228,10 @@ class Watching:
         self.price_range, self.preset = policy.price_range, policy.preset
         self.threshold = policy.threshold
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
         """As the policy's."""
-        return self._policy.chances(np.asarray(observations)[:, : self._own], token_price)
+        seen = np.asarray(observations)[:, : self._own]
+        return self._policy.stop_probabilities(seen, token_price)
 
     def __call__(self, observation: Any, *, token_price: float) -> Decision:
         """As the policy does."""

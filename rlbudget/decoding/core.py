@@ -23,9 +23,9 @@ from rlbudget.policy.dial import Dial, Spot, uncovered
 from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, PAID_SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.strategies.compose import Composed
 from rlbudget.strategies.feedback.log import Log
 from rlbudget.strategies.hybrid import RequestFacts
@@ -85,7 +85,7 @@ def refusals(
     found = []
     name = engine.name
     options = engine.options if options is None else options and engine.options
-    aside = {*PROBE_SIGNALS, *TURN_SIGNALS, *PAID_SIGNALS, *LOOK_SIGNALS}
+    aside = {*PROBE_SIGNALS, *TURN_SIGNALS, *PAID_SIGNALS}
     if not engine.forks and needed & aside:
         found.append(
             f"the policy looks at trial answers, which {name} cannot make: train one with"

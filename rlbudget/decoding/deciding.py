@@ -265,9 +265,6 @@ class Decider:
         if wanted:
             signals = signals | (yield from self._paid_for(wanted, trial, entropy))
         decision = controller.at_checkpoint(signals, thinking, probe)
-        if decision.probe:
-            trial = trial or probe_of(core, (yield probe_fork(core)))
-            decision = controller.looked(self._charged(trial))
         if controller.failed is None:
             self.probability = decision.stop_probability
         if not decision.stop:

@@ -57,7 +57,6 @@ def model_card(
         "probe": "It looks at a trial answer at every checkpoint, whose tokens are charged.",
         "turns": 'It looks at a trial answer at every turn of thought (a word like "wait"), whose'
         " tokens are charged.",
-        "look": "It asks for a trial answer, whose tokens are charged, where that is worth it.",
     }[config["preset"]]
     return f"""---
 library_name: rlbudget

@@ -11,6 +11,7 @@ of it. A cascade is one file, served with numpy alone. Nothing is unpickled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,8 @@ class Cascade:
 
         The numbers are those of single calls, bit for bit. Raises ``ValueError`` as those do.
         """
-        return of_three(*self._frozen.chances(observations, token_price))
+        odds = self._frozen.odds(observations, token_price).tolist()
+        return np.array([_of_three(*pair) for pair in odds]).reshape(-1, 3)
 
     def actions(self, observations: Float32s, token_price: npt.ArrayLike) -> Ints:
         """(n, n_features) -> the actions of single calls, (n,)."""
@@ -158,11 +160,12 @@ class CascadeRequest:
         return self._cascade(seen, token_price=self._price)
 
 
-def of_three(stop: Floats, escalate: Floats) -> Floats:
-    """The chance to stop without handing over and that to hand over, (n,) each -> the chances of
-    the three actions, (n, 3)."""  # fmt: skip
-    stays = 1 - escalate
-    return np.stack([stays * (1 - stop), stays * stop, escalate], axis=1)
+def _of_three(stop: float, escalate: float) -> tuple[float, float, float]:
+    """Logits of STOP and ESCALATE less that of CONTINUE -> the chances of the three actions."""
+    rest = max(stop, 0.0) + math.log1p(math.exp(-abs(stop)))
+    hands_over = 0.5 + 0.5 * math.tanh(0.5 * (escalate - rest))
+    stays, stops = 1 - hands_over, 0.5 + 0.5 * math.tanh(0.5 * stop)
+    return stays * (1 - stops), stays * stops, hands_over
 
 
 def choose(chances: Floats, at_end: Bools) -> Ints:

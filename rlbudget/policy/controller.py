@@ -24,10 +24,10 @@ from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import check_price
 from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
-from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
 from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS, TOKEN_SIGNALS, Window
+from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Probe
 
@@ -80,8 +80,7 @@ class Controller:
         if question is None and signals & set(CONTEXT_SIGNALS):
             raise UserError("the policy looks at the question: give it to the controller")
         self._needed = signals - {
-            "thinking_tokens", *PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS,
-            *TASK_SIGNALS,
+            "thinking_tokens", *PROBE_SIGNALS, *TURN_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS,
         }  # fmt: skip
         self.paid = tuple(name for name in PAID_SIGNALS if name in self._needed)
         """what it wants to know at every checkpoint beside the signals that are free"""
@@ -150,7 +149,7 @@ class Controller:
         ``token_markers`` are ``signals.markers`` of the token's text. ``text`` is what the token
         adds to the text: for a policy with signals of the text, which needs no ``token_signals``
         where it has no others. ``probe`` makes a trial
-        answer and is called only at a checkpoint where the policy needs one or asks for one.
+        answer and is called only at a checkpoint where the policy needs one.
         A policy with any of ``PAID_SIGNALS`` fails here: give them to ``at_checkpoint``.
         """
         if self._stride is None:
@@ -168,8 +167,7 @@ class Controller:
             if self._text is not None:
                 signals |= self._text.read()
             answer = probe() if probe is not None and self.needs_probe(signals) else None
-            decision = self._decide(signals, self.thinking_tokens, answer)
-            return self._look(probe()) if decision.probe and probe is not None else decision
+            return self._decide(signals, self.thinking_tokens, answer)
 
         return self._safely(decide)
 
@@ -180,7 +178,6 @@ class Controller:
 
         ``signals`` are those of ``signals.SIGNALS`` or of the traces the policy was trained on;
         one that is left out keeps its last value. ``thinking_tokens`` counts from the start.
-        Where the decision asks for a ``probe``, call ``looked`` with one, or decode on without.
         Raises ``ValueError`` for a checkpoint that does not come after the last one.
         """
         if thinking_tokens <= self.thinking_tokens:
@@ -190,10 +187,6 @@ class Controller:
             )
         self.thinking_tokens = thinking_tokens
         return self._safely(lambda: self._decide(signals, thinking_tokens, probe))
-
-    def looked(self, probe: Probe) -> Decision:
-        """Decide again at the same checkpoint, knowing the trial answer that was asked for."""
-        return self._safely(lambda: self._look(probe))
 
     def _safely(self, act: Callable[[], Decision | None]) -> Decision:
         """What ``act`` decides; to go on after a fault, and where it decides nothing."""
@@ -243,10 +236,6 @@ class Controller:
             thinking_tokens, self._context | given if self._context else given, answer, confidence
         )
         return self._ask(observation)
-
-    def _look(self, probe: Probe) -> Decision:
-        observation = self._observer.look(*self._read(probe))
-        return self._ask(observation)._replace(probe=False)
 
     def _read(self, probe: Probe) -> tuple[int, float]:
         """The trial answer's code and its confidence."""

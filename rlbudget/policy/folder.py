@@ -16,7 +16,7 @@ from rlbudget.files.folders import Get, read_folder, replace_folder
 from rlbudget.policy import network
 from rlbudget.policy.card import model_card
 from rlbudget.policy.network import Decision, FrozenPolicy
-from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset, looks
+from rlbudget.policy.observation import OBSERVATION_VERSION, PRESETS, Preset
 from rlbudget.policy.prices import middle_price
 from rlbudget.policy.seen import Marks, as_text, from_text, together
 
@@ -57,25 +57,16 @@ class Policy:
         ``token_price`` is one number or has shape (n,). The numbers are those of single calls,
         bit for bit. Raises ``ValueError`` as a single call does.
         """
-        return self._frozen.chances(observations, token_price)[0]
+        return self._frozen.stop_probabilities(observations, token_price)
 
-    def alone(self, observation: npt.ArrayLike, token_price: float) -> tuple[float, float]:
-        """``chances`` at one checkpoint, as two numbers: what stands over a policy asks so."""
+    def alone(self, observation: npt.ArrayLike, token_price: float) -> float:
+        """The chance to stop at one checkpoint: what stands over a policy asks so."""
         return self._frozen.alone(observation, token_price)
-
-    def chances(
-        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
-    ) -> tuple[Floats, Floats]:
-        """The chance to stop without a trial answer and the one to ask for it first: (n,) each.
-
-        As ``stop_probabilities``; the second is 0 unless the preset is ``look``.
-        """
-        return self._frozen.chances(observations, token_price)
 
     @property
     def preset(self) -> Preset:
-        """``free``; ``probe`` if it looks at a trial answer at every checkpoint; ``look`` if it
-        asks for one where it finds it worth its tokens."""  # fmt: skip
+        """``free``; ``probe`` if it sees a trial answer at every checkpoint; ``turns`` if it sees
+        one at turns of thought."""  # fmt: skip
         return next((p for p in PRESETS if p == self._frozen.config.get("preset")), "free")
 
     @property
@@ -174,8 +165,8 @@ def make_policy(
     """A policy from a trained actor.
 
     ``tensors``: ``obs_mean``, ``obs_std`` of shape (n_features,), and the weights and biases of
-    a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP (and PROBE in
-    the ``look`` preset), under SB3's names. ``trained`` is what it came from, ``operating_points``
+    a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP,
+    under SB3's names. ``trained`` is what it came from, ``operating_points``
     what efforts mean, JSON-ready both; ``seen`` are the marks of the questions that the network was
     made with. Raises ``UserError`` if the parts do not fit together.
     """
@@ -194,10 +185,7 @@ def make_policy(
     if operating_points:
         config["operating_points"] = {n: dict(point) for n, point in operating_points.items()}
     try:
-        policy = Policy(FrozenPolicy(config, dict(tensors)))
-        if not (config["layers"][-1] == 3) == looks(features) == (preset == "look"):
-            raise ValueError("the look preset, features of looks and three logits go together")
-        return policy
+        return _policy_of(FrozenPolicy(config, dict(tensors)))
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -246,10 +234,18 @@ def policy_in(get: Get) -> Policy:
     raises ``UserError``, without the folder."""  # fmt: skip
     from rlbudget.policy.schema import check_config  # brings msgspec
 
-    policy = Policy(network.policy_of(get, check_config))
+    policy = _policy_of(network.policy_of(get, check_config))
     _ = policy.seen
     _check_range(policy)
     return policy
+
+
+def _policy_of(frozen_policy: FrozenPolicy) -> Policy:
+    """``ValueError`` for a network of other actions than CONTINUE and STOP."""
+    actions = frozen_policy.config["layers"][-1]
+    if actions != 2:
+        raise ValueError(f"a policy has two logits, CONTINUE and STOP, and this has {actions}")
+    return Policy(frozen_policy)
 
 
 def _check_range(policy: Policy) -> None:

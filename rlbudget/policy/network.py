@@ -54,15 +54,12 @@ class Decision(NamedTuple):
 
     stop: bool
     stop_probability: float
-    probe: bool = False
-    """whether it asks for a trial answer first, to decide again knowing it; where none can be
-    made, or one was made here already, the other two fields hold"""
 
 
 class FrozenPolicy:
     """A tanh network from a normalised observation and a token price to a chance to stop.
 
-    With three logits instead of two it may also ask for a trial answer.
+    With three logits instead of two (a cascade) ``odds`` is what to call.
 
     Calls share no changing state between threads. A batch gives the same numbers, bit for bit,
     as its rows one by one, so a replay decides as the live decode does.
@@ -92,8 +89,7 @@ class FrozenPolicy:
         self._upper = (np.float32(clip) * self._std).astype(np.float32)
         self._lower = -self._upper
         *self._hidden, last = weights
-        self._last = (last[1] - last[0]).astype(np.float32)
-        self._look = (last[2] - last[0]).astype(np.float32) if len(last) == 3 else None
+        self._ends = tuple((row - last[0]).astype(np.float32) for row in last[1:])
         low, high = self.price_range
         self._log_low = math.log(low)
         self._log_span = math.log(high) - math.log(low)
@@ -115,11 +111,11 @@ class FrozenPolicy:
         token. Raises ``ValueError`` for what the policy was not trained on: another length or
         kind of number, NaN or infinity, a price out of ``price_range``.
         """
-        probability, look = self.alone(observation, token_price)
-        return Decision(probability > self.threshold, probability, look > 0.5)
+        probability = self.alone(observation, token_price)
+        return Decision(probability > self.threshold, probability)
 
-    def alone(self, observation: npt.ArrayLike, token_price: float) -> tuple[float, float]:
-        """The two ``chances`` at one checkpoint, (n_features,); raises as ``decide`` does."""
+    def alone(self, observation: npt.ArrayLike, token_price: float) -> float:
+        """The chance to stop at one checkpoint, (n_features,); raises as ``decide`` does."""
         if (
             type(observation) is not np.ndarray
             or observation.dtype is not _FLOAT32
@@ -141,20 +137,31 @@ class FrozenPolicy:
         for weight, source, out in steps:
             np.dot(weight, source, out)
             np.tanh(out, out)
-        odds = float(end.dot(self._last))
-        if self._look is None:
-            return 0.5 + 0.5 * math.tanh(0.5 * odds), 0.0
-        return _of_three(odds, float(end.dot(self._look)))
+        return 0.5 + 0.5 * math.tanh(0.5 * float(end.dot(self._ends[0])))
 
-    def chances(
-        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
-    ) -> tuple[Floats, Floats]:
-        """The chances to stop and to ask for a trial answer first: float64, (n,) each.
+    def stop_probabilities(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
+        """The chances to stop: float64, (n,).
 
         ``observations`` has shape (n, n_features), float32; ``token_price`` is one number or
-        has shape (n,). The chance to stop is that of a decode which does not ask; the one to ask
-        is 0 for a policy of two logits. Raises ``ValueError`` as ``decide`` does, naming the row.
+        has shape (n,). Raises ``ValueError`` as ``decide`` does, naming the row.
         """
+        rows, prices = self._rows(observations, token_price)
+        if len(rows) == 1:  # what stands over a policy asks live like this
+            return np.array([self.alone(rows[0], prices.item())])
+        odds = self._odds(rows, prices)[:, 0].tolist()
+        return np.array([0.5 + 0.5 * math.tanh(0.5 * one) for one in odds], dtype=np.float64)
+
+    def odds(self, observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
+        """Each action's logit less that of CONTINUE, STOP first: float64, (n, actions - 1).
+
+        Arguments and errors are those of ``stop_probabilities``.
+        """
+        return self._odds(*self._rows(observations, token_price))
+
+    def _rows(
+        self, observations: npt.ArrayLike, token_price: npt.ArrayLike
+    ) -> tuple[Float32s, npt.NDArray[Any]]:
+        """The observations, (n, n_features), and their prices, () or (n,), checked."""
         rows = np.asarray(observations)
         rows = self._accept(rows, (len(rows) if rows.ndim else 0, *self._shape))
         if not np.isfinite(rows).all():
@@ -162,18 +169,18 @@ class FrozenPolicy:
         prices = np.asarray(token_price)
         if prices.ndim and prices.shape != (len(rows),):
             raise ValueError(f"token_price: shape {prices.shape}, not () or ({len(rows)},)")
-        if len(rows) == 1 and self._look is None:  # what stands over a policy asks live like this
-            return np.array([self.alone(rows[0], prices.item())[0]]), np.zeros(1)
+        return rows, prices
+
+    def _odds(self, rows: Float32s, prices: npt.NDArray[Any]) -> Floats:
         feature = np.array([self._price_feature(price) for price in np.atleast_1d(prices).tolist()])
         feature = np.broadcast_to(feature, (len(rows),))
-        parts = [
-            self._chunk(rows[start : start + _ROWS], feature[start : start + _ROWS])
-            for start in range(0, len(rows), _ROWS)
-        ]
-        both = np.array([pair for part in parts for pair in part], dtype=np.float64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
+        out: Floats = np.empty((len(rows), len(self._ends)))
+        for start in range(0, len(rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            out[part] = self._chunk(rows[part], feature[part])
+        return out
 
-    def _chunk(self, rows: Float32s, price_feature: Floats) -> list[tuple[float, float]]:
+    def _chunk(self, rows: Float32s, price_feature: Floats) -> Float32s:
         x = np.ones((len(rows), len(self.features) + 2), dtype=np.float32)
         seen = np.maximum(rows - self._mean, self._lower)
         x[:, :-2] = np.minimum(seen, self._upper) / self._std
@@ -184,11 +191,8 @@ class FrozenPolicy:
             out = np.ones((len(rows), len(weight) + 1), dtype=np.float32)
             out[:, :-1] = np.tanh(np.matmul(weight, x[:, :, None])[:, :, 0])
             x = out
-        odds = np.matmul(x[:, None, :], self._last[:, None])[:, 0, 0].tolist()
-        if self._look is None:
-            return [(0.5 + 0.5 * math.tanh(0.5 * logit), 0.0) for logit in odds]
-        looks = np.matmul(x[:, None, :], self._look[:, None])[:, 0, 0].tolist()
-        return [_of_three(*pair) for pair in zip(odds, looks, strict=True)]
+        ends = [np.matmul(x[:, None, :], end[:, None])[:, 0, 0] for end in self._ends]
+        return np.stack(ends, axis=1)
 
     def _buffers(self) -> tuple[Any, ...]:
         """One thread's working memory; the ones that stay at the ends multiply the biases."""
@@ -237,13 +241,6 @@ class FrozenPolicy:
         where = f" in row {row[0]}" if row else ""
         value = observation[(*row, column)]
         raise ValueError(f"observation: {self.features[column]} is {value}{where}, not finite")
-
-
-def _of_three(stop: float, look: float) -> tuple[float, float]:
-    """Logits of STOP and PROBE less that of CONTINUE -> the chance to stop if it does not look,
-    and that to look."""  # fmt: skip
-    rest = max(stop, 0.0) + math.log1p(math.exp(-abs(stop)))
-    return 0.5 + 0.5 * math.tanh(0.5 * stop), 0.5 + 0.5 * math.tanh(0.5 * (look - rest))
 
 
 def layer_names(tensors: Mapping[str, Float32s]) -> list[str]:
@@ -439,5 +436,5 @@ def decide(observation: npt.ArrayLike, token_price: float) -> Decision:
 
 
 def stop_probabilities(observations: npt.ArrayLike, token_price: npt.ArrayLike) -> Floats:
-    """Many chances to stop, (n,): the first of ``FrozenPolicy.chances``."""
-    return here().chances(observations, token_price)[0]
+    """Many chances to stop, (n,): see ``FrozenPolicy.stop_probabilities``."""
+    return here().stop_probabilities(observations, token_price)

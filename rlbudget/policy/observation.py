@@ -19,9 +19,8 @@ Besides the recorded signals there are ``thinking_tokens``, the question's own n
 (``rlbudget.signals.questions``) where a policy asks for them and, in the ``probe`` preset,
 four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
 ``probe_distinct`` (different answers so far), ``probe_share`` (share of the trial answers so
-far that equal this one). In the ``turns`` preset there are trial answers at turns of thought alone,
-in the ``look`` preset the policy asks for trial answers itself;
-``rlbudget.signals.looks`` lists what it remembers of them. Policies of ``probe`` and ``turns`` may
+far that equal this one). In the ``turns`` preset there are trial answers at turns of thought alone;
+``rlbudget.signals.turns`` lists what is remembered of them. Policies of ``probe`` and ``turns`` may
 see ``signals.tokens.PAID_SIGNALS`` as well, where there are trial answers.
 
 A signal that is missing at a checkpoint keeps its last value, 0 before its first; an entropy that
@@ -41,16 +40,16 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
-from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, TURNS, LookMemory, turned
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS, PAID_SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS, TURNS, TrialMemory, turned
 
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
 
-Preset = Literal["free", "probe", "turns", "look"]
-PRESETS: tuple[Preset, ...] = ("free", "probe", "turns", "look")
+Preset = Literal["free", "probe", "turns"]
+PRESETS: tuple[Preset, ...] = ("free", "probe", "turns")
 
 OBSERVATION_VERSION = 1
 EMA_WEIGHT = 0.3
@@ -106,8 +105,8 @@ def feature_names(
     """The features of a preset for traces that hold these signals.
 
     ``free`` needs no token beyond the decode's own; ``probe`` adds a trial answer at every
-    checkpoint, ``turns`` those at turns of thought, ``look`` those that the policy asks for. Their
-    tokens are charged. ``context`` adds what is known of the question (``signals.questions``),
+    checkpoint, ``turns`` those at turns of thought. Their tokens are charged.
+    ``context`` adds what is known of the question (``signals.questions``),
     ``tasks`` the request's task. To ``probe`` and ``turns`` ``choices`` adds the entropy of the
     choice among a question's answer options, ``exits`` the other ``PAID_SIGNALS`` that there are.
     Signals of the text are features where there are no others: they are less than those of
@@ -134,8 +133,6 @@ def feature_names(
             f"{signal}.{transform}" if transform else signal
             for transform in _TRANSFORMS_OF.get(signal, _OTHER)
         ]
-    if preset == "look":
-        names += LOOK_SIGNALS
     return tuple(names)
 
 
@@ -223,18 +220,15 @@ class Observer:
         self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
         self.at_turns = any(f in TURN_SIGNALS for f in self.features)
         """whether trial answers come at turns of thought alone"""
-        self.may_look = looks(self.features)
-        self._probed, self._memory = LookMemory(n), LookMemory(n)
-        own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
-        if self.may_look:
-            self._last = np.zeros((n, len(self.features)), dtype=np.float32)
-            self._tokens = np.zeros(n)
-        self._signals = tuple(dict.fromkeys(f.partition(".")[0] for f in own))
+        self._trials = TrialMemory(n)
+        signals = [f.partition(".")[0] for f in self.features]
+        self._signals = tuple(dict.fromkeys(signals))
+        place = {signal: number for number, signal in enumerate(self._signals)}
         self._held = np.tile([BEFORE_FIRST.get(s, 0.0) for s in self._signals], (n, 1))
         self._seen = np.zeros((n, 1))
         # Columns of one transform are made together: a single decode pays for calls, not numbers.
         by_name: dict[str, list[int]] = {}
-        for column, feature in enumerate(own):
+        for column, feature in enumerate(self.features):
             name = feature.partition(".")[2]
             if name not in TRANSFORMS:
                 raise ValueError(
@@ -244,7 +238,7 @@ class Observer:
         self._groups = [
             _Group(
                 TRANSFORMS[name],
-                np.array([self._signals.index(own[c].partition(".")[0]) for c in columns]),
+                np.array([place[signals[c]] for c in columns]),
                 np.array(columns),
                 np.zeros((n, len(columns))),
             )
@@ -275,23 +269,23 @@ class Observer:
         if self.uses_probe:
             if probe_answer is None or probe_confidence is None:
                 raise ValueError("these features need a trial answer at every checkpoint")
-            self._probed.look(rows, probe_answer, probe_confidence, tokens)
-            shared = (probe_confidence, *self._probed.agreement(rows))
+            self._trials.add(rows, probe_answer, probe_confidence, tokens)
+            shared = (probe_confidence, *self._trials.agreement(rows))
             values |= {
                 name: np.asarray(column, dtype=np.float64)
                 for name, column in zip(PROBE_SIGNALS, shared, strict=True)
             }
         if self.at_turns:
-            self._probed.here[rows] = False
+            self._trials.here[rows] = False
             here = np.broadcast_to(turned(values, self._signals), len(rows))
             if here.any():
                 if probe_answer is None or probe_confidence is None:
                     raise ValueError("these features need a trial answer at a turn of thought")
                 answers, sure = np.asarray(probe_answer), np.asarray(probe_confidence)
-                self._probed.look(rows[here], answers[here], sure[here], tokens[here])
+                self._trials.add(rows[here], answers[here], sure[here], tokens[here])
             for name in {*PAID_SIGNALS} & set(values):
                 values[name] = np.where(here, values[name], np.nan)
-            seen = self._probed.features(rows, tokens).astype(np.float64)
+            seen = self._trials.features(rows, tokens).astype(np.float64)
             values |= dict(zip(TURN_SIGNALS, seen.T, strict=True))
         values["thinking_tokens"] = tokens
         self._seen[rows] += 1
@@ -307,54 +301,22 @@ class Observer:
             shown, kept = group.transform(held[:, group.signals], group.memory[rows], now)
             out[:, group.columns] = shown
             group.memory[rows] = kept
-        if self.may_look:
-            self._memory.here[rows] = False
-            out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
-            self._last[rows], self._tokens[rows] = out, tokens
         return out
-
-    def look(self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike) -> Float32s:
-        """Take the trial answers that the decodes ``rows`` asked for at their present checkpoint.
-
-        Returns their observations after it, as ``update`` does.
-        """
-        if not self.may_look:
-            raise ValueError("these features remember no looks")
-        out, tokens = self._last[rows], self._tokens[rows]
-        self._memory.look(rows, answer, confidence, tokens)
-        out[:, -len(LOOK_SIGNALS) :] = self._memory.features(rows, tokens)
-        return out
-
-
-def _asks(observer: Observer) -> bool:
-    return observer.uses_probe or observer.at_turns or observer.may_look
 
 
 def preset_of(features: Iterable[str]) -> Preset:
     """The preset of these features."""
     signals = {name.partition(".")[0] for name in features}
-    kinds: dict[Preset, tuple[str, ...]] = {
-        "look": LOOK_SIGNALS, "turns": TURN_SIGNALS, "probe": PROBE_SIGNALS
-    }  # fmt: skip
+    kinds: dict[Preset, tuple[str, ...]] = {"turns": TURN_SIGNALS, "probe": PROBE_SIGNALS}
     return next((preset for preset, own in kinds.items() if signals & set(own)), "free")
 
 
-def looks(features: Sequence[str]) -> bool:
-    """Whether these are features of the ``look`` preset; ``ValueError`` for a part of them."""
-    own = [f for f in features if f in LOOK_SIGNALS]
-    if own and tuple(features[-len(LOOK_SIGNALS) :]) != LOOK_SIGNALS:
-        raise ValueError(f"features of looks come all together and last: {', '.join(LOOK_SIGNALS)}")
-    return bool(own)
-
-
-def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = None) -> Float32s:
+def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
     """The observation at every checkpoint of a table: float32, shape (m, n_features).
 
-    ``looked`` (m,) says at which checkpoints a decode has asked for a trial answer, by default
-    nowhere; only the ``look`` preset needs it. Raises ``UserError`` for features that the traces
-    cannot give.
+    Raises ``UserError`` for features that the traces cannot give.
     """
-    known = {*table.signals, *PROBE_SIGNALS, *TURN_SIGNALS, *LOOK_SIGNALS, "thinking_tokens"}
+    known = {*table.signals, *PROBE_SIGNALS, *TURN_SIGNALS, "thinking_tokens"}
     missing = sorted({f.partition(".")[0] for f in features} - known)
     if missing:
         raise UserError(
@@ -362,7 +324,7 @@ def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = N
             f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
         )
     observer = Observer(features, len(table))
-    if _asks(observer) and not table.has_probes:
+    if (observer.uses_probe or observer.at_turns) and not table.has_probes:
         raise UserError("the observation needs a trial answer at every checkpoint; these traces"
                         " hold none: record with probes or use a free policy")  # fmt: skip
     used = {f.partition(".")[0] for f in features} & set(table.signals)
@@ -375,7 +337,4 @@ def observe(table: TraceTable, features: Sequence[str], looked: Bools | None = N
             table.probe_answer[flat],
             table.probe_confidence[flat],
         )
-        if looked is not None and observer.may_look and looked[flat].any():
-            rows, flat = rows[looked[flat]], flat[looked[flat]]
-            out[flat] = observer.look(rows, table.probe_answer[flat], table.probe_confidence[flat])
     return out

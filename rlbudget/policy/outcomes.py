@@ -17,8 +17,8 @@ import numpy as np
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.prices import price_grid
-from rlbudget.signals.looks import turned
 from rlbudget.signals.tokens import CHOICE
+from rlbudget.signals.turns import turned
 from rlbudget.traces.table import TraceTable
 
 Choice = Ints | Floats
@@ -33,7 +33,7 @@ OPERATING_POINTS = 49
 
 
 def charged_by(preset: str, table: TraceTable, features: Sequence[str]) -> Probing:
-    """What a policy of a preset pays at each checkpoint that asks for no trial answer itself:
+    """What a policy of a preset pays at each checkpoint:
     trial answers, and whatever else its ``features`` see that costs tokens."""
     paid = paid_tokens(table, features)
     if preset not in ("probe", "turns"):

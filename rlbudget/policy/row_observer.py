@@ -12,11 +12,10 @@ from rlbudget.policy.observation import (
     EMA_WEIGHT,
     PROBE_SIGNALS,
     TRANSFORMS,
-    looks,
     odds_of,
 )
-from rlbudget.signals.looks import LOOK_SIGNALS, TURN_SIGNALS, LookMemory, turned
 from rlbudget.signals.tokens import PAID_SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS, TrialMemory, turned
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -29,25 +28,20 @@ class RowObserver:
 
     def __init__(self, features: Sequence[str]) -> None:
         self.features = tuple(features)
-        self.may_look = looks(self.features)
-        """whether these are features of the ``look`` preset"""
-        own = self.features[: -len(LOOK_SIGNALS)] if self.may_look else self.features
-        split = [feature.partition(".") for feature in own]
+        split = [feature.partition(".") for feature in self.features]
         self.uses_probe = any(signal in PROBE_SIGNALS for signal, _, _ in split)
         """whether every checkpoint needs a trial answer"""
         self.at_turns = any(signal in TURN_SIGNALS for signal, _, _ in split)
         """whether trial answers come at turns of thought alone"""
-        self._probed, self._memory = LookMemory(1), LookMemory(1)
-        self._last = np.zeros(len(self.features), dtype=np.float32)
-        self._tokens = 0.0
+        self._trials = TrialMemory(1)
         self._held = {signal: BEFORE_FIRST.get(signal, 0.0) for signal, _, _ in split}
         self._seen = 0
-        self._kept = [0.0] * len(own)
+        self._kept = [0.0] * len(self.features)
         self._values = [0.0] * len(self.features)
         self._columns: dict[str, list[tuple[int, str]]] = {name: [] for name in TRANSFORMS}
         for column, (signal, _, name) in enumerate(split):
             if name not in TRANSFORMS:
-                raise ValueError(f"feature {own[column]!r}: no transform {name!r};"
+                raise ValueError(f"feature {self.features[column]!r}: no transform {name!r};"
                                  f" one of {sorted(TRANSFORMS)}")  # fmt: skip
             self._columns[name].append((column, signal))
         logs = [*self._columns["log"], *self._columns["age"]]
@@ -84,26 +78,13 @@ class RowObserver:
             out[self._logs] = np.log1p([self._values[column] for column in self._logs])
         if self._odds:
             out[self._odds] = odds_of(np.array([self._values[column] for column in self._odds]))
-        if self.may_look:
-            self._memory.here[_ROW] = False
-            out[-len(LOOK_SIGNALS) :] = self._memory.features(_ROW, tokens)[0]
-            self._last, self._tokens = out, tokens
-        return out
-
-    def look(self, answer: int, confidence: float) -> Float32s:
-        """Take a trial answer that was asked for at the present checkpoint; as ``update``."""
-        if not self.may_look:
-            raise ValueError("these features remember no looks")
-        self._memory.look(_ROW, [answer], [confidence], self._tokens)
-        out = self._last.copy()
-        out[-len(LOOK_SIGNALS) :] = self._memory.features(_ROW, self._tokens)[0]
         return out
 
     def _probe(self, tokens: float, answer: int | None, confidence: float | None) -> None:
         if answer is None or confidence is None:
             raise ValueError("these features need a trial answer at every checkpoint")
-        self._probed.look(_ROW, [answer], [confidence], [tokens])
-        shared = [confidence, *(float(one[0]) for one in self._probed.agreement(_ROW))]
+        self._trials.add(_ROW, [answer], [confidence], [tokens])
+        shared = [confidence, *(float(one[0]) for one in self._trials.agreement(_ROW))]
         for name, value in zip(PROBE_SIGNALS, shared, strict=True):
             if name in self._held:
                 self._held[name] = value
@@ -111,12 +92,12 @@ class RowObserver:
     def _turn(
         self, tokens: float, here: bool, answer: int | None, confidence: float | None
     ) -> None:
-        self._probed.here[_ROW] = False
+        self._trials.here[_ROW] = False
         if here:
             if answer is None or confidence is None:
                 raise ValueError("these features need a trial answer at a turn of thought")
-            self._probed.look(_ROW, [answer], [confidence], [tokens])
-        shown = self._probed.features(_ROW, tokens)[0].tolist()
+            self._trials.add(_ROW, [answer], [confidence], [tokens])
+        shown = self._trials.features(_ROW, tokens)[0].tolist()
         for name, value in zip(TURN_SIGNALS, shown, strict=True):
             if name in self._held:
                 self._held[name] = value

@@ -156,7 +156,7 @@ class PolicyConfig(Network, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     format: str
     version: int
-    preset: Literal["free", "probe", "turns", "look"]
+    preset: Literal["free", "probe", "turns"]
     calibration: Certificate | None
     operating_points: dict[Effort, Point] | None = None
     seen: str | None = None

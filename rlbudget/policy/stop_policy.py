@@ -21,7 +21,7 @@ class StopPolicy(Protocol):
 
     @property
     def preset(self) -> str:
-        """``free``, ``probe`` or ``look``: which trial answers it sees."""
+        """``free``, ``probe`` or ``turns``: which trial answers it sees."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -38,8 +38,8 @@ class StopPolicy(Protocol):
     def __call__(self, observation: Any, *, token_price: float) -> Decision:
         """Decide at one checkpoint: (n_features,) float32."""
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
+        """(n, n_features) -> the chance to stop, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,6 @@ class Full:
         """Go on."""
         return Decision(stop=False, stop_probability=0.0)
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
         """Zeros."""
-        return np.zeros(len(observations)), np.zeros(len(observations))
+        return np.zeros(len(observations))

@@ -116,9 +116,9 @@ class Served:
         self._seen = observation
         return self._policy(observation, token_price=token_price)
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
         """Those of the policy."""
-        return self._policy.chances(observations, token_price)
+        return self._policy.stop_probabilities(observations, token_price)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,21 +60,21 @@ class Ensemble:
     """times the token price, for each member, within the member's own prices"""
     combine: Combine | Blend
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop or share of votes for it, (n,), and zeros."""
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
+        """(n, n_features) -> chance to stop or share of votes for it, (n,)."""
         each = self.of_members(observations, token_price)
         if isinstance(self.combine, Blend):
-            together = self.combine.chance(each, token_price)
-        elif self.combine == "vote":
+            return self.combine.chance(each, token_price)
+        if self.combine == "vote":
             says = [chance > m.threshold for chance, m in zip(each, self.members, strict=True)]
-            together = np.mean(says, axis=0, dtype=np.float64)
-        else:
-            together = np.mean(each, axis=0, dtype=np.float64)
-        return together, np.zeros(len(together))
+            share: Floats = np.mean(says, axis=0, dtype=np.float64)
+            return share
+        mean: Floats = np.mean(each, axis=0, dtype=np.float64)
+        return mean
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
-        """``chances`` at one checkpoint, (n_features,)."""
-        return self.chances(observation[None], token_price)[0].item(), 0.0
+    def alone(self, observation: Any, token_price: float) -> float:
+        """``stop_probabilities`` at one checkpoint, (n_features,)."""
+        return float(self.stop_probabilities(observation[None], token_price)[0])
 
     def asks(self, token_price: float) -> list[tuple[Policy, float]]:
         """Each member and its price."""
@@ -85,7 +85,10 @@ class Ensemble:
 
     def of_members(self, observations: Any, token_price: float) -> list[Floats]:
         """(n, n_features) -> each member's chance to stop, (n,)."""
-        return [member.chances(observations, price)[0] for member, price in self.asks(token_price)]
+        return [
+            member.stop_probabilities(observations, price)
+            for member, price in self.asks(token_price)
+        ]
 
 
 def ensemble(
@@ -97,15 +100,13 @@ def ensemble(
     """Combine policies; ``price_factors`` (one a member, all 1 if left out) scale the price.
 
     ``combine`` is ``mean``, ``vote`` or a fitted ``Blend`` of as many members. Raises ``UserError``
-    for members that do not fit together, ``look`` policies and bad factors.
+    for members that do not fit together and bad factors.
     """
     if not members:
         raise UserError("an ensemble needs at least one policy")
     first = members[0]
     if any(member.features != first.features for member in members):
         raise UserError("the members of an ensemble must share one observation")
-    if first.preset == "look":
-        raise UserError("policies of the look preset cannot be combined: each asks for its own")
     if isinstance(combine, Blend) and len(combine.weights) != len(members):
         raise UserError(f"the blend is of {len(combine.weights)} members, not {len(members)}")
     factors = (1.0,) * len(members) if price_factors is None else tuple(price_factors)

@@ -86,15 +86,13 @@ def fit_guard(
     that the policy was trained with, or of split seed 0 where it has seen none of these questions;
     held-out questions that it or an ancestor has seen are left out.
     Writes ``out`` (.safetensors) and the reliability diagram beside it (.svg). Raises
-    ``UserError`` as ``fit_impact`` does, for a ``max_risk`` out of [0, 1], for a name of another
-    kind and for policies of the look preset, whose observation depends on what they asked for.
+    ``UserError`` as ``fit_impact`` does, for a ``max_risk`` out of [0, 1] and for a name of another
+    kind.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"the impact model is a .safetensors file, not {out.name}")
     check_risk(max_risk)
     policy = load_policy(policy_folder)
-    if policy.preset == "look":
-        raise UserError("the guard is for policies of the free and probe presets")
     table = load_sample(traces, context=True).table
     unseen = split_unseen(table, traces, {policy_folder.name: fitted_to(policy)})
     split = unseen.split

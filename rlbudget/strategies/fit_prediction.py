@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from rlbudget.arrays import Floats
-from rlbudget.errors import UserError
 from rlbudget.evaluate.reliability import Reliability, reliability
 from rlbudget.evaluate.unseen import fitted_to, split_unseen
 from rlbudget.policy.folder import load_policy
@@ -41,11 +40,9 @@ class FittedPrediction:
 def fit_prediction(
     policy_folder: Path, traces: Path, out: Path, *, seed: int = 0
 ) -> FittedPrediction:
-    """Fit, measure, save. Raises ``UserError`` for a policy that asks for trial answers itself, for
-    traces whose exits are all right or all wrong, and as ``fit_doubt`` does."""  # fmt: skip
+    """Fit, measure, save. Raises ``UserError`` for traces whose exits are all right or all
+    wrong, and as ``fit_doubt`` does."""  # fmt: skip
     policy = load_policy(policy_folder)
-    if policy.preset == "look":
-        raise UserError("a prediction is for policies of the free and probe presets")
     table = load_sample(traces, context=True).table
     unseen = split_unseen(table, traces, {policy_folder.name: fitted_to(policy)})
     split = unseen.split

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Floats, Ints
-from rlbudget.errors import UserError
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import charged_by
 from rlbudget.policy.prices import nearest_price
@@ -155,8 +154,8 @@ class Ruling:
     tokens_at: int
     """place of ``thinking_tokens`` in the observation"""
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each.
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
+        """(n, n_features) -> the chance to stop, (n,).
 
         The policy is asked only where no rule decides, at the nearest price it knows.
         """
@@ -169,11 +168,11 @@ class Ruling:
         price = self.price(token_price)
         asked = ~(kept | stopped)
         if asked.all():
-            return self.policy.chances(seen, price)
-        chance, probe = np.where(kept, 0.0, 1.0), np.zeros(len(seen))
+            return self.policy.stop_probabilities(seen, price)
+        chance: Floats = np.where(kept, 0.0, 1.0)
         if asked.any():
-            chance[asked], probe[asked] = self.policy.chances(seen[asked], price)
-        return chance, probe
+            chance[asked] = self.policy.stop_probabilities(seen[asked], price)
+        return chance
 
     def price(self, token_price: float) -> float:
         """At which the policy is asked: the nearest that it knows to the price times the factor."""
@@ -183,14 +182,14 @@ class Ruling:
         """The policy and its price; nothing where it is never asked."""
         return [] if self.full else [(self.policy, self.price(token_price))]
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
-        """``chances`` at one checkpoint, (n_features,)."""
+    def alone(self, observation: Any, token_price: float) -> float:
+        """``stop_probabilities`` at one checkpoint, (n_features,)."""
         tokens = observation[self.tokens_at]
         if self.full or tokens < self.least:
-            return 0.0, 0.0
+            return 0.0
         stops = None if self.live is None else self.live.first(observation)
         if stops is not None or tokens >= self.most:
-            return (0.0 if stops is False else 1.0), 0.0
+            return 0.0 if stops is False else 1.0
         price = self.price(token_price)
         return self.policy.alone(observation, price)
 
@@ -264,8 +263,6 @@ class HybridRules:
         for key, members in groups.items():
             ruling = self.ruling([self.rules[i] for i in key])
             ruled = steered(ruling.policy, ruling)
-            if ruled.preset == "look":
-                raise UserError("rules over a policy of the look preset cannot be replayed")
             index = np.asarray(members, dtype=np.int64)
             part = table.take(index)
             done = replay(ruled, part, token_price, observe(part, ruled.features))

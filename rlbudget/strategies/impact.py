@@ -82,19 +82,19 @@ class Guard:
     impact: ImpactModel
     max_risk: float
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
         """As the policy's; no chance to stop where the risk is too high."""
-        stop, probe = self.policy.chances(observations, token_price)
-        return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0), probe
+        stop = self.policy.stop_probabilities(observations, token_price)
+        return np.where(self.impact.risk(observations) <= self.max_risk, stop, 0.0)
 
     def asks(self, token_price: float) -> list[tuple[AnyPolicy, float]]:
         """The policy, at the same price."""
         return [(self.policy, token_price)]
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
-        """``chances`` at one checkpoint, (n_features,)."""
-        stop, probe = self.policy.alone(observation, token_price)
-        return (stop if self.impact.alone(observation) <= self.max_risk else 0.0), probe
+    def alone(self, observation: Any, token_price: float) -> float:
+        """``stop_probabilities`` at one checkpoint, (n_features,)."""
+        stop = self.policy.alone(observation, token_price)
+        return stop if self.impact.alone(observation) <= self.max_risk else 0.0
 
 
 def guarded(policy: AnyPolicy, impact: ImpactModel, *, max_risk: float) -> SteeredPolicy:

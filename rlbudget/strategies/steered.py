@@ -17,10 +17,10 @@ from rlbudget.policy.network import Decision
 class Steering(Protocol):
     """What a strategy says instead of the policy."""
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
+        """(n, n_features) -> the chance to stop, (n,)."""
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+    def alone(self, observation: Any, token_price: float) -> float:
         """The same at one checkpoint, (n_features,), without arrays of one."""
 
     def asks(self, token_price: float) -> Sequence[tuple[AnyPolicy, float]]:
@@ -58,18 +58,18 @@ class SteeredPolicy:
         """Which policies are asked at this price, and at what prices."""
         return self.steering.asks(token_price)
 
-    def chances(self, observations: Any, token_price: float) -> tuple[Floats, Floats]:
-        """(n, n_features) -> chance to stop, chance to ask for a trial answer first: (n,) each."""
-        return self.steering.chances(observations, token_price)
+    def stop_probabilities(self, observations: Any, token_price: float) -> Floats:
+        """(n, n_features) -> the chance to stop, (n,)."""
+        return self.steering.stop_probabilities(observations, token_price)
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
-        """``chances`` at one checkpoint, (n_features,)."""
+    def alone(self, observation: Any, token_price: float) -> float:
+        """``stop_probabilities`` at one checkpoint, (n_features,)."""
         return self.steering.alone(observation, token_price)
 
     def __call__(self, observation: npt.ArrayLike, *, token_price: float) -> Decision:
         """Decide at one checkpoint."""
-        stop, probe = self.steering.alone(np.asarray(observation), token_price)
-        return Decision(stop > self.threshold, stop, probe > 0.5)
+        stop = self.steering.alone(np.asarray(observation), token_price)
+        return Decision(stop > self.threshold, stop)
 
 
 AnyPolicy: TypeAlias = Policy | SteeredPolicy

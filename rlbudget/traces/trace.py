@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.tasks.task import LONGEST_ID, LONGEST_QUESTION
 
 RESERVED_SIGNALS = frozenset(
     {"thinking_tokens", "probe_confidence", "probe_streak", "probe_distinct", "probe_share"}
-    | set(LOOK_SIGNALS)
+    | set(TURN_SIGNALS)
     | set(CONTEXT_SIGNALS)
     | set(TASK_SIGNALS)
 )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.policy import outcomes
 from rlbudget.traces.table import TraceTable
@@ -61,7 +61,7 @@ def _finds(table: TraceTable, optimum: Callable[[TraceTable, float], Any], seed:
     inputs = columns.inputs.copy()
     for price in config.price_range(table):
         inputs[:, -1] = columns.normaliser.price(price)
-        stops = outcomes.first_stop(table, actor_chances(actor, inputs)[0] > 0.5)
+        stops = outcomes.first_stop(table, actor_stop_chances(actor, inputs) > 0.5)
         if not np.array_equal(stops, optimum(table, price)):
             return False
     return True

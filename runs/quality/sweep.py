@@ -22,7 +22,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 
-from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.config import QUESTIONS_FOR_MOST, PPOConfig
 from rlbudget.agents.ppo import train, training_columns
 from rlbudget.agents.validation import Validation
@@ -160,7 +160,7 @@ def score(split: Split, config: PPOConfig) -> float:
     columns = training_columns(split.train, config)
     assert columns.normaliser is not None
     judge = Validation(split.train, split.held_out, columns.features, columns.normaliser)
-    return judge.measure(lambda inputs: actor_chances(actor, inputs)).selection
+    return judge.measure(lambda inputs: actor_stop_chances(actor, inputs)).selection
 
 
 def compare(

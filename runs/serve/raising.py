@@ -32,7 +32,7 @@ class Raises:
             raise ZeroDivisionError("a fault of the policy")
         return Decision(False, 0.25)
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
         """The same of many."""
         raise ZeroDivisionError("a fault of the policy")
 

@@ -78,9 +78,8 @@ class StopsAt:
     def __call__(self, observation: Any, *, token_price: float) -> Decision:
         return Decision(float(observation[1]) >= self.tokens, 0.75)
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
-        stops: Floats = np.where(np.asarray(observations)[:, 1] >= self.tokens, 0.75, 0.0)
-        return stops, np.zeros_like(stops)
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
+        return np.where(np.asarray(observations)[:, 1] >= self.tokens, 0.75, 0.0)
 
 
 def request(name: str, tokens: int = 512) -> LoggedRequest:

@@ -65,7 +65,7 @@ def served(table: TraceTable, families: Strs, policy: Policy, model: ImpactModel
         if price is None:
             stops: Ints = np.full(len(table), NATURAL_END, dtype=np.int64)
         else:
-            chance = policy.chances(observations, float(price))[0]
+            chance = policy.stop_probabilities(observations, float(price))
             stops = first_stop(table, chance > policy.threshold)
         found = outcome(table, stops)
         stopped = stops != NATURAL_END

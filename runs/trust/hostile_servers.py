@@ -62,9 +62,8 @@ class Scripted:
         self.seen += [float(value) for value in observation[1:]]
         return Decision(stop=bool(observation[0] >= 8), stop_probability=0.5)
 
-    def chances(self, observations: Any, token_price: Any) -> tuple[Floats, Floats]:
-        stop = np.where(np.asarray(observations)[:, 0] >= 8, 1.0, 0.0)
-        return stop, np.zeros(len(stop))
+    def stop_probabilities(self, observations: Any, token_price: Any) -> Floats:
+        return np.where(np.asarray(observations)[:, 0] >= 8, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

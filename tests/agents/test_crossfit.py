@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from synthetic import make_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.clone import as_paid, best_of, imitate, named, try_rules
 from rlbudget.agents.config import PPOConfig, ensemble_of
 from rlbudget.agents.crossfit import RULE_PRICES, train_crossfit
@@ -66,8 +66,8 @@ def test_the_merged_network_says_the_mean_of_its_members(hidden: tuple[int, ...]
         actors.weights[-1].mul_(100)
     each = [actors.actor(member) for member in range(3)]
     inputs = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    odds = [np.log(c / (1 - c)) for c in (actor_chances(one, inputs)[0] for one in each)]
-    both = actor_chances(merged(each), inputs)[0]
+    odds = [np.log(c / (1 - c)) for c in (actor_stop_chances(one, inputs) for one in each)]
+    both = actor_stop_chances(merged(each), inputs)
     assert np.std(odds, axis=0).max() > 0.1
     assert np.abs(np.log(both / (1 - both)) - np.mean(odds, axis=0)).max() < 1e-4
 
@@ -108,7 +108,8 @@ def test_a_clone_stops_where_the_best_rule_of_its_price_does() -> None:
     agree = []
     for price in np.geomspace(low, high, 5):
         columns.inputs[:, -1] = columns.scaling.price(price)
-        stops = outcomes.first_stop(table, actor_chances(actors.actor(0), columns.inputs)[0] > 0.5)
+        chance = actor_stop_chances(actors.actor(0), columns.inputs)
+        stops = outcomes.first_stop(table, chance > 0.5)
         rule = best_of(as_paid(table, tried, "free"), price)
         agree.append(
             float(outcomes.utility(outcomes.outcome(table, stops), price).mean())
@@ -246,7 +247,7 @@ def test_a_doubt_lowers_the_logit_at_its_prices_alone(hidden: tuple[int, ...]) -
     for place, doubt in zip([-1.0, *places, 1.0], (doubts[0], *doubts, 0.0), strict=True):
         inputs[:, -1] = place
         plain, less = (
-            actor_chances(one, inputs)[0] for one in (actor, doubtful(actor, doubts, places))
+            actor_stop_chances(one, inputs) for one in (actor, doubtful(actor, doubts, places))
         )
         assert np.allclose(
             np.log(less / (1 - less)), np.log(plain / (1 - plain)) - doubt, atol=0.02
@@ -322,7 +323,6 @@ def test_a_single_question_cannot_be_left_out(tmp_path: Path) -> None:
 
 
 def test_what_trains_a_single_policy_is_no_ensemble() -> None:
-    assert ensemble_of(PPOConfig(preset="look"), 60).members == 1
     assert ensemble_of(PPOConfig(em_floor=0.9), 60).members == 1
     with pytest.raises(UserError, match="train a single policy"):
         PPOConfig(advantages="sampled", members=5)

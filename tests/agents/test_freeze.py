@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from synthetic import make_table
 from trace_makers import traces_of
 
-from rlbudget.agents.actor import actor_chances
+from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.freeze import freeze, policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train, training_columns
 from rlbudget.errors import UserError
@@ -172,7 +172,7 @@ def test_a_run_that_did_not_come_to_its_end_is_frozen_on_demand_and_says_so(
         ({"version": 2}, "is not that of a run"),
         ({"activation": "relu"}, "activation 'relu'; only tanh"),
         ({"features": list(FREE[1:])}, "these weights cannot be frozen"),
-        ({"preset": "dear"}, "preset 'dear': it is one of free, probe, turns, look"),
+        ({"preset": "dear"}, "preset 'dear': it is one of free, probe, turns"),
         ({"price_range": [1.0]}, "price_range must be"),
         ({"observation_version": 0}, "observations of version 0, but"),
     ],
@@ -320,5 +320,5 @@ def test_what_ppo_trained_and_what_is_frozen_agree_on_10000_observations(
                     / np.log(PRICES[1] / PRICES[0]))  # fmt: skip
     observations = random_observations(policy, 10_000)
     actor = load_file(tmp_path / "run" / "best.safetensors")
-    trained, _ = actor_chances(actor, normaliser.inputs(observations, prices))
+    trained = actor_stop_chances(actor, normaliser.inputs(observations, prices))
     assert np.abs(policy.stop_probabilities(observations, prices) - trained).max() <= 1e-5

@@ -119,9 +119,7 @@ def test_a_server_of_text_alone_leads_to_a_policy_on_the_text(
     main(command)
     said = capsys.readouterr().err
     assert "an OpenAI-compatible server, prefixes as text, 0 log-probabilities" in said
-    assert (
-        "; the presets probe, turns and look; rules that cannot be measured: p_end, certain" in said
-    )
+    assert "; the presets probe and turns; rules that cannot be measured: p_end, certain" in said
     assert "warning: the server takes text only" in said
     traces = load_traces(tmp_path / "traces")
     assert len(traces) == 12

@@ -303,11 +303,11 @@ def test_signals_that_are_no_numbers_switch_the_policy_off() -> None:
     assert int(slots.failures) == 1
 
 
-def test_a_policy_that_looks_is_refused() -> None:
-    look: Any = random_policy(feature_names(SIGNALS, "look"), preset="look")
+def test_a_policy_that_sees_trial_answers_is_refused() -> None:
+    turns: Any = random_policy(feature_names(SIGNALS, "turns"), preset="turns")
     with pytest.raises(UserError, match="preset free"):
         bind(
-            look,
+            turns,
             tiny_tokenizer(SIZE),
             VLLM,
             vocabulary_size=SIZE,

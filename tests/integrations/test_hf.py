@@ -162,7 +162,7 @@ def test_a_batch_stops_as_the_replay_of_its_greedy_traces(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["free", "probe", "look"])
+@pytest.mark.parametrize("preset", ["free", "probe", "turns"])
 def test_every_question_alone_is_decoded_as_decode_does(
     model: TransformersModel,
     task: Task,
@@ -380,7 +380,7 @@ def test_sampling_is_under_the_same_budget(model: TransformersModel, task: Task)
 # --- generate
 
 
-@pytest.mark.parametrize("preset", ["free", "probe", "look"])
+@pytest.mark.parametrize("preset", ["free", "probe", "turns"])
 def test_generate_stops_as_the_replay_of_its_greedy_traces(
     model: TransformersModel,
     task: Task,

@@ -255,10 +255,10 @@ class Same:
         price = nearest_price(token_price * self.factor, self.policy.price_range)
         return [(self.policy, price)]
 
-    def chances(self, observations: Any, token_price: float) -> Any:
-        return self.policy.chances(observations, token_price)
+    def stop_probabilities(self, observations: Any, token_price: float) -> Any:
+        return self.policy.stop_probabilities(observations, token_price)
 
-    def alone(self, observation: Any, token_price: float) -> tuple[float, float]:
+    def alone(self, observation: Any, token_price: float) -> float:
         return self.policy.alone(observation, token_price)
 
 

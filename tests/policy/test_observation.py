@@ -12,8 +12,8 @@ from trace_makers import make_trace, trace_lists
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, feature_names, features_of, observe
 from rlbudget.policy.row_observer import RowObserver
-from rlbudget.signals.looks import TURNS
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS, Window, marker_table, markers
+from rlbudget.signals.turns import TURN_SIGNALS, TURNS
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
@@ -75,27 +75,30 @@ def test_an_entropy_that_is_not_known_yet_is_not_taken_for_certainty() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(trace_lists(), st.data())
-def test_a_live_request_remembers_its_looks_as_a_replay_does(
-    traces: list[Trace], data: st.DataObject
-) -> None:
+@given(trace_lists())
+def test_what_is_remembered_of_trial_answers_is_what_it_says(traces: list[Trace]) -> None:
     table = table_of([with_probes(trace) for trace in traces])
-    if not table.has_probes:
+    if not table.has_probes or "hedges" not in table.signals:
         return
-    features = feature_names(table.signals, "look")
-    n = len(table.thinking_tokens)
-    looked = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=bool)
-    seen = []
-    for start, end in zip(table.offsets[:-1], table.offsets[1:], strict=True):
-        observer = RowObserver(features)
+    expected = []
+    for start, end in zip(table.offsets[:-1].tolist(), table.offsets[1:].tolist(), strict=True):
+        rows: list[int] = []
         for row in range(start, end):
-            signals = {name: float(column[row]) for name, column in table.signals.items()}
-            found = observer.update(int(table.thinking_tokens[row]), signals)
-            if looked[row]:
-                answer, sure = table.probe_answer[row], table.probe_confidence[row]
-                found = observer.look(int(answer), float(sure))
-            seen.append(found)
-    np.testing.assert_array_equal(observe(table, features, looked), np.array(seen))
+            here = bool(table.signals["hedges"][row] > 0)
+            rows += [row] if here else []
+            if not rows:
+                expected.append([0.0] * 8)
+                continue
+            answers, sure = table.probe_answer[rows].tolist(), table.probe_confidence[rows]
+            streak = next((k for k, a in enumerate(answers[::-1]) if a != answers[-1]), len(rows))
+            since = table.thinking_tokens[row] - table.thinking_tokens[rows[-1]]
+            share = answers.count(answers[-1]) / len(rows)
+            expected.append(
+                [here, np.log1p(len(rows)), sure[-1], sure.max(), np.log1p(streak),
+                 np.log1p(len(set(answers))), share, np.log1p(since)]
+            )  # fmt: skip
+    seen = observe(table, ("hedges", *TURN_SIGNALS))[:, 1:]
+    np.testing.assert_allclose(seen, np.array(expected), rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=60, deadline=None)

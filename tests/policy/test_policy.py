@@ -385,6 +385,13 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, Any], said: str) 
         make_policy(tensors, features=FREE, preset="free", price_range=PRICES)
 
 
+def test_a_network_of_three_actions_is_no_policy() -> None:
+    with pytest.raises(UserError, match="two logits, CONTINUE and STOP, and this has 3"):
+        make_policy(
+            random_tensors(len(FREE), actions=3), features=FREE, preset="free", price_range=PRICES
+        )
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_damaged_weights_file_is_refused_or_read_but_never_crashes(data: st.DataObject) -> None:
@@ -465,7 +472,7 @@ def check_alone(
     single, batch, refused, outside = json.loads(ran.stdout)
     expected = [list(policy(o, token_price=1e-3)) for o in observations]
     assert single == expected
-    assert batch == [p for _, p, _ in expected]
+    assert batch == [p for _, p in expected]
     assert "is nan, not finite" in refused
     assert outside == []
 

@@ -51,7 +51,7 @@ def random_policy(
 ) -> Policy:
     """A policy that nobody trained."""
     return make_policy(
-        random_tensors(len(features), seed, actions=3 if preset == "look" else 2),
+        random_tensors(len(features), seed),
         features=features,
         preset=preset,
         price_range=rest.pop("price_range", PRICES),
@@ -73,8 +73,8 @@ def policy_for(
         "obs_std": observations.std(axis=0) + 1e-3,
         "mlp_extractor.policy_net.0.weight": rng.normal(0, n**-0.5, (16, n + 1)),
         "mlp_extractor.policy_net.0.bias": np.zeros(16),
-        "action_net.weight": rng.normal(0, 1, (2 + (preset == "look"), 16)),
-        "action_net.bias": np.array([1.0, 0.0, 0.5][: 2 + (preset == "look")]),
+        "action_net.weight": rng.normal(0, 1, (2, 16)),
+        "action_net.bias": np.array([1.0, 0.0]),
     }
     return make_policy(
         {name: np.asarray(value, dtype=np.float32) for name, value in tensors.items()},

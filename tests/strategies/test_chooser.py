@@ -22,7 +22,7 @@ from rlbudget.policy.outcomes import utility
 from rlbudget.policy.replay import replay
 from rlbudget.policy.sealed import seal
 from rlbudget.strategies.chooser.chooser import Chooser, MemberOf
-from rlbudget.strategies.chooser.fit import fit, fit_chooser, load_together, token_prices_of
+from rlbudget.strategies.chooser.fit import fit, load_together, token_prices_of
 from rlbudget.strategies.chooser.folder import chooser_digest, load_chooser, save_chooser
 from rlbudget.strategies.chooser.members import (
     WHEN,
@@ -214,9 +214,6 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
         load_together(both, ratios=(2, 1))
     with pytest.raises(UserError, match="at least two"):
         load_together(both[:1], ratios=(1,))
-    look = policy_for(TOGETHER.members[0].table, "look")
-    with pytest.raises(UserError, match="look preset"):
-        fit_chooser(both, tmp_path / "c", ratios=(1, 1), policies=(look, None))
 
 
 def test_a_chooser_is_served_without_what_fits_it(chooser: Chooser, tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ def test_live_is_replay(combine: Any, guard: ImpactModel | None, rules: Path) ->
 def test_the_guard_stands_over_the_ensemble_and_the_rules_over_the_guard(rules: Path) -> None:
     seen, risk = observe(TABLE, FEATURES), GUARD.risk(observe(TABLE, FEATURES))
     bare = ensemble(list(POLICIES.values()))
-    plain = bare.chances(seen, PRICE)[0]
+    plain = bare.stop_probabilities(seen, PRICE)
     strategy = Strategy("mean", guard=GUARD, max_risk=0.5)
-    guarded = compose(POLICIES, strategy).policy.chances(seen, PRICE)[0]
+    guarded = compose(POLICIES, strategy).policy.stop_probabilities(seen, PRICE)
     np.testing.assert_array_equal(guarded, np.where(risk <= 0.5, plain, 0.0))
     # Where nothing may stop, the rules still do.
     shut = compose(POLICIES, replace(strategy, max_risk=0.0, rules=rules))
@@ -126,8 +126,8 @@ def test_versions_of_one_policy_are_its_prices() -> None:
     seen = observe(TABLE, FEATURES)
     factors = (0.5, 1.0, 2.0)
     versions = compose({"a": POLICIES["a"]}, Strategy("mean", factors))
-    each = [POLICIES["a"].chances(seen, factor * PRICE)[0] for factor in factors]
-    together = versions.policy.chances(seen, PRICE)[0]
+    each = [POLICIES["a"].stop_probabilities(seen, factor * PRICE) for factor in factors]
+    together = versions.policy.stop_probabilities(seen, PRICE)
     np.testing.assert_allclose(together, np.mean(each, axis=0))
 
 

@@ -6,7 +6,7 @@ from frozen_nets import FREE, PRICES, policy_for, random_policy
 from synthetic import make_table
 
 from rlbudget.errors import UserError
-from rlbudget.policy.observation import feature_names, observe
+from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import NATURAL_END, RELATIVE_PRICES, token_price_of, utility
 from rlbudget.policy.replay import replay
 from rlbudget.strategies.ensemble import Blend, Combine, ensemble
@@ -28,10 +28,10 @@ def test_one_member_alone_is_itself() -> None:
 
 def test_the_mean_is_the_mean_and_the_vote_is_the_majority() -> None:
     seen = observe(TABLE, FREE)
-    each = np.array([member.chances(seen, PRICE)[0] for member in MEMBERS])
-    mean = ensemble(MEMBERS).chances(seen, PRICE)[0]
+    each = np.array([member.stop_probabilities(seen, PRICE) for member in MEMBERS])
+    mean = ensemble(MEMBERS).stop_probabilities(seen, PRICE)
     np.testing.assert_allclose(mean, each.mean(axis=0))
-    vote = ensemble(MEMBERS, combine="vote").chances(seen, PRICE)[0]
+    vote = ensemble(MEMBERS, combine="vote").stop_probabilities(seen, PRICE)
     np.testing.assert_array_equal(vote > 0.5, (each > 0.5).sum(axis=0) >= 2)
 
 
@@ -49,19 +49,17 @@ def test_live_is_replay(combine: Combine | Blend) -> None:
 
 def test_factors_scale_the_price_within_each_members_range() -> None:
     seen = observe(TABLE, FREE)
-    dear = ensemble(MEMBERS[:1], price_factors=[3.0]).chances(seen, PRICE)[0]
-    np.testing.assert_array_equal(dear, MEMBERS[0].chances(seen, 3 * PRICE)[0])
-    clipped = ensemble(MEMBERS[:1], price_factors=[1e9]).chances(seen, PRICE)[0]
-    np.testing.assert_array_equal(clipped, MEMBERS[0].chances(seen, PRICES[1])[0])
+    dear = ensemble(MEMBERS[:1], price_factors=[3.0]).stop_probabilities(seen, PRICE)
+    np.testing.assert_array_equal(dear, MEMBERS[0].stop_probabilities(seen, 3 * PRICE))
+    clipped = ensemble(MEMBERS[:1], price_factors=[1e9]).stop_probabilities(seen, PRICE)
+    np.testing.assert_array_equal(clipped, MEMBERS[0].stop_probabilities(seen, PRICES[1]))
 
 
 def test_members_that_do_not_fit_are_refused() -> None:
     other = random_policy(FREE[:-1], seed=1)
-    look = random_policy(feature_names(TABLE.signals, "look"), preset="look")
     for members, factors, said in (
         ([], None, "at least one"),
         ([MEMBERS[0], other], None, "one observation"),
-        ([look], None, "look"),
         (MEMBERS, [1.0], "each member"),
         (MEMBERS, [1.0, 0.0, 1.0], "above 0"),
         ([MEMBERS[0], random_policy(FREE, price_range=(1.0, 2.0))], None, "no price"),
@@ -73,8 +71,8 @@ def test_members_that_do_not_fit_are_refused() -> None:
 def test_a_blend_is_a_logistic_regression_on_the_members_log_odds() -> None:
     seen = observe(TABLE, FREE)
     blend = Blend((0.7, -0.2, 0.4), 0.1, 0.2)
-    together = ensemble(MEMBERS, combine=blend).chances(seen, PRICE)[0]
-    each = np.array([member.chances(seen, PRICE)[0] for member in MEMBERS])
+    together = ensemble(MEMBERS, combine=blend).stop_probabilities(seen, PRICE)
+    each = np.array([member.stop_probabilities(seen, PRICE) for member in MEMBERS])
     odds = np.log(each / (1 - each)).clip(-12, 12)
     expected = 1 / (1 + np.exp(-(np.array([0.7, -0.2, 0.4]) @ odds + 0.1 * np.log10(PRICE) + 0.2)))
     np.testing.assert_allclose(together, expected, rtol=1e-6)

@@ -19,8 +19,8 @@ from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import save_policy
 from rlbudget.policy.observation import feature_names
 from rlbudget.policy.operating import Swept, choose_points
-from rlbudget.signals.looks import TURN_SIGNALS
 from rlbudget.signals.tokens import SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.strategies.plan import KEYS, Plan, describe, load_plan, plan_of
 
 PROBE = feature_names(SIGNALS, "probe")

@@ -19,8 +19,8 @@ from trace_makers import make_trace, trace_lists
 
 from rlbudget.errors import UserError
 from rlbudget.policy.observation import PROBE_SIGNALS
-from rlbudget.signals.looks import LOOK_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.traces.interchange import import_jsonl, read_jsonl, trace_from_dict, write_jsonl
 from rlbudget.traces.store import TraceWriter, load_traces
 from rlbudget.traces.trace import RESERVED_SIGNALS, Trace, trace_to_dict
@@ -309,7 +309,7 @@ def test_progress_counts_bytes_to_the_end(tmp_path: Path) -> None:
 
 
 def test_no_recorded_signal_can_take_a_name_the_observation_makes() -> None:
-    made = {*PROBE_SIGNALS, *LOOK_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS, "thinking_tokens"}
+    made = {*PROBE_SIGNALS, *TURN_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS, "thinking_tokens"}
     assert made == RESERVED_SIGNALS
 
 

@@ -228,7 +228,7 @@ def _about_signals(survey: Survey) -> Iterator[str]:
         what = f"{share} trial answer" if survey.probes else "no checkpoint holds a trial answer"
         yield odd(
             what,
-            do="the presets probe, turns and look, and the rules that count answers, cannot be"
+            do="the presets probe and turns, and the rules that count answers, cannot be"
             " used; record with --probe-tokens 8, or import a probe at every checkpoint",
         )
 

@@ -33,7 +33,7 @@ def of_served(model: ServedModel) -> Iterator[str]:
             rule.name for rule in RULES
             if not set(rule.needs) <= given(model) | ({PROBE} if model.top else set())
         ]  # fmt: skip
-        presets = "" if model.top else "; the presets probe, turns and look"
+        presets = "" if model.top else "; the presets probe and turns"
         yield (
             f"it does not give {', '.join(lost)}: left out of the traces{presets}"
             + (f"; rules that cannot be measured: {', '.join(rules)}" if rules else "")

@@ -110,11 +110,8 @@ def fit_chooser(
 
     ``ratios`` and ``policies`` are one a folder; the first folder's model answers first. The split
     is that of the policies where they were trained on these traces, and held-out questions that one
-    of them has seen are not measured. Raises ``UserError`` as ``load_together`` does, and for
-    policies that ask for trial answers themselves (the look preset).
+    of them has seen are not measured. Raises ``UserError`` as ``load_together`` does.
     """
-    if any(policy is not None and policy.preset == "look" for policy in policies):
-        raise UserError("a chooser's member cannot be served by a policy of the look preset")
     fitted = {
         f"the policy of {folder}": fitted_to(policy)
         for folder, policy in zip(folders, policies, strict=True)

@@ -1,48 +1,42 @@
-"""What a decode remembers of the trial answers that are not made at every checkpoint.
-
-In the ``look`` preset a policy decides at each checkpoint whether to pay for a trial answer (a
-look). What it has seen so far are the last features of its observation:
-
-===============  ============================================================
-look_here        1 if it has looked at this checkpoint
-look_count       log(1 + looks so far)
-look_confidence  confidence of the last trial answer, 0 before the first
-look_best        highest confidence so far
-look_streak      log(1 + equal answers in a row), looks at other checkpoints left out
-look_distinct    log(1 + different answers so far)
-look_share       share of the looks so far whose answer is the last one's
-look_age         log(1 + tokens since the last look), 0 before the first
-===============  ============================================================
-
-Before the first look all of them are 0.
+"""What a decode remembers of its trial answers, and where its turns of thought are.
 
 In the ``turns`` preset trial answers are made at turns of thought alone, as DEER does
 (arXiv 2504.15895): at a checkpoint since whose predecessor there was a word like "wait". What is
-remembered of them are the same numbers, ``turn_here`` to ``turn_age``.
+remembered of them are features of its observation:
+
+===============  ============================================================
+turn_here        1 if there is a trial answer at this checkpoint
+turn_count       log(1 + trial answers so far)
+turn_confidence  confidence of the last one, 0 before the first
+turn_best        highest confidence so far
+turn_streak      log(1 + equal answers in a row), other checkpoints left out
+turn_distinct    log(1 + different answers so far)
+turn_share       share of the trial answers so far that equal the last one
+turn_age         log(1 + tokens since the last one), 0 before the first
+===============  ============================================================
+
+Before the first trial answer all of them are 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 
-LOOK_SIGNALS = (
-    "look_here",
-    "look_count",
-    "look_confidence",
-    "look_best",
-    "look_streak",
-    "look_distinct",
-    "look_share",
-    "look_age",
+TURN_SIGNALS = (
+    "turn_here",
+    "turn_count",
+    "turn_confidence",
+    "turn_best",
+    "turn_streak",
+    "turn_distinct",
+    "turn_share",
+    "turn_age",
 )
-
-TURN_SIGNALS = tuple(name.replace("look", "turn") for name in LOOK_SIGNALS)
 TURNS = ("hedges", "text_hedges")
 """the signals that count words of doubt since the checkpoint before, one of which says where a turn
 of thought is: the first that a policy sees"""
@@ -60,14 +54,14 @@ def turned(signals: Mapping[str, npt.ArrayLike], names: Collection[str]) -> Bool
     return found
 
 
-class LookMemory:
-    """The looks of ``n`` decodes in lockstep."""
+class TrialMemory:
+    """The trial answers of ``n`` decodes in lockstep."""
 
     def __init__(self, n: int) -> None:
         self.here = np.zeros(n, dtype=bool)
         """(n,) whether a trial answer was made at the present checkpoint"""
-        self.count = np.zeros(n)
-        """(n,) looks so far"""
+        self._count = np.zeros(n)
+        """(n,) trial answers so far"""
         self._confidence = np.zeros(n)
         self._best = np.zeros(n)
         self._answer = np.full(n, -1, dtype=np.int64)
@@ -75,31 +69,7 @@ class LookMemory:
         self._at = np.zeros(n)
         self._votes = np.zeros((n, 4))
 
-    def forget(self, rows: Ints) -> None:
-        """Clear the memory of these decodes."""
-        for column in (self.count, self._confidence, self._best, self._streak, self._at):
-            column[rows] = 0
-        self.here[rows] = False
-        self._answer[rows] = -1
-        self._votes[rows] = 0
-
-    @classmethod
-    def of(cls, state: Mapping[str, npt.NDArray[Any]]) -> LookMemory:
-        """The memory that ``state`` was taken of."""
-        memory = cls(0)
-        for name in vars(memory):
-            setattr(memory, name, np.array(state[name]))
-        return memory
-
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """A copy of all that is remembered, by name, n first."""
-        return {name: column.copy() for name, column in vars(self).items()}
-
-    def take(self, rows: Ints) -> LookMemory:
-        """A copy of what these decodes remember."""
-        return LookMemory.of({name: column[rows] for name, column in vars(self).items()})
-
-    def look(
+    def add(
         self, rows: Ints, answer: npt.ArrayLike, confidence: npt.ArrayLike, tokens: npt.ArrayLike
     ) -> None:
         """Take the trial answers of these decodes at ``tokens`` thinking tokens: (len(rows),) each.
@@ -113,7 +83,7 @@ class LookMemory:
             self._votes = wider
         sure = np.asarray(confidence, dtype=np.float64)
         self.here[rows] = True
-        self.count[rows] += 1
+        self._count[rows] += 1
         self._confidence[rows] = sure
         self._best[rows] = np.maximum(self._best[rows], sure)
         self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
@@ -126,20 +96,20 @@ class LookMemory:
         votes = self._votes[rows]
         own = self._votes[rows, np.maximum(self._answer[rows], 0)]
         distinct = (votes > 0).sum(axis=1).astype(np.float64)
-        return self._streak[rows], distinct, own / np.maximum(self.count[rows], 1)
+        return self._streak[rows], distinct, own / np.maximum(self._count[rows], 1)
 
     def features(self, rows: Ints, tokens: npt.ArrayLike) -> Float32s:
-        """The features of ``LOOK_SIGNALS`` at ``tokens`` thinking tokens: float32,
+        """The features of ``TURN_SIGNALS`` at ``tokens`` thinking tokens: float32,
         (len(rows), 8)."""  # fmt: skip
         streak, distinct, share = self.agreement(rows)
-        out = np.empty((len(rows), len(LOOK_SIGNALS)), dtype=np.float32)
+        out = np.empty((len(rows), len(TURN_SIGNALS)), dtype=np.float32)
         out[:, 0] = self.here[rows]
-        out[:, 1] = np.log1p(self.count[rows])
+        out[:, 1] = np.log1p(self._count[rows])
         out[:, 2] = self._confidence[rows]
         out[:, 3] = self._best[rows]
         out[:, 4] = np.log1p(streak)
         out[:, 5] = np.log1p(distinct)
         out[:, 6] = share
         since = np.log1p(np.asarray(tokens, dtype=np.float64) - self._at[rows])
-        out[:, 7] = np.where(self.count[rows] > 0, since, 0)
+        out[:, 7] = np.where(self._count[rows] > 0, since, 0)
         return out
