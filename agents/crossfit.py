@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.logger import configure
 
-from rlbudget.agents.clone import TriedRule, as_paid, best_of, named, try_rules
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.crossfit_log import EnsembleLog
 from rlbudget.agents.doubt import Doubts, choose_doubts, doubtful, gains, relative_weights
-from rlbudget.agents.freeze import RULES, RUN, read_run
+from rlbudget.agents.freeze import RUN, read_run
+from rlbudget.agents.frozen_rules import save_rules
 from rlbudget.agents.members import (
     Fold,
     Member,
@@ -40,22 +39,18 @@ from rlbudget.agents.out_of_fold import OutOfFold, estimate, play_of, relative_p
 from rlbudget.agents.ppo import TrainResult, training_columns
 from rlbudget.agents.snapshot import check_same, describe, save_best, save_run
 from rlbudget.agents.together import Actor
-from rlbudget.agents.tuned_rule import can_freeze, tuned_rule
-from rlbudget.agents.validation import SMALLEST_GAP, PriceResult, Score, bounds
+from rlbudget.agents.validation import SMALLEST_GAP, bounds, estimated
 from rlbudget.arrays import Ints
 from rlbudget.envs.replay_core import ReplayColumns
 from rlbudget.errors import UserError
 from rlbudget.files.folders import locked
 from rlbudget.policy.operating import sweep
-from rlbudget.policy.outcomes import Outcome, charged_by, operating_prices, outcome
-from rlbudget.policy.prices import price_grid
+from rlbudget.policy.outcomes import operating_prices
 from rlbudget.policy.seen import NONE, Marks, as_text, marks_of, together
 from rlbudget.traces.table import TraceTable
 
 _SAVED = 10
 """times in a training that what there is is saved"""
-RULE_PRICES = 13
-"""that a rule is tuned to, over the range of prices"""
 
 
 def train_crossfit(
@@ -130,7 +125,7 @@ def _train(
     swept = sweep(table, operating_prices(columns.scaling.token_price), given.play)
     found = estimate(given, relative_prices(table), swept, seed=config.seed)
     found["doubts"] = list(doubts)
-    score = _score(found)
+    score = estimated(found)
     run |= {
         "timesteps": config.total_timesteps,
         "validation": score.as_dict(),
@@ -138,7 +133,7 @@ def _train(
     }
     log.end(found, score, config.total_timesteps or 0)
     save_best(run_dir, actor, columns.scaling.mean, columns.scaling.std, run)
-    _save_rules(run_dir, run, given, parts, columns)
+    save_rules(run_dir, run, given, parts, columns.scaling)
     run["swept"] = {"questions": found["questions"], "prices": [asdict(one) for one in swept]}
     save_run(run_dir, run)
     return TrainResult(run_dir, run["validation"])
@@ -172,81 +167,6 @@ def _chosen(
         of_folds.append(doubtful(actor, doubts, places))
     doubts = choose_doubts(gained, weights)
     return doubtful(of(best_members(looks, sizes, weights)), doubts, places), of_folds, doubts
-
-
-def _save_rules(
-    run_dir: Path,
-    run: Mapping[str, Any],
-    given: OutOfFold,
-    parts: Sequence[Fold],
-    columns: ReplayColumns,
-) -> None:
-    """A run folder for each rule that can be frozen, within the run folder.
-
-    As a policy it pays for trial answers where it never stops, too.
-    """
-    scaling, table = columns.scaling, given.table
-    grid = price_grid(scaling.token_price, RULE_PRICES)
-    tried = try_rules(table)
-    for name in sorted({one.rule.name for one in tried if can_freeze(one.rule.name)}):
-        own = named(tried, name)
-        preset = "free" if own[-1].rule.probes_charged == "none" else "probe"
-        own = as_paid(table, own, preset)
-        paid = [as_paid(part.train, named(part.tried, name), preset) for part in parts]
-        chosen = [best_of(own, price) for price in grid]
-        tuned = tuned_rule(name, table, chosen, [float(scaling.price(price)) for price in grid])
-        at = [_rule_out_of_fold(given, paid, price, preset) for price in grid]
-
-        def play(token_price: float, _: float = 0.0, /, at: list[Outcome] = at) -> Outcome:
-            return at[int(np.argmin(np.abs(np.log(np.array(grid) / token_price))))]
-
-        of_rule = replace(given, play=play)
-        swept = sweep(table, operating_prices(scaling.token_price), play)
-        found = estimate(of_rule, relative_prices(table), swept, seed=run["seed"])
-        about = {
-            **run,
-            "preset": preset,
-            "features": [tuned.feature],
-            "config": None,
-            "rule": name,
-            "validation": _score(found).as_dict(),
-            "out_of_fold": found,
-            "swept": {"questions": found["questions"], "prices": [asdict(one) for one in swept]},
-        }
-        folder = run_dir / RULES / name
-        tensors = {name: torch.from_numpy(value) for name, value in tuned.tensors.items()}
-        mean, std = (tuned.tensors[part] for part in ("obs_mean", "obs_std"))
-        save_best(folder, tensors, mean, std, about)
-
-
-def _rule_out_of_fold(
-    given: OutOfFold, paid: Sequence[Sequence[TriedRule]], price: float, preset: str
-) -> Outcome:
-    """A rule with the parameters that are best at a price on the other folds, as a policy pays."""
-    best = [best_of(tried, price) for tried in paid]
-
-    def of_fold(place: int, own: TraceTable) -> Outcome:
-        stops = best[place].rule.stops(own, best[place].parameters)
-        return outcome(own, stops, probes_charged=charged_by(preset, own, ()))
-
-    return given.together(of_fold)
-
-
-def _score(found: Mapping[str, Any]) -> Score:
-    """The estimate as the score of a validation."""
-    names = ("relative_price", "token_price", "exact_match", "tokens", "utility")
-    prices = tuple(
-        PriceResult(
-            oracle_gap_closed=_number(row["oracle_gap_closed"]), **{n: row[n] for n in names}
-        )
-        for row in found["prices"]
-    )
-    gap = _number(found["oracle_gap_closed"])
-    return Score(prices, float(np.mean([row.utility for row in prices])), gap, gap)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _save(

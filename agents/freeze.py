@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlbudget.agents.tuned_rule import can_freeze, why_not
 from rlbudget.errors import UserError
 from rlbudget.files import json_ready
 from rlbudget.policy import network
@@ -35,8 +36,8 @@ def freeze(
     ``standalone`` adds ``policy.py``, which serves the folder with numpy alone. The same run gives
     the same bytes. ``unfinished`` takes a run that was interrupted, too, and the card says so.
     ``rule`` freezes a rule in place of what was trained, as tuned on the run's training questions.
-    Raises ``UserError`` for a folder that holds no finished run and for an ``out`` that may not be
-    written (``save_policy``).
+    Raises ``UserError`` for a folder that holds no finished run, for a rule that it does not hold
+    and for an ``out`` that may not be written (``save_policy``).
     """
     source = Path(run_dir) if rule is None else _run_of_rule(Path(run_dir), rule)
     policy = policy_of_run(source, unfinished=unfinished)
@@ -46,12 +47,18 @@ def freeze(
 
 def _run_of_rule(run_dir: Path, rule: str) -> Path:
     read_run(run_dir)
+    reason = why_not(rule)
+    if reason is not None:
+        raise UserError(f"the rule {rule} cannot be frozen: {reason}")
     known = sorted(path.parent.name for path in (run_dir / RULES).glob(f"*/{RUN}"))
+    if not known:
+        raise UserError(
+            f"{run_dir} holds no rules: rlbudget train keeps them where it comes to its end without"
+            " --members 1, --em-floor and --token-budget"
+        )
     if rule not in known:
-        which = f"it can freeze {', '.join(known)}" if known else (
-            "a run of a single policy or one that did not come to its end has none"
-        )  # fmt: skip
-        raise UserError(f"{run_dir} holds no rule {rule!r}: {which}")
+        lacks = "its traces lack what it needs" if can_freeze(rule) else "there is no such rule"
+        raise UserError(f"{run_dir} holds no rule {rule!r} ({lacks}); it holds {', '.join(known)}")
     return run_dir / RULES / rule
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -175,3 +175,20 @@ def weight_of(grid: Floats, limits: Sequence[tuple[float, float]]) -> Callable[[
         return np.interp(np.log(price), np.log(grid), weights)
 
     return weight
+
+
+def estimated(found: Mapping[str, Any]) -> Score:
+    """The estimate as the score of a validation."""
+    names = ("relative_price", "token_price", "exact_match", "tokens", "utility")
+    prices = tuple(
+        PriceResult(
+            oracle_gap_closed=_or_nan(row["oracle_gap_closed"]), **{n: row[n] for n in names}
+        )
+        for row in found["prices"]
+    )
+    gap = _or_nan(found["oracle_gap_closed"])
+    return Score(prices, float(np.mean([row.utility for row in prices])), gap, gap)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

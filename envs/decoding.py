@@ -170,7 +170,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
         answer, confidence = None, None
         signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
         probed = self._observer.needs_probe(signals)
-        paid = self._paid if probed or not self._observer.at_turns else ()
+        paid = self._paid if probed or not self._observer.trials.at_turns else ()
         if probed:
             probe = batch.fork_probes(_ROW, self._probe_length)[0]
             self._probe_tokens += probe.tokens

@@ -10,14 +10,13 @@ from rlbudget.agents.rules.rule import (
     PROBE,
     Parameters,
     Rule,
-    counted,
     lacking,
     run_length,
-    step_of_row,
     threshold_rule,
 )
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.policy.outcomes import first_stop, option_tokens
+from rlbudget.policy.trials import counted, step_of_row
 from rlbudget.traces.table import TraceTable
 
 CONFIDENCE = threshold_rule(

@@ -86,18 +86,6 @@ def thresholds(table: TraceTable, score: Floats, n: int = 25) -> list[float]:
     return [float(value) for value in np.unique(both)]
 
 
-def step_of_row(table: TraceTable) -> Ints:
-    """(m,) the number of checkpoints before this one in its trace."""
-    return np.arange(len(table.thinking_tokens)) - table.offsets[:-1][table.trace_of_row]
-
-
-def counted(table: TraceTable, flags: Bools) -> Ints:
-    """(m,) how many flags are set in the trace up to and including this checkpoint."""
-    total = np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
-    counts: Ints = total[1:] - total[table.offsets[:-1][table.trace_of_row]]
-    return counts
-
-
 def run_length(table: TraceTable, flags: Bools) -> Ints:
     """(m,) how many checkpoints in a row, up to and including this one, have their flag set."""
     # The last row without a flag; a trace begins as if there were one right before it.

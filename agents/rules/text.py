@@ -8,12 +8,12 @@ from rlbudget.agents.rules.rule import (
     Parameters,
     Rule,
     run_length,
-    step_of_row,
     threshold_rule,
 )
 from rlbudget.arrays import Bools
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import first_stop
+from rlbudget.policy.trials import step_of_row
 from rlbudget.traces.table import TraceTable
 
 CLAIMS = Rule(

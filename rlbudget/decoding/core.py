@@ -20,9 +20,9 @@ from rlbudget.models.reading import read_answer
 from rlbudget.models.vocabulary import Vocabulary, build_vocabulary
 from rlbudget.policy.controller import Controller
 from rlbudget.policy.dial import Dial, Spot, uncovered
-from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import nearest_price
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.policy.trials import PROBE_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, PAID_SIGNALS
 from rlbudget.signals.turns import TURN_SIGNALS

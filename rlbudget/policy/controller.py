@@ -20,13 +20,13 @@ import numpy.typing as npt
 from rlbudget.arrays import Float32s
 from rlbudget.errors import UserError
 from rlbudget.policy.network import Decision
-from rlbudget.policy.observation import PROBE_SIGNALS
 from rlbudget.policy.prices import check_price
 from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
+from rlbudget.policy.trials import PROBE_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
-from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS, TOKEN_SIGNALS, Window
+from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS, TOKEN_SIGNALS, Window, hedged
 from rlbudget.signals.turns import TURN_SIGNALS
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.traces.trace import Probe
@@ -111,8 +111,8 @@ class Controller:
     @property
     def forks_often(self) -> bool:
         """Whether something is made aside that nobody asks for; False after a fault."""
-        observer = self._observer
-        aside = observer.uses_probe or observer.at_turns or bool(self.paid)
+        trials = self._observer.trials
+        aside = bool(trials.every) or trials.at_turns or bool(self.paid)
         return aside and self.failed is None
 
     def needs_probe(self, signals: Mapping[str, float]) -> bool:
@@ -122,7 +122,7 @@ class Controller:
     def wanted(self, signals: Mapping[str, float]) -> tuple[str, ...]:
         """Those of ``PAID_SIGNALS`` that the checkpoint with these signals needs; none after a
         fault."""  # fmt: skip
-        off = self._observer.at_turns and not self._observer.needs_probe(signals)
+        off = self._observer.trials.at_turns and not self._observer.needs_probe(signals)
         return () if off or self.failed is not None else self.paid
 
     @property
@@ -225,15 +225,18 @@ class Controller:
             raise ValueError("no signal that the policy was trained on is given")
         for name, value in given.items():
             _check_finite(name, value)
-        answer, confidence = None, None
-        if self._observer.uses_probe:
+        answer, confidence, hedges = None, None, None
+        if self._observer.needs_probe(given):
             if probe is None:
-                raise ValueError("the policy needs a trial answer at every checkpoint")
+                raise ValueError("the policy needs a trial answer at this checkpoint")
             answer, confidence = self._read(probe)
-        elif self._observer.at_turns and probe is not None:
-            answer, confidence = self._read(probe)
+            hedges = hedged(probe.answer)
         observation = self._observer.update(
-            thinking_tokens, self._context | given if self._context else given, answer, confidence
+            thinking_tokens,
+            self._context | given if self._context else given,
+            answer,
+            confidence,
+            hedges,
         )
         return self._ask(observation)
 

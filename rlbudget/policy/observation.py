@@ -15,6 +15,8 @@ log      log(1 + value)
 odds     log(value / (1 - value)) of a chance, within ±14
 =======  ================================================================
 
+Frozen rules have transforms besides that say numbers (``rlbudget.policy.own_memory``).
+
 Besides the recorded signals there are ``thinking_tokens``, the question's own numbers
 (``rlbudget.signals.questions``) where a policy asks for them and, in the ``probe`` preset,
 four of the trial answers: ``probe_confidence``, ``probe_streak`` (equal answers in a row),
@@ -40,10 +42,12 @@ import numpy.typing as npt
 
 from rlbudget.arrays import Bools, Float32s, Floats, Ints
 from rlbudget.errors import UserError
+from rlbudget.policy.own_memory import Seen, is_own, own_memories
+from rlbudget.policy.trials import PROBE_SIGNALS, trials_of
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS, PAID_SIGNALS
-from rlbudget.signals.turns import TURN_SIGNALS, TURNS, TrialMemory, turned
+from rlbudget.signals.turns import TURN_SIGNALS, TURNS, TrialMemory
 
 if TYPE_CHECKING:
     from rlbudget.traces.table import TraceTable
@@ -54,7 +58,6 @@ PRESETS: tuple[Preset, ...] = ("free", "probe", "turns")
 OBSERVATION_VERSION = 1
 EMA_WEIGHT = 0.3
 
-PROBE_SIGNALS = ("probe_confidence", "probe_streak", "probe_distinct", "probe_share")
 BEFORE_FIRST = {"exit_entropy": 1.0, "answer_entropy": 1.0}
 """what a signal is taken for before its first value, where that is not 0"""
 
@@ -217,9 +220,9 @@ class Observer:
 
     def __init__(self, features: Sequence[str], n: int = 1) -> None:
         self.features = tuple(features)
-        self.uses_probe = any(f.split(".")[0] in PROBE_SIGNALS for f in self.features)
-        self.at_turns = any(f in TURN_SIGNALS for f in self.features)
-        """whether trial answers come at turns of thought alone"""
+        self.trials = trials_of(self.features)
+        """where they need trial answers"""
+        self._own = own_memories(self.features, n)
         self._trials = TrialMemory(n)
         signals = [f.partition(".")[0] for f in self.features]
         self._signals = tuple(dict.fromkeys(signals))
@@ -229,6 +232,8 @@ class Observer:
         # Columns of one transform are made together: a single decode pays for calls, not numbers.
         by_name: dict[str, list[int]] = {}
         for column, feature in enumerate(self.features):
+            if is_own(feature):
+                continue
             name = feature.partition(".")[2]
             if name not in TRANSFORMS:
                 raise ValueError(
@@ -247,7 +252,9 @@ class Observer:
 
     def needs_probe(self, signals: Mapping[str, npt.ArrayLike]) -> bool:
         """Whether a checkpoint with these signals needs a trial answer, of any of its decodes."""
-        return self.uses_probe or (self.at_turns and bool(turned(signals, self._signals).any()))
+        due = self.trials.periodic(self._seen + 1).any()
+        at_turns = self.trials.at_turns
+        return bool(due or (at_turns and self.trials.at_turn(signals, self._trials.count).any()))
 
     def update(
         self,
@@ -256,28 +263,31 @@ class Observer:
         signals: Mapping[str, npt.ArrayLike],
         probe_answer: npt.ArrayLike | None = None,
         probe_confidence: npt.ArrayLike | None = None,
+        probe_hedged: npt.ArrayLike | None = None,
     ) -> Float32s:
         """Take the next checkpoint of the decodes ``rows`` and return their observations.
 
         Every argument beside ``signals`` has shape (len(rows),), so has each value of
         ``signals``; NaN counts as missing. ``probe_answer`` codes equal answers of a decode
-        by equal numbers from 0; of features at turns of thought it is read there alone. Returns
-        float32, shape (len(rows), n_features).
+        by equal numbers from 0; it is read where ``trials`` say alone. ``probe_hedged`` says
+        whether it doubts itself. Returns float32, shape (len(rows), n_features).
         """
         tokens = np.asarray(thinking_tokens, dtype=np.float64)
         values = {name: np.asarray(column, dtype=np.float64) for name, column in signals.items()}
-        if self.uses_probe:
+        due = self.trials.periodic(self._seen[rows, 0] + 1)
+        if due.any():
             if probe_answer is None or probe_confidence is None:
-                raise ValueError("these features need a trial answer at every checkpoint")
-            self._trials.add(rows, probe_answer, probe_confidence, tokens)
-            shared = (probe_confidence, *self._trials.agreement(rows))
+                raise ValueError("these features need a trial answer at this checkpoint")
+            answers, sure = np.asarray(probe_answer), np.asarray(probe_confidence)
+            self._trials.add(rows[due], answers[due], sure[due], tokens[due])
+            shared = (sure, *self._trials.agreement(rows))
             values |= {
-                name: np.asarray(column, dtype=np.float64)
+                name: np.where(due, np.asarray(column, dtype=np.float64), np.nan)
                 for name, column in zip(PROBE_SIGNALS, shared, strict=True)
             }
-        if self.at_turns:
+        if self.trials.at_turns:
             self._trials.here[rows] = False
-            here = np.broadcast_to(turned(values, self._signals), len(rows))
+            here = self.trials.at_turn(values, self._trials.count[rows])
             if here.any():
                 if probe_answer is None or probe_confidence is None:
                     raise ValueError("these features need a trial answer at a turn of thought")
@@ -301,6 +311,12 @@ class Observer:
             shown, kept = group.transform(held[:, group.signals], group.memory[rows], now)
             out[:, group.columns] = shown
             group.memory[rows] = kept
+        if self._own:
+            codes = None if probe_answer is None else np.asarray(probe_answer)
+            hedged = None if probe_hedged is None else np.asarray(probe_hedged, dtype=np.bool_)
+            seen_here = Seen(rows, tokens, self._seen[rows, 0], codes, hedged)
+            for column, signal, memory in self._own:
+                out[:, column] = memory(new[:, self._signals.index(signal)], seen_here)
         return out
 
 
@@ -324,7 +340,8 @@ def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
             f" they hold: {', '.join(sorted(table.signals)) or 'none'}"
         )
     observer = Observer(features, len(table))
-    if (observer.uses_probe or observer.at_turns) and not table.has_probes:
+    trials = observer.trials
+    if (trials.every or trials.at_turns) and not table.has_probes:
         raise UserError("the observation needs a trial answer at every checkpoint; these traces"
                         " hold none: record with probes or use a free policy")  # fmt: skip
     used = {f.partition(".")[0] for f in features} & set(table.signals)
@@ -336,5 +353,6 @@ def observe(table: TraceTable, features: Sequence[str]) -> Float32s:
             {name: table.signals[name][flat] for name in used},
             table.probe_answer[flat],
             table.probe_confidence[flat],
+            table.probe_hedged[flat],
         )
     return out

@@ -17,8 +17,8 @@ import numpy as np
 from rlbudget.arrays import Bools, Floats, Ints
 from rlbudget.errors import UserError
 from rlbudget.policy.prices import price_grid
+from rlbudget.policy.trials import trials_of
 from rlbudget.signals.tokens import CHOICE
-from rlbudget.signals.turns import turned
 from rlbudget.traces.table import TraceTable
 
 Choice = Ints | Floats
@@ -38,13 +38,13 @@ def charged_by(preset: str, table: TraceTable, features: Sequence[str]) -> Probi
     paid = paid_tokens(table, features)
     if preset not in ("probe", "turns"):
         return paid if paid.any() else "none"
-    if preset == "probe" and not paid.any():
-        return "until_stop"
-    each = table.probe_tokens + paid
+    trials = trials_of(features)
+    if preset == "probe" and trials.every in ((), (1,)):
+        return table.probe_tokens + paid if paid.any() else "until_stop"
+    made = trials.of_table(table)
     if preset == "turns":
-        signals = {name.partition(".")[0] for name in features}
-        each = np.where(turned(table.signals, signals), each, 0.0)
-    return np.asarray(each, dtype=np.float64)
+        return np.where(made, table.probe_tokens + paid, 0.0)
+    return np.where(made, table.probe_tokens, 0) + paid
 
 
 def paid_tokens(table: TraceTable, features: Sequence[str]) -> Floats:

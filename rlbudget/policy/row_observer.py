@@ -10,12 +10,13 @@ from rlbudget.arrays import Float32s
 from rlbudget.policy.observation import (
     BEFORE_FIRST,
     EMA_WEIGHT,
-    PROBE_SIGNALS,
     TRANSFORMS,
     odds_of,
 )
+from rlbudget.policy.own_memory import Seen, is_own, own_memories
+from rlbudget.policy.trials import PROBE_SIGNALS, trials_of
 from rlbudget.signals.tokens import PAID_SIGNALS
-from rlbudget.signals.turns import TURN_SIGNALS, TrialMemory, turned
+from rlbudget.signals.turns import TURN_SIGNALS, TrialMemory
 
 _ROW = np.zeros(1, dtype=np.int64)
 
@@ -29,10 +30,9 @@ class RowObserver:
     def __init__(self, features: Sequence[str]) -> None:
         self.features = tuple(features)
         split = [feature.partition(".") for feature in self.features]
-        self.uses_probe = any(signal in PROBE_SIGNALS for signal, _, _ in split)
-        """whether every checkpoint needs a trial answer"""
-        self.at_turns = any(signal in TURN_SIGNALS for signal, _, _ in split)
-        """whether trial answers come at turns of thought alone"""
+        self.trials = trials_of(self.features)
+        """where they need trial answers"""
+        self._own = own_memories(self.features, 1)
         self._trials = TrialMemory(1)
         self._held = {signal: BEFORE_FIRST.get(signal, 0.0) for signal, _, _ in split}
         self._seen = 0
@@ -40,6 +40,8 @@ class RowObserver:
         self._values = [0.0] * len(self.features)
         self._columns: dict[str, list[tuple[int, str]]] = {name: [] for name in TRANSFORMS}
         for column, (signal, _, name) in enumerate(split):
+            if is_own(self.features[column]):
+                continue
             if name not in TRANSFORMS:
                 raise ValueError(f"feature {self.features[column]!r}: no transform {name!r};"
                                  f" one of {sorted(TRANSFORMS)}")  # fmt: skip
@@ -50,7 +52,18 @@ class RowObserver:
 
     def needs_probe(self, signals: Mapping[str, float]) -> bool:
         """Whether the checkpoint with these signals needs a trial answer."""
-        return self.uses_probe or (self.at_turns and bool(turned(signals, self._held)))
+        if self._periodic:
+            return True
+        return self.trials.at_turns and self._at_turn(signals)
+
+    @property
+    def _periodic(self) -> bool:
+        """At the next checkpoint."""
+        every = self.trials.every
+        return bool(every) and any((self._seen + 1) % one == 0 for one in every)
+
+    def _at_turn(self, signals: Mapping[str, float]) -> bool:
+        return bool(self.trials.at_turn(signals, self._trials.count[0]))
 
     def update(
         self,
@@ -58,21 +71,36 @@ class RowObserver:
         signals: Mapping[str, float],
         probe_answer: int | None = None,
         probe_confidence: float | None = None,
+        probe_hedged: bool | None = None,
     ) -> Float32s:
         """Take the next checkpoint: its observation, (n_features,) float32. As ``Observer``."""
         tokens, held = float(thinking_tokens), self._held
-        gone = PAID_SIGNALS if self.at_turns and not self.needs_probe(signals) else ()
+        turn = self.trials.at_turns and self._at_turn(signals)
+        gone = PAID_SIGNALS if self.trials.at_turns and not turn else ()
         for name, value in signals.items():
             if name in held and value == value and name not in gone:  # not NaN
                 held[name] = float(value)
-        if self.uses_probe:
+        probed = self._periodic
+        if probed:
             self._probe(tokens, probe_answer, probe_confidence)
-        if self.at_turns:
-            self._turn(tokens, self.needs_probe(signals), probe_answer, probe_confidence)
+        if self.trials.at_turns:
+            self._turn(tokens, turn, probe_answer, probe_confidence)
         if "thinking_tokens" in held:
             held["thinking_tokens"] = tokens
         self._seen += 1
         self._transform(tokens)
+        for column, signal, memory in self._own:
+            x = np.nan if signal in gone else signals.get(signal, np.nan)
+            if (
+                signal in TURN_SIGNALS
+                or signal == "thinking_tokens"
+                or (probed and signal in PROBE_SIGNALS)
+            ):
+                x = held[signal]
+            codes = None if probe_answer is None else np.array([probe_answer])
+            hedged = None if probe_hedged is None else np.array([probe_hedged])
+            here = Seen(_ROW, np.array([tokens]), np.array([float(self._seen)]), codes, hedged)
+            self._values[column] = float(memory(np.array([float(x)]), here)[0])
         out = np.array(self._values).astype(np.float32)
         if self._logs:
             out[self._logs] = np.log1p([self._values[column] for column in self._logs])
@@ -82,7 +110,7 @@ class RowObserver:
 
     def _probe(self, tokens: float, answer: int | None, confidence: float | None) -> None:
         if answer is None or confidence is None:
-            raise ValueError("these features need a trial answer at every checkpoint")
+            raise ValueError("these features need a trial answer at this checkpoint")
         self._trials.add(_ROW, [answer], [confidence], [tokens])
         shared = [confidence, *(float(one[0]) for one in self._trials.agreement(_ROW))]
         for name, value in zip(PROBE_SIGNALS, shared, strict=True):

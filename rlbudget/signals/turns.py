@@ -60,7 +60,7 @@ class TrialMemory:
     def __init__(self, n: int) -> None:
         self.here = np.zeros(n, dtype=bool)
         """(n,) whether a trial answer was made at the present checkpoint"""
-        self._count = np.zeros(n)
+        self.count = np.zeros(n)
         """(n,) trial answers so far"""
         self._confidence = np.zeros(n)
         self._best = np.zeros(n)
@@ -83,7 +83,7 @@ class TrialMemory:
             self._votes = wider
         sure = np.asarray(confidence, dtype=np.float64)
         self.here[rows] = True
-        self._count[rows] += 1
+        self.count[rows] += 1
         self._confidence[rows] = sure
         self._best[rows] = np.maximum(self._best[rows], sure)
         self._streak[rows] = np.where(answers == self._answer[rows], self._streak[rows] + 1, 1)
@@ -96,7 +96,7 @@ class TrialMemory:
         votes = self._votes[rows]
         own = self._votes[rows, np.maximum(self._answer[rows], 0)]
         distinct = (votes > 0).sum(axis=1).astype(np.float64)
-        return self._streak[rows], distinct, own / np.maximum(self._count[rows], 1)
+        return self._streak[rows], distinct, own / np.maximum(self.count[rows], 1)
 
     def features(self, rows: Ints, tokens: npt.ArrayLike) -> Float32s:
         """The features of ``TURN_SIGNALS`` at ``tokens`` thinking tokens: float32,
@@ -104,12 +104,12 @@ class TrialMemory:
         streak, distinct, share = self.agreement(rows)
         out = np.empty((len(rows), len(TURN_SIGNALS)), dtype=np.float32)
         out[:, 0] = self.here[rows]
-        out[:, 1] = np.log1p(self._count[rows])
+        out[:, 1] = np.log1p(self.count[rows])
         out[:, 2] = self._confidence[rows]
         out[:, 3] = self._best[rows]
         out[:, 4] = np.log1p(streak)
         out[:, 5] = np.log1p(distinct)
         out[:, 6] = share
         since = np.log1p(np.asarray(tokens, dtype=np.float64) - self._at[rows])
-        out[:, 7] = np.where(self._count[rows] > 0, since, 0)
+        out[:, 7] = np.where(self.count[rows] > 0, since, 0)
         return out

@@ -9,15 +9,17 @@ import torch
 from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
+from rlbudget.agents.clone import try_rules
+from rlbudget.agents.tuned_rule import tuned_rule
 from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import decode
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.transformers_model import TransformersModel
-from rlbudget.policy.folder import Policy
+from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.network import Decision
-from rlbudget.policy.observation import Preset, feature_names
+from rlbudget.policy.observation import Preset, feature_names, preset_of
 from rlbudget.policy.outcomes import charged_by, outcome
 from rlbudget.policy.replay import replay
 from rlbudget.signals.tokens import PAID_SIGNALS
@@ -45,31 +47,65 @@ def traces(model: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.fixture(scope="module")
+def embedded() -> TransformersModel:
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def embedded_traces(embedded: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("embedded")
+    record(embedded, load_task("embedded", n=N), out, max_tokens=160, probe_tokens=PROBE)
+    return out
+
+
 @pytest.mark.parametrize("preset", ["free", "probe"])
 def test_replay_equals_live(model: TransformersModel, traces: Path, preset: Preset) -> None:
     check_live(model, traces, policy_for(load_table(traces), preset), CAP)
 
 
-def test_trial_answers_at_turns_of_thought_live_as_in_replay(tmp_path: Path) -> None:
-    model = load_model("embedded")
-    record(model, load_task("embedded", n=N), tmp_path, max_tokens=160, probe_tokens=PROBE)
-    table = load_table(tmp_path)
+def test_trial_answers_at_turns_of_thought_live_as_in_replay(
+    embedded: TransformersModel, embedded_traces: Path
+) -> None:
+    table = load_table(embedded_traces)
     turned = np.nan_to_num(table.signals["hedges"]) > 0
     assert 0.05 < turned.mean() < 0.95
     policy = policy_for(table, "turns", seed=1)
     assert replay(policy, table, PRICE).outcome.probe.sum() <= table.probe_tokens[turned].sum()
-    check_live(model, tmp_path, policy, 160)
+    check_live(embedded, embedded_traces, policy, 160)
 
 
-def check_live(model: TransformersModel, traces: Path, policy: Policy, cap: int) -> None:
-    """Every decode ends where the replay of its trace does and costs as much."""
-    table, preset = load_table(traces), policy.preset
+@pytest.mark.parametrize("name", ["deer", "dynasor", "entropy"])
+def test_a_frozen_rule_decides_and_pays_live_as_the_rule_does(
+    embedded: TransformersModel, embedded_traces: Path, name: str
+) -> None:
+    table, few = load_table(embedded_traces), 12
+    some = [
+        one
+        for one in try_rules(table)
+        if one.rule.name == name and 3 <= (one.stops[:few] >= 0).sum() <= few - 2
+    ]
+    chosen = some[len(some) // 2]
+    tuned = tuned_rule(name, table, [chosen], [0.0])
+    policy = make_policy(
+        tuned.tensors, features=tuned.features, preset=preset_of(tuned.features),
+        price_range=(PRICE, PRICE),
+    )  # fmt: skip
+    np.testing.assert_array_equal(replay(policy, table, PRICE).stops, chosen.stops)
+    check_live(embedded, embedded_traces, policy, 160, first=few)
+
+
+def check_live(
+    model: TransformersModel, traces: Path, policy: Policy, cap: int, first: int = N
+) -> None:
+    """Each of the first decodes ends where the replay of its trace does and costs as much."""
+    table = load_table(traces)
     played = replay(policy, table, PRICE)
     stops, replayed = played.stops, played.outcome
-    assert (replayed.probe > 0).any() == (preset != "free")
+    assert (replayed.probe > 0).any() == (policy.preset != "free")
     by_id = {trace.trace_id: trace for trace in load_traces(traces)}
     assert len(table) == N
-    for i, trace_id in enumerate(table.trace_ids.tolist()):
+    for i, trace_id in enumerate(table.trace_ids.tolist()[:first]):
         trace = by_id[trace_id]
         live = decode(
             model,
@@ -97,7 +133,7 @@ def check_live(model: TransformersModel, traces: Path, policy: Policy, cap: int)
             assert live.reason == ("natural" if trace.meta["natural"] else "max_tokens")
             assert live.stopped_at is None
         assert live.message is None
-    assert 5 <= (stops >= 0).sum() <= N - 5
+    assert first // 12 <= (stops[:first] >= 0).sum() <= first - first // 12
 
 
 def test_what_a_policy_pays_for_is_seen_and_charged_live_as_in_replay(
@@ -124,10 +160,10 @@ def test_what_a_policy_pays_for_is_seen_and_charged_live_as_in_replay(
         decode(model, questions[0].question, policy, token_price=PRICE)
 
 
-def test_what_is_paid_for_at_turns_of_thought_is_paid_there_alone(tmp_path: Path) -> None:
-    model = load_model("embedded")
-    record(model, load_task("embedded", n=N), tmp_path, max_tokens=160, probe_tokens=PROBE)
-    table = load_table(tmp_path)
+def test_what_is_paid_for_at_turns_of_thought_is_paid_there_alone(
+    embedded: TransformersModel, embedded_traces: Path
+) -> None:
+    table = load_table(embedded_traces)
     policy = policy_for(
         table, "turns", seed=1, features=feature_names(table.signals, "turns", exits=True)
     )
@@ -137,7 +173,7 @@ def test_what_is_paid_for_at_turns_of_thought_is_paid_there_alone(tmp_path: Path
     looks = outcome(table, played.stops, probes_charged=np.asarray(bare) > 0)
     assert (played.outcome.probe >= without).all()
     assert (played.outcome.probe > without).sum() == (looks.probe > 0).sum() > 5
-    check_live(model, tmp_path, policy, 160)
+    check_live(embedded, embedded_traces, policy, 160)
 
 
 @dataclass

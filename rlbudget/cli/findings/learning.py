@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlbudget.agents.tuned_rule import OF_FEATURE
+from rlbudget.agents.tuned_rule import can_freeze
 from rlbudget.cli.findings.finding import odd, some
 from rlbudget.evaluate.verdicts import Paired, verdict_of
 from rlbudget.policy.operating import FEW_QUESTIONS, promised
@@ -99,7 +99,7 @@ def _out_of_fold(found: Mapping[str, Any], closed: str) -> Iterator[str]:
         f"{what} the rule {rule['name']}: {apart} of the gap",
         do=f"record more questions to tell them apart, or serve the rule, which rlbudget freeze"
         f" --rule {rule['name']} makes a policy of"
-        if rule["name"] in OF_FEATURE
+        if can_freeze(rule["name"])
         else "record more questions to tell them apart",
     )
 
