@@ -388,7 +388,7 @@ def test_a_policy_that_is_not_better_than_a_rule_names_it(
 ) -> None:
     (warned,) = warnings(of_training(crossfitted(low, high, rule)))
     assert said in warned
-    assert (f"rlbudget freeze --rule {rule}" in warned) == (rule != "deer")
+    assert f"rlbudget freeze --rule {rule}" in warned
 
 
 @pytest.mark.parametrize(
