@@ -29,6 +29,7 @@ TheQuestion = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="QUESTIO
 
 OptionalN = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 OptionalNumber = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+OptionalMoney = Annotated[str | None, tyro.conf.arg(metavar="MONEY", help_behavior_hint="")]
 OptionalShare = Annotated[float | None, tyro.conf.arg(metavar="SHARE", help_behavior_hint="")]
 OptionalPrice = Annotated[float | None, tyro.conf.arg(metavar="PRICE", help_behavior_hint="")]
 OptionalName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]

@@ -17,6 +17,7 @@ from rlbudget.cli.arguments import (
     Folder,
     Folders,
     N,
+    OptionalMoney,
     OptionalN,
     OptionalName,
     OptionalNumber,
@@ -171,6 +172,11 @@ class Evaluate:
     """Put each policy's measured rows into the README.md of its folder."""
     plan: Files = ()
     """A plan (TOML) to measure: its policies, and each part that stands over them."""
+    price_per_million: OptionalMoney = None
+    """Money for a million output tokens, such as 0.60 or $0.60: the report then says what is saved
+    on 1,000 questions."""
+    tokens_per_second: OptionalNumber = None
+    """Output tokens of one answer in a second: the report then says how much sooner it is there."""
 
     def execute(self) -> None:
         """Run it."""
@@ -191,6 +197,8 @@ class Evaluate:
             strategy=plans if plans.plans else None,
             last=self.last,
             as_they_are=self.as_they_are,
+            price_per_million=self.price_per_million,
+            tokens_per_second=self.tokens_per_second,
         )
         report(of_evaluation(evaluation))
 

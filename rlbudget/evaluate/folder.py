@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rlbudget import console
 from rlbudget.errors import UserError
+from rlbudget.evaluate.about import about
 from rlbudget.evaluate.efforts import effort_rows
 from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
@@ -19,6 +20,7 @@ from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, show
 from rlbudget.evaluate.recommendation import recommended
 from rlbudget.evaluate.report import Cases, cases_of, write_report
 from rlbudget.evaluate.unseen import fitted_to, split_unseen
+from rlbudget.evaluate.worth import rates_of, served, worth
 from rlbudget.files import json_ready, write_text
 from rlbudget.policy.card import write_card
 from rlbudget.policy.dial import uncovered
@@ -58,6 +60,8 @@ def evaluate_folder(
     strategy: Strategies | None = None,
     last: int | None = None,
     as_they_are: bool = False,
+    price_per_million: str | float | None = None,
+    tokens_per_second: float | None = None,
 ) -> dict[str, Any]:
     """Measure every rule and the policies in these folders on held-out questions.
 
@@ -70,7 +74,9 @@ def evaluate_folder(
     head, fitted-Q and the exact policy gradient. With ``folds`` above 1 every question is held out
     once and the policies are trained anew in each fold, with the settings of the ones given, or
     measured ``as_they_are``; ``last`` then restricts what is measured to the latest traces.
-    ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose``).
+    ``strategy`` adds a method for each of its parts (``rlbudget.strategies.compose``). What a
+    million output tokens cost ("$0.60", 0.6) and how many come in a second make money and time of
+    what the recommendation saves.
     Raises ``UserError`` for traces and policies that cannot be measured together.
     """
     if draws < 1:
@@ -82,12 +88,14 @@ def evaluate_folder(
         )
     if folds == 1 and (last is not None or as_they_are):
         raise UserError("last and as-they-are are for several folds: add --folds K")
+    rates = rates_of(price_per_million, tokens_per_second)
     folders = policy_folders(policies)
     loaded = {name: load_policy(folder) for name, folder in folders.items()}
     composed = [] if strategy is None else strategy.over(loaded, lambda: iter_traces(traces))
     if composed and folds > 1:
         raise UserError("a strategy is measured with folds 1 only: what it holds is fitted once")
     cases: dict[str, Cases] = {}
+    held_out: TraceTable | None = None
     if folds > 1:
         with console.progress("Evaluating folds") as advance:
             assessment = assess_folds(
@@ -107,6 +115,7 @@ def evaluate_folder(
         table = sample.table
         unseen = split_unseen(table, traces, fitted, seed)
         split, split_seed, notes = unseen.split, unseen.seed, unseen.notes
+        held_out = split.held_out
         assessment = assess_split(
             split, joined([split.train, split.validation]), loaded, learners=learners, seed=seed,
             draws=draws, compositions=composed, show=console.progress,
@@ -125,6 +134,9 @@ def evaluate_folder(
         evaluation[FIELD] = compared
         notes = [SAID, *notes]
     evaluation["recommendation"] = recommended(evaluation)
+    evaluation["about"] = about(assessment.methods, loaded)
+    way = served(evaluation, assessment, loaded, held_out)
+    evaluation |= json_ready(worth(way, assessment.full, assessment.resampling, rates))
     evaluation["split_seed"] = split_seed
     evaluation["notes"] = notes
     write_text(out / "evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")

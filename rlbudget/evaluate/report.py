@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.arrays import Ints
+from rlbudget.evaluate.excerpt import beginning, ending, excerpts
+from rlbudget.evaluate.palette import styles
 from rlbudget.files import write_text
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.policy.prices import nearest_price
@@ -24,8 +27,9 @@ from rlbudget.traces.columns import table_of
 from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace, family_of
 
-PLACE = "/*REPORT*/null"
-"""what the data take the place of in ``report.html``"""
+PLACE, STYLE, SCRIPT = "/*REPORT*/null", "/*STYLE*/", "/*SCRIPT*/"
+"""what the data, the style and the scripts take the place of in ``page/page.html``"""
+SCRIPTS = ("lines.js", "cases.js", "tiles.js")
 MOST_CASES = 40
 BINS = 10
 AROUND = 700
@@ -83,8 +87,8 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
     reached = ~np.isnan(chance)
     natural = table.final_exact_match[table.trace_of_row]
     return Cases(
-        lost=[_case(traces[i], int(stops[i])) for i in lost[:MOST_CASES]],
-        gained=[_case(traces[i], int(stops[i])) for i in gained[:MOST_CASES]],
+        lost=_shown(traces, stops, lost[:MOST_CASES]),
+        gained=_shown(traces, stops, gained[:MOST_CASES]),
         n_lost=len(lost),
         n_gained=len(gained),
         calibration=_calibration(
@@ -94,6 +98,14 @@ def cases_of(policy: StopPolicy, traces: Sequence[Trace], token_price: float) ->
         natural=float((stops == NATURAL_END).mean()),
         contexts=groups_of(stopped, table, [family_of(trace) for trace in traces]),
     )
+
+
+def _shown(traces: Sequence[Trace], stops: Ints, which: Ints) -> list[dict[str, Any]]:
+    short = excerpts([traces[i].question for i in which])
+    return [
+        {"excerpt": line, **_case(traces[i], int(stops[i]))}
+        for i, line in zip(which, short, strict=True)
+    ]
 
 
 def _case(trace: Trace, stop: int) -> dict[str, Any]:
@@ -109,10 +121,8 @@ def _case(trace: Trace, stop: int) -> dict[str, Any]:
     thinking, cuts = trace.meta.get("thinking"), trace.meta.get("cuts")
     if isinstance(thinking, str) and isinstance(cuts, list) and stop < len(cuts):
         cut = int(cuts[stop])
-        shown["before"] = ("…" if cut > AROUND else "") + thinking[max(0, cut - AROUND) : cut]
-        shown["after"] = thinking[cut : cut + AROUND] + (
-            "…" if len(thinking) > cut + AROUND else ""
-        )
+        shown["before"] = ending(thinking[:cut], AROUND)
+        shown["after"] = beginning(thinking[cut:], AROUND, sentences=False)
     return shown
 
 
@@ -189,9 +199,16 @@ def write_report(
         "evaluation": evaluation,
         "relative_price": relative_price,
         "cases": {name: asdict(found) for name, found in cases.items()},
+        "styles": {name: asdict(style) for name, style in styles(evaluation).items()},
     }
     # Inside a script element only "</" and "<!--" could end it.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    page = (files("rlbudget.evaluate") / "report.html").read_text(encoding="utf-8")
+    folder = files("rlbudget.evaluate") / "page"
+
+    def read(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    page = read("page.html").replace(STYLE, "\n" + read("style.css"))
+    page = page.replace(SCRIPT, "".join(map(read, SCRIPTS)))
     write_text(file, page.replace(PLACE, text))

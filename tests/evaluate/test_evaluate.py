@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from frozen_nets import FREE, PRICES, random_policy, write_run
-from synthetic import make_table
+from synthetic import make_table, renamed
 from trace_makers import make_trace
 
 from rlbudget.agents.freeze import freeze
@@ -48,11 +48,6 @@ from rlbudget.traces.trace import Trace
 
 DRAWS = 200
 PROBING = {"confidence", "deer", "streak", "convergence", "dynasor"}
-
-
-def renamed(table: TraceTable, prefix: str) -> TraceTable:
-    ids = np.array([prefix + name for name in table.question_ids.tolist()])
-    return replace(table, question_ids=ids)
 
 
 @pytest.fixture(scope="module")

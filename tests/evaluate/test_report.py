@@ -10,18 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from frozen_nets import random_policy
-from synthetic import make_table
+from synthetic import make_table, renamed
 from trace_makers import make_trace
 
+from rlbudget.agents.rules.about import ABOUT
+from rlbudget.evaluate.about import about
 from rlbudget.evaluate.evaluation import as_json, assess
 from rlbudget.evaluate.report import MOST_CASES, Cases, cases_of, write_report
+from rlbudget.evaluate.worth import Rates, served, worth
+from rlbudget.files import json_ready
 from rlbudget.policy.outcomes import NATURAL_END
 from rlbudget.policy.replay import replay
 from rlbudget.traces.columns import table_of
-from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Trace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -43,11 +45,6 @@ def told_traces(n: int = 60) -> list[Trace]:
     return made
 
 
-def renamed(table: TraceTable, prefix: str) -> TraceTable:
-    ids = np.array([prefix + name for name in table.question_ids.tolist()])
-    return replace(table, question_ids=ids)
-
-
 @pytest.fixture(scope="module")
 def cases() -> Cases:
     return cases_of(random_policy(seed=3), told_traces(), 1e-2)
@@ -56,9 +53,14 @@ def cases() -> Cases:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, cases: Cases) -> Path:
     train, held_out = renamed(make_table(150, seed=1), "a"), renamed(make_table(80, seed=2), "b")
-    evaluation = as_json(assess(train, held_out, {"mine": random_policy(seed=3)}, draws=50))
+    policies = {"mine": random_policy(seed=3)}
+    done = assess(train, held_out, policies, draws=50)
+    evaluation = as_json(done)
+    way = served(evaluation, done, policies, held_out)
+    evaluation |= worth(way, done.full, done.resampling, Rates(0.6, "$", 50.0))
+    evaluation |= {"about": about(done.methods, policies), "notes": [STRANGE]}
     file = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(file, {**evaluation, "notes": [STRANGE]}, {"mine": cases}, 0.1)
+    write_report(file, json_ready(evaluation), {"mine": cases}, 0.1)
     return file
 
 
@@ -133,15 +135,15 @@ def test_it_renders_and_hovers_in_a_browser(page: tuple[Any, list[str], list[str
     tip = shown.locator("#tip")
     tip.wait_for(state="visible")
     assert tip.inner_text().splitlines()[0] == "mine"
-    assert "token_price" in tip.inner_text()
+    assert "token price" in tip.inner_text()
     rows = shown.locator("#table tbody tr")
     assert rows.count() == len({*shown.evaluate("evaluation.summary.map((r) => r.method)")})
     before = shown.locator("#table").inner_text()
     shown.locator("#price").select_option("0.5")
     assert shown.locator("#table").inner_text() != before
     shown.locator("details summary").first.click()
-    assert "stopped here" in shown.locator("details pre").first.inner_text()
-    assert STRANGE.split("<")[0] in shown.locator("details pre").first.inner_text()
+    assert "stopped here" in shown.locator("details pre:has(.cut)").first.inner_text()
+    assert STRANGE.split("<")[0] in shown.locator("details pre:has(.cut)").first.inner_text()
     assert said == []
     assert len(asked) == 1
     assert asked[0].startswith("file:")
@@ -151,6 +153,47 @@ def test_a_name_in_the_legend_hides_its_line(page: tuple[Any, list[str], list[st
     shown, said, _ = page
     dots = shown.locator("#frontier circle[data-method=fixed]")
     assert dots.count() > 0
-    shown.locator("#legend button", has_text="fixed").click()
+    name = shown.locator("#legend button", has_text="fixed")
+    name.click()
     assert dots.count() == 0
+    assert name.get_attribute("aria-pressed") == "false"
     assert said == []
+
+
+def test_a_name_is_explained_under_the_pointer_and_under_the_keyboard(
+    page: tuple[Any, list[str], list[str]],
+) -> None:
+    shown, said, _ = page
+    tip = shown.locator("#tip")
+    shown.locator("#legend button", has_text="fixed").hover()
+    assert tip.inner_text() == ABOUT["fixed"]
+    name = shown.locator("#table .term", has_text="fixed")
+    name.focus()
+    assert tip.inner_text() == ABOUT["fixed"]
+    assert name.get_attribute("aria-describedby") == "tip"
+    shown.keyboard.press("Escape")
+    assert tip.is_hidden()
+    assert said == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(
+    page: tuple[Any, list[str], list[str]], width: int
+) -> None:
+    shown, said, _ = page
+    shown.set_viewport_size({"width": width, "height": 800})
+    shown.emulate_media(color_scheme="dark")
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = """[...document.querySelectorAll("svg text")].filter((text) => {
+      const [box, sheet] = [text, text.ownerSVGElement].map((it) => it.getBoundingClientRect());
+      return box.left < sheet.left - 1 || box.right > sheet.right + 1;
+    }).map((text) => text.textContent)"""
+    assert shown.evaluate(beyond) == []
+    assert said == []
+
+
+def test_money_and_time_have_tiles(page: tuple[Any, list[str], list[str]]) -> None:
+    shown, _, _ = page
+    tiles = shown.locator("#figures").inner_text()
+    assert "on 1,000 questions" in tiles or "for 1,000 questions" in tiles
+    assert "median" in tiles

@@ -7,6 +7,8 @@ through noise. ``tabular_table`` and ``never_stop_table`` are tiny and have know
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rlbudget.arrays import Floats, Ints
@@ -15,6 +17,12 @@ from rlbudget.traces.table import TraceTable
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
 TABULAR_KINDS = 4
+
+
+def renamed(table: TraceTable, prefix: str) -> TraceTable:
+    """The same traces as other questions."""
+    ids = np.array([prefix + name for name in table.question_ids.tolist()])
+    return replace(table, question_ids=ids)
 
 
 def make_table(

@@ -1,0 +1,134 @@
+"""Money and time of the recommendation: read from what was typed, true to the outcomes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from frozen_nets import random_policy
+from synthetic import make_table, renamed
+
+from rlbudget.errors import UserError
+from rlbudget.evaluate.evaluation import Assessment, as_json, assess
+from rlbudget.evaluate.worth import Rates, Served, rates_of, served, worth
+from rlbudget.policy.folder import Policy
+from rlbudget.policy.outcomes import Outcome
+from rlbudget.policy.replay import replay
+from rlbudget.traces.table import TraceTable
+
+
+@pytest.mark.parametrize(
+    ("typed", "amount", "currency"),
+    [
+        ("0.60", 0.6, ""), ("$0.60", 0.6, "$"), ("€ 2", 2.0, "€"), ("2 EUR", 2.0, "EUR"),
+        (" US$15 ", 15.0, "US$"), (".5", 0.5, ""), (3, 3.0, ""), (0.25, 0.25, ""),
+    ],
+)  # fmt: skip
+def test_a_price_is_a_number_with_or_without_a_currency(
+    typed: str | float, amount: float, currency: str
+) -> None:
+    assert rates_of(typed, 50.0) == Rates(amount, currency, 50.0)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["-1", "$-1", "-$1", "0", "nan", "inf", "", "$", "free", "1,5", "$1€", "1e999", "$1e2 ", "1 2",
+     -0.5, math.nan, math.inf, 0],
+)  # fmt: skip
+def test_what_is_no_amount_is_refused_in_one_line(typed: str | float) -> None:
+    with pytest.raises(UserError, match="--price-per-million must be an amount above 0") as said:
+        rates_of(typed, None)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("speed", [0.0, -3.0, math.nan, math.inf])
+def test_a_speed_is_above_0(speed: float) -> None:
+    with pytest.raises(UserError, match="--tokens-per-second must be a number above 0"):
+        rates_of(None, speed)
+
+
+def outcome_of(tokens: list[float], exact_match: list[float]) -> Outcome:
+    none = np.zeros(len(tokens))
+    return Outcome(np.array(exact_match), np.array(tokens), none, none)
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[TraceTable, TraceTable]:
+    return renamed(make_table(120, seed=1), "a"), renamed(make_table(60, seed=2), "b")
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return random_policy(seed=3)
+
+
+@pytest.fixture(scope="module")
+def assessment(tables: tuple[TraceTable, TraceTable], policy: Policy) -> Assessment:
+    return assess(*tables, {"mine": policy}, draws=200)
+
+
+def test_money_and_seconds_follow_from_tokens(assessment: Assessment) -> None:
+    n = len(assessment.full)
+    full = outcome_of([100.0, 300.0] * (n // 2), [1.0] * n)
+    way = Served(
+        "mine", "high", "mine at effort high", outcome_of([100.0, 100.0] * (n // 2), [1] * n)
+    )
+    found = worth(way, full, assessment.resampling, Rates(2.0, "$", 50.0))
+    assert found["headline"]["savings"] == 0.5
+    assert found["headline"]["tokens"] == 100
+    assert found["money"]["full"] == pytest.approx(0.4)
+    assert found["money"]["saved"] == pytest.approx(0.2)
+    low, high = found["money"]["saved_ci95"]
+    assert 0.1 < low < 0.2 < high < 0.3
+    assert found["time"]["full"] == {"median": 4.0, "p95": 6.0}
+    assert found["time"]["served"] == {"median": 2.0, "p95": 2.0}
+    assert found["time"]["saved"] == 2.0
+    low, high = found["time"]["saved_ci95"]
+    assert 1.0 < low < 2.0 < high < 3.0
+
+
+def test_nothing_is_said_of_money_or_time_where_no_rate_was_given(assessment: Assessment) -> None:
+    way = Served("full", None, "", assessment.full)
+    only = worth(way, assessment.full, assessment.resampling, Rates())
+    assert set(only) == {"headline"}
+    assert only["headline"]["savings_ci95"] == (0.0, 0.0)
+    assert set(worth(way, assessment.full, assessment.resampling, Rates(1.0))) == {
+        "headline", "money",
+    }  # fmt: skip
+
+
+def test_the_headline_is_what_the_first_sentence_recommends(
+    assessment: Assessment, policy: Policy, tables: tuple[TraceTable, TraceTable]
+) -> None:
+    evaluation: dict[str, Any] = as_json(assessment)
+    price = 1e-3
+    effort = {
+        "method": "mine", "effort": "medium", "max_em_loss": 0.01, "token_price": price,
+        "held_out_em_loss": 0.0, "held_out_savings": 0.3,
+    }  # fmt: skip
+    (rule,) = [row for row in evaluation["summary"] if row["method"] == "fixed"]
+    rule["mean_oracle_gap_closed"], rule["versus"]["mine"] = 9.0, {"verdict": "cannot tell"}
+
+    def way(**changes: Any) -> Served:
+        given = {**evaluation, "efforts": [effort | changes]}
+        return served(given, assessment, {"mine": policy}, tables[1])
+
+    at = replay(policy, tables[1], price).outcome
+    assert (way().how, way().effort) == ("mine at effort medium", "medium")
+    assert np.array_equal(way().outcome.tokens, at.tokens)
+    assert way(held_out_savings=0.0).method == "full"
+    rule["versus"]["mine"] = {"verdict": "better"}
+    assert way().how == "fixed, tuned to lose at most 1 point"
+    assert served(evaluation, assessment, {"mine": policy}, None).method == "mine"
+
+
+def test_without_a_policy_the_headline_is_the_best_rule(
+    tables: tuple[TraceTable, TraceTable],
+) -> None:
+    bare = assess(*tables, {}, draws=20)
+    evaluation = as_json(bare)
+    known = [row for row in evaluation["summary"] if row["kind"] == "rule"]
+    best = max(known, key=lambda row: row["mean_oracle_gap_closed"])
+    assert served(evaluation, bare, {}, None).method == best["method"]
