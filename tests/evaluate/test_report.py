@@ -18,6 +18,8 @@ from trace_makers import make_trace
 from rlbudget.agents.rules.about import ABOUT
 from rlbudget.evaluate.about import about
 from rlbudget.evaluate.evaluation import as_json, assess
+from rlbudget.evaluate.figure import draw_frontier
+from rlbudget.evaluate.palette import FAINT
 from rlbudget.evaluate.report import MOST_CASES, Cases, cases_of, write_report
 from rlbudget.evaluate.worth import Rates, served, worth
 from rlbudget.files import json_ready
@@ -106,6 +108,21 @@ def test_the_file_is_small_and_names_no_other(report: Path) -> None:
     data = re.search(r"const report = (\{.*\});\n", text)
     assert data is not None
     assert json.loads(data.group(1))["evaluation"]["notes"] == [STRANGE]
+
+
+def test_the_figure_has_the_colours_of_the_page(report: Path, tmp_path: Path) -> None:
+    data = re.search(r"const report = (\{.*\});\n", report.read_text(encoding="utf-8"))
+    assert data is not None
+    shown = json.loads(data.group(1))
+    draw_frontier(shown["evaluation"], tmp_path)
+    drawing = (tmp_path / "frontier.svg").read_text()
+    drawn = {line["method"] for line in shown["evaluation"]["frontier"]}
+    for name, style in shown["styles"].items():
+        if name in drawn and style["shown"]:
+            assert f"stroke: {style['colour']}" in drawing, name
+    hidden = {name for name in drawn if not shown["styles"][name]["shown"]}
+    assert hidden
+    assert f"stroke: {FAINT[0]}; stroke-width: 0.6" in drawing
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ const styles = report.styles, dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => styles[name][dark.matches ? "dark" : "colour"];
 const dash = (name, width = 1.5) => styles[name].dash.map((d) => d * width).join(" ") || "none";
 
-const percent = (x, digits = 1) => x == null ? "–" : (100 * x).toFixed(digits) + "%";
+const percent = (x, digits = 1) => x == null ? "–" : minus((100 * x).toFixed(digits)) + "%";
 const number = (x, digits = 1) => x == null ? "–" : x.toLocaleString("en", {
   minimumFractionDigits: digits, maximumFractionDigits: digits });
-const share = (x) => x == null ? "–" : (Math.round(100 * x) / 100 + 0).toFixed(2);
-const signed = (x, digits = 1) => x == null ? "–" :
-  (x > 0 && Number(x.toFixed(digits)) ? "+" : "") + (Number(x.toFixed(digits)) + 0).toFixed(digits);
+const minus = (text) => text.replace("-", "−");
+const share = (x) => x == null ? "–" : minus((Math.round(100 * x) / 100 + 0).toFixed(2));
+const signed = (x, digits = 1) => x == null ? "–" : (Number(x.toFixed(digits)) > 0 ? "+" : "") +
+  minus((Number(x.toFixed(digits)) + 0).toFixed(digits));
 const between = (ends, show) => ends && ends[0] != null ?
   `${show(ends[0])} to ${show(ends[1])}` : null;
 
@@ -127,11 +128,13 @@ function drawFrontier() {
 function drawLegend() {
   const legend = document.getElementById("legend");
   legend.replaceChildren();
-  // In the order of the best.
-  const order = Object.keys(styles);
+  // The best first, what is hidden at the start last.
+  const order = Object.keys(styles).sort((a, b) => styles[b].shown - styles[a].shown);
   const lines = evaluation.frontier.slice().sort((a, b) =>
     order.indexOf(a.method) - order.indexOf(b.method));
+  const first = lines.find(({ method }) => !styles[method].shown);
   for (const { method, kind } of lines) {
+    if (first && first.method === method) make(legend, "small", {}, "hidden:");
     const button = make(legend, "button", { type: "button", "aria-pressed": !hidden.has(method) });
     const sample = make(button, "svg", { viewBox: "0 0 30 12", "aria-hidden": "true" });
     const thick = kind === "learned" ? 2.6 : 1.5;
@@ -154,12 +157,12 @@ const reference = evaluation.summary.map((row) => row.method).find((name) =>
 // Heading, what is sorted by, what is shown, and what stands small behind it.
 const columns = [
   ["method", (r) => r.method, (r) => r.method],
-  ["EM", (r) => r.exact_match, (r) => percent(r.exact_match), (r) => r.method === "full" ? null :
+  ["EM", (r) => r.exact_match, (r) => percent(r.exact_match), (r) => r.method === "full" ? "" :
     between(r.exact_match_delta_ci95, (v) => signed(100 * v)) + " pt"],
   ["tokens", (r) => r.tokens.total, (r) => number(r.tokens.total)],
   ["saved", (r) => 1 - r.token_fraction, (r) => percent(1 - r.token_fraction)],
-  ["utility", (r) => r.utility, (r) => r.utility.toFixed(3), (r) =>
-    between(r.utility_ci95, (v) => v.toFixed(2))],
+  ["utility", (r) => r.utility, (r) => minus(r.utility.toFixed(3)), (r) =>
+    between(r.utility_ci95, share)],
   ["gap closed", (r) => r.oracle_gap_closed, (r) => share(r.oracle_gap_closed)],
   ["mean gap", (r) => r.summary.mean_oracle_gap_closed,
     (r) => share(r.summary.mean_oracle_gap_closed),
@@ -187,6 +190,7 @@ function drawTable(price) {
     const here = i === sorted.column, mark = here ? (sorted.down ? " ↓" : " ↑") : "";
     const cell = make(head, "th", { scope: "col", tabindex: "0", "aria-sort": here ?
       (sorted.down ? "descending" : "ascending") : "none" }, name + mark);
+    if (columns[i][3]) make(cell, "small");
     cell.addEventListener("keydown", (event) => { if (event.key === "Enter") cell.click(); });
     cell.addEventListener("click", () => {
       sorted = { column: i, down: i === sorted.column ? !sorted.down : i > 0 };
@@ -198,8 +202,8 @@ function drawTable(price) {
     const line = make(body, "tr", { class: row.kind });
     columns.forEach(([, , show, behind], i) => {
       const text = show(row), cell = make(line, "td");
-      const inner = make(cell, "span", {}, text), more = behind && behind(row);
-      if (more) make(cell, "small", {}, " " + more);
+      const inner = make(cell, "span", {}, text);
+      if (behind) make(cell, "small", {}, behind(row) || "");
       if (i === 0) {
         inner.className = "term";
         inner.tabIndex = 0;

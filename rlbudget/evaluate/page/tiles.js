@@ -7,8 +7,8 @@ function money(amount) {
   return (amount < 0 ? "−" : "") + (letters ? shown + " " + currency : currency + shown);
 }
 function seconds(s) {
-  if (Math.abs(s) >= 120) return number(s / 60) + " min";
-  return number(s, Math.abs(s) < 0.095 ? 3 : Math.abs(s) < 9.95 ? 2 : 1) + " s";
+  if (Math.abs(s) >= 120) return number(s / 60) + "\u00a0min";
+  return number(s, Math.abs(s) < 0.095 ? 3 : Math.abs(s) < 9.95 ? 2 : 1) + "\u00a0s";
 }
 const interval = (ends, show) => {
   const found = between(ends, show);
