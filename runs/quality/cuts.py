@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,9 @@ def cuts(
         yield Cut(source, preset, size, number, 0, pool.take(rows), held_out)
 
 
-def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
-    """What every method gives on a cut, JSON-ready: sums of utilities over the held-out traces."""
+def measured(cut: Cut) -> dict[str, Any]:
+    """What every method but the rivals gives on a cut, JSON-ready: sums of utilities over the
+    held-out traces."""  # fmt: skip
     train_set, held_out = cut.train, cut.held_out
     prices = [outcomes.token_price_of(relative, train_set) for relative in RELATIVE_PRICES]
     tried = try_rules(train_set)
@@ -122,11 +123,6 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
     parts = [train_set.take(np.flatnonzero(rows)) for rows in (~validation, validation)]
     one = _policy(lambda run: train(parts[0], parts[1], config, run))
     given["one ppo"] = [replay(one, held_out, price).outcome for price in prices]
-    if rivals:
-        given |= {
-            name: [_stopped(learner, held_out, price) for price in prices]
-            for name, learner in _rivals(cut, prices, features).items()
-        }
     found = policy.out_of_fold
     assert found is not None
     return {
@@ -138,22 +134,34 @@ def measured(cut: Cut, rivals: bool) -> dict[str, Any]:
         "fold": cut.fold,
         "traces": len(held_out),
         "seconds": seconds,
-        "utility": {
-            name: [float(utility(o, p).sum()) for o, p in zip(of, prices, strict=True)]
-            for name, of in given.items()
-        },
+        "utility": _sums(given, prices),
         "promised": {k: found[k] for k in ("oracle_gap_closed", "oracle_gap_closed_ci90", "rule",
                                            "over_rule", "doubts")},
         "points": _points(policy, held_out),
     }  # fmt: skip
 
 
-def _rivals(cut: Cut, prices: list[float], features: tuple[str, ...]) -> dict[str, Learned]:
-    """The learners that are cross-fitted as the ensemble is, on the same observation."""
-    preset, seed = cut.preset, cut.number
+def rivals(cut: Cut) -> dict[str, Any]:
+    """What the learners that are cross-fitted as the ensemble is give, on the same observation: a
+    part of the cut's unit."""  # fmt: skip
+    train_set, preset, seed = cut.train, cut.preset, cut.number
+    prices = [outcomes.token_price_of(relative, train_set) for relative in RELATIVE_PRICES]
+    features = feature_names(train_set.signals, preset, choices=CHOICE in train_set.signals)
+    learners: dict[str, Learned] = {
+        "fitted-q": crossfit_q(train_set, prices, preset=preset, features=features, seed=seed),
+        "exact-pg": crossfit_gradient(train_set, preset=preset, features=features, seed=seed),
+    }
+    given = {
+        name: [_stopped(learner, cut.held_out, price) for price in prices]
+        for name, learner in learners.items()
+    }
+    return {"key": cut.key, "utility": _sums(given, prices)}
+
+
+def _sums(given: Mapping[str, list[Outcome]], prices: list[float]) -> dict[str, list[float]]:
     return {
-        "fitted-q": crossfit_q(cut.train, prices, preset=preset, features=features, seed=seed),
-        "exact-pg": crossfit_gradient(cut.train, preset=preset, features=features, seed=seed),
+        name: [float(utility(o, p).sum()) for o, p in zip(of, prices, strict=True)]
+        for name, of in given.items()
     }
 
 
@@ -205,8 +213,23 @@ def append(file: Path, unit: dict[str, Any]) -> None:
         lines.write(json.dumps(unit) + "\n")
 
 
-def units_in(file: Path) -> list[dict[str, Any]]:
-    """The units of a file, in order; none where there is none yet."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def make(cut: Cut, file: Path, made: dict[str, dict[str, Any]], *, with_rivals: bool) -> None:
+    """Add to the file what it lacks of a cut; ``made`` are the units that it had, by key."""
+    unit = made.get(cut.key, {"utility": {}})
+    if "ensemble" not in unit["utility"]:
+        append(file, measured(cut))
+    if with_rivals and "fitted-q" not in unit["utility"]:
+        append(file, rivals(cut))
+    print(cut.key, flush=True)
+
+
+def units_in(file: Path) -> dict[str, dict[str, Any]]:
+    """Key -> the unit of a file, its parts put together, in order; none where there is none yet."""
+    found: dict[str, dict[str, Any]] = {}
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            part = json.loads(line)
+            before = found.get(part["key"], {})
+            both = {**before.get("utility", {}), **part["utility"]}
+            found[part["key"]] = {**before, **part, "utility": both}
+    return found

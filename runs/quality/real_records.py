@@ -23,7 +23,7 @@ import numpy as np
 from rlbudget.arrays import Floats
 from rlbudget.policy.outcomes import RELATIVE_PRICES
 from runs.common import OUT, row, write_result
-from runs.quality.cuts import append, folds, gaps, measured, record_of, units_in
+from runs.quality.cuts import folds, gaps, make, record_of, units_in
 
 FOLDS = 5
 OWN = ("ensemble", "one ppo", "oracle", "fitted-q", "exact-pg")
@@ -38,12 +38,10 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="make no more units")
     args = parser.parse_args()
     if not args.report:
-        table, made = record_of("gpqa", Path()), {one["key"] for one in units_in(args.units)}
+        table, made = record_of("gpqa", Path()), units_in(args.units)
         for cut in folds("gpqa", table, "probe", range(*args.numbers)):
-            if cut.key not in made:
-                append(args.units, measured(cut, rivals=args.rivals))
-                print(cut.key, flush=True)
-    units = [one for one in units_in(args.units) if one["source"] == "gpqa"]
+            make(cut, args.units, made, with_rivals=args.rivals)
+    units = [one for one in units_in(args.units).values() if one.get("source") == "gpqa"]
     each = pooled(units)
     found = {name: np.array([of[name] for of in each]) for name in (each[0] if each else ())}
     write_result(
