@@ -1,7 +1,7 @@
 """How many recorded questions a policy needs: the embedded model and SmolLM2, cut to few.
 
     python -m runs.quality.few_questions [--traces FOLDER] [--n 3600] [--units FILE]
-        [--numbers 10 20] [--sizes 250 60 1000 120 500] [--report]
+        [--numbers 10 20] [--sizes 250 60 1000 120 500] [--presets free] [--rivals] [--report]
 
 A cut is so many questions drawn from those that are not held out; everything is trained and tuned
 on them and measured on the same held-out ones. A unit, one cut in one preset, is added to
@@ -13,6 +13,7 @@ gone on with; ``--report`` makes none and reports those there are. Cuts 0 and 1 
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--units", type=Path, default=OUT / "cuts" / "few.jsonl")
     parser.add_argument("--numbers", type=int, nargs=2, default=(10, 20), help="of cuts")
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--presets", nargs="*", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--rivals", action="store_true", help="fitted-Q and exact gradient, too")
     parser.add_argument("--report", action="store_true", help="make no more units")
     args = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             traces = recorded(args.traces, Path(scratch), args.n)
             made = units_in(args.units)
-            for cut in _cuts(traces, args.sizes, range(*args.numbers)):
+            for cut in _cuts(traces, args):
                 make(cut, args.units, made, with_rivals=args.rivals)
     units = [one for one in units_in(args.units).values() if one.get("source") in SOURCES]
     grouped: dict[tuple[str, str, int], Units] = defaultdict(list)
@@ -68,12 +70,12 @@ def main() -> None:
     )
 
 
-def _cuts(traces: Path, sizes: list[int], numbers: range) -> Iterator[Cut]:
+def _cuts(traces: Path, args: argparse.Namespace) -> Iterator[Cut]:
     """One cut of each kind, then the next: what there is is of all kinds when it is ended."""
     tables = {source: record_of(source, traces) for source in SOURCES}
-    for number in numbers:
-        for size in sizes:
-            for preset in PRESETS:
+    for number in range(*args.numbers):
+        for size in args.sizes:
+            for preset in args.presets:
                 for source, table in tables.items():
                     yield from cuts(source, table, preset, size, range(number, number + 1))
 
