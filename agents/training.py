@@ -14,6 +14,7 @@ from rlbudget.errors import UserError
 from rlbudget.files.folders import locked
 from rlbudget.policy.observation import Preset, feature_names
 from rlbudget.policy.seen import marks_of, texts_of
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, PAID_SIGNALS, TOP_SIGNALS
 from rlbudget.traces.agreement import FIELD
@@ -50,6 +51,7 @@ def train_on(
     tasks: bool = False,
     choices: bool = False,
     exits: bool = False,
+    repeats: bool = False,
     em_floor: float | None = None,
     token_budget: float | None = None,
     seed: int = 0,
@@ -61,17 +63,17 @@ def train_on(
 ) -> TrainResult:
     """Train a cross-fitted ensemble on the training and validation questions of a folder of traces.
 
-    ``members`` is that of each kind (``agents.crossfit``); with 1, for a ``start``, the look
-    preset, sampled advantages and a constraint a single policy is trained on the training questions
-    and chosen on the validation ones. Of a store too large for the memory these are some
+    ``members`` is that of each kind (``agents.crossfit``); with 1, for a ``start``, sampled
+    advantages and a constraint a single policy is trained on the training questions and chosen on
+    the validation ones. Of a store too large for the memory these are some
     (``traces.sampling``).
     ``em_floor`` or ``token_budget`` make the policy's default price the one that meets it.
     ``context`` adds the question's numbers to the observation, ``tasks`` its task, ``choices`` what
     the model chooses among a question's answer options, ``exits`` the other
-    ``signals.tokens.PAID_SIGNALS``, which cost tokens; ``signals``
-    ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers that give no logits, ``text``
-    those of ``signals.text.TEXT_SIGNALS``, for servers that give no log-probabilities either:
-    ``all`` are these too, where the traces hold no others.
+    ``signals.tokens.PAID_SIGNALS``, which cost tokens, ``repeats`` how much of the thinking was
+    written before; ``signals`` ``top`` keeps those of ``signals.tokens.TOP_SIGNALS``, for servers
+    that give no logits, ``text`` those of ``signals.text.TEXT_SIGNALS``, for servers that give no
+    log-probabilities either: ``all`` are these too, where the traces hold no others.
     ``start`` is a policy to continue from, whose observation and prices are kept. Raises
     ``UserError`` for traces that cannot be trained on and for a run folder that holds another run.
     """
@@ -92,11 +94,14 @@ def train_on(
         _check_choices(preset, names)
     if exits:
         _check_exits(preset, names)
-    if start is None and (context or tasks or choices or exits or signals != "all"):
+    if repeats and TOKEN_REPEATS not in names:
+        raise UserError(f"--repeats: the traces do not hold {TOKEN_REPEATS}, which rlbudget record"
+                        " and annotate write: record them again, or train without")  # fmt: skip
+    if start is None and (context or tasks or choices or exits or repeats or signals != "all"):
         kept = set(names) if signals == "all" else _only(signals, names)
         features = feature_names(
-            kept | ({CHOICE} if choices else set()), preset, context=context, tasks=tasks,
-            choices=choices, exits=exits,
+            kept | ({CHOICE} if choices else set()) | ({TOKEN_REPEATS} if repeats else set()),
+            preset, context=context, tasks=tasks, choices=choices, exits=exits, repeats=repeats,
         )  # fmt: skip
     config = PPOConfig(
         preset=preset,

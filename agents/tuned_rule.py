@@ -20,6 +20,7 @@ from rlbudget.arrays import Float32s
 from rlbudget.policy.observation import observe
 from rlbudget.policy.own_memory import with_number
 from rlbudget.policy.trials import trials_of
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.traces.table import TraceTable
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ OF_RULE: Mapping[str, _Conditions] = {
     "entropy": _entropy,
     "thinkbrake": _one("end_gap_min", "tau", at_most=True),
     "deepconf": _deepconf,
+    "verbatim": _one(f"{TOKEN_REPEATS}.ema", "threshold"),
     "confidence": _one("probe_confidence", "threshold"),
     "deer": _deer,
     "streak": _one("probe_streak", "window"),

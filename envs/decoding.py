@@ -15,6 +15,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.observation import Observer, Preset, feature_names
 from rlbudget.policy.prices import check_price_range
 from rlbudget.signals.questions import context_signals, task_signals
+from rlbudget.signals.repeats import TOKEN_REPEATS, TokenRepeats
 from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS
 from rlbudget.tasks.scorers import vote_key
 from rlbudget.tasks.task import Task
@@ -133,6 +134,7 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
             if len(batch.at_checkpoint):
                 self._batch = batch
                 self._observer = Observer(self.features, 1)
+                self._repeats = TokenRepeats()
                 family = str(self._question.meta.get("family", self._task.name))
                 context = context_signals(self._question.question) | task_signals(family)
                 self._context = {name: [value] for name, value in context.items()}
@@ -169,6 +171,9 @@ class DecodingEnv(gymnasium.Env[Float32s, SupportsInt]):
     def _observe(self, batch: DecodeBatch) -> Float32s:
         answer, confidence = None, None
         signals: dict[str, npt.ArrayLike] = {**self._context, **batch.signals(_ROW)}
+        ids = batch.thinking_ids(0)
+        self._repeats.push(ids[self._repeats.tokens :].tolist())
+        signals[TOKEN_REPEATS] = [self._repeats.read()]
         probed = self._observer.needs_probe(signals)
         paid = self._paid if probed or not self._observer.trials.at_turns else ()
         if probed:

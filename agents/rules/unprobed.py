@@ -8,6 +8,7 @@ from rlbudget.agents.rules.rule import Parameters, Rule, threshold_rule
 from rlbudget.arrays import Floats
 from rlbudget.policy.observation import observe
 from rlbudget.policy.outcomes import budget_grid, first_stop, fixed_stops, full_stops
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.traces.table import TraceTable
 
 FULL = Rule(
@@ -38,6 +39,14 @@ CERTAIN = threshold_rule(
     ("entropy_mean",),
     lambda table: -observe(table, ("entropy_mean.ema",))[:, 0].astype(np.float64),
 )
+
+
+VERBATIM = threshold_rule(
+    "verbatim",
+    (TOKEN_REPEATS,),
+    lambda table: observe(table, (f"{TOKEN_REPEATS}.ema",))[:, 0].astype(np.float64),
+)
+"""The moving average of the tokens that only repeat what was written before is high."""
 
 
 THINKBRAKE = Rule(

@@ -62,6 +62,8 @@ class Train:
     exits: Flag = False
     """Let probe and turns see the entropy of the exit's first token, a token more each time, and
     how sure the trial answer's tokens after the first are."""
+    repeats: Flag = False
+    """Let the policy see how much of the thinking was written before, token for token: free."""
     tasks: Flag = False
     """Tell the policy the request's task as well (`decode --task`; of traces, their family)."""
     em_floor: OptionalShare = None
@@ -98,6 +100,7 @@ class Train:
                 tasks=self.tasks,
                 choices=self.choices,
                 exits=self.exits,
+                repeats=self.repeats,
                 em_floor=self.em_floor,
                 token_budget=self.token_budget,
                 signals=self.signals,

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlbudget.decoding.checkpoints import Texts, checkpoints_of
+from rlbudget.decoding.checkpoints import Written, checkpoints_of
 from rlbudget.decoding.known import Named, recording_settings
 from rlbudget.decoding.record import BATCH_SIZE, remembering, row_seed
 from rlbudget.decoding.reread import Spelled, Speller, speller_of
@@ -339,7 +339,7 @@ def _annotate(
     score, settings = work.scored(rows), work.settings
     everybody, no_options = range(len(rows)), [()] * len(rows)
     points: dict[int, list[Checkpoint]] = {}
-    texts = Texts(model.vocabulary)
+    written = Written(model.vocabulary, texts=True)
     under_way = None
     for batch in model.read_again(
         [row.spelled.prompt for row in rows],
@@ -349,10 +349,11 @@ def _annotate(
         on_halved=on_halved,
     ):
         if batch is not under_way:
-            under_way, points, texts = batch, {}, Texts(model.vocabulary)
+            under_way, points, written = batch, {}, Written(model.vocabulary, texts=True)
         for number in batch.ended.tolist():
             final = score(number, rows[number].spelled.answer)
             work.add(rows[number], points.pop(number, []), final)
-        looks = checkpoints_of(batch, everybody, no_options, settings.probe_tokens, score, texts)
+            written.forget(number)
+        looks = checkpoints_of(batch, everybody, no_options, settings.probe_tokens, score, written)
         for number, point in zip(batch.at_checkpoint.tolist(), looks, strict=True):
             points.setdefault(number, []).append(point)

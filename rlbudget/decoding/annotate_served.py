@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rlbudget.decoding.annotate import AnnotateStats, Heard, Row, Wanted, Work, begun
-from rlbudget.decoding.checkpoints import Texts
+from rlbudget.decoding.checkpoints import Written
 from rlbudget.decoding.record_served import Served, meta_of, opened
 from rlbudget.decoding.reread import served_speller_of
 from rlbudget.decoding.served_decode import checkpoints_at, grid, measured
@@ -107,9 +107,9 @@ async def _points(
         tokens = await score(server, prompt, ids, rank=(1, job.number), spent=spent)
     listed = tokens or tuple(Token(token, "") for token in ids)
     places = grid(model, ids, settings.stride)
-    signals, texts = measured(model, listed, places), Texts(vocabulary)
+    signals, written = measured(model, listed, places), Written(vocabulary, texts=True)
     for place, shown in zip(places, signals, strict=True):
-        shown |= texts.at(0, ids[:place])
+        shown |= written.at(0, ids[:place])
     prefixes = {place: _prefix(model, prompt, ids[:place]) for place in places}
     return await checkpoints_at(
         model, server, prefixes, signals, partial(matches, job.number),

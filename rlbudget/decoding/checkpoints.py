@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rlbudget.arrays import Floats, Ints
 from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.models.vocabulary import Vocabulary
+from rlbudget.signals.repeats import TOKEN_REPEATS, TokenRepeats
 from rlbudget.signals.text import TextWindow
 from rlbudget.traces.trace import Checkpoint, Exit, Probe
 
@@ -41,20 +42,32 @@ class Standing(Protocol):
     ) -> list[OptionsResult]: ...
 
 
-class Texts:
-    """The signals of the texts of decodes, which go by their numbers."""
+class Written:
+    """The signals of what decodes have written, which go by their numbers: how much of it repeats
+    itself and, with ``texts``, those of the text."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, texts: bool) -> None:
         self._vocabulary = vocabulary
-        self._windows: dict[int, TextWindow] = {}
-        self._read: dict[int, int] = {}
+        self._texts = texts
+        self._open: dict[int, tuple[TokenRepeats, TextWindow]] = {}
 
     def at(self, number: int, ids: Sequence[int] | Ints) -> dict[str, float]:
-        """``signals.text.TEXT_SIGNALS`` of a decode whose thinking so far are these ids."""
-        window = self._windows.setdefault(number, TextWindow())
-        window.push(self._vocabulary.added(ids, self._read.get(number, 0)))
-        self._read[number] = len(ids)
-        return window.read()
+        """``signals.repeats.TOKEN_REPEATS`` and ``signals.text.TEXT_SIGNALS`` of a decode whose
+        thinking so far are these ids."""
+        if number not in self._open:
+            self._open[number] = TokenRepeats(), TextWindow()
+        repeats, text = self._open[number]
+        read = repeats.tokens
+        repeats.push(map(int, ids[read:]))
+        found = {TOKEN_REPEATS: repeats.read()}
+        if self._texts:
+            text.push(self._vocabulary.added(ids, read))
+            found |= text.read()
+        return found
+
+    def forget(self, number: int) -> None:
+        """A decode has ended."""
+        self._open.pop(number, None)
 
 
 def checkpoints_of(
@@ -63,19 +76,18 @@ def checkpoints_of(
     options: Sequence[Sequence[Sequence[int]]],
     probe_tokens: int,
     score: Callable[[int, str], int],
-    texts: Texts | None = None,
+    written: Written,
 ) -> Iterator[Checkpoint]:
     """What every row at a checkpoint has to say there.
 
     ``numbers`` are the rows' questions; ``options``, the token ids of each answer option, and
-    ``score`` go by them. ``probe_tokens`` is the length of the trial answers, 0 for none. ``texts``
-    adds the signals of the text.
+    ``score`` go by them. ``probe_tokens`` is the length of the trial answers, 0 for none.
     """
     rows = batch.at_checkpoint
     if not len(rows):
         return
     signals = batch.signals(rows)
-    written = batch.thinking_tokens(rows).tolist()
+    tokens = batch.thinking_tokens(rows).tolist()
     exits = batch.fork_exits(rows)
     probes = None
     if probe_tokens:
@@ -93,10 +105,9 @@ def checkpoints_of(
         if row in choices:
             looks["answer_entropy"] = choices[row].entropy
             looks["option_tokens"] = float(choices[row].tokens)
-        if texts is not None:
-            looks |= texts.at(numbers[row], batch.thinking_ids(row))
+        looks |= written.at(numbers[row], batch.thinking_ids(row))
         yield Checkpoint(
-            thinking_tokens=written[place],
+            thinking_tokens=tokens[place],
             signals={
                 **{name: float(column[place]) for name, column in signals.items()},
                 **looks,

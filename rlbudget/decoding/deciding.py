@@ -35,6 +35,7 @@ from rlbudget.models.reading import ExitResult, ProbeResult
 from rlbudget.policy.cascade import CascadeDecision, CascadeRequest
 from rlbudget.policy.controller import Controller, Reason
 from rlbudget.policy.dial import Spot
+from rlbudget.signals.repeats import TOKEN_REPEATS, TokenRepeats
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow
 from rlbudget.signals.tokens import SIGNALS, TOKEN_SIGNALS, TokenWindow
 from rlbudget.strategies.correction.corrector import Corrector
@@ -135,7 +136,9 @@ class Decider:
         features = plan.features if plan.cascade is None else plan.cascade.features
         needed = {feature.partition(".")[0] for feature in features}
         self._text = TextWindow() if needed & set(TEXT_SIGNALS) else None
-        self._text_read = 0
+        self._repeats = TokenRepeats()
+        self._repeats_needed = TOKEN_REPEATS in needed
+        self._read = 0  # tokens of the thinking, by both of these
         self._unmeasured = not needed & set(SIGNALS)
         self._markers = core.vocabulary.markers
         self._signals_fault = self._measured = False
@@ -295,10 +298,13 @@ class Decider:
 
     def _signals(self) -> dict[str, float]:
         signals = self._window.read() if self._measured else {}
+        read, self._read = self._read, self._thinking
         if self._text is not None:
-            self._text.push(self._transcript.added(self._text_read, self._thinking))
-            self._text_read = self._thinking
+            self._text.push(self._transcript.added(read, self._thinking))
             signals |= self._text.read()
+        if self._repeats_needed or self.audited:
+            self._repeats.push(self._transcript.ids[read : self._thinking])
+            signals[TOKEN_REPEATS] = self._repeats.read()
         return signals
 
     def at_end(self, thinking: int) -> Steps:

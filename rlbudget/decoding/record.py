@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rlbudget.decoding.checkpoints import Texts, checkpoints_of
+from rlbudget.decoding.checkpoints import Written, checkpoints_of
 from rlbudget.decoding.fitting import fitting
 from rlbudget.decoding.known import check_ids, recording_settings, there_of
 from rlbudget.errors import UserError
@@ -275,7 +275,7 @@ def _record(
         with attempt:
             numbers, width = attempt.rows, attempt.width
             checkpoints: dict[int, list[Checkpoint]] = {}
-            texts = Texts(model.vocabulary) if settings.text_signals else None
+            written = Written(model.vocabulary, texts=settings.text_signals)
             for batch in stream(
                 model,
                 [questions[number].question for number in numbers],
@@ -286,7 +286,9 @@ def _record(
                 stride=settings.stride,
             ):
                 rows = batch.at_checkpoint.tolist()
-                looks = checkpoints_of(batch, numbers, options, settings.probe_tokens, score, texts)
+                looks = checkpoints_of(
+                    batch, numbers, options, settings.probe_tokens, score, written
+                )
                 for row, point in zip(rows, looks, strict=True):
                     checkpoints.setdefault(row, []).append(point)
                 recorded = []
@@ -296,6 +298,7 @@ def _record(
                     trace = trace_of(model, task, questions[number], seeds[number], end, points,
                                    settings, match)  # fmt: skip
                     recorded.append(Recorded(trace, end.text + end.rest))
+                    written.forget(number)
                     attempt.ended(number)
                 if recorded:
                     yield recorded

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rlbudget.decoding.checkpoints import Texts
+from rlbudget.decoding.checkpoints import Written
 from rlbudget.decoding.record import Recorded, Settings, trace_of
 from rlbudget.errors import UserError
 from rlbudget.models.completions import Prompt, Token
@@ -210,10 +210,10 @@ async def _points(
     ids = [one.id for one in thought.tokens]
     places = grid(model, ids[: settings.max_tokens - 1], settings.stride)
     signals = measured(model, thought.tokens, places)
-    if settings.text_signals or not model.top:
-        texts, thinking = Texts(model.vocabulary), np.array(ids, dtype=np.int64)
-        for place, shown in zip(places, signals, strict=True):
-            shown |= texts.at(0, thinking[:place])
+    written = Written(model.vocabulary, texts=settings.text_signals or not model.top)
+    thinking = np.array(ids, dtype=np.int64)
+    for place, shown in zip(places, signals, strict=True):
+        shown |= written.at(0, thinking[:place])
     prefixes = {place: _prefix(prompt, thought.tokens[:place]) for place in places}
     return await checkpoints_at(
         model, server, prefixes, signals, score,

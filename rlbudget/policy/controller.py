@@ -25,6 +25,7 @@ from rlbudget.policy.row_observer import RowObserver
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.policy.trials import PROBE_SIGNALS
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS, context_signals, task_signals
+from rlbudget.signals.repeats import TOKEN_REPEATS, TokenRepeats
 from rlbudget.signals.text import TEXT_SIGNALS, TextWindow, of_text_alone
 from rlbudget.signals.tokens import PAID_SIGNALS, SIGNALS, TOKEN_SIGNALS, Window, hedged
 from rlbudget.signals.turns import TURN_SIGNALS
@@ -84,8 +85,9 @@ class Controller:
         }  # fmt: skip
         self.paid = tuple(name for name in PAID_SIGNALS if name in self._needed)
         """what it wants to know at every checkpoint beside the signals that are free"""
-        unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS, *PAID_SIGNALS})
+        unknown = sorted(self._needed - {*SIGNALS, *TEXT_SIGNALS, *PAID_SIGNALS, TOKEN_REPEATS})
         self._text = TextWindow() if self._needed & set(TEXT_SIGNALS) else None
+        self._repeats = TokenRepeats() if TOKEN_REPEATS in self._needed else None
         self._text_alone = of_text_alone(policy.features)
         if stride is not None and stride < 1:
             raise UserError(f"stride {stride}: it must be at least 1 token")
@@ -137,6 +139,7 @@ class Controller:
         token_markers: npt.ArrayLike,
         *,
         text: str | None = None,
+        token: int | None = None,
         probe: Callable[[], Probe] | None = None,
         inside_character: bool = False,
     ) -> Decision | None:
@@ -148,7 +151,8 @@ class Controller:
         ``token_signals`` has shape (6,), in the order of ``signals.TOKEN_SIGNALS``;
         ``token_markers`` are ``signals.markers`` of the token's text. ``text`` is what the token
         adds to the text: for a policy with signals of the text, which needs no ``token_signals``
-        where it has no others. ``probe`` makes a trial
+        where it has no others. ``token`` is its id, for a policy with
+        ``signals.repeats.TOKEN_REPEATS``. ``probe`` makes a trial
         answer and is called only at a checkpoint where the policy needs one.
         A policy with any of ``PAID_SIGNALS`` fails here: give them to ``at_checkpoint``.
         """
@@ -156,16 +160,18 @@ class Controller:
             raise ValueError("this controller was made without a stride: call at_checkpoint")
         self.thinking_tokens += 1
         if self.thinking_tokens % self._stride or inside_character:
-            self._safely(lambda: self._take(token_signals, token_markers, text))
+            self._safely(lambda: self._take(token_signals, token_markers, text, token))
             return None
 
         def decide() -> Decision:
             if self.paid:
                 raise ValueError(f"no token tells {', '.join(self.paid)}: call at_checkpoint")
-            self._take(token_signals, token_markers, text)
+            self._take(token_signals, token_markers, text, token)
             signals = {name: float(v[0]) for name, v in self._own_window.read().items()}
             if self._text is not None:
                 signals |= self._text.read()
+            if self._repeats is not None:
+                signals[TOKEN_REPEATS] = self._repeats.read()
             answer = probe() if probe is not None and self.needs_probe(signals) else None
             return self._decide(signals, self.thinking_tokens, answer)
 
@@ -198,8 +204,16 @@ class Controller:
         return CONTINUE
 
     def _take(
-        self, token_signals: npt.ArrayLike | None, token_markers: npt.ArrayLike, text: str | None
+        self,
+        token_signals: npt.ArrayLike | None,
+        token_markers: npt.ArrayLike,
+        text: str | None,
+        token: int | None,
     ) -> None:
+        if self._repeats is not None:
+            if token is None:
+                raise ValueError("the policy follows repetition: a token came without its id")
+            self._repeats.push((token,))
         if self._text is not None:
             if text is None:
                 raise ValueError("the policy reads the text: a token came without its own")

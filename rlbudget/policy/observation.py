@@ -45,6 +45,7 @@ from rlbudget.errors import UserError
 from rlbudget.policy.own_memory import Seen, is_own, own_memories
 from rlbudget.policy.trials import PROBE_SIGNALS, trials_of
 from rlbudget.signals.questions import CONTEXT_SIGNALS, TASK_SIGNALS
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import CHOICE, EXIT_SIGNALS, MARKER_SIGNALS, PAID_SIGNALS
 from rlbudget.signals.turns import TURN_SIGNALS, TURNS, TrialMemory
@@ -104,6 +105,7 @@ def feature_names(
     tasks: bool = False,
     choices: bool = False,
     exits: bool = False,
+    repeats: bool = False,
 ) -> tuple[str, ...]:
     """The features of a preset for traces that hold these signals.
 
@@ -111,12 +113,13 @@ def feature_names(
     checkpoint, ``turns`` those at turns of thought. Their tokens are charged.
     ``context`` adds what is known of the question (``signals.questions``),
     ``tasks`` the request's task. To ``probe`` and ``turns`` ``choices`` adds the entropy of the
-    choice among a question's answer options, ``exits`` the other ``PAID_SIGNALS`` that there are.
+    choice among a question's answer options, ``exits`` the other ``PAID_SIGNALS`` that there are;
+    ``repeats`` adds ``signals.repeats.TOKEN_REPEATS`` to any.
     Signals of the text are features where there are no others: they are less than those of
     log-probabilities, and a server that gives these need not be read twice.
     """
     given = set(signals)
-    held = given - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS}
+    held = given - {*EXIT_SIGNALS, *CONTEXT_SIGNALS, *TASK_SIGNALS, TOKEN_REPEATS}
     of_text = held & set(TEXT_SIGNALS)
     if of_text:
         others = held - of_text
@@ -125,6 +128,7 @@ def feature_names(
     names = ["thinking_tokens.log", "thinking_tokens"]
     present = [
         *sorted(held),
+        *((TOKEN_REPEATS,) if repeats and TOKEN_REPEATS in given else ()),
         *(PROBE_SIGNALS if preset == "probe" else ()),
         *(TURN_SIGNALS if preset == "turns" else ()),
         *(paid if preset in ("probe", "turns") else ()),

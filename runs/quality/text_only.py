@@ -28,7 +28,7 @@ from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.agents.rules import TEXT_RULES
 from rlbudget.agents.rules.unprobed import FIXED, FULL
-from rlbudget.decoding.checkpoints import Texts
+from rlbudget.decoding.checkpoints import Written
 from rlbudget.decoding.record import record
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, compared, gap_closed
 from rlbudget.evaluate.verdicts import Paired
@@ -82,9 +82,9 @@ def smollm2(again: dict[str, list[int]]) -> TraceTable:
 
 
 def _with_text(trace: Trace, ids: list[int], vocabulary: Vocabulary) -> Trace:
-    texts = Texts(vocabulary)
+    written = Written(vocabulary, texts=True)
     points = tuple(
-        replace(point, signals=point.signals | texts.at(0, ids[: point.thinking_tokens]))
+        replace(point, signals=point.signals | written.at(0, ids[: point.thinking_tokens]))
         for point in trace.checkpoints
     )
     return replace(trace, checkpoints=points)

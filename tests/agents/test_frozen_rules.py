@@ -10,7 +10,7 @@ from synthetic import make_table
 
 from rlbudget.agents.clone import TriedRule, best_of, try_rules
 from rlbudget.agents.frozen_rules import paying_as_policy
-from rlbudget.agents.rules import RULES, SAMPLING_RULES, TEXT_RULES
+from rlbudget.agents.rules import REPEAT_RULES, RULES, SAMPLING_RULES, TEXT_RULES
 from rlbudget.agents.tuned_rule import OF_RULE, can_freeze, seen_by, tuned_rule, usable, why_not
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.observation import observe, preset_of
@@ -21,7 +21,7 @@ from rlbudget.traces.table import TraceTable
 from runs.quality.voters import POOLS, voted
 
 PRICE = 1e-3
-NAMES = {rule.name for rule in (*RULES, *TEXT_RULES, *SAMPLING_RULES)}
+NAMES = {rule.name for rule in (*RULES, *REPEAT_RULES, *TEXT_RULES, *SAMPLING_RULES)}
 PAID = ("confidence", "deer", "streak", "convergence", "dynasor", "eat", "halt")
 
 
@@ -44,7 +44,9 @@ def whole_table() -> TraceTable:
         "hedges": rng.integers(0, 2, m).astype(np.float64),
     }
     return dataclasses.replace(
-        table, signals={**table.signals, **more}, probe_hedged=rng.random(m) < 0.2
+        table,
+        signals={**table.signals, **more, "token_repeats": np.linspace(0, 3, m) % 1},
+        probe_hedged=rng.random(m) < 0.2,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from synthetic import make_table
 
 from rlbudget.agents.rules import RULES as PLAIN_RULES
-from rlbudget.agents.rules import TEXT_RULES, Rule, rules_for
+from rlbudget.agents.rules import REPEAT_RULES, TEXT_RULES, Rule, rules_for
 from rlbudget.agents.rules.probing import CONVERGENCE, DEER, DYNASOR, EAT, HALT
 from rlbudget.agents.rules.rule import run_length
 from rlbudget.agents.rules.text import LOOP
@@ -47,14 +47,16 @@ def rich_table(n: int = 40, seed: int = 0) -> TraceTable:
         "text_hedges": rng.integers(0, 2, m).astype(float),
         "text_repeats": np.minimum(1.6 * rng.random(m), 1.0),
     }
-    return replace(table, signals=signals, probe_hedged=rng.random(m) < 0.15)
+    hedged = rng.random(m) < 0.15
+    signals["token_repeats"] = rng.random(m)
+    return replace(table, signals=signals, probe_hedged=hedged)
 
 
 TABLE = rich_table()
-RULES = (*PLAIN_RULES, *TEXT_RULES)
+RULES = (*PLAIN_RULES, *REPEAT_RULES, *TEXT_RULES)
 
 
-def test_rules_of_the_text_apply_where_it_was_read() -> None:
+def test_rules_of_repetition_and_of_the_text_apply_where_they_were_read() -> None:
     assert rules_for(TABLE) == RULES
     assert rules_for(make_table(4)) == PLAIN_RULES
 

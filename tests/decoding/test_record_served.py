@@ -18,6 +18,7 @@ from rlbudget.errors import UserError
 from rlbudget.models import load_model
 from rlbudget.models.served import Asked
 from rlbudget.models.transformers_model import TransformersModel
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.text import TEXT_SIGNALS
 from rlbudget.signals.tokens import EXIT_SIGNALS, TOP_SIGNALS
 from rlbudget.tasks import Task, load_task
@@ -90,7 +91,7 @@ def test_what_is_recorded_through_a_server_is_what_the_model_gives(
         assert trace.meta["natural"] == here[name].meta["natural"]
         assert (trace.model, trace.meta["top_logprobs"]) == ("toy", 20)
         for point in trace.checkpoints:
-            assert {*point.signals} == {*TOP_SIGNALS, *EXIT_SIGNALS[:2]}
+            assert {*point.signals} == {*TOP_SIGNALS, *EXIT_SIGNALS[:2], TOKEN_REPEATS}
     assert any(not trace.meta["natural"] for trace in there.values())
     assert done.stats.n == N
     assert done.spent.again > 0.5 * done.spent.sent
@@ -125,7 +126,7 @@ def test_a_server_of_text_alone_leads_to_a_policy_on_the_text(
     assert len(traces) == 12
     for trace in traces:
         for point in trace.checkpoints:
-            assert {*point.signals} == {*TEXT_SIGNALS}
+            assert {*point.signals} == {*TEXT_SIGNALS, TOKEN_REPEATS}
             assert point.probe is None
     train_on(tmp_path / "traces", tmp_path / "run", total_timesteps=4096)
     freeze(tmp_path / "run", tmp_path / "policy")

@@ -6,13 +6,13 @@ from typing import get_args
 
 from frozen_nets import random_policy
 
-from rlbudget.agents.rules import RULES, SAMPLING_RULES, TEXT_RULES
+from rlbudget.agents.rules import REPEAT_RULES, RULES, SAMPLING_RULES, TEXT_RULES
 from rlbudget.agents.rules.about import ABOUT
 from rlbudget.evaluate.about import PRESETS, about
 from rlbudget.evaluate.palette import BEST_RULES, styles
 from rlbudget.policy.observation import Preset
 
-KNOWN = {rule.name for rule in (*RULES, *TEXT_RULES, *SAMPLING_RULES)}
+KNOWN = {rule.name for rule in (*RULES, *REPEAT_RULES, *TEXT_RULES, *SAMPLING_RULES)}
 
 
 def test_every_rule_and_preset_has_one_sentence() -> None:

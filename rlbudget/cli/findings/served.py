@@ -10,6 +10,7 @@ from rlbudget.cli.through import Prices
 from rlbudget.decoding.record_served import ServedStats
 from rlbudget.models.served import ServedModel
 from rlbudget.models.served_write import Spent
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.tokens import EXIT_SIGNALS, SIGNALS
 
 _KINDS = {
@@ -49,7 +50,7 @@ def of_served(model: ServedModel) -> Iterator[str]:
 def given(model: ServedModel) -> set[str]:
     """The signals that its traces hold."""
     looks = {"exit_entropy", "probe_tail"} if model.top else set()
-    return {*model.signals, *looks}
+    return {*model.signals, *looks, TOKEN_REPEATS}
 
 
 def _exit_signals(model: ServedModel) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.policy.dial import Dial, Spot
 from rlbudget.policy.folder import Policy
+from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
 OFF, WAITING, UNOPENED, OPENING, THINKING, EXITING = range(6)
@@ -72,6 +73,11 @@ class Slots:
             raise UserError(
                 "vLLM's V2 runner reads no text, which the policy looks at: start vLLM with"
                 " VLLM_USE_V2_MODEL_RUNNER=0, or train with --signals all"
+            )
+        if any(feature.startswith(TOKEN_REPEATS) for feature in policy.features):
+            raise UserError(
+                "vLLM's V2 runner does not follow repetition, which the policy looks at: start vLLM"
+                " with VLLM_USE_V2_MODEL_RUNNER=0, or train without --repeats"
             )
         self._core, self._context, self._device = core, context, device
         self._network = Network(policy, device)
