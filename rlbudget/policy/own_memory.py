@@ -121,9 +121,10 @@ class _Group:
         weight = 0.0 if math.isnan(value) else tokens - before[-1]
         sums.append(sums[-1] - (value * weight if weight > 0 else 0.0))
         weights.append(weights[-1] + weight)
-        while before[self._first[row]] < tokens - self._window:
-            self._first[row] += 1
         first = self._first[row]
+        while first < len(before) and before[first] < tokens - self._window:
+            first += 1
+        self._first[row] = first  # behind the last where the window is shorter than a stride
         before.append(tokens)
         inside = weights[-1] - weights[first]
         if tokens < self._window or inside <= 0:

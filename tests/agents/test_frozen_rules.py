@@ -11,10 +11,12 @@ from synthetic import make_table
 from rlbudget.agents.clone import TriedRule, best_of, try_rules
 from rlbudget.agents.frozen_rules import paying_as_policy
 from rlbudget.agents.rules import REPEAT_RULES, RULES, SAMPLING_RULES, TEXT_RULES
+from rlbudget.agents.rules.unprobed import group_confidence
 from rlbudget.agents.tuned_rule import OF_RULE, can_freeze, seen_by, tuned_rule, usable, why_not
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.observation import observe, preset_of
 from rlbudget.policy.outcomes import charged_by, charges, outcome
+from rlbudget.policy.own_memory import with_number
 from rlbudget.policy.replay import replay
 from rlbudget.policy.row_observer import RowObserver
 from rlbudget.traces.table import TraceTable
@@ -143,3 +145,12 @@ def test_a_deer_of_tails_is_frozen_only_where_each_trial_answer_has_one() -> Non
     gone = {**table.signals, "probe_tail": np.full(len(table.thinking_tokens), np.nan)}
     holey = dataclasses.replace(table, signals=gone)
     assert not any(usable("deer", holey, tuned) for tuned in tails)
+
+
+@pytest.mark.parametrize("window", [1.0, 5.0, 8.0, 13.0, 64.0])
+def test_the_confidence_of_a_group_is_that_of_the_rule_for_windows_below_a_stride_too(
+    window: float,
+) -> None:
+    table = TABLES[0]
+    seen = observe(table, (with_number("topk_mean.group", window),))[:, 0]
+    np.testing.assert_allclose(seen, np.nan_to_num(group_confidence(table, window)), rtol=1e-5)

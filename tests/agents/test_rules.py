@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_table
 
-from rlbudget.agents.rules import RULES as PLAIN_RULES
 from rlbudget.agents.rules import REPEAT_RULES, TEXT_RULES, Rule, rules_for
+from rlbudget.agents.rules import RULES as PLAIN_RULES
 from rlbudget.agents.rules.probing import CONVERGENCE, DEER, DYNASOR, EAT, HALT
 from rlbudget.agents.rules.rule import run_length
 from rlbudget.agents.rules.text import LOOP
