@@ -21,6 +21,7 @@ from rlbudget.arrays import Floats, Strs
 from rlbudget.console import Advance, quiet
 from rlbudget.errors import UserError
 from rlbudget.evaluate.measure import (
+    NEVER,
     Composition,
     Learned,
     Method,
@@ -325,8 +326,19 @@ def _summary(assessment: Assessment, method: Method, measure: Measure) -> dict[s
             loss: float(full.exact_match.mean() - spot.held_out.exact_match.mean())
             for loss, spot in spots.items()
         },
+        "held_out_em_loss_ci95": {
+            loss: _loss_interval(assessment, spot) for loss, spot in spots.items()
+        },
         "parameters_at_em_loss": {loss: dict(spot.parameters) for loss, spot in spots.items()},
     }
+
+
+def _loss_interval(assessment: Assessment, spot: Point) -> tuple[float, float]:
+    """Of the exact match that is lost; 0 by definition where nothing is ever stopped."""
+    if dict(spot.parameters) == dict(NEVER):
+        return 0.0, 0.0
+    lost = assessment.full.exact_match - spot.held_out.exact_match
+    return mean_interval(assessment.resampling, lost, low=-1.0, high=1.0)
 
 
 def _gap_interval(assessment: Assessment, name: str, measure: Measure) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from rlbudget.evaluate.evaluation import as_json
 from rlbudget.evaluate.figure import draw_frontier
 from rlbudget.evaluate.folds import add_spread, assess_folds, assess_split
 from rlbudget.evaluate.measure import Composition
+from rlbudget.evaluate.needed import add_needed
 from rlbudget.evaluate.present import SHOWN_RELATIVE_PRICE, at_shown_price, shown, table_text
 from rlbudget.evaluate.recommendation import recommended
 from rlbudget.evaluate.report import Cases, cases_of, write_report
@@ -133,6 +134,10 @@ def evaluate_folder(
     if compared is not None:
         evaluation[FIELD] = compared
         notes = [SAID, *notes]
+    add_needed(evaluation, assessment)
+    evaluation["frozen_rules"] = {
+        name: rule for name, policy in loaded.items() if (rule := _rule_of(policy))
+    }
     evaluation["recommendation"] = recommended(evaluation)
     evaluation["about"] = about(assessment.methods, loaded)
     way = served(evaluation, assessment, loaded, held_out)
@@ -151,6 +156,12 @@ def evaluate_folder(
         f"Written to {out}: report.html, evaluation.json, table.txt, frontier.png, frontier.svg"
     )
     return evaluation
+
+
+def _rule_of(policy: Policy) -> str | None:
+    """The rule that it was frozen from."""
+    found: str | None = (policy.config.get("trained") or {}).get("rule")
+    return found
 
 
 def _beyond(methods: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
