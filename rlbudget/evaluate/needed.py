@@ -38,9 +38,7 @@ def needed(resampling: Resampling, lost: Floats) -> dict[str, int | None]:
     }
 
 
-def _questions_for(
-    resampling: Resampling, lost: Floats, now: float, wanted: float
-) -> int | None:
+def _questions_for(resampling: Resampling, lost: Floats, now: float, wanted: float) -> int | None:
     questions = resampling.questions
     if now <= wanted:
         return questions
@@ -54,7 +52,8 @@ def _questions_for(
         if width <= wanted:  # between the last two it falls as a power
             steepness = math.log(wider / width)
             share = math.log(wider / wanted) / steepness if steepness > 0 else 1.0
-            return math.ceil(questions * times / 2 * 2.0**share)
+            enough: float = questions * times / 2 * 2.0**share
+            return math.ceil(enough)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ def shown(evaluation: Mapping[str, Any]) -> Group:
     """A title, the table at relative price 0.1, and what its columns mean."""
     rows, reference = at_shown_price(evaluation), _reference(evaluation)
     worth = 1 / next(iter(rows.values()))["token_price"]
+    advice = Text("".join(f"{line}\n" for line in advised(evaluation)), style="bold")
     title = (
         f"{evaluation['held_out_questions']:,} held-out questions, every token counted\n"
         f"Relative price {SHOWN_RELATIVE_PRICE:g}: a right answer is worth {worth:,.0f} tokens\n"
@@ -47,12 +49,27 @@ def shown(evaluation: Mapping[str, Any]) -> Group:
         table.add_row(*_cells(row, summaries[name], reference), style=style)
     efforts = evaluation.get("efforts")
     below = _efforts(efforts) if efforts else ""
-    return Group(Text(title, style="bold"), table, below, _notes(evaluation, reference))
+    return Group(advice, Text(title), table, below, _notes(evaluation, reference))
+
+
+def advised(evaluation: Mapping[str, Any]) -> list[str]:
+    """The lines of the recommendation, each sentence on lines of its own."""
+    said: Sequence[str] = evaluation.get("recommendation") or ()
+    return [
+        line
+        for sentence in said
+        for line in textwrap.wrap(
+            sentence, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    ]
 
 
 def _efforts(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What the efforts of the policies promise and give, points of exact match."""
-    table = Table(header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0), title="")
+    table = Table(
+        header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
+        title="\npoints of exact match that efforts may lose and lost", title_style="",
+    )  # fmt: skip
     table.add_column("effort", no_wrap=True)
     for name in ("may lose", "lost, held out", "saved"):
         table.add_column(name, justify="right", no_wrap=True)

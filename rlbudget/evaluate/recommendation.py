@@ -25,6 +25,8 @@ class Way:
     method: str
     effort: str | None
     """of a policy with operating points; None for what was tuned to lose at most a point"""
+    token_price: float | None
+    """of the effort"""
     savings: float
     em_loss: float
     em_loss_ci95: tuple[float, float]
@@ -55,6 +57,11 @@ class Pick:
     """of the rule against the policy; None where they were not compared"""
     told: bool
     """whether anything could be told: of the two apart, or of either from the full decode"""
+
+    @property
+    def way(self) -> Way | None:
+        """What to serve; None for the full decode."""
+        return {"policy": self.policy, "rule": self.rule, "full": None}[self.serve]
 
 
 def pick(evaluation: Mapping[str, Any]) -> Pick:
@@ -89,14 +96,16 @@ def recommended(evaluation: Mapping[str, Any]) -> list[str]:
     picked = pick(evaluation)
     policy, rule, verdict = picked.policy, picked.rule, picked.verdict
     questions, said = int(evaluation["held_out_questions"]), []
-    way = {"policy": policy, "rule": rule, "full": None}[picked.serve]
+    way = picked.way
     if not picked.told:
         said.append(_too_few(evaluation, way or policy or rule, questions))
-    until = "Until then: " if said else ""
     if way is None:
-        said.append(f"{until}Decode in full: {_why_full(policy or rule, questions)}.")
+        until = "Decode in full" if picked.told else "Until then decode in full"
+        said.append(f"{until}: {_why_full(policy or rule, questions)}.")
     else:
-        said.append(f"{until}{_serve(way, picked, evaluation)}.")
+        until = "" if picked.told else "Until then decode in full or, unproven: "
+        serve = _serve(way, picked, evaluation)
+        said.append(f"{until}{serve if until else serve[0].upper() + serve[1:]}.")
         said.append(_gains(way, evaluation, questions, more=picked.told))
     if policy is not None and rule is not None and (picked.serve != "full" or verdict == "better"):
         said.append(_against(policy, rule, picked, evaluation, questions))
@@ -111,16 +120,16 @@ def _serve(way: Way, picked: Pick, evaluation: Mapping[str, Any]) -> str:
         command = f"rlbudget freeze RUN --rule {name} --out {name}"
         if picked.policy is None:
             command = f"rlbudget train TRACES --out RUN, then {command}"
-        return f"Serve the rule {name}: {command}"
+        return f"serve the rule {name}: {command}"
     if way.effort is not None:
-        return f"Serve {name} at effort {way.effort} (--policy {name} --effort {way.effort})"
+        return f"serve {name} at effort {way.effort} (--policy {name} --effort {way.effort})"
     if evaluation.get("folds", 1) > 1:
         return (
-            f"Serve {name}, trained on all of these questions, at effort medium:"
+            f"serve {name}, trained on all of these questions, at effort medium:"
             f" rlbudget train TRACES --out RUN, then rlbudget freeze RUN --out POLICY"
         )
     return (
-        f"Serve {name} at the price that may lose a point, which its folder does not name:"
+        f"serve {name} at the price that may lose a point, which its folder does not name:"
         f" rlbudget calibrate {name} TRACES --out POLICY finds it"
     )
 
@@ -171,7 +180,8 @@ def _against(
     elif not can_freeze(best):
         said += f", and that cannot be frozen: {why_not(best)}"
     effort = f" at effort {other.effort}" if other.effort else ""
-    said += f"; {other.method}{effort} saves {other.savings:.0%}"
+    saves = f"{other.savings:.0%}" if other.savings > 0 else "nothing"
+    said += f"; {other.method}{effort} saves {saves}"
     apart = to_tell_apart(versus, questions)
     if apart is not None and picked.told:
         extra = _recorded(evaluation, apart - questions)
@@ -242,12 +252,16 @@ def _policy(evaluation: Mapping[str, Any]) -> Way | None:
         row for row in evaluation.get("efforts") or ()
         if row["max_em_loss"] <= POINT
     ]  # fmt: skip
-    ways = [
-        Way(row["method"], row["effort"], row["held_out_savings"], row["held_out_em_loss"],
-            tuple(row["held_out_em_loss_ci95"]), row.get("to_halve"), row.get("to_a_point"),
-            _probes(evaluation, row["method"]))
-        for row in sorted(rows, key=lambda row: -row["max_em_loss"])
-    ]  # fmt: skip
+    ways = []
+    for row in sorted(rows, key=lambda row: -row["max_em_loss"]):
+        lost, ends = row["held_out_em_loss"], tuple(row["held_out_em_loss_ci95"])
+        ways.append(
+            Way(
+                row["method"], row["effort"], row["token_price"], row["held_out_savings"], lost,
+                ends, row.get("to_halve"), row.get("to_a_point"),
+                _probes(evaluation, row["method"]),
+            )
+        )  # fmt: skip
     with_efforts = {way.method for way in ways}
     tuned = (_tuned(evaluation, n) for n in _policies(evaluation) if n not in with_efforts)
     ways += [way for way in tuned if way is not None]
@@ -268,7 +282,7 @@ def _tuned(evaluation: Mapping[str, Any], method: str) -> Way | None:
     if row is None or row.get("held_out_em_loss_ci95") is None:
         return None
     return Way(
-        method, None, row["savings_at_em_loss"][_TUNED], row["held_out_em_loss"][_TUNED],
+        method, None, None, row["savings_at_em_loss"][_TUNED], row["held_out_em_loss"][_TUNED],
         tuple(row["held_out_em_loss_ci95"][_TUNED]), row.get("to_halve"), row.get("to_a_point"),
         _probes(evaluation, method),
     )  # fmt: skip
@@ -295,6 +309,6 @@ def _versus(
     if way is None:
         return None
     reference = "full" if other is None else other.method
-    row = next((row for row in evaluation["summary"] if row["method"] == way.method), {})
-    found: Mapping[str, Any] | None = row.get("versus", {}).get(reference)
+    versus = [row["versus"] for row in evaluation["summary"] if row["method"] == way.method]
+    found: Mapping[str, Any] | None = versus[0].get(reference) if versus else None
     return found

@@ -80,35 +80,20 @@ def served(
     policies: Mapping[str, Policy],
     held_out: TraceTable | None,
 ) -> Served:
-    """What ``recommendation.pick`` picked; where it had nothing to pick from, the policy, learner
-    or rule of the highest mean gap closed, tuned to lose at most a point on training questions."""
-    picked = pick(evaluation)
-    if picked is None:
-        return _tuned(assessment, _best(evaluation))
-    if picked.verdict == "better" and picked.rule is not None:
-        return _tuned(assessment, picked.rule)
-    if picked.effort is None or held_out is None:
+    """What ``recommendation.pick`` picked: a policy at an effort, or what was tuned to lose at most
+    a point on training questions."""  # fmt: skip
+    way = pick(evaluation).way
+    if way is None:
         return Served("full", None, "every answer decoded in full", assessment.full)
-    effort, price = str(picked.effort["effort"]), float(picked.effort["token_price"])
-    found = replay(policies[picked.policy], held_out, price).outcome
-    return Served(picked.policy, effort, f"{picked.policy} at effort {effort}", found)
+    if way.effort is None or way.token_price is None or held_out is None:
+        return _tuned(assessment, way.method)
+    found = replay(policies[way.method], held_out, way.token_price).outcome
+    return Served(way.method, way.effort, f"{way.method} at effort {way.effort}", found)
 
 
 def _tuned(assessment: Assessment, method: str) -> Served:
     found = assessment.methods[method].saving_most(POINT).held_out
     return Served(method, None, f"{method}, tuned to lose at most 1 point", found)
-
-
-def _best(evaluation: Mapping[str, Any]) -> str:
-    """The first learned method by mean gap; without one, the first rule."""
-    rows = [row for row in evaluation["summary"] if row["kind"] != "bound"]
-    learned = [row for row in rows if row["kind"] == "learned"] or rows
-
-    def gap(row: Mapping[str, Any]) -> float:
-        found = row["mean_oracle_gap_closed"]
-        return -math.inf if found is None else float(found)
-
-    return str(max(learned, key=gap)["method"])
 
 
 def worth(way: Served, full: Outcome, resampling: Resampling, rates: Rates) -> dict[str, Any]:
