@@ -106,22 +106,26 @@ def test_the_headline_is_what_the_first_sentence_recommends(
     price = 1e-3
     effort = {
         "method": "mine", "effort": "medium", "max_em_loss": 0.01, "token_price": price,
-        "held_out_em_loss": 0.0, "held_out_savings": 0.3,
+        "held_out_em_loss": 0.0, "held_out_em_loss_ci95": (-0.01, 0.01), "held_out_savings": 0.3,
     }  # fmt: skip
     (rule,) = [row for row in evaluation["summary"] if row["method"] == "fixed"]
-    rule["mean_oracle_gap_closed"], rule["versus"]["mine"] = 9.0, {"verdict": "cannot tell"}
+    rule["mean_oracle_gap_closed"], rule["held_out_em_loss"] = 9.0, {"0.01": 0.0}
+    rule["savings_at_em_loss"] = {"0.01": 0.2}
 
-    def way(**changes: Any) -> Served:
+    def way(verdict: str, **changes: Any) -> Served:
+        rule["versus"]["mine"] = {
+            "verdict": verdict, "margin": 0.0, "margin_ci95": (-0.1, 0.1)
+        }  # fmt: skip
         given = {**evaluation, "efforts": [effort | changes]}
         return served(given, assessment, {"mine": policy}, tables[1])
 
     at = replay(policy, tables[1], price).outcome
-    assert (way().how, way().effort) == ("mine at effort medium", "medium")
-    assert np.array_equal(way().outcome.tokens, at.tokens)
-    assert way(held_out_savings=0.0).method == "full"
-    rule["versus"]["mine"] = {"verdict": "better"}
-    assert way().how == "fixed, tuned to lose at most 1 point"
-    assert served(evaluation, assessment, {"mine": policy}, None).method == "mine"
+    assert (way("worse").how, way("worse").effort) == ("mine at effort medium", "medium")
+    assert np.array_equal(way("worse").outcome.tokens, at.tokens)
+    for verdict in ("better", "cannot tell"):
+        assert way(verdict).how == "fixed, tuned to lose at most 1 point"
+    rule["savings_at_em_loss"] = {"0.01": 0.0}
+    assert way("worse", held_out_savings=0.0).method == "full"
 
 
 def test_without_a_policy_the_headline_is_the_best_rule(
@@ -131,4 +135,7 @@ def test_without_a_policy_the_headline_is_the_best_rule(
     evaluation = as_json(bare)
     known = [row for row in evaluation["summary"] if row["kind"] == "rule"]
     best = max(known, key=lambda row: row["mean_oracle_gap_closed"])
+    best["savings_at_em_loss"], best["held_out_em_loss"] = {"0.01": 0.2}, {"0.01": 0.0}
     assert served(evaluation, bare, {}, None).method == best["method"]
+    best["held_out_em_loss"] = {"0.01": 0.5}
+    assert served(evaluation, bare, {}, None).method == "full"
