@@ -13,7 +13,7 @@ ABOUT: Mapping[str, str] = {
     "entropy": "Stops once the model's doubt about its next words has been low for long.",
     "thinkbrake": "Stops at the end of a sentence where ending was about as likely as going on.",
     "deepconf": "Stops once the confidence of the latest tokens leaves the usual range.",
-    "verbatim": "Stops once many of the latest tokens only repeat a passage written before.",
+    "verbatim": "Stops once many of the latest tokens repeat, one by one, what was written.",
     "confidence": "Stops once the model is confident in a trial answer, asked at every checkpoint.",
     "deer": "Stops once the model is confident in a trial answer, asked at turns of thought"
     ' ("wait") only.',

@@ -2,8 +2,8 @@
 
 It follows from the token ids up to a checkpoint and from where the checkpoint before it lay: so a
 recording, a replay, an annotation and every engine give the same number. It costs some 0.2
-microseconds a token and no token of the model. ``signals.text`` has ``text_repeats``, the same of
-words, for what comes as text; ``signals.loops`` finds exact loops, which are closed in any case.
+microseconds a token, and nothing that is charged. ``signals.text`` has ``text_repeats``, the same
+of words, for what comes as text; ``signals.loops`` finds exact loops, which are closed in any case.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ TOKEN_REPEATS = "token_repeats"
 """Share of the tokens since the checkpoint before that end a sequence of ``GRAM`` tokens which
 stood in this thinking before; 0 where there are none."""
 
-GRAM = 8
-"""tokens: an equation or a clause; shorter ones come again in any thinking"""
+GRAM = 4
+"""tokens, as seq-rep-4 counts them (arXiv 1908.04319). On 200 questions of the embedded model the
+share of 4 told right exits from wrong ones after as many tokens (area under the curve .56), that of
+6 less (.53), that of 8 or more not at all (.50)"""
 _MOST = 1 << 16
 """sequences that are remembered"""
 _BITS = 21
