@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.logger import configure
 
 from rlbudget.agents.config import PPOConfig
 from rlbudget.agents.crossfit_log import EnsembleLog
+from rlbudget.agents.curves import open_log
 from rlbudget.agents.doubt import Doubts, choose_doubts, doubtful, gains, relative_weights
 from rlbudget.agents.freeze import RUN, read_run
 from rlbudget.agents.frozen_rules import save_rules
@@ -109,8 +109,7 @@ def _train(
             return TrainResult(run_dir, before["validation"])
     fold = fold_of_traces(table, folds, config.seed)
     parts = make_folds(columns, fold)
-    logger = configure(str(run_dir), ["tensorboard"])
-    log = EnsembleLog(logger, run, folds)
+    log = EnsembleLog(open_log(run_dir, run, anew=True), run, folds)
     save = _Saving(run_dir, run, config, columns)
 
     def looked(done: int, members: list[Member]) -> None:

@@ -12,14 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
-from stable_baselines3.common.logger import HParam
 
 from rlbudget.agents.actor import actor_of, actor_stop_chances
 from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.curves import (
+    BEST_GAP,
+    FRONTIER,
+    FULL,
+    GAP,
+    GIVES_CHARTS,
+    NAMES,
+    PRICES,
+    WORTH,
+    Layout,
+    describe_run,
+    frontier_figure,
+    lines,
+    write_levels,
+)
 from rlbudget.agents.dual import Constraint, Measured, focus
 from rlbudget.agents.exact import TraceSource
 from rlbudget.agents.freeze import BEST
@@ -30,6 +43,20 @@ from rlbudget.policy.prices import middle_price
 Progress = Callable[[int, int], None]
 """called with environment steps done and in all"""
 
+HELD = "3 what is asked for"
+"""of a training that keeps a floor or a budget"""
+LAYOUT: Layout = {
+    WORTH: {
+        "gap closed on the validation questions (0: best constant budget, 1: knows the answers)":
+            lines(NAMES["oracle_gap_closed"], BEST_GAP),
+    },
+    **GIVES_CHARTS,
+    "4 At which prices?": {
+        f"{what} at each relative price": lines(f"{PRICES}/{what} at .*")
+        for what in ("gap closed", "exact match", "tokens a question")
+    },
+}  # fmt: skip
+"""categories, charts and the curves of each, of the page Custom Scalars"""
 FIGURES = 4
 """frontier figures in a run, beside the one at the end"""
 
@@ -68,13 +95,12 @@ class Monitor(Watch):
 
     Logged at each look, a decode stopping where p(stop) > 0.5:
 
-    * ``eval/exact_match``, ``eval/tokens``, ``eval/utility``, ``eval/oracle_gap_closed``: means
-      over the relative prices, and the same with ``@PRICE`` at the end for each of them;
-    * ``eval/best_oracle_gap_closed``: of the policy kept so far;
-    * ``eval/frontier``: a figure, exact match against tokens.
+    * exact match, tokens, utility and gap closed: means over the relative prices
+      (``curves.NAMES``), and each at each of them (``curves.PRICES``);
+    * the gap closed by the policy kept so far;
+    * a figure, exact match against tokens.
 
-    With a constraint: ``dual/token_price``, and ``dual/exact_match`` and ``dual/tokens`` at the
-    price that meets it.
+    With a constraint: the token price, and exact match and tokens at the one that meets it.
     """
 
     def __init__(
@@ -106,14 +132,11 @@ class Monitor(Watch):
         return result
 
     def _on_training_start(self) -> None:
-        config = {
-            name: value if isinstance(value, int | float | str) else str(value)
-            for name, value in self.run["config"].items()
-        }
-        metrics = dict.fromkeys(
-            ("eval/oracle_gap_closed", "eval/utility", "eval/exact_match", "eval/tokens"), 0.0
-        )
-        self.logger.record("hparams", HParam(config, metrics))
+        describe_run(self.logger, self.run, LAYOUT, (BEST_GAP,))
+        table = self.validation.columns.table
+        full = {"exact_match": table.final_exact_match.mean(), "tokens": table.full_tokens.mean()}
+        levels = {name: float(full[number]) for number, name in FULL.items()}
+        write_levels(self.logger, levels, self.total_timesteps)
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
@@ -143,7 +166,8 @@ class Monitor(Watch):
             self._keep(actor, score)
         self._log(score)
         if draw:
-            self.logger.record("eval/frontier", LoggedFigure(frontier_figure(score), close=True))
+            figure = frontier_figure(score, "On the validation questions, by relative price")
+            self.logger.record(FRONTIER, LoggedFigure(figure, close=True))
 
     def _measure_constraint(
         self, constraint: Constraint, actor: dict[str, torch.Tensor], score: Score
@@ -160,9 +184,9 @@ class Monitor(Watch):
             operating = {"token_price": price, **asdict(constraint), **asdict(found)}
             self._keep(actor, score, operating=operating)
         self._log(score)
-        self.logger.record("dual/token_price", self.state["dual_price"])
-        self.logger.record("dual/exact_match", found.exact_match)
-        self.logger.record("dual/tokens", found.tokens)
+        self.logger.record(f"{HELD}/token price", self.state["dual_price"])
+        self.logger.record(f"{HELD}/exact match", found.exact_match)
+        self.logger.record(f"{HELD}/tokens a question", found.tokens)
 
     def _keep(self, actor: dict[str, torch.Tensor], score: Score, **extra: Any) -> None:
         self.state["best"] = score.selection
@@ -182,28 +206,15 @@ class Monitor(Watch):
         save_run(self.run_dir, {**self.state["run"], "swept": swept})
 
     def _log(self, score: Score) -> None:
-        for name in ("exact_match", "tokens", "utility", "oracle_gap_closed"):
-            values = [getattr(result, name) for result in score.prices]
+        for number, name in NAMES.items():
+            values = [getattr(result, number) for result in score.prices]
             known = [value for value in values if not math.isnan(value)]
             # Without a gap there is no share of it: the curve then stays at 0.
-            self.logger.record(f"eval/{name}", float(np.mean(known)) if known else 0.0)
+            self.logger.record(name, float(np.mean(known)) if known else 0.0)
             for result, value in zip(score.prices, values, strict=True):
                 if not math.isnan(value):
-                    self.logger.record(f"eval/{name}@{result.relative_price:g}", value)
+                    what = "gap closed" if name.startswith(GAP) else name.partition("/")[2]
+                    at = f"{PRICES}/{what} at {result.relative_price:g}"
+                    self.logger.record(at, value)
         best = self.best["mean_oracle_gap_closed"]
-        self.logger.record("eval/best_oracle_gap_closed", 0.0 if best is None else best)
-
-
-def frontier_figure(score: Score) -> Figure:
-    """Exact match against tokens, one point a price."""
-    figure = Figure(figsize=(5, 4), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    tokens = [result.tokens for result in score.prices]
-    axes.plot(tokens, [result.exact_match for result in score.prices], "o-")
-    for result in score.prices:
-        axes.annotate(f"{result.relative_price:g}", (result.tokens, result.exact_match))
-    axes.set_xlabel("tokens a question")
-    axes.set_ylabel("exact match")
-    axes.set_title("validation questions, by relative price")
-    axes.set_xlim(left=0)
-    return figure
+        self.logger.record(BEST_GAP, 0.0 if best is None else best)

@@ -21,12 +21,13 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlbudget.agents.actor import Tanh, one_thread
 from rlbudget.agents.config import PPOConfig
+from rlbudget.agents.curves import open_log
 from rlbudget.agents.exact import Evaluate, Rows, TraceSource, stop_rows
 from rlbudget.agents.exact_cascade import cascade_rows, cascade_weight
 from rlbudget.agents.monitor import Monitor, Progress
@@ -272,7 +273,7 @@ def _train(
         model = make_ppo(columns, config)
         if start is not None:
             _continue_from(model, start)
-        model.set_logger(configure(str(run_dir), ["tensorboard"]))
+        model.set_logger(open_log(run_dir, run))
         source, state = _source(model), None
         if snapshot is not None:
             restore(model, source, *snapshot)

@@ -23,7 +23,8 @@ from rlbudget.agents.actor import actor_stop_chances
 from rlbudget.agents.clone import as_paid, best_of, imitate, try_rules
 from rlbudget.agents.config import PPOConfig, ensemble_of
 from rlbudget.agents.crossfit import train_crossfit
-from rlbudget.agents.crossfit_log import LAYOUT
+from rlbudget.agents.crossfit_log import CLOSED, LAYOUT, MEMBERS, OF_RULE, SAVED
+from rlbudget.agents.curves import FRONTIER, FULL, GAP
 from rlbudget.agents.doubt import DOUBTS, NEVER, choose_doubts, doubtful
 from rlbudget.agents.freeze import RULES, freeze, policy_of_run
 from rlbudget.agents.frozen_rules import RULE_PRICES, paying_as_policy
@@ -185,33 +186,45 @@ def test_an_interrupted_training_leaves_an_unfinished_policy_and_resumes_to_the_
     assert policy_of_run(folder) == policy_of_run(run)
 
 
-def test_tensorboard_holds_both_kinds_and_the_estimate(run: Path) -> None:
-    events = EventAccumulator(str(run))
-    events.Reload()
-    tags = set(events.Tags()["scalars"])
-    assert {"cold/oracle_gap_closed", "warm/utility", "out_of_fold/oracle_gap_closed",
-            "out_of_fold/best_rule", "out_of_fold/oracle_gap_closed@0.1", "eval/utility",
-            "eval/best_oracle_gap_closed", "member/cold_1_of_3", "member/warm_3_of_3",
-            "by_price/policy", "by_price/never_stopping"} <= tags  # fmt: skip
-    assert [event.step for event in events.Scalars("by_price/policy")] == [
-        20,
-        50,
-        100,
-        200,
-        300,
-        500,
+@pytest.fixture(scope="module")
+def events(run: Path) -> EventAccumulator:
+    # The folder's name is what TensorBoard calls the run.
+    (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
+    assert folder == run / "free-60-questions-seed-0"
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def test_tensorboard_shows_the_members_the_estimate_and_what_to_compare_it_with(
+    events: EventAccumulator, run: Path
+) -> None:
+    found = json.loads((run / "run.json").read_text())["out_of_fold"]
+    assert [event.value for event in events.Scalars(CLOSED)] == [
+        pytest.approx(found["oracle_gap_closed"], abs=1e-6)
     ]
+    for name, value in ((OF_RULE, found["rule"]["oracle_gap_closed"]),
+                        (FULL["tokens"], found["full"]["tokens"])):  # fmt: skip
+        level = events.Scalars(name)
+        assert [event.value for event in level] == [pytest.approx(value, rel=1e-6)] * 2
+        assert level[0].step == 0 < level[1].step
+    assert set(events.Tags()["images"]) == {FRONTIER, f"{GAP}/by price"}
     assert "custom_scalars__config__" in events.Tags()["tensors"]
-    (table,) = events.Tensors("out_of_fold/text_summary")
+    (table,) = events.Tensors("result/text_summary")
     assert "| relative price | exact match |" in table.tensor_proto.string_val[0].decode()
 
 
-def test_every_curve_of_the_layout_is_logged(run: Path) -> None:
-    events = EventAccumulator(str(run))
-    events.Reload()
+def test_every_curve_of_the_layout_is_logged_and_no_curve_has_a_single_point_but_results(
+    events: EventAccumulator,
+) -> None:
     tags = events.Tags()["scalars"]
     curves = [one for charts in LAYOUT.values() for _, names in charts.values() for one in names]
-    assert [one for one in curves if not any(re.fullmatch(str(one), tag) for tag in tags)] == []
+    shown = [{tag for tag in tags if re.match(str(one), tag)} for one in curves]
+    assert all(shown)
+    assert [one for one, found in zip(curves, shown, strict=True) if len(found) > 1] == [
+        f"{MEMBERS}/.*$"
+    ]
+    assert {tag for tag in tags if len(events.Scalars(tag)) < 2} == {CLOSED, SAVED}
 
 
 def test_the_moment_for_a_fold_is_chosen_without_its_answers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,8 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlbudget.agents import exact_pg
 from rlbudget.agents.actor import ACTOR, actor_stop_chances, one_thread
+from rlbudget.agents.curves import BEST_GAP, FRONTIER, FULL, NAMES
 from rlbudget.agents.exact import stop_rows, values_of
 from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.monitor import LAYOUT
 from rlbudget.agents.ppo import ExactPPO, PPOConfig, make_ppo, train, training_columns
 from rlbudget.agents.training import train_on
 from rlbudget.agents.validation import Validation
@@ -172,7 +175,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 
 
 def scalars(run_dir: Path) -> EventAccumulator:
-    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    (folder,) = {file.parent for file in run_dir.rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return events
 
@@ -185,7 +189,7 @@ def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
     result = train(table, validation, config, tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["timesteps"] < run["config"]["total_timesteps"]
-    seen = [e.value for e in scalars(tmp_path).Scalars("eval/oracle_gap_closed")]
+    seen = [e.value for e in scalars(tmp_path).Scalars(NAMES["oracle_gap_closed"])]
     assert max(seen) > seen[-1] + 0.02
     columns = training_columns(table, config)
     assert columns.normaliser is not None
@@ -220,10 +224,11 @@ def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look
     assert high * table.full_tokens.mean() == pytest.approx(1.0)
     events = scalars(tmp_path)
     tags = set(events.Tags()["scalars"])
-    for name in ("exact_match", "tokens", "utility", "oracle_gap_closed"):
-        assert {f"eval/{name}", f"eval/{name}@0.02", f"eval/{name}@0.5"} <= tags
+    assert {*NAMES.values(), *FULL.values(), BEST_GAP} <= tags
+    curves = [one for charts in LAYOUT.values() for _, names in charts.values() for one in names]
+    assert all(any(re.match(str(one), tag) for tag in tags) for one in curves)
     assert {"rollout/ep_rew_mean", "train/approx_kl", "train/loss", "time/fps"} <= tags
-    assert "eval/frontier" in events.Tags()["images"]
+    assert FRONTIER in events.Tags()["images"]
     assert events.summary_metadata["_hparams_/experiment"] is not None
     assert torch.get_num_threads() >= 1
 

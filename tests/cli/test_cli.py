@@ -134,7 +134,7 @@ def test_the_whole_way(
         main([str(argument) for argument in step])
     said = capsys.readouterr()
     assert len(load_traces(tmp_path / "traces")) == 60
-    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert "policy" in {row["method"] for row in evaluation["summary"]}
     assert "held-out questions" in said.out
