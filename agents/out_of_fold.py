@@ -150,6 +150,8 @@ def estimate(
                 "never": gap.at(k, one.utility["full"]),
                 "rule": one.best,
                 "rule_oracle_gap_closed": gap.at(k, one.any_rule),
+                **_beside_full(table, one.own, resampling),
+                **_beside_full(table, given.rule(one.best, prices[relative]), resampling, "rule_"),
             }
             for k, (relative, one) in enumerate(at.items())
         ],
@@ -269,17 +271,24 @@ def _savings(
 
         row: dict[str, Any] = {"max_em_loss": loss}
         for name, chosen in (("", given.together(policy)), ("rule_", given.together(rule))):
-            lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
-            share = resampling.means(saved) / resampling.means(full.tokens)
-            n = resampling.questions
-            row |= {
-                f"{name}savings": float(saved.mean() / full.tokens.mean()),
-                f"{name}savings_ci90": interval(share, n, level=LEVEL),
-                f"{name}em_loss": float(lost.mean()),
-                f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
-            }
+            row |= _beside_full(table, chosen, resampling, name)
         found.append(row)
     return found
+
+
+def _beside_full(
+    table: TraceTable, chosen: Outcome, resampling: Resampling, name: str = ""
+) -> dict[str, Any]:
+    """What is saved and lost, of tokens and exact match of the full decodes."""
+    full = outcome(table, full_stops(table))
+    lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
+    share, n = resampling.means(saved) / resampling.means(full.tokens), resampling.questions
+    return {
+        f"{name}savings": float(saved.mean() / full.tokens.mean()),
+        f"{name}savings_ci90": interval(share, n, level=LEVEL),
+        f"{name}em_loss": float(lost.mean()),
+        f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
+    }
 
 
 _Swept = tuple[list[Swept], int]

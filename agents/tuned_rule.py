@@ -114,9 +114,8 @@ SCHEDULE: Mapping[str, tuple[str, ...]] = {"deer": ("most_probes", "tail"), "dyn
 """parameters that say where trial answers are made, and so are the same at every price"""
 _NOT: Mapping[str, str] = {
     "full": "it never stops: decode without a policy",
-    "random": "it tosses a coin, and a policy decides alike each time: take another rule",
-    "ac-dirichlet": "no feature shows the votes of five answers together: take ac-beta, which"
-    " looks at those of two",
+    "random": "it tosses a coin: take another rule",
+    "ac-dirichlet": "it looks at the votes of five answers at once: take ac-beta",
     "logistic": "evaluate --learners fits it, a run does not hold it: take the policy of the run",
     "zelt": "evaluate --learners fits it, a run does not hold it: take the policy of the run",
 }

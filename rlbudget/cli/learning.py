@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import tyro
@@ -29,13 +30,14 @@ from rlbudget.cli.arguments import (
 )
 from rlbudget.cli.findings.finding import report
 from rlbudget.cli.findings.learning import (
+    efforts_table,
     of_certificate,
     of_evaluation,
     of_freezing,
     of_points,
-    of_training,
 )
-from rlbudget.console import note, progress, tell
+from rlbudget.cli.findings.training import next_steps, of_training, training_tables
+from rlbudget.console import note, progress, show, tell
 from rlbudget.errors import UserError
 from rlbudget.evaluate.calibrate import calibrate
 from rlbudget.evaluate.folder import evaluate_folder
@@ -113,8 +115,15 @@ class Train:
                 resume=self.resume,
                 progress=advance,
             )
-        report(of_training(policy_of_run(result.run_dir).config))
-        note(f"Run written to {result.run_dir}; freeze it with: rlbudget freeze {result.run_dir}")
+        note(f"Run written to {result.run_dir}")
+        config = policy_of_run(result.run_dir).config
+        for heading, table in training_tables(config):
+            tell(heading)
+            show(table)
+            tell("")
+        report(of_training(config))
+        for line in next_steps(config, result.run_dir):
+            tell(line)
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,12 @@ class Freeze:
             unfinished=self.unfinished,
             rule=self.rule,
         )
-        report(of_freezing(policy.config))
         note(f"Policy written to {self.out}")
+        if policy.operating_points:
+            show(efforts_table(policy.operating_points))
+        report(of_freezing(policy.config))
+        folder = quote(str(self.out))
+        tell(f"Next: rlbudget evaluate TRACES --policy {folder} --out EVALUATION")
 
 
 @dataclass(frozen=True)
@@ -253,5 +266,6 @@ class Calibrate:
             f" {-100 * found['em_loss']:+.2f} points on the calibration questions."
         )
         report(of_certificate(found, policy.price_range))
+        show(efforts_table(policy.operating_points))
         report(of_points(policy.operating_points))
         note(f"Policy written to {self.out}")

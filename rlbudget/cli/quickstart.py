@@ -65,7 +65,7 @@ def quickstart(folder: Path, *, seed: int = 0, n: int = 2400) -> None:
             model, task, traces_folder, seed=seed, store_text=True, resume=True, progress=advance
         )
 
-    note("2/5 Training PPO on the training questions")
+    note("2/5 Training a policy on the training questions")
     with progress("Training") as advance:
         train_on(traces_folder, run, seed=seed, split_seed=seed, resume=True, progress=advance)
 

@@ -152,9 +152,10 @@ def test_the_whole_way(
         r"^spent [\d,]+ tokens on full decodes and [\d,]+ on exit", said.err, re.MULTILINE
     )
     assert "warning: 60 questions are few: 18 would be held out" in said.err
-    assert re.search(r"^out of fold on \d+ training questions: .* gap", said.err, re.MULTILINE)
-    assert re.search(r"^a free policy on \d+ features, .* of ", said.err, re.MULTILINE)
-    assert re.search(r"^policy: \S+ of the oracle's gap closed", said.err, re.MULTILINE)
+    assert re.search(r"^What \d+ training questions say, .* intervals", said.out, re.MULTILINE)
+    assert re.search(r"^Next: rlbudget freeze .*run.* --out ", said.out, re.MULTILINE)
+    assert re.search(r"^a policy, trained on \d+ questions of ", said.err, re.MULTILINE)
+    assert said.out.index("ecode in full") < said.out.index("held-out questions, every token")
     assert "warning: every full decode is scored wrong by the scorer auto" in said.err
     assert "warning: the full decodes are all wrong" in said.err
     assert "now serves" not in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
 from rlbudget.cli.findings.examples import EXAMPLES, FirstAnswers, example
 from rlbudget.cli.findings.finding import odd
-from rlbudget.cli.findings.learning import of_certificate, of_evaluation, of_freezing, of_training
+from rlbudget.cli.findings.learning import (
+    efforts_table,
+    of_certificate,
+    of_evaluation,
+    of_freezing,
+)
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import Survey, survey
+from rlbudget.cli.findings.training import next_steps, of_training, training_tables
 from rlbudget.decoding.record import RecordStats
 from rlbudget.models.profiles import ChosenBy
 from rlbudget.policy.controller import Reason
@@ -333,69 +341,104 @@ def config(gap: float | None = 0.3, shares: tuple[float, ...] = (0.9, 0.5), n: i
     }  # fmt: skip
 
 
-def test_training_says_what_its_policy_is_worth() -> None:
-    said = list(of_training(config()))
-    assert said == [
-        "on the validation questions: 0.30 of the oracle's gap closed, mean over the prices",
-        "relative price 0.1: exact match 90.0%, 10% saved;"
-        " relative price 0.2: exact match 90.0%, 50% saved",
+def shown_text(made: Any) -> list[str]:
+    file = io.StringIO()
+    console = Console(file=file, width=200, color_system=None)
+    for heading, table in training_tables(made):
+        console.print(heading)
+        console.print(table)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_training_says_what_its_policy_saves_by_the_worth_of_an_answer() -> None:
+    assert shown_text(config()) == [
+        "What the validation questions say",
+        "an answer is worth  policy saves  exact match",
+        "1,000 tokens                 10%        90.0%",
+        "500 tokens                   50%        90.0%",
+    ]
+    assert list(next_steps(config(), Path("a/run"))) == [
+        "Next: rlbudget freeze a/run --out a/policy"
     ]
 
 
-def crossfitted(low: float | None, high: float | None, rule: str = "confidence") -> Any:
-    made = config()
+def crossfitted(
+    low: float | None, high: float | None, rule: str = "confidence", preset: str = "probe"
+) -> Any:
+    made = config() | {"preset": preset}
     interval = {"oracle_gap_closed": 0.3, "oracle_gap_closed_ci90": [0.1, 0.5]}
+    beside = {
+        "savings": 0.4, "savings_ci90": [0.3, 0.5],
+        "em_loss": 0.004, "em_loss_ci90": [-0.0001, 0.02],
+        "rule_savings": 0.2, "rule_savings_ci90": [None, None], "rule_em_loss": -0.0001,
+        "rule_em_loss_ci90": [None, None],
+    }  # fmt: skip
     made["trained"]["out_of_fold"] = {
         "questions": 250,
+        "level": 0.9,
         **interval,
         "rule": {"name": rule, **interval},
         "over_rule": {"difference": 0.0 if low is None else 0.08, "ci90": [low, high]},
-        "savings": [
-            {"max_em_loss": 0.01, "savings": 0.4, "savings_ci90": [0.3, 0.5], "em_loss": 0.004,
-             "em_loss_ci90": [-0.01, 0.02], "rule_savings": 0.2, "rule_em_loss": 0.0},
-        ],
-    }  # fmt: skip
+        "prices": [{"token_price": 1e-3, "rule": rule, **beside}],
+        "savings": [{"max_em_loss": 0.01, **beside}],
+    }
     return made
 
 
-def test_a_cross_fitted_training_says_what_its_own_questions_say() -> None:
-    said = list(of_training(crossfitted(0.02, 0.14)))
-    assert said[:3] == [
-        "out of fold on 250 training questions: 0.30 of the oracle's gap closed [0.10 to 0.50],"
-        " mean over the prices; the best rule (confidence) closes 0.30 [0.10 to 0.50]",
-        "where 1 points may be lost: saves 40% [30% to 50%] and loses 0.4 [-1.0% to 2.0%];"
-        " a rule saves 20% and loses 0.0",
-        "the policy is better than the rule confidence: by 0.08 [+0.02 to +0.14] of the gap",
+def test_a_cross_fitted_training_says_what_its_own_questions_say_in_percent_and_points() -> None:
+    made = crossfitted(0.02, 0.14)
+    assert shown_text(made) == [
+        "What 250 training questions say, each under a policy that was not trained on it [90%"
+        " intervals]",
+        "an answer is worth  policy saves   loses, points   best rule  saves  loses, points",
+        "1,000 tokens        40% [30, 50]  0.4 [0.0, 2.0]  confidence    20%            0.0",
+        "Where so much may be lost",
+        "points  policy saves   loses, points  a rule saves  loses, points",
+        "1       40% [30, 50]  0.4 [0.0, 2.0]           20%            0.0",
     ]
-    assert warnings(said) == []
+    assert list(of_training(made)) == []
+    assert list(next_steps(made, Path("run"))) == [
+        "The policy is better than the best rule, confidence.",
+        "Next: rlbudget freeze run --out policy",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "rule", "said"),
+    ("low", "high", "rule", "preset", "said", "last"),
     [
-        (
-            -0.1,
-            0.2,
-            "confidence",
-            "these questions cannot tell the policy from the rule confidence",
-        ),
-        (-0.3, -0.1, "fixed", "the policy is worse than the rule fixed"),
-        (None, None, "deer", "cannot tell the policy from the rule deer"),
+        (-0.1, 0.2, "confidence", "probe",
+         "cannot tell the policy from the best rule, confidence, which is the simpler of both",
+         "freeze run --rule confidence --out policy"),
+        (-0.1, 0.2, "deer", "free", "cannot tell the policy from the best rule, deer.",
+         "freeze run --out policy"),
+        (-0.3, -0.1, "fixed", "free", "The rule fixed is better than the policy",
+         "freeze run --rule fixed --out policy"),
+        (None, None, "deer", "turns", "cannot tell the policy from the best rule, deer",
+         "freeze run --rule deer --out policy"),
+        (-0.1, 0.2, "full", "free", "cannot tell the policy from decoding in full",
+         "freeze run --out policy"),
+        (-0.3, -0.1, "ac-dirichlet", "free", "take ac-beta", "freeze run --out policy"),
     ],
-)
-def test_a_policy_that_is_not_better_than_a_rule_names_it(
-    low: float | None, high: float | None, rule: str, said: str
+)  # fmt: skip
+def test_a_training_ends_with_the_command_for_what_is_better_or_simpler(
+    low: float | None, high: float | None, rule: str, preset: str, said: str, last: str
 ) -> None:
-    (warned,) = warnings(of_training(crossfitted(low, high, rule)))
-    assert said in warned
-    assert f"rlbudget freeze --rule {rule}" in warned
+    lines = list(next_steps(crossfitted(low, high, rule, preset), Path("run")))
+    assert said in " ".join(lines)
+    assert lines[-1] == f"Next: rlbudget {last}"
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_path_that_a_shell_would_split_is_quoted_in_the_next_command() -> None:
+    *_, last = next_steps(config(), Path("my runs/policy"))
+    assert last == "Next: rlbudget freeze 'my runs/policy' --out 'my runs/frozen'"
 
 
 @pytest.mark.parametrize(
     ("made", "what"),
     [
-        (config(gap=-0.1), "no better than the best constant budget"),
-        (config(gap=None), "no stop earns more than the best constant budget"),
+        (config(gap=-0.1), "no better than a constant budget"),
+        (config(gap=None), "no stop is worth more than a constant budget"),
         (config(shares=(1.0, 0.995)), "saves nothing at any price"),
         (config(shares=(0.4, 0.401)), "stops at the same places at every price"),
         (config(n=40), "trained on 40 questions only"),
@@ -404,25 +447,31 @@ def test_a_policy_that_is_not_better_than_a_rule_names_it(
 def test_an_odd_training_is_a_warning(made: Any, what: str) -> None:
     (said,) = warnings(of_training(made))
     assert what in said
+    assert len(said) <= 100
 
 
-def test_freezing_says_what_was_frozen() -> None:
+def test_freezing_says_what_was_frozen_and_which_trial_answers_it_makes() -> None:
     said, *_ = of_freezing(config())
-    assert said == (
-        "a free policy on 2 features, for token prices 0.0001 to 0.01, trained on 800 questions of"
-        " ours"
-    )
+    assert said == "a policy, trained on 800 questions of ours; it makes no trial answers"
+    rule = config() | {"preset": "turns"}
+    rule["trained"]["rule"] = "deer"
+    said, *_ = of_freezing(rule)
+    assert said.startswith("the rule deer, tuned on 800 questions of ours; it makes trial answers")
     pointed = config(gap=0.0) | {"operating_points": choose_points([], 300)}
     assert len(warnings(of_freezing(pointed))) == 2
 
 
-@pytest.mark.parametrize(("questions", "said"), [(29, "29 questions only"), (75, "max")])
-def test_freezing_says_what_efforts_mean(questions: int, said: str) -> None:
+@pytest.mark.parametrize(("questions", "said"), [(29, "29 questions only"), (75, "max, high")])
+def test_freezing_says_what_efforts_mean_and_warns_in_a_line_each(
+    questions: int, said: str
+) -> None:
     points = choose_points([Swept(1e-3, 0.0, 0.0, 0.25)], questions)
-    found = list(of_freezing(config() | {"operating_points": points}))
-    assert len([line for line in found if line.startswith("effort ")]) == 5
-    (odd,) = warnings(iter(found))
+    table = efforts_table(points)
+    assert table.row_count == 5
+    assert [list(column.cells)[-1] for column in table.columns] == ["minimal", "6", "0.0", "25%"]
+    (odd,) = warnings(of_freezing(config() | {"operating_points": points}))
     assert said in odd
+    assert len(odd) <= 100
     (odd,) = warnings(of_freezing(config()))
     assert "no operating points" in odd
 
@@ -447,20 +496,10 @@ def evaluation(
     }  # fmt: skip
 
 
-def test_an_evaluation_says_what_the_policy_saves_and_the_best_rule() -> None:
-    assert list(of_evaluation(evaluation())) == [
-        "policy: 0.40 of the oracle's gap closed; where one point may be lost it saves 38.0% and"
-        " exact match changes by -0.5 points",
-        "the best rule is streak: 0.10 of the gap closed",
-    ]
-
-
 @pytest.mark.parametrize(
     ("found", "what"),
     [
-        (evaluation(policy=0.05), "policy closes less of the gap than the rule streak"),
-        (evaluation(policy=None), "policy closes less of the gap than the rule streak"),
-        (evaluation(loss=0.03), "loses 3.0 when held out"),
+        (evaluation(loss=0.03), "lost 3.0 when held out"),
         (evaluation(n=100), "100 held-out questions leave exact match uncertain by 5.9 points"),
         (evaluation(em=0.0), "all wrong"),
         (evaluation(em=1.0), "all right"),
@@ -469,6 +508,7 @@ def test_an_evaluation_says_what_the_policy_saves_and_the_best_rule() -> None:
 def test_an_odd_evaluation_is_a_warning(found: dict[str, Any], what: str) -> None:
     (said,) = warnings(of_evaluation(found))
     assert what in said
+    assert len(said) <= 100
 
 
 def test_a_certificate_that_saves_nothing_or_leaves_room_is_a_warning() -> None:

@@ -87,8 +87,7 @@ def test_where_a_rule_is_better_the_rule_is_what_to_serve_with_a_command_that_th
 def test_a_rule_that_cannot_be_frozen_is_named_and_the_policy_served() -> None:
     serve, _, better = recommended(evaluation("better", "ac-dirichlet"))
     assert serve.startswith("Serve policy at effort medium")
-    assert better.endswith("but cannot be frozen: no feature shows the votes of five answers"
-                           " together: take ac-beta, which looks at those of two.")  # fmt: skip
+    assert better.endswith("it looks at the votes of five answers at once: take ac-beta.")
 
 
 def test_where_they_cannot_be_told_apart_the_simpler_of_both_comes_first() -> None:
