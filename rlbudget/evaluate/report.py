@@ -18,6 +18,7 @@ import numpy as np
 from rlbudget.arrays import Ints
 from rlbudget.evaluate.excerpt import beginning, ending, excerpts
 from rlbudget.evaluate.palette import styles
+from rlbudget.evaluate.tiles import tiles
 from rlbudget.files import write_text
 from rlbudget.policy.outcomes import NATURAL_END, Outcome, full_stops, outcome
 from rlbudget.policy.prices import nearest_price
@@ -29,7 +30,7 @@ from rlbudget.traces.trace import Trace, family_of
 
 PLACE, STYLE, SCRIPT = "/*REPORT*/null", "/*STYLE*/", "/*SCRIPT*/"
 """what the data, the style and the scripts take the place of in ``page/page.html``"""
-SCRIPTS = ("lines.js", "cases.js", "tiles.js")
+SCRIPTS = ("lines.js", "cases.js", "start.js")
 MOST_CASES = 40
 BINS = 10
 AROUND = 700
@@ -199,6 +200,7 @@ def write_report(
         "evaluation": evaluation,
         "relative_price": relative_price,
         "cases": {name: asdict(found) for name, found in cases.items()},
+        "tiles": tiles(evaluation),
         "styles": {name: asdict(style) for name, style in styles(evaluation).items()},
     }
     # Inside a script element only "</" and "<!--" could end it.

@@ -12,7 +12,9 @@ from synthetic import make_table, renamed
 
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess
+from rlbudget.evaluate.tiles import money, points, seconds, tiles
 from rlbudget.evaluate.worth import Rates, Served, rates_of, served, worth
+from rlbudget.files import json_ready
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.outcomes import Outcome
 from rlbudget.policy.replay import replay
@@ -139,3 +141,43 @@ def test_without_a_policy_the_headline_is_the_best_rule(
     assert served(evaluation, bare, {}, None).method == best["method"]
     best["held_out_em_loss"] = {"0.01": 0.5}
     assert served(evaluation, bare, {}, None).method == "full"
+
+
+def test_amounts_keep_the_digits_that_count() -> None:
+    said = [money(amount, "$") for amount in (12.345, 1234.5, 0.0716, 0.0000123, 0.0, -0.5)]
+    assert said == ["$12.35", "$1,234.50", "$0.072", "$0.000012", "$0.00", "−$0.50"]
+    assert money(0.5, "EUR") == "0.50\u00a0EUR"
+    said = [seconds(s).replace("\u00a0", " ") for s in (0.0123, 0.58, 12.34, -3.0, 119.0, 600.0)]
+    assert said == ["0.012 s", "0.58 s", "12.3 s", "−3.00 s", "119.0 s", "10.0 min"]
+    assert [points(v) for v in (0.0, -0.0001, 0.031, -0.031)] == ["0.0", "0.0", "+3.1", "−3.1"]
+
+
+def test_the_tiles_say_what_is_served_and_money_and_time_only_at_given_rates(
+    assessment: Assessment,
+) -> None:
+    n = len(assessment.full)
+    full = outcome_of([100.0, 300.0] * (n // 2), [1.0] * n)
+    half = outcome_of([100.0] * n, [1.0] * n)
+    more = outcome_of([400.0] * n, [1.0] * n)
+    own = as_json(assessment) | {"full": {"exact_match": 1.0, "tokens": {"total": 200.0}}}
+
+    def shown(way: Served, rates: Rates) -> list[tuple[str, str]]:
+        return tiles(own | json_ready(worth(way, full, assessment.resampling, rates)))
+
+    rates = Rates(2.0, "$", 50.0)
+    saves, same, paid, time, _ = shown(Served("mine", "high", "mine at effort high", half), rates)
+    assert saves[0] == "50%"
+    assert saves[1].startswith("fewer tokens with mine at effort high: 200.0 → 100.0 a question")
+    assert same[0] == "0.0\u00a0pt"
+    assert paid[0] == "$0.20"
+    assert paid[1].startswith("saved on 1,000 questions: $0.40 → $0.20 (95%: $0.1")
+    assert time[0] == "2.00\u00a0s"
+    assert "median 4.00\u00a0s → 2.00\u00a0s, 95th percentile 6.00\u00a0s → 2.00\u00a0s" in time[1]
+    assert len(shown(Served("mine", None, "mine", half), Rates())) == 3
+    costs, _, paid, time, _ = shown(Served("mine", None, "mine", more), rates)
+    assert (costs[0], costs[1][:11]) == ("100%", "more tokens")
+    assert (paid[0], paid[1][:5]) == ("$0.40", "more ")
+    assert (time[0], time[1][:6]) == ("4.00\u00a0s", "later ")
+    *_, paid, time = shown(Served("full", None, "", full), rates)
+    assert paid == ("$0.40", "for 1,000 questions decoded in full; nothing is saved")
+    assert "nothing is saved" in time[1]
