@@ -63,6 +63,7 @@ def _draw(figure: Any, evaluation: Mapping[str, Any]) -> None:
     room = 0.06 * max(float(np.ptp(seen)), 1.0)
     axes.set_ylim(max(seen.min() - room, -1), min(seen.max() + room, 101))
     axes.yaxis.set_major_formatter(lambda value, place: f"{value:.0f}%")
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     axes.set_xlabel("mean tokens a question: thinking, trial answers and answer")
     set_title(axes, f"Exact match on {evaluation['held_out_questions']:,} held-out questions")
     axes.grid(axis="y", color=RULE_LINE, lw=0.6, alpha=0.7)

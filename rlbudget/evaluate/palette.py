@@ -31,12 +31,15 @@ class Style:
     """drawn in colour; else it is there for whoever asks"""
 
 
-LEARNED = (("#0969da", "#58a6ff"), ("#1a2f6b", "#a5b4fc"), ("#0e8f83", "#5eead4"))
+LEARNED = (
+    ("#0969da", "#58a6ff"), ("#1a2f6b", "#a5b4fc"), ("#0e8f83", "#5eead4"), ("#8c45c9", "#d8b4fe"),
+    ("#52640d", "#bef264"),
+)  # fmt: skip
 RULES = (
     ("#b3420a", "#ff9d57"), ("#0b6b3a", "#4ade80"), ("#c2489a", "#f9a8d4"), ("#4c2889", "#c4b5fd"),
     ("#b07d00", "#fde047"), ("#8f1d2c", "#fca5a5"), ("#3b93c4", "#7dd3fc"),
 )  # fmt: skip
-LEARNED_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 2), (3, 2))
+LEARNED_DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 2))
 RULE_DASHES: tuple[tuple[float, ...], ...] = ((), (6, 3), (1.5, 2), (7, 2, 1.5, 2), (3, 2))
 MARKERS = ("s", "^", "D", "v", "o")
 INK, QUIET, FAINT = ("#1f2328", "#e6edf3"), ("#57606a", "#9ca3af"), ("#afb8c1", "#4b535d")

@@ -18,11 +18,11 @@ NO_BREAK = "\u00a0"
 def tiles(evaluation: Mapping[str, Any]) -> list[Tile]:
     """Tokens and exact match, money and time where rates were given, the gap closed."""
     headline, full = evaluation["headline"], evaluation["full"]
-    tokens = full["tokens"]["total"]
+    tokens = counted(full["tokens"]["total"])
     if headline["method"] == "full":
         return [
             (percent(full["exact_match"]), "exact match of the full decode"),
-            (f"{tokens:,.1f}", "tokens of the full decode"),
+            (tokens, "tokens of the full decode"),
             *rated(evaluation),
         ]
     savings, change = headline["savings"], headline["exact_match_change"]
@@ -32,7 +32,7 @@ def tiles(evaluation: Mapping[str, Any]) -> list[Tile]:
     changed = between(headline["exact_match_change_ci95"], points)
     found = [
         (percent(abs(savings), 0), f"{'more' if sign < 0 else 'fewer'} tokens with"
-         f" {headline['how']}: {tokens:,.1f} → {headline['tokens']:,.1f} a question{saved}"),
+         f" {headline['how']}: {tokens} → {counted(headline['tokens'])} a question{saved}"),
         (f"{points(change)}{NO_BREAK}pt", f"exact match: {before} → {after}{changed}"),
         *rated(evaluation),
     ]  # fmt: skip
@@ -86,6 +86,11 @@ def between(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
         return ""
     first, last = (show(end) for end in (low, high))
     return f" (95%: {first} to {last})"
+
+
+def counted(tokens: float) -> str:
+    """A mean of tokens."""
+    return f"{tokens:,.1f}" if tokens < 1000 else f"{tokens:,.0f}"
 
 
 def percent(value: float, digits: int = 1) -> str:

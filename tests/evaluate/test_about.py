@@ -39,12 +39,12 @@ def test_no_two_lines_that_are_drawn_look_alike_on_white_on_dark_or_grey() -> No
     rules = [{"method": name, "kind": "rule", "mean_oracle_gap_closed": i / 100}
              for i, name in enumerate(sorted(KNOWN))]  # fmt: skip
     mine = [{"method": f"mine{i}", "kind": "learned", "mean_oracle_gap_closed": None}
-            for i in range(3)]  # fmt: skip
+            for i in range(5)]  # fmt: skip
     oracle = {"method": "oracle", "kind": "bound", "mean_oracle_gap_closed": 1.0}
     found = styles({"summary": [*rules, *mine, oracle]})
-    assert set(found) == KNOWN | {"mine0", "mine1", "mine2", "oracle"}
+    assert set(found) == KNOWN | {f"mine{i}" for i in range(5)} | {"oracle"}
     shown = [style for style in found.values() if style.shown]
-    assert len(shown) == 3 + BEST_RULES + len(("full", "fixed", "oracle"))
+    assert len(shown) == 5 + BEST_RULES + len(("full", "fixed", "oracle"))
     for one in ("colour", "dark"):
         assert len({(getattr(s, one), s.dash, s.marker) for s in found.values()}) == len(found)
         assert len({getattr(style, one) for style in shown}) >= len(shown) - 1

@@ -54,6 +54,7 @@ const groups = {
   clauses: { low: "few clauses", middle: "some clauses", high: "many clauses" },
 };
 function drawContexts(parent, contexts) {
+  if (contexts.length < 2) return;
   make(parent, "h3", {}, "Where it stops early and where late");
   make(parent, "p", {}, "Thinking tokens. Questions are divided into thirds by their length in " +
     "characters, by how many numbers and by how many clauses they hold.");
@@ -66,10 +67,11 @@ function drawContexts(parent, contexts) {
   for (const row of contexts) {
     const line = make(body, "tr"), name = (groups[row.by] || {})[row.group];
     for (const text of [name || `${row.by} ${row.group}`, number(row.traces, 0),
-      number(row.full_tokens), number(row.tokens), percent(row.tokens / row.full_tokens, 0),
+      tokens(row.full_tokens), tokens(row.tokens), percent(row.tokens / row.full_tokens, 0),
       percent(row.full_exact_match), percent(row.exact_match)]) make(line, "td", {}, text);
   }
 }
+const answers = (n) => n === 1 ? "1 answer is" : `${number(n, 0)} answers are`;
 const drawn = [];
 function drawPolicies() {
   const parent = document.getElementById("policies");
@@ -77,7 +79,7 @@ function drawPolicies() {
     make(parent, "h2", {}, name);
     make(parent, "p", {}, `${evaluation.about[name] || ""} At relative price ` +
       `${report.relative_price} it stops ${percent(1 - cases.natural)} of the decodes; ` +
-      `${cases.n_lost} answers are lost by it and ${cases.n_gained} gained.`);
+      `${answers(cases.n_lost)} lost by it and ${cases.n_gained} gained.`);
     const two = make(parent, "div", { class: "two" });
     for (const draw of [drawCalibration, drawStops]) {
       const svg = make(two, "svg", { role: "img", "aria-label": draw === drawStops ?

@@ -7,6 +7,7 @@ const dash = (name, width = 1.5) => styles[name].dash.map((d) => d * width).join
 const percent = (x, digits = 1) => x == null ? "–" : minus((100 * x).toFixed(digits)) + "%";
 const number = (x, digits = 1) => x == null ? "–" : x.toLocaleString("en", {
   minimumFractionDigits: digits, maximumFractionDigits: digits });
+const tokens = (x) => number(x, x < 1000 ? 1 : 0);
 const minus = (text) => text.replace("-", "−");
 const share = (x) => x == null ? "–" : minus((Math.round(100 * x) / 100 + 0).toFixed(2));
 const signed = (x, digits = 1) => x == null ? "–" : (Number(x.toFixed(digits)) > 0 ? "+" : "") +
@@ -92,12 +93,12 @@ function drawFrontier() {
   const full = evaluation.full;
   const lines = evaluation.frontier.filter((line) => !hidden.has(line.method));
   const points = lines.flatMap((line) => line.points);
-  const tokens = points.map((p) => p.tokens).concat(full.tokens.total);
+  const spent = points.map((p) => p.tokens).concat(full.tokens.total);
   const matches = points.map((p) => p.exact_match).concat(full.exact_match);
   const low = Math.min(...matches), high = Math.max(...matches);
   const room = Math.max(0.02, (high - low) * 0.06);
   const place = axes(svg, { left: 48, right: width - 20, top: 26, bottom: height - 46 },
-    [0, Math.max(...tokens) * 1.04], [Math.max(0, low - room), Math.min(1, high + room)],
+    [0, Math.max(...spent) * 1.04], [Math.max(0, low - room), Math.min(1, high + room)],
     "tokens a question", "exact match", (v) => number(v, 0), (v) => percent(v, 0));
   // The learned lines last, so that they lie on top.
   lines.sort((a, b) => (a.kind === "learned" ? 1 : 0) - (b.kind === "learned" ? 1 : 0));
@@ -122,8 +123,8 @@ function drawFrontier() {
   const star = make(svg, "rect", { x: x - 5, y: y - 5, width: 10, height: 10,
     fill: "var(--ink)", transform: `rotate(45 ${x} ${y})`, "data-method": "full" });
   hover(star, "full decode\nexact match " + percent(full.exact_match) + "\n" +
-    number(full.tokens.total) + " tokens");
-  make(svg, "text", { x: x + 4, y: y - 12, "text-anchor": "end" }, "full decode");
+    tokens(full.tokens.total) + " tokens");
+  make(svg, "text", { x: x + 4, y: y - 12, "text-anchor": "end", class: "over" }, "full decode");
 }
 function drawLegend() {
   const legend = document.getElementById("legend");
@@ -159,7 +160,7 @@ const columns = [
   ["method", (r) => r.method, (r) => r.method],
   ["EM", (r) => r.exact_match, (r) => percent(r.exact_match), (r) => r.method === "full" ? "" :
     between(r.exact_match_delta_ci95, (v) => signed(100 * v)) + " pt"],
-  ["tokens", (r) => r.tokens.total, (r) => number(r.tokens.total)],
+  ["tokens", (r) => r.tokens.total, (r) => tokens(r.tokens.total)],
   ["saved", (r) => 1 - r.token_fraction, (r) => percent(1 - r.token_fraction)],
   ["utility", (r) => r.utility, (r) => minus(r.utility.toFixed(3)), (r) =>
     between(r.utility_ci95, share)],
@@ -217,8 +218,9 @@ function drawTable(price) {
 function drawLedger(rows) {
   const svg = document.getElementById("ledger");
   const line = 24, top = 30, left = 104;
-  const width = sheet(svg, top + rows.length * line + 8), room = width - left - 58;
   const most = Math.max(...rows.map((row) => row.tokens.total));
+  const width = sheet(svg, top + rows.length * line + 8);
+  const room = width - left - 16 - 8 * tokens(most).length;
   const kinds = { thinking: "thinking", probe: "trial answers", answer: "answer" };
   let at = Math.min(left, Math.max(0, width - 300));
   for (const [kind, name] of Object.entries(kinds)) {
@@ -234,9 +236,9 @@ function drawLedger(rows) {
     for (const [kind, name] of Object.entries(kinds)) {
       const long = row.tokens[kind] / most * room;
       const bar = make(svg, "rect", { x, y, width: long, height: 18, fill: `var(--${kind})` });
-      hover(bar, `${row.method}\n${number(row.tokens[kind])} tokens: ${name}`);
+      hover(bar, `${row.method}\n${tokens(row.tokens[kind])} tokens: ${name}`);
       x += long;
     }
-    make(svg, "text", { x: x + 8, y: y + 14 }, number(row.tokens.total));
+    make(svg, "text", { x: x + 8, y: y + 14 }, tokens(row.tokens.total));
   });
 }

@@ -6,7 +6,7 @@ function start() {
     `${number(evaluation.held_out_questions, 0)} held-out questions, none of them seen in ` +
     `training${evaluation.folds > 1 ? `, over ${evaluation.folds} folds` : ""}. Decoded to the ` +
     `natural end, the model is right on ${percent(full.exact_match)} of them in ` +
-    `${number(full.tokens.total)} tokens a question.`;
+    `${tokens(full.tokens.total)} tokens a question.`;
   for (const [value, text] of report.tiles) {
     const box = make(document.getElementById("figures"), "div", { class: "figure" });
     make(box, "b", {}, value);
@@ -29,8 +29,12 @@ function start() {
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
   dark.addEventListener("change", () => { drawLegend(); draw(); });
-  const notes = evaluation.not_applicable.map((entry) =>
-    `${entry.method}: not applicable, needs ${entry.needs.join(" and ")}.`);
-  document.getElementById("notes").textContent = notes.concat(evaluation.notes || []).join(" ");
+  const lacking = evaluation.not_applicable.map((entry) =>
+    `${entry.method} (${entry.needs.join(", ")})`);
+  const notes = lacking.length ? [`Not measured, as the traces lack what they need: ` +
+    `${lacking.join(", ")}.`] : [];
+  for (const note of notes.concat(evaluation.notes || [])) {
+    make(document.getElementById("notes"), "p", {}, note);
+  }
 }
 start();
