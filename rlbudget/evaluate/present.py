@@ -11,6 +11,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from rlbudget.evaluate.tiles import rated
+
 SHOWN_RELATIVE_PRICE = 0.1
 WIDTH = 100
 
@@ -53,8 +55,10 @@ def shown(evaluation: Mapping[str, Any]) -> Group:
 
 
 def advised(evaluation: Mapping[str, Any]) -> list[str]:
-    """The lines of the recommendation, each sentence on lines of its own."""
+    """The lines of the recommendation, each sentence on lines of its own; then what that is worth
+    in money and time, where rates were given."""
     said: Sequence[str] = evaluation.get("recommendation") or ()
+    said = [*said, *(f"{number} {says}." for number, says in rated(evaluation))]
     return [
         line
         for sentence in said
