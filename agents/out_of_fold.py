@@ -283,11 +283,15 @@ def _beside_full(
     full = outcome(table, full_stops(table))
     lost, saved = full.exact_match - chosen.exact_match, full.tokens - chosen.tokens
     share, n = resampling.means(saved) / resampling.means(full.tokens), resampling.questions
+    # What was not seen to be lost may be lost all the same: the interval is never without width.
+    ends = resampling.bounds(lost, low=-1.0, high=1.0) if saved.any() else (lost, lost)
+    tail = (1 - LEVEL) / 2
+    lost_ends = tuple(float(np.quantile(e, q)) for e, q in zip(ends, (tail, 1 - tail), strict=True))
     return {
         f"{name}savings": float(saved.mean() / full.tokens.mean()),
         f"{name}savings_ci90": interval(share, n, level=LEVEL),
         f"{name}em_loss": float(lost.mean()),
-        f"{name}em_loss_ci90": interval(resampling.means(lost), n, level=LEVEL),
+        f"{name}em_loss_ci90": lost_ends,
     }
 
 

@@ -98,7 +98,13 @@ def _recent(held_out: TraceTable, table: TraceTable, last: int | None) -> TraceT
 
 
 def _settings(name: str, policy: Policy) -> dict[str, Any]:
-    config = (policy.config.get("trained") or {}).get("config")
+    trained = policy.config.get("trained") or {}
+    config = trained.get("config")
+    if not config and trained.get("rule"):
+        raise UserError(
+            f"policy {name} is a frozen rule, and folds tune every rule anew: leave it out, or add"
+            " --as-they-are"
+        )
     if not config:
         raise UserError(f"policy {name} does not say how it was trained: it has no folds")
     return dict(config)

@@ -50,7 +50,7 @@ def shown(evaluation: Mapping[str, Any]) -> Group:
         style = "bold" if name == best else "dim" if row["kind"] == "bound" else ""
         table.add_row(*_cells(row, summaries[name], reference), style=style)
     efforts = evaluation.get("efforts")
-    below = _efforts(efforts) if efforts else ""
+    below = Group(Text(_EFFORTS), _efforts(efforts)) if efforts else ""
     return Group(advice, Text(title), table, below, _notes(evaluation, reference))
 
 
@@ -68,11 +68,13 @@ def advised(evaluation: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_EFFORTS = "\nPoints of exact match that efforts may lose, and lost on the held-out questions [95%]"
+
+
 def _efforts(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What the efforts of the policies promise and give, points of exact match."""
     table = Table(
-        header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
-        title="\npoints of exact match that efforts may lose and lost", title_style="",
+        header_style="", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )  # fmt: skip
     table.add_column("effort", no_wrap=True)
     for name in ("may lose", "lost, held out", "saved"):

@@ -117,12 +117,15 @@ def recommended(evaluation: Mapping[str, Any]) -> list[str]:
 def _serve(way: Way, picked: Pick, evaluation: Mapping[str, Any]) -> str:
     name = way.method
     if picked.serve == "rule":
-        command = f"rlbudget freeze RUN --rule {name} --out {name}"
+        command = f"rlbudget freeze RUN --rule {name} --out {name}-policy"
         if picked.policy is None:
             command = f"rlbudget train TRACES --out RUN, then {command}"
         return f"serve the rule {name}: {command}"
     if way.effort is not None:
-        return f"serve {name} at effort {way.effort} (--policy {name} --effort {way.effort})"
+        return (
+            f"serve {name} at effort {way.effort}: rlbudget decode --model MODEL --policy {name}"
+            f' --effort {way.effort}, or effort = "{way.effort}" in a plan'
+        )
     if evaluation.get("folds", 1) > 1:
         return (
             f"serve {name}, trained on all of these questions, at effort medium:"

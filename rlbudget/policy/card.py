@@ -11,6 +11,7 @@ from rlbudget.errors import UserError
 from rlbudget.files import write_text
 from rlbudget.policy import network
 from rlbudget.policy.prices import middle_price
+from rlbudget.signals.tokens import PAID_SIGNALS
 from rlbudget.traces.agreement import SAID, agrees
 
 _COLUMNS = (
@@ -42,6 +43,17 @@ def write_card(folder: str | Path, evaluation: Mapping[str, Any], *, method: str
     write_text(folder / "README.md", model_card(config, evaluation, method=method))
 
 
+def _of_rule(rule: str, config: Mapping[str, Any]) -> str:
+    """What a frozen rule is, and what it pays for."""
+    looked = {feature.partition(".")[0] for feature in config["features"]}
+    pays = config["preset"] != "free" or looked & set(PAID_SIGNALS)
+    return (
+        f"It is the rule `{rule}`, tuned to each price on the training questions, as a policy."
+        + (" It looks aside where the rule does, and the tokens of that are charged." if pays
+           else " It needs nothing but numbers that are free while decoding.")
+    )  # fmt: skip
+
+
 def model_card(
     config: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None = None,
@@ -58,6 +70,8 @@ def model_card(
         "turns": 'It looks at a trial answer at every turn of thought (a word like "wait"), whose'
         " tokens are charged.",
     }[config["preset"]]
+    if trained.get("rule"):
+        probes = _of_rule(str(trained["rule"]), config)
     return f"""---
 library_name: rlbudget
 tags: [early-exit, reasoning, token-budget]

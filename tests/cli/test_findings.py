@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluations import evaluation as advised_evaluation
 from rich.console import Console
 
 from rlbudget.cli.findings.decodes import ended, of_profile, of_serving
@@ -24,7 +27,9 @@ from rlbudget.cli.findings.learning import (
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import Survey, survey
 from rlbudget.cli.findings.training import next_steps, of_training, training_tables
+from rlbudget.cli.main import parse
 from rlbudget.decoding.record import RecordStats
+from rlbudget.evaluate.recommendation import recommended
 from rlbudget.models.profiles import ChosenBy
 from rlbudget.policy.controller import Reason
 from rlbudget.policy.operating import Swept, choose_points
@@ -353,9 +358,9 @@ def shown_text(made: Any) -> list[str]:
 def test_training_says_what_its_policy_saves_by_the_worth_of_an_answer() -> None:
     assert shown_text(config()) == [
         "What the validation questions say",
-        "an answer is worth  policy saves  exact match",
-        "1,000 tokens                 10%        90.0%",
-        "500 tokens                   50%        90.0%",
+        "a right answer is worth  policy saves  exact match",
+        "1,000 tokens                      10%        90.0%",
+        "500 tokens                        50%        90.0%",
     ]
     assert list(next_steps(config(), Path("a/run"))) == [
         "Next: rlbudget freeze a/run --out a/policy"
@@ -390,8 +395,8 @@ def test_a_cross_fitted_training_says_what_its_own_questions_say_in_percent_and_
     assert shown_text(made) == [
         "What 250 training questions say, each under a policy that was not trained on it [90%"
         " intervals]",
-        "an answer is worth  policy saves   loses, points   best rule  saves  loses, points",
-        "1,000 tokens        40% [30, 50]  0.4 [0.0, 2.0]  confidence    20%            0.0",
+        "a right answer is worth  policy saves   loses, points   best rule  saves  loses, points",
+        "1,000 tokens             40% [30, 50]  0.4 [0.0, 2.0]  confidence    20%            0.0",
         "Where so much may be lost",
         "points  policy saves   loses, points  a rule saves  loses, points",
         "1       40% [30, 50]  0.4 [0.0, 2.0]           20%            0.0",
@@ -427,6 +432,27 @@ def test_a_training_ends_with_the_command_for_what_is_better_or_simpler(
     assert said in " ".join(lines)
     assert lines[-1] == f"Next: rlbudget {last}"
     assert max(map(len, lines)) <= 100
+
+
+def test_every_command_that_is_advised_is_one_that_there_is() -> None:
+    found = []
+    for ends in ((0.1, 0.2), (-0.1, 0.2), (-0.2, -0.1)):
+        for rule in ("deer", "fixed", "full"):
+            for line in next_steps(crossfitted(*ends, rule), Path("run")):
+                found += re.findall(r"rlbudget ([^;,.]*)", line)
+    for verdict in ("better", "worse", "cannot tell"):
+        for changes in ({}, {"efforts": []}, {"efforts": [], "folds": 5}):
+            for line in recommended(advised_evaluation(verdict) | changes):
+                found += re.findall(r"rlbudget ([^;,.]*?)(?: finds it)?(?=[;,.]|$)", line)
+    alone = advised_evaluation("worse") | {"efforts": []}
+    alone["summary"] = alone["summary"][:2]
+    alone["summary"][1]["versus"].pop("policy")
+    for line in recommended(alone):
+        found += re.findall(r"rlbudget ([^;,.]*)", line)
+    commands = {one.partition(" ")[0] for one in found}
+    assert commands == {"freeze", "decode", "calibrate", "train"}
+    for one in sorted(set(found)):
+        parse([*shlex.split(one), *(["question"] if one.startswith("decode") else [])])
 
 
 def test_a_path_that_a_shell_would_split_is_quoted_in_the_next_command() -> None:

@@ -20,7 +20,7 @@ from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import as_json, assess, gap_closed, utilities
 from rlbudget.evaluate.folder import evaluate_folder
 from rlbudget.evaluate.folds import assess_folds, pool_assessments
-from rlbudget.policy.folder import load_policy, save_policy
+from rlbudget.policy.folder import load_policy, make_policy, save_policy
 from rlbudget.traces.columns import table_of
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.table import fold_of, split_fold, without
@@ -114,6 +114,13 @@ def test_what_cannot_be_folded_is_refused(tmp_path: Path) -> None:
         assess_folds(tmp_path / "traces", {}, folds=6)
     with pytest.raises(UserError, match="does not say how it was trained"):
         assess_folds(tmp_path / "traces", {"mine": random_policy()}, folds=2)
+    plain = random_policy()
+    frozen = make_policy(
+        dict(plain.tensors), features=plain.features, preset="free",
+        price_range=plain.price_range, trained={"rule": "certain"},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="tune every rule anew: leave it out, or add"):
+        assess_folds(tmp_path / "traces", {"mine": frozen}, folds=2)
     with pytest.raises(UserError, match="a card is written with 1"):
         evaluate_folder(tmp_path / "traces", out=tmp_path / "out", folds=3, write_cards=True)
 

@@ -3,10 +3,9 @@ known, and how many questions would tell."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
+from evaluations import against, evaluation
 
 from rlbudget.evaluate.needed import about, needed, to_tell_apart
 from rlbudget.evaluate.present import WIDTH, advised
@@ -15,53 +14,10 @@ from rlbudget.evaluate.verdicts import mean_interval
 from rlbudget.policy.bootstrap import resample
 
 
-def summary(method: str, kind: str, gap: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "method": method,
-        "kind": kind,
-        "mean_oracle_gap_closed": gap,
-        "savings_at_em_loss": {"0.01": 0.3},
-        "held_out_em_loss": {"0.01": 0.005},
-        "held_out_em_loss_ci95": {"0.01": (0.0, 0.02)},
-        "to_halve": 240,
-        "to_a_point": 900,
-        "versus": {},
-    } | changes
-
-
-def against(verdict: str, margin: float = 0.02, half: float = 0.04) -> dict[str, Any]:
-    return {"verdict": verdict, "margin": margin, "margin_ci95": (margin - half, margin + half)}
-
-
-def evaluation(
-    verdict: str = "worse", rule: str = "deer", from_full: str = "better", **changes: Any
-) -> dict[str, Any]:
-    """A policy with an effort, and a rule that is ``verdict`` against it."""
-    effort = {
-        "method": "policy", "effort": "medium", "max_em_loss": 0.01, "token_price": 1e-3,
-        "held_out_em_loss": 0.007, "held_out_em_loss_ci95": (0.002, 0.013),
-        "held_out_savings": 0.41, "to_halve": 170, "to_a_point": 60,
-    } | changes  # fmt: skip
-    versus = {"policy": against(verdict), "full": against(from_full)}
-    return {
-        "held_out_questions": 60,
-        "folds": 1,
-        "efforts": [effort],
-        "results": [
-            {"method": "policy", "tokens": {"probe": 0.0}},
-            {"method": "deer", "tokens": {"probe": 3.0}},
-        ],
-        "summary": [
-            summary("fixed", "rule", 0.0),
-            summary(rule, "rule", 0.1, versus=versus),
-            summary("policy", "learned", 0.2, versus={"full": against(from_full)}),
-        ],
-    }
-
-
 def test_it_says_what_to_serve_what_that_saves_and_loses_and_how_many_more_would_help() -> None:
     assert recommended(evaluation()) == [
-        "Serve policy at effort medium (--policy policy --effort medium).",
+        "Serve policy at effort medium: rlbudget decode --model MODEL --policy policy --effort"
+        ' medium, or effort = "medium" in a plan.',
         "41% fewer tokens; between 0.2 and 1.3 points of exact match lost (95% interval, 60"
         " held-out questions); a loss of more than a point is not ruled out; about 370 more"
         " recorded questions (110 held out) would halve the interval.",
@@ -79,7 +35,10 @@ def test_nobody_is_asked_for_more_questions_where_the_interval_is_narrower_than_
 def test_where_a_rule_is_better_the_rule_is_what_to_serve_with_a_command_that_there_is() -> None:
     for rule in ("deer", "confidence", "dynasor"):
         serve, gains, better = recommended(evaluation("better", rule))
-        assert serve == f"Serve the rule {rule}: rlbudget freeze RUN --rule {rule} --out {rule}."
+        assert (
+            serve
+            == f"Serve the rule {rule}: rlbudget freeze RUN --rule {rule} --out {rule}-policy."
+        )
         assert gains.startswith("30% fewer tokens; between 0.0 and 2.0 points of exact match lost")
         assert better == f"The rule {rule} is better than policy over all prices."
 
@@ -164,7 +123,7 @@ def test_rules_alone_recommend_the_best_rule_and_the_way_to_a_policy_folder_of_i
     serve, _, more = recommended(given)
     assert serve == (
         "Serve the rule deer: rlbudget train TRACES --out RUN, then rlbudget freeze RUN --rule deer"
-        " --out deer."
+        " --out deer-policy."
     )
     assert more == "A trained policy may do better: rlbudget train TRACES --out RUN."
     given["summary"][1]["method"] = "full"

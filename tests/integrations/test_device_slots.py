@@ -157,6 +157,15 @@ class Engine:
         assert torch.equal(logits, before)
 
 
+def test_a_frozen_rule_with_a_memory_of_its_own_is_refused_in_a_line_that_says_what_to_do() -> None:
+    rule: Any = random_policy(("thinking_tokens", "entropy_mean.surplus@35e-2"))
+    core = bind(
+        rule, tiny_tokenizer(SIZE), VLLM, vocabulary_size=SIZE, eos_ids=[EOS], profile="embedded"
+    )
+    with pytest.raises(UserError, match=r"does not follow entropy_mean.*V2_MODEL_RUNNER=0"):
+        Slots(core, 1, 1000, CPU)
+
+
 @given(
     seed=st.integers(0, 10**6),
     profile=st.sampled_from(["embedded", "think", "plain"]),

@@ -12,6 +12,7 @@ from rlbudget.cli.findings.finding import odd, some
 from rlbudget.console import plain_table
 from rlbudget.evaluate.verdicts import Paired
 from rlbudget.policy.operating import FEW_QUESTIONS
+from rlbudget.signals.tokens import PAID_SIGNALS
 from rlbudget.traces.agreement import SAID, agrees
 
 FEW_HELD_OUT_QUESTIONS = 500
@@ -28,7 +29,10 @@ def of_freezing(config: Mapping[str, Any]) -> Iterator[str]:
     questions = traces.get("n_train_questions")
     what = f"the rule {trained['rule']}, tuned" if trained.get("rule") else "a policy, trained"
     made = f" on {some(questions, 'question')}" if questions is not None else ""
-    yield f"{what}{made}{f' of {model}' if model else ''}; {_PAYS[config['preset']]}"
+    looked = {feature.partition(".")[0] for feature in config["features"]}
+    aside = config["preset"] == "free" and looked & set(PAID_SIGNALS)
+    pays = "it looks at the exit at checkpoints" if aside else _PAYS[config["preset"]]
+    yield f"{what}{made}{f' of {model}' if model else ''}; {pays}"
     gap = (trained.get("validation") or {}).get("mean_oracle_gap_closed")
     if gap is None or gap <= 0:
         yield odd(

@@ -42,7 +42,7 @@ def training_tables(config: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
             f"What {some(found['questions'], 'training question')} say, each under a policy that"
             f" was not trained on it [{percent} intervals]",
             plain_table(
-                ("an answer is worth", *head),
+                ("a right answer is worth", *head),
                 [(_worth(row), *_policy(row), *_rule(row)) for row in found["prices"]],
             ),
         )
@@ -61,7 +61,7 @@ def training_tables(config: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
         yield (
             "What the validation questions say",
             plain_table(
-                ("an answer is worth", "policy saves", "exact match"),
+                ("a right answer is worth", "policy saves", "exact match"),
                 [
                     (
                         f"{full / row['relative_price']:,.0f} tokens",
@@ -91,7 +91,7 @@ def _rule(row: Mapping[str, Any]) -> tuple[str, str, str]:
 def _with_interval(value: float, ends: Sequence[float | None] | None, form: str) -> str:
     """In hundredths; an interval behind its number, nothing where it is not known."""
     low, high = ends or (None, None)
-    if low is None or high is None:
+    if low is None or high is None or low == high:
         return _hundredths(value, form)
     return f"{_hundredths(value, form)} [{_hundredths(low, form)}, {_hundredths(high, form)}]"
 

@@ -14,7 +14,6 @@ import torch
 from rlbudget.errors import UserError
 from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import EMA_WEIGHT
-from rlbudget.policy.own_memory import is_own
 from rlbudget.signals.tokens import NO_SENTENCE_END, SIGNALS
 
 _SOURCES = (*SIGNALS, "thinking_tokens")
@@ -78,10 +77,7 @@ class Observers:
 
     def __init__(self, features: Sequence[str], slots: int, device: torch.device) -> None:
         split = [feature.partition(".") for feature in features]
-        unknown = sorted(
-            {signal for signal, _, _ in split} - set(_SOURCES)
-            or {feature for feature in features if is_own(feature)}
-        )
+        unknown = sorted({signal for signal, _, _ in split} - set(_SOURCES))
         if unknown:
             raise UserError(
                 f"the policy needs {', '.join(unknown)}, which vLLM's V2 runner cannot give: train"

@@ -24,6 +24,7 @@ from rlbudget.decoding.wanted import Wanted
 from rlbudget.errors import UserError
 from rlbudget.policy.dial import Dial, Spot
 from rlbudget.policy.folder import Policy
+from rlbudget.policy.own_memory import is_own
 from rlbudget.signals.repeats import TOKEN_REPEATS
 from rlbudget.signals.tokens import NO_SENTENCE_END, TOP_K
 
@@ -78,6 +79,11 @@ class Slots:
             raise UserError(
                 "vLLM's V2 runner does not follow repetition, which the policy looks at: start vLLM"
                 " with VLLM_USE_V2_MODEL_RUNNER=0, or train without --repeats"
+            )
+        if own := [feature for feature in policy.features if is_own(feature)]:
+            raise UserError(
+                f"vLLM's V2 runner does not follow {own[0]}, which the frozen rule looks at: start"
+                " vLLM with VLLM_USE_V2_MODEL_RUNNER=0, or freeze the policy itself"
             )
         self._core, self._context, self._device = core, context, device
         self._network = Network(policy, device)
