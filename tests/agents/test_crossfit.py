@@ -366,6 +366,7 @@ def test_a_frozen_rule_stops_where_the_rule_does_at_every_price_it_was_tuned_to(
             assert not stops or (found.outcome.tokens == expected.outcome.tokens).all()
         assert load_policy(tmp_path / name) == policy
         assert policy.operating_points
+        assert f"It is the rule `{name}`" in (tmp_path / name / "README.md").read_text()
     for rule, said in (
         ("eat", "its traces lack"), ("never", "no such rule"), ("full", "decode without a policy")
     ):  # fmt: skip
