@@ -139,7 +139,8 @@ class Freeze:
     standalone: Flag = False
     """Add policy.py, a module that serves the folder with numpy alone, without rlbudget."""
     rule: OptionalName = None
-    """Freeze this rule as it was tuned on the run's training questions, in place of the policy."""
+    """Freeze this rule in place of the policy (deer, confidence, fixed, ...: any that evaluate
+    lists), as it was tuned on the run's training questions."""
     unfinished: Flag = False
     """Take the best policy of a training that was interrupted; its card says so."""
 
@@ -154,9 +155,11 @@ class Freeze:
             rule=self.rule,
         )
         note(f"Policy written to {self.out}")
+        what, *odd = of_freezing(policy.config)
+        note(what)
         if policy.operating_points:
             show(efforts_table(policy.operating_points))
-        report(of_freezing(policy.config))
+        report(odd)
         folder = quote(str(self.out))
         tell(f"Next: rlbudget evaluate TRACES --policy {folder} --out EVALUATION")
 
@@ -168,7 +171,7 @@ class Evaluate:
     traces: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TRACES ...")]
     """Folders of traces, the oldest first."""
     out: Folder
-    """Folder for evaluation.json, the table and the frontier figure."""
+    """Folder for report.html, table.txt, evaluation.json and the frontier figure."""
     policy: Folders = ()
     """A policy folder to measure beside the rules."""
     seed: N = 0

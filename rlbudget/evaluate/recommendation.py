@@ -121,6 +121,11 @@ def _serve(way: Way, picked: Pick, evaluation: Mapping[str, Any]) -> str:
         if picked.policy is None:
             command = f"rlbudget train TRACES --out RUN, then {command}"
         return f"serve the rule {name}: {command}"
+    if way.effort is not None and any(row["method"] == "fixed-n" for row in evaluation["summary"]):
+        return (
+            f"serve {name} at effort {way.effort}, token price {way.token_price:.3g}, in the loop"
+            " that draws the samples"
+        )
     if way.effort is not None:
         return (
             f"serve {name} at effort {way.effort}: rlbudget decode --model MODEL --policy {name}"
@@ -193,12 +198,13 @@ def _against(
 
 
 def _too_few(evaluation: Mapping[str, Any], way: Way | None, questions: int) -> str:
-    what = "nothing can be told from decoding in full"
-    said = f"Too few questions: on {questions:,} held-out ones {what}"
+    said = (
+        f"Too few questions: {questions:,} held-out ones cannot tell whether it pays to stop early"
+    )
     enough = None if way is None else way.to_a_point
     if enough is None or enough <= questions:
         enough = 4 * questions
-        return f"{said}; record about {_recorded(evaluation, enough - questions)}."
+        return f"{said}; take about {_recorded(evaluation, enough - questions)}."
     extra = _recorded(evaluation, enough - questions)
     return f"{said}; about {extra} would say what is lost to a point."
 

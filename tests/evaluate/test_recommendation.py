@@ -77,7 +77,7 @@ def test_where_nothing_can_be_told_it_begins_with_too_few_questions_and_how_many
     given = evaluation("cannot tell", "confidence", from_full="cannot tell")
     few, serve, gains, same = recommended(given)
     assert few == (
-        "Too few questions: on 60 held-out ones nothing can be told from decoding in full; about"
+        "Too few questions: 60 held-out ones cannot tell whether it pays to stop early; about"
         " 2,800 more recorded questions (840 held out) would say what is lost to a point."
     )
     assert serve.startswith("Until then decode in full or, unproven: serve the rule confidence")
@@ -128,6 +128,14 @@ def test_rules_alone_recommend_the_best_rule_and_the_way_to_a_policy_folder_of_i
     assert more == "A trained policy may do better: rlbudget train TRACES --out RUN."
     given["summary"][1]["method"] = "full"
     assert recommended(given)[0].startswith("Decode in full: no rule is better")
+
+
+def test_a_policy_of_samples_is_served_where_they_are_drawn() -> None:
+    given = evaluation()
+    given["summary"][0]["method"] = "fixed-n"
+    assert recommended(given)[0] == (
+        "Serve policy at effort medium, token price 0.001, in the loop that draws the samples."
+    )
 
 
 def test_a_frozen_rule_is_not_compared_with_itself() -> None:
