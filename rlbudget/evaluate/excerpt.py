@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 MOST = 160
 """characters of a question that are shown"""
 SAME = 40
-"""characters that all questions begin with, from which on they are passed over"""
+"""characters that questions begin with alike, from which on they are passed over"""
 NEAR = 0.6
-"""of the room, from which on the end of a sentence is a better end than more words"""
+"""of the room, from which on the end of a sentence or clause is better than more words"""
 LONGEST_WORD = 60
 """characters; what has no gap in so many (Chinese, a number of many digits) is cut anyway"""
-_SENTENCE = re.compile(r"[.!?。！？](?:[\"')\]]?)(?=\s)|[。！？]")
+_SENTENCE = re.compile(r"[.!?](?:[\"')\]])?(?=\s)|[。！？]")
+_CLAUSE = re.compile(r"[,;:](?=\s)|[，；：、]")
 _WORD = re.compile(r"\S+")
 
 
 def beginning(text: str, most: int = MOST, *, sentences: bool = True) -> str:
-    """At most ``most`` characters of the beginning, and an ellipsis where more follows."""
+    """At most ``most`` characters of the beginning, and an ellipsis where more follows.
+
+    It ends with a sentence or else a part of one where one ends late enough, else with a word.
+    """
     text = text.rstrip()
     if len(text) <= most:
         return text
@@ -27,10 +32,11 @@ def beginning(text: str, most: int = MOST, *, sentences: bool = True) -> str:
     space = max(kept.rfind(gap) for gap in " \n\t")
     if not whole and space >= most - LONGEST_WORD:
         kept = kept[:space]
-    if sentences:
-        ends = [found.end() for found in _SENTENCE.finditer(text[: most + 1])]
+    for mark in (_SENTENCE, _CLAUSE) if sentences else ():
+        ends = [found.end() for found in mark.finditer(text[: most + 1])]
         if ends and NEAR * most <= ends[-1] <= most:
             kept = kept[: ends[-1]]
+            break
     return kept.rstrip() + " …"
 
 
@@ -48,19 +54,19 @@ def ending(text: str, most: int) -> str:
 def excerpts(questions: Sequence[str], most: int = MOST) -> list[str]:
     """Each question on one line of at most ``most`` characters and two ellipses.
 
-    A long beginning that all of them share, such as an instruction, is passed over.
+    A long beginning that several of them share, such as an instruction, is passed over.
     """
     lines = [" ".join(_WORD.findall(question)) for question in questions]
-    same = _shared(min(lines), max(lines)) if len(set(lines)) > 1 else ""
-    start = 0
-    if len(same) >= SAME:
-        # Back to where a sentence or else a word begins.
-        ends = [found.end() for found in _SENTENCE.finditer(same)]
-        start = (ends[-1] if ends else same.rfind(" ")) + 1
-    return [("… " if start else "") + beginning(line[start:].lstrip(), most) for line in lines]
+    of_line = {line: _beginnings(line) for line in lines}
+    shared = Counter(line[:end] for line, ends in of_line.items() for end in ends)
+    shown = []
+    for line in lines:
+        start = max((end for end in of_line[line] if shared[line[:end]] > 1), default=0)
+        shown.append(("… " if start else "") + beginning(line[start:].lstrip(), most))
+    return shown
 
 
-def _shared(first: str, last: str) -> str:
-    """What two texts begin with; of the first and the last of several in their order, all do."""
-    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:n]
+def _beginnings(line: str) -> list[int]:
+    """Where a beginning could end: behind a sentence or a colon, with more to follow."""
+    ends = [found.end() for mark in (_SENTENCE, _CLAUSE) for found in mark.finditer(line)]
+    return [end for end in ends if SAME <= end < len(line) and line[end - 1] not in ",;，；、"]

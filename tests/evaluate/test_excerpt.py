@@ -28,6 +28,9 @@ def test_a_sentence_ends_the_excerpt_where_one_ends_late_enough() -> None:
     assert beginning(text, 75) == "Ann has 3.5 pears and Bo has 4. They share them. …"
     assert beginning(text, 30) == "Ann has 3.5 pears and Bo has …"
     assert beginning(text, 200) == text
+    assert (
+        beginning("8 deer, 30 birds, 7 fish and 9 very large spiders", 24) == "8 deer, 30 birds, …"
+    )
 
 
 def test_what_has_no_gaps_is_cut_anyway() -> None:
@@ -36,13 +39,17 @@ def test_what_has_no_gaps_is_cut_anyway() -> None:
     assert beginning("今天是星期一。" * 40, 100) == "今天是星期一。" * 14 + " …"
 
 
-def test_an_instruction_that_all_questions_begin_with_is_passed_over() -> None:
+def test_an_instruction_that_several_questions_begin_with_is_passed_over() -> None:
     told = "Answer the question below and put the answer into a box. "
     assert excerpts([told + "What is 2 + 3?", told + "Who\nwas  first?"]) == [
         "… What is 2 + 3?", "… Who was first?",
     ]  # fmt: skip
     assert excerpts([told + "What is 2 + 3?"] * 2) == [told + "What is 2 + 3?"] * 2
     assert excerpts(["What is 2 + 3?", "What is 2 + 4?"]) == ["What is 2 + 3?", "What is 2 + 4?"]
+    sums = [f"State the answer to the following arithmetic problem: {n} + 1 =" for n in (2, 3)]
+    assert excerpts([*sums, told + "Who?", "Who?"]) == [
+        "… 2 + 1 =", "… 3 + 1 =", told + "Who?", "Who?",
+    ]  # fmt: skip
     long = [told + f"{i} pears " + "and so on " * 40 for i in range(3)]
     assert all(len(line) <= MOST + 4 for line in excerpts(long))
     assert excerpts([]) == []

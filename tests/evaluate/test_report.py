@@ -186,7 +186,12 @@ def test_a_name_is_explained_under_the_pointer_and_under_the_keyboard(
     assert tip.inner_text() == ABOUT["fixed"]
     name = shown.locator("#table .term", has_text="fixed")
     name.focus()
+    shown.mouse.wheel(0, 40)
+    shown.wait_for_timeout(200)
+    assert tip.is_visible()
     assert tip.inner_text() == ABOUT["fixed"]
+    below = tip.bounding_box()["y"] - name.bounding_box()["y"]
+    assert 0 < below < 60
     assert name.get_attribute("aria-describedby") == "tip"
     shown.keyboard.press("Escape")
     assert tip.is_hidden()

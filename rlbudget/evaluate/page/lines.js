@@ -43,14 +43,25 @@ function explain(node, text) {
   if (!text) return;
   hover(node, text);
   node.addEventListener("focus", () => {
-    const box = node.getBoundingClientRect();
-    showTip(text, box.left, box.bottom + 6, box.top - 6);
+    follow = () => {
+      const box = node.getBoundingClientRect();
+      showTip(text, box.left, box.bottom + 6, box.top - 6);
+    };
+    follow();
     node.setAttribute("aria-describedby", "tip");
   });
-  node.addEventListener("blur", () => { hideTip(); node.removeAttribute("aria-describedby"); });
+  node.addEventListener("blur", () => {
+    hideTip();
+    follow = hideTip;
+    node.removeAttribute("aria-describedby");
+  });
 }
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-document.addEventListener("scroll", hideTip, true);
+// The focus scrolls the page to where it goes: the tip goes with it.
+let follow = hideTip;
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") { follow = hideTip; hideTip(); }
+});
+document.addEventListener("scroll", () => follow(), true);
 
 function ticks(low, high, count) {
   const raw = (high - low) / count, size = 10 ** Math.floor(Math.log10(raw));
