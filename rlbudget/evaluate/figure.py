@@ -61,7 +61,9 @@ def _draw(figure: Any, evaluation: Mapping[str, Any]) -> None:
     axes.set_xlim(0, 1.04 * max(float(line[:, 0].max()) for line in (*lines.values(), spot[None])))
     seen = np.concatenate([spot[None], *lines.values()])[:, 1]
     room = 0.06 * max(float(np.ptp(seen)), 1.0)
-    axes.set_ylim(max(seen.min() - room, -1), min(seen.max() + room, 101))
+    # At least six points, so that the numbers beside the lines differ.
+    low = max(min(float(seen.min()) - room, 94), -1)
+    axes.set_ylim(low, min(max(float(seen.max()) + room, low + 6), 101))
     axes.yaxis.set_major_formatter(lambda value, place: f"{value:.0f}%")
     axes.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     axes.set_xlabel("mean tokens a question: thinking, trial answers and answer")

@@ -55,12 +55,12 @@ def rated(evaluation: Mapping[str, Any]) -> list[Tile]:
             return money(amount, paid["currency"])
 
         full, saved = paid["full"], paid["saved"]
-        more = "more" if saved < 0 else "saved"
-        asked = f"{paid['questions']:,} questions"
+        more = "more" if saved < 0 else "less"
+        asked = f"to pay for {paid['questions']:,} questions"
         found.append(
-            (said(full), f"for {asked} decoded in full; nothing is saved")
+            (said(full), f"{asked} decoded in full; nothing is saved")
             if nothing
-            else (said(abs(saved)), f"{more} on {asked}: {said(full)} → {said(full - saved)}"
+            else (said(abs(saved)), f"{more} {asked}: {said(full)} → {said(full - saved)}"
                   + between(paid["saved_ci95"], said))
         )  # fmt: skip
     if time := evaluation.get("time"):

@@ -217,5 +217,5 @@ def test_nothing_is_wider_than_the_window(
 def test_money_and_time_have_tiles(page: tuple[Any, list[str], list[str]]) -> None:
     shown, _, _ = page
     tiles = shown.locator("#figures").inner_text()
-    assert "on 1,000 questions" in tiles or "for 1,000 questions" in tiles
+    assert "to pay for 1,000 questions" in tiles
     assert "median" in tiles

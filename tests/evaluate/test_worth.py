@@ -170,7 +170,7 @@ def test_the_tiles_say_what_is_served_and_money_and_time_only_at_given_rates(
     assert saves[1].startswith("fewer tokens with mine at effort high: 200.0 → 100.0 a question")
     assert same[0] == "0.0\u00a0pt"
     assert paid[0] == "$0.20"
-    assert paid[1].startswith("saved on 1,000 questions: $0.40 → $0.20 (95%: $0.1")
+    assert paid[1].startswith("less to pay for 1,000 questions: $0.40 → $0.20 (95%: $0.1")
     assert time[0] == "2.00\u00a0s"
     assert "median 4.00\u00a0s → 2.00\u00a0s, 95th percentile 6.00\u00a0s → 2.00\u00a0s" in time[1]
     assert len(shown(Served("mine", None, "mine", half), Rates())) == 3
@@ -179,5 +179,5 @@ def test_the_tiles_say_what_is_served_and_money_and_time_only_at_given_rates(
     assert (paid[0], paid[1][:5]) == ("$0.40", "more ")
     assert (time[0], time[1][:6]) == ("4.00\u00a0s", "later ")
     *_, paid, time = shown(Served("full", None, "", full), rates)
-    assert paid == ("$0.40", "for 1,000 questions decoded in full; nothing is saved")
+    assert paid == ("$0.40", "to pay for 1,000 questions decoded in full; nothing is saved")
     assert "nothing is saved" in time[1]

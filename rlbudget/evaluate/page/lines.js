@@ -90,7 +90,7 @@ function axes(svg, box, x, y, xLabel, yLabel, formatX, formatY) {
   }
   make(svg, "text", { x: (box.left + box.right) / 2, y: box.bottom + 38,
     "text-anchor": "middle" }, xLabel);
-  make(svg, "text", { x: 4, y: box.top - 10 }, yLabel);
+  make(svg, "text", { x: 4, y: box.top - 14 }, yLabel);
   return place;
 }
 const parameters = (p) => Object.entries(p).map(([k, v]) => k.replaceAll("_", " ") + " " +
@@ -106,10 +106,13 @@ function drawFrontier() {
   const points = lines.flatMap((line) => line.points);
   const spent = points.map((p) => p.tokens).concat(full.tokens.total);
   const matches = points.map((p) => p.exact_match).concat(full.exact_match);
-  const low = Math.min(...matches), high = Math.max(...matches);
-  const room = Math.max(0.02, (high - low) * 0.06);
-  const place = axes(svg, { left: 48, right: width - 20, top: 26, bottom: height - 46 },
-    [0, Math.max(...spent) * 1.04], [Math.max(0, low - room), Math.min(1, high + room)],
+  const least = Math.min(...matches), most = Math.max(...matches);
+  const room = Math.max(0.02, (most - least) * 0.06);
+  // At least six points, so that the numbers beside the lines differ.
+  const low = Math.max(0, Math.min(least - room, 0.94));
+  const high = Math.min(1, Math.max(most + room, low + 0.06));
+  const place = axes(svg, { left: 48, right: width - 20, top: 30, bottom: height - 46 },
+    [0, Math.max(...spent) * 1.04], [low, high],
     "tokens a question", "exact match", (v) => number(v, 0), (v) => percent(v, 0));
   // The learned lines last, so that they lie on top.
   lines.sort((a, b) => (a.kind === "learned" ? 1 : 0) - (b.kind === "learned" ? 1 : 0));
