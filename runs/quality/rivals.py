@@ -2,9 +2,9 @@
 
     python -m runs.quality.rivals [--traces FOLDER] [--n 3600]
 
-Records the embedded model (or takes a recorded folder). For each preset, PPO, fitted-Q and the
-exact gradient are trained with three seeds on the same training questions; every rule's
-parameters are chosen on the training questions. Writes ``runs/results/rivals.json``.
+Records the embedded model (or takes a recorded folder). For each preset the ensemble that PPO
+trains, fitted-Q and the exact gradient, cross-fitted alike, are trained with three seeds on all
+questions that are not held out; every rule's parameters are chosen on these. Writes ``runs/results/rivals.json``.
 
 A *scalar rule* looks at one number or counts one thing; *rivals* are all methods that are neither
 PPO nor the oracle.
@@ -18,15 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from rlbudget.agents.crossfit_rivals import crossfit_gradient, crossfit_q
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.logistic import logistic_rule
 from rlbudget.agents.rules import RULES
 from rlbudget.agents.training import train_on
 from rlbudget.evaluate.evaluation import Assessment, as_json, assess, compared, utilities
-from rlbudget.evaluate.learners import fit_learners
+from rlbudget.evaluate.measure import Learned
 from rlbudget.evaluate.verdicts import most_utility, paired_by
+from rlbudget.policy.folder import Policy
 from rlbudget.policy.observation import Preset
-from rlbudget.policy.outcomes import RELATIVE_PRICES
+from rlbudget.policy.outcomes import RELATIVE_PRICES, token_price_of
 from rlbudget.traces.store import digest, load_table
 from rlbudget.traces.table import split_questions, without
 from runs.common import parser_of, recorded, row, write_result
@@ -48,17 +50,22 @@ def main() -> None:
         table, contents = load_table(traces), digest(traces)
         split = split_questions(table, seed=args.seed)
         train = without(table, split.held_out)
-        policies, learners = {}, {}
+        prices = [token_price_of(relative, train) for relative in RELATIVE_PRICES]
+        policies: dict[str, Policy] = {}
+        learners: dict[str, Learned] = {}
         for seed in SEEDS:
             for preset in PRESETS:
                 name = f"ppo-{preset}-{seed}"
                 train_on(traces, scratch / name, preset=preset, seed=seed, split_seed=args.seed)
                 policies[name] = policy_of_run(scratch / name)
                 print(name, flush=True)
-            for name, learner in fit_learners(split, PRESETS, seed=seed).items():
-                kind = name if name.endswith("-probe") else f"{name}-free"
-                learners[f"{kind}-{seed}"] = learner
-                print(f"{kind}-{seed}", flush=True)
+                learners[f"fitted-q-{preset}-{seed}"] = crossfit_q(
+                    train, prices, preset=preset, seed=seed
+                )
+                learners[f"exact-pg-{preset}-{seed}"] = crossfit_gradient(
+                    train, preset=preset, seed=seed
+                )
+                print(f"learners-{preset}-{seed}", flush=True)
     rules = (*RULES, logistic_rule(train))
     assessment = assess(
         train,
