@@ -4,7 +4,8 @@
 
 Records the embedded model (or takes a recorded folder). For each preset the ensemble that PPO
 trains, fitted-Q and the exact gradient, cross-fitted alike, are trained with three seeds on all
-questions that are not held out; every rule's parameters are chosen on these. Writes ``runs/results/rivals.json``.
+questions that are not held out; every rule's parameters are chosen on these. Writes
+``runs/results/rivals.json``.
 
 A *scalar rule* looks at one number or counts one thing; *rivals* are all methods that are neither
 PPO nor the oracle.
