@@ -91,13 +91,16 @@ def rows_of(found: dict[str, Floats], assignments: int) -> list[dict[str, Any]]:
         f"{price:g}: {mine:.3f} ({bound:.3f})"
         for price, mine, bound in zip(RELATIVE_PRICES, at, least, strict=True)
     )
+    others = "".join(
+        f", {name} {found[name].mean():.3f}" for name in ("fitted-q", "exact-pg") if name in found
+    )
     few = "" if assignments >= 10 else f" ({assignments} assignments only)"
     return [
         row(
             "GPQA, 10 assignments to folds, mean gap closed, preset probe",
             ">= .25, and above the best rule in hindsight in 10 of 10",
             f"{own.mean():.3f}{few}; above in {ahead} of {assignments}; best rule ({best})"
-            f" {rules[best].mean():.3f}, one PPO {found['one ppo'].mean():.3f}",
+            f" {rules[best].mean():.3f}, one PPO {found['one ppo'].mean():.3f}{others}",
             bool(own.mean() >= 0.25 and ahead == assignments >= 10),
         ),
         row(
