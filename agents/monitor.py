@@ -57,6 +57,13 @@ LAYOUT: Layout = {
     },
 }  # fmt: skip
 """categories, charts and the curves of each, of the page Custom Scalars"""
+HELD_CHARTS: Layout = {
+    "3 Is what was asked for kept?": {
+        f"{what} at the price that keeps it": lines(f"{HELD}/{what}")
+        for what in ("exact match", "tokens a question", "token price")
+    },
+}
+"""beside them, of a training that keeps a floor or a budget"""
 FIGURES = 4
 """frontier figures in a run, beside the one at the end"""
 
@@ -132,7 +139,8 @@ class Monitor(Watch):
         return result
 
     def _on_training_start(self) -> None:
-        describe_run(self.logger, self.run, LAYOUT, (BEST_GAP,))
+        layout = LAYOUT if self.constraint is None else {**LAYOUT, **HELD_CHARTS}
+        describe_run(self.logger, self.run, layout, (BEST_GAP,))
         table = self.validation.columns.table
         full = {"exact_match": table.final_exact_match.mean(), "tokens": table.full_tokens.mean()}
         levels = {name: float(full[number]) for number, name in FULL.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from frozen_nets import random_observations, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_events import curves_of, events_of
 from synthetic import make_table, tabular_stops, tabular_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -188,17 +188,14 @@ def test_an_interrupted_training_leaves_an_unfinished_policy_and_resumes_to_the_
 
 @pytest.fixture(scope="module")
 def events(run: Path) -> EventAccumulator:
-    # The folder's name is what TensorBoard calls the run.
-    (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
-    assert folder == run / "free-60-questions-seed-0"
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return found
+    return events_of(run)
 
 
 def test_tensorboard_shows_the_members_the_estimate_and_what_to_compare_it_with(
     events: EventAccumulator, run: Path
 ) -> None:
+    # What TensorBoard calls the run.
+    assert (run / "free-60-questions-seed-0").is_dir()
     found = json.loads((run / "run.json").read_text())["out_of_fold"]
     assert [event.value for event in events.Scalars(CLOSED)] == [
         pytest.approx(found["oracle_gap_closed"], abs=1e-6)
@@ -217,13 +214,10 @@ def test_tensorboard_shows_the_members_the_estimate_and_what_to_compare_it_with(
 def test_every_curve_of_the_layout_is_logged_and_no_curve_has_a_single_point_but_results(
     events: EventAccumulator,
 ) -> None:
+    found = curves_of(LAYOUT, events)
+    assert all(found.values())
+    assert [one for one, tags in found.items() if len(tags) > 1] == [f"{MEMBERS}/.*$"]
     tags = events.Tags()["scalars"]
-    curves = [one for charts in LAYOUT.values() for _, names in charts.values() for one in names]
-    shown = [{tag for tag in tags if re.match(str(one), tag)} for one in curves]
-    assert all(shown)
-    assert [one for one, found in zip(curves, shown, strict=True) if len(found) > 1] == [
-        f"{MEMBERS}/.*$"
-    ]
     assert {tag for tag in tags if len(events.Scalars(tag)) < 2} == {CLOSED, SAVED}
 
 

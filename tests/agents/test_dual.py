@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_events import curves_of, events_of
 from synthetic import make_table
 
 from rlbudget.agents.dual import NARROWEST, WIDEST, Constraint, Measured, focus
 from rlbudget.agents.freeze import policy_of_run
+from rlbudget.agents.monitor import HELD_CHARTS
 from rlbudget.agents.ppo import PPOConfig, train
 from rlbudget.errors import UserError
 from rlbudget.policy.replay import replay
@@ -88,6 +90,7 @@ def test_a_trained_policy_serves_the_price_that_keeps_the_floor(tmp_path: Path) 
     change = done.exact_match.mean() - split.validation.final_exact_match.mean()
     assert both.mean() + change >= floor - 1e-6
     assert done.tokens.mean() < 0.95 * split.validation.full_tokens.mean()
+    assert all(curves_of(HELD_CHARTS, events_of(tmp_path)).values())
 
 
 def test_mistakes_are_named() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from run_events import curves_of, events_of
 from safetensors.torch import load_file
 from stable_baselines3.common.policies import ActorCriticPolicy
 from synthetic import make_table, never_stop_table, tabular_stops, tabular_table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlbudget.agents import exact_pg
 from rlbudget.agents.actor import ACTOR, actor_stop_chances, one_thread
@@ -156,7 +155,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
 
 def curves(run_dir: Path) -> dict[str, dict[int, float]]:
     """Every scalar, at every step, but the time it took."""
-    events = scalars(run_dir)
+    events = events_of(run_dir)
     return {
         tag: {event.step: event.value for event in events.Scalars(tag)}
         for tag in events.Tags()["scalars"]
@@ -174,13 +173,6 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "best.safetensors").read_bytes() == before
 
 
-def scalars(run_dir: Path) -> EventAccumulator:
-    (folder,) = {file.parent for file in run_dir.rglob("events.out.tfevents.*")}
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return events
-
-
 def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
     whole = make_table(60, seed=5)
     table, validation = whole.take(range(20)), whole.take(range(20, 60))
@@ -189,7 +181,7 @@ def test_the_best_policy_is_kept_not_the_last(tmp_path: Path) -> None:
     result = train(table, validation, config, tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["timesteps"] < run["config"]["total_timesteps"]
-    seen = [e.value for e in scalars(tmp_path).Scalars(NAMES["oracle_gap_closed"])]
+    seen = [e.value for e in events_of(tmp_path).Scalars(NAMES["oracle_gap_closed"])]
     assert max(seen) > seen[-1] + 0.02
     columns = training_columns(table, config)
     assert columns.normaliser is not None
@@ -222,11 +214,10 @@ def test_a_run_folder_holds_what_freezing_needs_and_tensorboard_what_people_look
     low, high = run["price_range"]
     assert low * table.full_tokens.mean() == pytest.approx(0.01)
     assert high * table.full_tokens.mean() == pytest.approx(1.0)
-    events = scalars(tmp_path)
+    events = events_of(tmp_path)
     tags = set(events.Tags()["scalars"])
     assert {*NAMES.values(), *FULL.values(), BEST_GAP} <= tags
-    curves = [one for charts in LAYOUT.values() for _, names in charts.values() for one in names]
-    assert all(any(re.match(str(one), tag) for tag in tags) for one in curves)
+    assert all(curves_of(LAYOUT, events).values())
     assert {"rollout/ep_rew_mean", "train/approx_kl", "train/loss", "time/fps"} <= tags
     assert FRONTIER in events.Tags()["images"]
     assert events.summary_metadata["_hparams_/experiment"] is not None
