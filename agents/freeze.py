@@ -92,6 +92,7 @@ def policy_of_run(run_dir: str | Path, *, unfinished: bool = False) -> Policy:
             trained=json_ready({k: v for k, v in run.items() if k not in _OWN}),
             operating_points=_points(run.get("swept")),
             seen=None if run.get("seen") is None else from_text(run["seen"]),
+            stops_from=run.get("stops_from"),
         )
     except KeyError as error:
         raise UserError(f"{run_dir / RUN} lacks {error}; train again") from None
@@ -100,7 +101,7 @@ def policy_of_run(run_dir: str | Path, *, unfinished: bool = False) -> Policy:
 
 
 _OWN = {"version", "preset", "features", "observation_version", "clip", "price_range", "activation",
-        "swept", "seen"}  # fmt: skip
+        "swept", "seen", "stops_from"}  # fmt: skip
 """What a policy's config says in its own place."""
 
 

@@ -70,6 +70,11 @@ class Policy:
         return next((p for p in PRESETS if p == self._frozen.config.get("preset")), "free")
 
     @property
+    def stops_from(self) -> float:
+        """Token price below which a frozen rule never stops, and so looks at nothing; else 0."""
+        return float(self._frozen.config.get("stops_from") or 0.0)
+
+    @property
     def recorded(self) -> dict[str, Any]:
         """How the traces it was trained on were made, as far as is known.
 
@@ -161,6 +166,7 @@ def make_policy(
     calibration: Mapping[str, Any] | None = None,
     operating_points: Mapping[str, Mapping[str, Any]] | None = None,
     seen: Marks | None = None,
+    stops_from: float | None = None,
 ) -> Policy:
     """A policy from a trained actor.
 
@@ -168,7 +174,8 @@ def make_policy(
     a tanh network from n_features + 1 inputs to the logits of CONTINUE and STOP,
     under SB3's names. ``trained`` is what it came from, ``operating_points``
     what efforts mean, JSON-ready both; ``seen`` are the marks of the questions that the network was
-    made with. Raises ``UserError`` if the parts do not fit together.
+    made with; ``stops_from`` is the token price below which it never stops, where it pays for
+    nothing there. Raises ``UserError`` if the parts do not fit together.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: it is one of {', '.join(PRESETS)}")
@@ -182,6 +189,8 @@ def make_policy(
     }
     if seen is not None:
         config["seen"] = as_text(seen)
+    if stops_from is not None:
+        config["stops_from"] = float(stops_from)
     if operating_points:
         config["operating_points"] = {n: dict(point) for n, point in operating_points.items()}
     try:

@@ -70,14 +70,17 @@ def doubted(swept: Swept, questions: int) -> float:
 
 
 def choose_points(swept: Sequence[Swept], questions: int) -> dict[str, dict[str, Any]]:
-    """Each effort's point, JSON-ready: the highest price whose ``doubted`` loss is within the
-    allowance; never to stop where there is none.
+    """Each effort's point, JSON-ready: the highest price that saves something and whose ``doubted``
+    loss is within the allowance; never to stop where there is none.
 
     Prices never fall from one effort to the next that may lose more.
     """
     points = {}
     for effort, allowed in EFFORTS.items():
-        fits = [one for one in swept if doubted(one, questions) <= allowed + 1e-12]
+        fits = [
+            one for one in swept
+            if one.savings > 0 and doubted(one, questions) <= allowed + 1e-12
+        ]  # fmt: skip
         best = max(fits, key=lambda one: one.token_price, default=Swept(0.0, 0.0, 0.0, 0.0))
         points[effort] = point_of(best, allowed, questions)
     return points

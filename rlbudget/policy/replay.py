@@ -41,4 +41,7 @@ def replay(
         policy.stop_probabilities(observations, token_price) if len(observations) else np.zeros(0)
     )
     stops = first_stop(table, chance > policy.threshold)
-    return Replay(table, stops, charged_by(policy.preset, table, policy.features), chance)
+    charged = charged_by(policy.preset, table, policy.features)
+    if token_price < getattr(policy, "stops_from", 0.0):
+        charged = "none"
+    return Replay(table, stops, charged, chance)

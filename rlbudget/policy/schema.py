@@ -160,6 +160,7 @@ class PolicyConfig(Network, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     calibration: Certificate | None
     operating_points: dict[Effort, Point] | None = None
     seen: str | None = None
+    stops_from: Positive | None = None
     digests: dict[str, Digest]
 
 

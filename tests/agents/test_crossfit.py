@@ -27,7 +27,7 @@ from rlbudget.agents.crossfit_log import CLOSED, LAYOUT, MEMBERS, OF_RULE, SAVED
 from rlbudget.agents.curves import FRONTIER, FULL, GAP
 from rlbudget.agents.doubt import DOUBTS, NEVER, choose_doubts, doubtful
 from rlbudget.agents.freeze import RULES, freeze, policy_of_run
-from rlbudget.agents.frozen_rules import RULE_PRICES, paying_as_policy
+from rlbudget.agents.frozen_rules import RULE_PRICES, tuned_to
 from rlbudget.agents.members import (
     Member,
     best_members,
@@ -45,6 +45,7 @@ from rlbudget.arrays import Floats
 from rlbudget.errors import UserError
 from rlbudget.evaluate.evaluation import assess
 from rlbudget.policy import outcomes
+from rlbudget.policy.dial import Dial
 from rlbudget.policy.folder import load_policy
 from rlbudget.policy.prices import price_grid
 from rlbudget.policy.replay import replay
@@ -350,14 +351,13 @@ def test_a_frozen_rule_stops_where_the_rule_does_at_every_price_it_was_tuned_to(
     assert {"fixed", "confidence", "deer", "dynasor", "entropy", "deepconf"} <= held
     for name in sorted(held):
         policy = freeze(run, tmp_path / name, rule=name, standalone=True)
-        own = paying_as_policy(table, tried, name, grid)
-        stops = 0
-        for price in grid:
-            expected = best_of(own, price)
+        own = tuned_to(table, tried, name, grid)
+        for price, expected in zip(grid, own, strict=True):
             found = replay(policy, table, price)
-            np.testing.assert_array_equal(found.stops, expected.stops, err_msg=f"{name} {price}")
-            stops += (expected.stops >= 0).sum()
-            assert not stops or (found.outcome.tokens == expected.outcome.tokens).all()
+            np.testing.assert_array_equal(found.stops, expected.tried.stops, err_msg=name)
+            np.testing.assert_array_equal(found.outcome.tokens, expected.tried.outcome.tokens)
+            asked = Dial(token_price=price).at(policy).stops == "policy"
+            assert asked == bool(expected.looks)
         assert load_policy(tmp_path / name) == policy
         assert policy.operating_points
         assert f"It is the rule `{name}`" in (tmp_path / name / "README.md").read_text()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from synthetic import make_table
 
-from rlbudget.agents.clone import TriedRule, best_of, try_rules
-from rlbudget.agents.frozen_rules import paying_as_policy
+from rlbudget.agents.clone import TriedRule, try_rules
+from rlbudget.agents.frozen_rules import stops_from, tuned_to
 from rlbudget.agents.rules import REPEAT_RULES, RULES, SAMPLING_RULES, TEXT_RULES
 from rlbudget.agents.rules.unprobed import group_confidence
 from rlbudget.agents.tuned_rule import OF_RULE, can_freeze, seen_by, tuned_rule, usable, why_not
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.observation import observe, preset_of
-from rlbudget.policy.outcomes import charged_by, charges, outcome
+from rlbudget.policy.outcomes import charged_by, charges
 from rlbudget.policy.own_memory import with_number
 from rlbudget.policy.replay import replay
 from rlbudget.policy.row_observer import RowObserver
@@ -124,17 +124,33 @@ def test_every_rule_can_be_frozen_or_says_why_not_and_what_to_do_instead() -> No
 
 def test_a_frozen_rule_makes_trial_answers_at_the_same_checkpoints_at_every_price() -> None:
     table, tried = of_rule("dynasor")
-    prices = (1e-5, 1e-4, 1e-3)
-    own = paying_as_policy(table, tried, "dynasor", prices)
-    assert own[0].rule.name == "full"
-    (every,) = {one.parameters["every"] for one in own[1:]}
-    made = charges(table, charged_by("probe", table, seen_by("dynasor", [own[1].parameters])))
-    never = outcome(table, own[0].stops, probes_charged=made)
-    np.testing.assert_array_equal(own[0].outcome.tokens, never.tokens)
-    best = {one.parameters["every"] for one in tried if one.rule.name == "dynasor"}
-    assert every in best
-    assert len(best) > 1
-    assert best_of(own, prices[-1]).rule.name in ("dynasor", "full")
+    prices = np.geomspace(1e-6, 2e-3, 9).tolist()
+    own = tuned_to(table, tried, "dynasor", prices)
+    stopping = [one for one in own if one.tried.rule.name == "dynasor"]
+    assert stopping
+    assert len({one.tried.parameters["every"] for one in stopping}) == 1
+    assert len({one.parameters["every"] for one in tried if one.rule.name == "dynasor"}) > 1
+
+
+def test_a_frozen_rule_looks_at_nothing_below_the_price_from_which_on_it_stops() -> None:
+    table = TABLES[0]
+    table = dataclasses.replace(  # a stop pays where an answer is worth nothing alone
+        table, exit_exact_match=np.zeros(len(table.thinking_tokens))
+    )
+    tried = try_rules(table)
+    prices = np.geomspace(1e-9, 2e-2, 9).tolist()
+    own = tuned_to(table, tried, "confidence", prices)
+    looks = [bool(one.looks) for one in own]
+    assert looks == sorted(looks)
+    assert not looks[0]
+    assert looks[-1]
+    first = stops_from(own, prices)
+    assert first is not None
+    assert prices[looks.index(True) - 1] < first < prices[looks.index(True)]
+    never = [one for one in own if not one.looks]
+    assert all(one.tried.outcome.probe.sum() == 0 for one in never)
+    assert stops_from(never, prices[: len(never)]) == 2 * prices[len(never) - 1]
+    assert stops_from(own[looks.index(True) :], prices[looks.index(True) :]) is None
 
 
 def test_a_deer_of_tails_is_frozen_only_where_each_trial_answer_has_one() -> None:
