@@ -88,6 +88,8 @@ class Decider:
         self.token_price = spot.token_price
         self.policy = core.policy_for(facts)
         self._stops = spot.stops
+        if spot.stops == "policy" and spot.token_price < getattr(self.policy, "stops_from", 0.0):
+            self._stops = "never"  # a frozen rule, which looks at nothing there
         self._transcript = transcript
         plan = core.plan
         self._controller: Controller | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from rlbudget.errors import UserError
@@ -90,16 +90,9 @@ class Dial:
         """Where ``policy`` is served; at its default price where nothing is said.
 
         What money comes to is served at the nearest price that the policy knows; a token price is
-        left as it was said. A frozen rule that never stops at a price is not asked there. Raises
-        ``UserError`` for an effort of which the policy folder has no operating point and a loss
-        that no certificate covers.
+        left as it was said. Raises ``UserError`` for an effort of which the policy folder has no
+        operating point and a loss that no certificate covers.
         """
-        spot = self._at(policy)
-        if spot.stops == "policy" and spot.token_price < getattr(policy, "stops_from", 0.0):
-            return replace(spot, stops="never")
-        return spot
-
-    def _at(self, policy: StopPolicy) -> Spot:
         known = policy.price_range
         default = float(getattr(policy, "default_price", middle_price(known)))
         if self.token_price is not None:

@@ -10,6 +10,7 @@ from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
 from rlbudget.agents.clone import try_rules
+from rlbudget.agents.rules.unprobed import FULL
 from rlbudget.agents.tuned_rule import tuned_rule
 from rlbudget.arrays import Float32s
 from rlbudget.decoding.decode import decode
@@ -20,7 +21,7 @@ from rlbudget.models.transformers_model import TransformersModel
 from rlbudget.policy.folder import Policy, make_policy
 from rlbudget.policy.network import Decision
 from rlbudget.policy.observation import Preset, feature_names, preset_of
-from rlbudget.policy.outcomes import charged_by, outcome
+from rlbudget.policy.outcomes import charged_by, full_stops, outcome
 from rlbudget.policy.replay import replay
 from rlbudget.signals.tokens import PAID_SIGNALS
 from rlbudget.tasks import load_task
@@ -93,6 +94,25 @@ def test_a_frozen_rule_decides_and_pays_live_as_the_rule_does(
     )  # fmt: skip
     np.testing.assert_array_equal(replay(policy, table, PRICE).stops, chosen.stops)
     check_live(embedded, embedded_traces, policy, 160, first=few)
+
+
+def test_a_frozen_rule_makes_no_trial_answer_at_a_price_at_which_it_never_stops(
+    embedded: TransformersModel, embedded_traces: Path
+) -> None:
+    table = load_table(embedded_traces)
+    chosen = next(one for one in try_rules(table) if one.rule.name == "confidence")
+    full = replace(chosen, rule=FULL, parameters={}, stops=full_stops(table))
+    tuned = tuned_rule("confidence", table, [full, chosen], [-1.0, 1.0])
+    policy = make_policy(
+        tuned.tensors, features=tuned.features, preset=preset_of(tuned.features),
+        price_range=(PRICE, 4 * PRICE), stops_from=2 * PRICE,
+    )  # fmt: skip
+    longest = max(load_traces(embedded_traces), key=lambda trace: trace.final.thinking_tokens)
+    for price, looks in ((PRICE, False), (4 * PRICE, True)):
+        assert (replay(policy, table, price).outcome.probe.sum() > 0) == looks
+        live = decode(embedded, longest.question, policy, token_price=price, probe_tokens=PROBE)
+        assert (live.probe_tokens > 0) == looks
+        assert live.message is None
 
 
 def check_live(
