@@ -15,4 +15,4 @@ mypy
 mypy -p runs
 # Two workers, one thread each: small networks only wait for each other on more.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec pytest -n 2 --dist loadfile "$@"
+exec pytest -n 2 --dist loadfile --hypothesis-profile=same "$@"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import subprocess
 import tempfile
@@ -47,9 +49,13 @@ def llama_server(model: Path, *, context: int, threads: int = 1, slots: int = 1)
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port that nobody listens at, and that no client is given in the meantime: systems give
+    clients those from 32768 on."""  # fmt: skip
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 1000):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 from rlbudget.models.smollm2 import smollm2_folder
 from rlbudget.policy.folder import load_policy, make_policy, save_policy
 from runs.common import KEPT, ROOT
+from runs.integrations.llama_process import free_port
 
 LITELLM = ROOT / ".venv-litellm"
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -206,13 +206,6 @@ def _running(
 
 def _end(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

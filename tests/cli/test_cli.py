@@ -259,7 +259,7 @@ def test_an_answer_that_stdout_cannot_spell_is_escaped_not_lost(
     command = live(scripted, policy, "--profile", "embedded", "--temperature", 0)
     done = subprocess.run(
         [sys.executable, "-m", "rlbudget.cli.main", *map(str, command)],
-        capture_output=True, check=True, timeout=120,
+        capture_output=True, check=True, timeout=240,
         env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     said = done.stdout.decode(encoding)

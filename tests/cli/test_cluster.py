@@ -51,7 +51,7 @@ def test_the_template_records_every_question_once_and_goes_on(tmp_path: Path) ->
 
 def test_the_template_says_how_it_is_used() -> None:
     for name in ("parallel.sh", "slurm.sh"):
-        done = subprocess.run([CLUSTER / name, "4"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([CLUSTER / name, "4"], capture_output=True, text=True, timeout=240)
         assert done.returncode == 2
         assert name in done.stderr
         assert "--task" in done.stderr

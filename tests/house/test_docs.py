@@ -103,7 +103,7 @@ def test_the_refinement_shown_hands_exits_over(tmp_path: Path) -> None:
     (code,) = blocks("python", page("correction.md"))
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True,
+        cwd=tmp_path, check=True, timeout=240, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     said = done.stdout.splitlines()
@@ -286,6 +286,6 @@ def test_the_scorers_shown_say_what_is_printed() -> None:
     text = page("scorers.md")
     for code, printed in zip(blocks("python", text), blocks("text", text), strict=True):
         done = subprocess.run(
-            [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
+            [sys.executable, "-c", code], check=True, timeout=240, capture_output=True, text=True
         )
         assert done.stdout == printed

@@ -11,7 +11,6 @@ import importlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from pages import PAGES, ROOT, blocks, commands, page, run_block, run_command, s
 from rlbudget.cli.main import parse
 from rlbudget.traces.interchange import import_jsonl, write_jsonl
 from rlbudget.traces.store import load_traces
+from runs.integrations.llama_process import free_port
 
 FEWER = {"2400": "300", "1200": "300", "0.02": "0.1", "0.01": "0.1"}
 MADE = {"record", "train", "freeze"}
@@ -171,9 +171,7 @@ def test_hugging_face_answers_right_under_both_of_our_loops(folder: Path) -> Non
 @pytest.fixture
 def port() -> Iterator[str]:
     """A free port, on which the toy server of the page is started by the page's own line."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = str(free.getsockname()[1])
+    number = str(free_port())
     (words,) = [w for w in commands(page("openai.md")) if w[0] == "python"]
     server = subprocess.Popen(
         [sys.executable, *(number if word == "8100" else word for word in words[1:])],
@@ -184,7 +182,7 @@ def port() -> Iterator[str]:
         yield number
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def _wait_for(url: str) -> None:
@@ -216,9 +214,7 @@ def test_the_gateway_answers_openais_client_and_saves_tokens(folder: Path, port:
     line, train, freeze = [w for w in commands(page("gateway.md")) if w[0] == "rlbudget"]
     run_command(train, folder, {})
     run_command(freeze, folder, {})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        own = str(free.getsockname()[1])
+    own = str(free_port())
     words = [w.replace("8100", port).replace("8080", own) for w in line[1:]]
     served = subprocess.Popen([sys.executable, "-m", "rlbudget", *words], cwd=folder)
     try:
@@ -227,7 +223,7 @@ def test_the_gateway_answers_openais_client_and_saves_tokens(folder: Path, port:
         said, _ = run_block(code.replace("8080", own), folder)
     finally:
         served.terminate()
-        assert served.wait(30) == 0
+        assert served.wait(120) == 0
     (answer, tokens, reason), (again, full) = map(str.split, said.splitlines())
     assert (answer, again, reason) == ("12", "12", "policy")
     assert int(tokens) < int(full)

@@ -91,8 +91,8 @@ with locked(sys.argv[1]):
         start_new_session=True,
     )
     try:
-        assert held.wait(30) == 0
-        with locked(tmp_path, wait=5):
+        assert held.wait(120) == 0
+        with locked(tmp_path, wait=30):
             pass
     finally:
         os.killpg(held.pid, signal.SIGKILL)

@@ -77,7 +77,7 @@ sys.meta_path.insert(0, Absent)
 def without(packages: tuple[str, ...], code: str, *more: str) -> subprocess.CompletedProcess[str]:
     """Run code where these packages cannot be imported."""
     command = [sys.executable, "-c", WITHOUT.format(packages=packages) + code, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_a_plain_install_serves_a_policy(tmp_path: Path) -> None:

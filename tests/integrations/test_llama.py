@@ -194,7 +194,7 @@ def test_the_processor_and_the_client_load_no_torch() -> None:
         "import sys, rlbudget.integrations.llama_cpp, rlbudget.integrations.llama_server\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
 def test_a_gguf_file_holds_the_weights(model: TransformersModel, tmp_path: Path) -> None:

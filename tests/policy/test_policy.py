@@ -466,7 +466,7 @@ def check_alone(
     np.save(tmp_path / "observations.npy", observations)
     code = ALONE.format(path=path, observations=str(tmp_path / "observations.npy"), price=1e-3)
     ran = subprocess.run(
-        [*python, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120
+        [*python, "-c", code], capture_output=True, text=True, cwd=folder, timeout=240
     )
     assert ran.returncode == 0, ran.stderr
     single, batch, refused, outside = json.loads(ran.stdout)

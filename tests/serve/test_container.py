@@ -53,7 +53,7 @@ def test_every_metric_of_the_dashboard_is_shown_by_a_gateway() -> None:
     with serving(Toy(load_model("embedded"))) as url:
         opens = partial(look_at, url, gateway.settings, tokenizer="embedded")
         with serving_gateway(gateway, opens) as root:
-            shown = httpx.get(f"{root}/metrics").text
+            shown = httpx.get(f"{root}/metrics", timeout=60).text
     there: set[str] = set()
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", shown, re.MULTILINE):
         ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)

@@ -57,7 +57,7 @@ class Served:
         return found
 
     def tell(self, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.root}/v1/feedback", json=body, timeout=30)
+        return httpx.post(f"{self.root}/v1/feedback", json=body, timeout=60)
 
 
 class Opened:
@@ -108,7 +108,7 @@ def test_every_request_is_noted_and_its_feedback_becomes_a_trace(
         kept = entries(served.store.engine)
         assert list(kept.decisions) == list(kept.outcomes) == [f"r{n}" for n in range(8)]
         assert len(kept.audits) == 8
-        metrics = httpx.get(f"{served.root}/metrics").text
+        metrics = httpx.get(f"{served.root}/metrics", timeout=60).text
         assert "rlbudget_store_rows_total 24.0" in metrics
         assert "rlbudget_store_lost_total 0.0" in metrics
     main(["store", "export", str(tmp_path / "store.db"), "--out", str(tmp_path / "traces")])
@@ -211,7 +211,7 @@ def test_a_store_that_cannot_be_written_costs_no_answer(gateways: Opened) -> Non
         found = served.chat(QUESTIONS[0].question)
         assert found["choices"][0]["message"]["content"]
         assert served.tell(id=found["rlbudget"]["feedback_id"], correct=True).status_code == 503
-        metrics = httpx.get(f"{served.root}/metrics").text
+        metrics = httpx.get(f"{served.root}/metrics", timeout=60).text
         assert "rlbudget_store_lost_total 2.0" in metrics
 
 

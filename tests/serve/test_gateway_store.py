@@ -86,7 +86,7 @@ def test_what_is_written_is_read_and_equals_a_decision_log(store: Store, tmp_pat
     store.audit(make_trace(4))
     log.audit(make_trace(4))
     told = feedback(tmp_path / "log", "t4", target="7")
-    store.outcome(told).result(5)
+    store.outcome(told).result(60)
     assert store.writer.flush()
     assert entries(store.engine) == read_log(tmp_path / "log")
     lines = (tmp_path / "log" / "decisions.jsonl").read_text().splitlines()
@@ -97,7 +97,7 @@ def test_texts_are_kept_only_when_asked_for(where: str) -> None:
     quiet = opened(where)
     quiet.decision(served("r0"))
     quiet.shadow("r0", {"shadow": {"saved_tokens": 4, "answer": "Ada"}})
-    quiet.outcome(Feedback("r0", now(), right=True, comment="by Ada")).result(5)
+    quiet.outcome(Feedback("r0", now(), right=True, comment="by Ada")).result(60)
     quiet.writer.flush()
     with quiet.engine.connect() as connection:
         for name in METADATA.tables:
@@ -177,12 +177,12 @@ def test_gateways_share_prices_secrets_and_events(where: str) -> None:
     assert first.secret("feedback") == second.secret("feedback")
     assert first.secret("feedback") != first.secret("other")
     assert price_of(second.engine, "default") is None
-    first.set_price("default", 1e-3, "by hand").result(5)
-    second.set_price("default", 2e-3, "by hand").result(5)
-    second.set_price("other", 9e-3, "by hand").result(5)
+    first.set_price("default", 1e-3, "by hand").result(60)
+    second.set_price("default", 2e-3, "by hand").result(60)
+    second.set_price("other", 9e-3, "by hand").result(60)
     assert price_of(first.engine, "default") == 2e-3
     assert [one.token_price for one in prices(first.engine)] == [1e-3, 2e-3, 9e-3]
-    first.event("alarm", plan="default").result(5)
+    first.event("alarm", plan="default").result(60)
     assert [one.kind for one in events(second.engine, 9)] == ["alarm"]
     first.close()
     second.close()
@@ -192,9 +192,9 @@ def test_old_rows_are_pruned_and_running_experiments_kept(store: Store) -> None:
     store.assign("r1", Assignment("running", "a", 0.5, "ab"))
     for name in ("r0", "r1"):
         store.decision(served(name))
-        store.outcome(Feedback(name, now(), right=True)).result(5)
-    store.set_price("default", 1e-3, "old").result(5)
-    store.set_price("default", 2e-3, "the one that holds").result(5)
+        store.outcome(Feedback(name, now(), right=True)).result(60)
+    store.set_price("default", 1e-3, "old").result(60)
+    store.set_price("default", 2e-3, "the one that holds").result(60)
     store.writer.flush()
     assert sum(prune(store.engine, days=1).values()) == 0
     time.sleep(0.01)
@@ -217,19 +217,18 @@ def test_a_full_queue_loses_records_and_counts_them(tmp_path: Path) -> None:
     blocking.execute("BEGIN EXCLUSIVE")
     writer = Writer(engine, waiting=50)
     row = {"at": 0.0, "request_id": "r", "line": "{}"}
-    slowest = 0.0
+    start = time.monotonic()
     for _ in range(200):
-        start = time.perf_counter()
         writer.add(SHADOWS, row)
-        slowest = max(slowest, time.perf_counter() - start)
+    took = time.monotonic() - start
     refused = writer.added(SHADOWS, row)
     with pytest.raises(LostRowError, match="behind"):
-        refused.result(1)
+        refused.result(60)
     lost = writer.written.lost
     assert lost >= 100
-    assert slowest < 0.05
+    assert took < 30  # 200 that wait for a locked database take minutes
     blocking.execute("ROLLBACK")
-    assert writer.flush(10)
+    assert writer.flush(60)
     assert writer.written.rows == 201 - lost
     with engine.connect() as connection:
         there = connection.execute(select(func.count()).select_from(SHADOWS)).scalar_one()
@@ -241,10 +240,10 @@ def test_a_full_queue_loses_records_and_counts_them(tmp_path: Path) -> None:
 def test_a_row_that_the_database_refuses_costs_no_other(store: Store) -> None:
     good = {"at": 0.0, "request_id": "r", "line": "{}"}
     futures = [store.writer.added(SHADOWS, one) for one in (good, {**good, "line": None}, good)]
-    futures[0].result(5)
-    futures[2].result(5)
+    futures[0].result(60)
+    futures[2].result(60)
     with pytest.raises(LostRowError):
-        futures[1].result(5)
+        futures[1].result(60)
     assert counts(store.engine)["shadows"] == 2
     assert store.writer.written.lost == 1
 

@@ -17,6 +17,7 @@ import httpx
 import orjson
 import pytest
 import uvicorn
+from clients import until
 from gateways import StopsAt, gateway_of, serving_gateway
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -142,7 +143,7 @@ def test_a_key_beyond_its_limits_gets_429_and_when_to_come_again(
         assert [chat(root, question, "sk-short").status_code for _ in range(2)] == [200, 429]
         assert chat(root, question, "sk-free").status_code == 200
         assert chat(root, question, None).status_code == 401
-        counted = httpx.get(f"{root}/metrics").text
+        counted = httpx.get(f"{root}/metrics", timeout=60).text
         limit = 'key="few",limit="requests_per_minute"'
         assert f"rlbudget_key_refused_total{{{limit}}} 2.0" in counted
         for secret in (SECRET, DIGEST, "sk-short"):
@@ -246,7 +247,7 @@ def patient() -> Iterator[tuple[int, list[str]]]:
     ended: list[str] = []
 
     class Short(PatientProtocol):
-        headers_within = 0.5
+        headers_within = 1.0
         read_within = 0.5
 
     async def hello(_: HttpRequest) -> Response:
@@ -278,22 +279,20 @@ def test_headers_that_come_drop_by_drop_are_waited_for_only_so_long(
     patient: tuple[int, list[str]],
 ) -> None:
     for begun in (b"", b"GET / HTTP/1.1\r\nhost: a\r\n"):
-        with closing(socket.create_connection(("127.0.0.1", patient[0]), timeout=10)) as client:
+        with closing(socket.create_connection(("127.0.0.1", patient[0]), timeout=60)) as client:
             client.sendall(begun)
             start = time.monotonic()
             with suppress(ConnectionResetError):
                 assert client.recv(100) == b""
-            assert time.monotonic() - start < 8
+            assert time.monotonic() - start < 30
     with httpx.Client() as client:  # and nobody else is cut off, between two requests either
         assert client.get(f"http://127.0.0.1:{patient[0]}/").text == "hello"
-        time.sleep(0.8)
+        time.sleep(1.3)
         assert client.get(f"http://127.0.0.1:{patient[0]}/").text == "hello"
 
 
 def test_a_client_that_reads_nothing_is_cut_off(patient: tuple[int, list[str]]) -> None:
-    with closing(socket.create_connection(("127.0.0.1", patient[0]), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", patient[0]), timeout=60)) as client:
         client.sendall(b"GET /much HTTP/1.1\r\nhost: a\r\n\r\n")
-        until = time.monotonic() + 10
-        while not patient[1] and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: bool(patient[1]))
     assert patient[1] == ["much"]

@@ -86,7 +86,7 @@ def test_a_start_says_each_thing_once_and_the_port_it_has(tmp_path: Path) -> Non
         assert address is not None, said
         assert httpx.get(f"{address[0]}/models").json()["data"][0]["id"] == "embedded"
         process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=60)[::-1]
+        rest, _ = process.communicate(timeout=240)[::-1]
         assert process.returncode == 0
         said += rest.splitlines()
     assert not [line for line in said if "alembic" in line]

@@ -130,4 +130,4 @@ def test_a_stream_is_let_to_its_end_but_not_waited_for(
     begun = time.monotonic()
     asyncio.run(read())
     assert closed == left
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20

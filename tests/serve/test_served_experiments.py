@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from clients import until
 from frozen_nets import random_policy
 from gateways import StopsAt, serving_gateway
 from stores import fresh, postgres
@@ -83,13 +83,6 @@ def ask(root: str, question: str, **more: Any) -> dict[str, Any]:
             "temperature": 0.0, **more}  # fmt: skip
     found: dict[str, Any] = httpx.post(f"{root}/v1/chat/completions", json=body, timeout=60).json()
     return dict(found["rlbudget"])
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_two_gateways_of_a_store_draw_the_same_arms_and_obey_the_same_end(

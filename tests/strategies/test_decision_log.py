@@ -127,7 +127,7 @@ def test_many_writers_at_once_leave_whole_lines(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
     ids = [json.loads(line)["request_id"] for line in file.read_text().splitlines() if line]
     assert sorted(ids) == sorted(f"{k}-{i}" for k in range(4) for i in range(200))
 
@@ -164,12 +164,12 @@ def test_a_halted_writer_is_waited_for_once_and_not_cut_off(tmp_path: Path) -> N
         halted.write(b'{"version": 1, "request_id": "half')
         halted.flush()
         begun = time.monotonic()
-        for name in ("r1", "r2", "r3"):
-            log.decision(served(name))
-        assert time.monotonic() - begun < 2 * PATIENCE
-    log.decision(served("r4"))
+        for n in range(1, 31):
+            log.decision(served(f"r{n}"))
+        assert time.monotonic() - begun < 15 * PATIENCE
+    log.decision(served("r31"))
     entries = read_log(tmp_path)
-    assert list(entries.decisions) == ["r0", "r1", "r2", "r3", "r4"]
+    assert list(entries.decisions) == [f"r{n}" for n in range(32)]
     assert entries.damaged == 1
     assert log.failures == 0
 

@@ -38,14 +38,15 @@ def test_what_is_written_is_what_is_read_as_traces_and_as_a_table(traces: list[T
         assert existing_ids(folder) == {trace.trace_id for trace in traces}
 
 
-def test_a_table_of_2000_traces_loads_fast(tmp_path: Path) -> None:
-    write(tmp_path, [make_trace(i, checkpoints=15) for i in range(2000)], part_size=256)
-    seconds = []
-    for _ in range(7):
-        start = time.process_time()
-        assert len(load_table(tmp_path)) == 2000
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.15  # .11 where other work runs
+def test_a_table_loads_in_a_fraction_of_the_time_of_its_traces(tmp_path: Path) -> None:
+    write(tmp_path, [make_trace(i, checkpoints=15) for i in range(1000)], part_size=256)
+    took: dict[str, list[float]] = {}
+    for _ in range(5):
+        for load in (load_table, load_traces):
+            start = time.process_time()
+            assert len(load(tmp_path)) == 1000
+            took.setdefault(load.__name__, []).append(time.process_time() - start)
+    assert min(took["load_table"]) < min(took["load_traces"]) / 3  # an eighth
 
 
 def test_the_digest_depends_on_the_contents_only(tmp_path: Path) -> None:
