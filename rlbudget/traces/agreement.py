@@ -15,10 +15,7 @@ FIELD = "compared_with"
 FULL_DECODE = "full decode"
 """the value of the field where answers were compared with that of their own full decode"""
 
-SAID = (
-    "Exact match is agreement with the full decode: these traces have no targets, and an answer"
-    " counts as right where it is that of the full decode."
-)
+SAID = "Exact match is agreement with the full decode's answer, as these traces have no targets."
 """What a reader of such an exact match is told."""
 
 

@@ -26,7 +26,7 @@ from rlbudget.cli.findings.learning import (
 )
 from rlbudget.cli.findings.recordings import of_recording
 from rlbudget.cli.findings.survey import Survey, survey
-from rlbudget.cli.findings.training import next_steps, of_training, training_tables
+from rlbudget.cli.findings.training import TEXT_COSTS, next_steps, of_training, training_tables
 from rlbudget.cli.main import parse
 from rlbudget.decoding.record import RecordStats
 from rlbudget.evaluate.recommendation import recommended
@@ -34,6 +34,7 @@ from rlbudget.models.profiles import ChosenBy
 from rlbudget.policy.controller import Reason
 from rlbudget.policy.operating import Swept, choose_points
 from rlbudget.signals.tokens import SIGNALS
+from rlbudget.traces.agreement import FIELD, FULL_DECODE, SAID
 from rlbudget.traces.store import TraceWriter, load_table
 from rlbudget.traces.trace import Checkpoint, Exit, Final, Probe, Trace
 
@@ -453,6 +454,18 @@ def test_every_command_that_is_advised_is_one_that_there_is() -> None:
     assert commands == {"freeze", "decode", "calibrate", "train"}
     for one in sorted(set(found)):
         parse([*shlex.split(one), *(["question"] if one.startswith("decode") else [])])
+
+
+def test_what_training_and_freezing_say_fits_a_terminal() -> None:
+    made = crossfitted(-0.1, 0.2)
+    made["features"] = ["text_hedges"]
+    made["trained"]["traces"] |= {"n_train_questions": 40, "recorded": {FIELD: FULL_DECODE}}
+    made["trained"]["validation"]["mean_oracle_gap_closed"] = -1.0
+    lines = [*shown_text(made), *of_training(made), *next_steps(made, Path("run"))]
+    lines += of_freezing(made | {"operating_points": choose_points([], 29)})
+    assert SAID in lines
+    assert TEXT_COSTS in lines
+    assert max(map(len, lines)) <= 100
 
 
 def test_a_path_that_a_shell_would_split_is_quoted_in_the_next_command() -> None:

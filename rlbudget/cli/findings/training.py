@@ -120,7 +120,7 @@ def of_training(config: Mapping[str, Any]) -> Iterator[str]:
     elif gap <= 0:
         yield odd(
             "it is no better than a constant budget",
-            do="record more questions, or try --preset turns or probe",
+            do="record more questions, or try --preset turns",
         )
     if prices:
         yield from _about_stops([row["tokens"] / full for row in prices])
