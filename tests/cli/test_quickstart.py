@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_there(folder: Path) -> None:
     assert len(load_traces(folder / "traces")) == N
-    assert list((folder / "run").glob("events.out.tfevents*"))
+    assert list((folder / "run").rglob("events.out.tfevents*"))
     assert (folder / "policy" / "policy.safetensors").exists()
     evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
     assert evaluation["held_out_questions"] == 30
