@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rlbudget.agents.curves import NAMES
 from rlbudget.agents.freeze import policy_of_run
 from rlbudget.agents.rules import RULES, Rule
 from rlbudget.agents.training import train_on
@@ -154,9 +155,11 @@ def rows_of(assessment: Assessment) -> tuple[list[dict[str, Any]], dict[str, Any
 
 def curve(run: Path) -> list[tuple[int, float]]:
     """(environment steps, mean oracle gap closed on validation) of a run, from TensorBoard."""
-    events = EventAccumulator(str(run))
+    (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder))
     events.Reload()
-    return [(event.step, event.value) for event in events.Scalars("eval/oracle_gap_closed")]
+    name = NAMES["oracle_gap_closed"]
+    return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], file: Path) -> None:
