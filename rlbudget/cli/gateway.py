@@ -25,6 +25,7 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import settings_for
 from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.signals.tokens import TOP_K
+from rlbudget.strategies.chooser.folder import load_chooser
 from rlbudget.strategies.feedback.registry import load_serving
 from rlbudget.strategies.plan import Plan, load_plan, plan_of
 
@@ -106,23 +107,28 @@ class Serve:
         said = plan.upstream
         urls, model = self.upstream or said.urls, self.model or said.model
         weights = () if self.upstream else said.weights
-        if plan.chooser is not None:
+        chooser = None if plan.chooser is None else load_chooser(plan.chooser)
+        if chooser is not None and (urls or model is not None):
             raise UserError(
-                f"{self.plan}: [chooser] compares whole answers of models in one"
-                " process: rlbudget decode --plan serves it, the gateway does not"
+                f"{self.plan}: [chooser] names its models itself: leave out the upstream and the"
+                " model"
             )
-        if not urls and model is None:
+        if chooser is None and not urls and model is None:
             raise UserError("name --upstream URL, or --model for a model inside the gateway")
         cut, shadow = self.cut or said.cut, self.shadow or said.shadow
         if cut == "engine" and shadow:
             raise UserError("an engine that cuts has no shadow mode: leave out --cut engine")
         if self.log_texts and self.request_log is None:
             raise UserError("--log-texts goes with --request-log")
+        if chooser is not None and cut == "engine":
+            raise UserError("the models of a chooser are cut here: leave out --cut engine")
         live, file = online(), self.keys or said.keys
         keys = live.named(
             [] if file is None else live.read_keys(file),
             live.digests_of(os.environ.get(KEY, "")),
         )
+        if chooser is not None:
+            plan = live.under_chooser(plan, chooser)
         plans = {"default": plan, **_tried(plan)}
         settings = settings_for(plans, self.profile, self.token_price)
         _log_with_times()
@@ -137,7 +143,7 @@ class Serve:
             store=self._store(plan),
             admins=live.digests_of(os.environ.get(ADMIN_KEY, ""), ADMIN_KEY),
             host=self.host, port=self.port, ssl_certfile=self.ssl_certfile,
-            ssl_keyfile=self.ssl_keyfile,
+            ssl_keyfile=self.ssl_keyfile, chooser=chooser,
         )  # fmt: skip
 
     def _store(self, plan: Plan) -> str | None:

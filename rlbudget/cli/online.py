@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlbudget.serve.choosing import under_chooser
 from rlbudget.serve.experiments.kept import (
     experiments,
     find,
@@ -20,5 +21,5 @@ from rlbudget.serve.store.store import note_event, tell
 __all__ = [
     "digests_of", "experiments", "find", "named", "note_event", "open_store", "promote", "prune",
     "read_entries", "read_keys", "results", "serve", "start", "status_json", "status_table",
-    "stop", "tell", "with_usual",
+    "stop", "tell", "under_chooser", "with_usual",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from rlbudget.models.site import KeyRefusedError, ServerError
 from rlbudget.serve.chat import DONE, Form, error_body, error_event
 from rlbudget.serve.hooks import Arrival, Ended, Outcome
 from rlbudget.serve.metrics import Metrics
-from rlbudget.serve.pool import Answering
+from rlbudget.serve.pool import Answering, Beside
 from rlbudget.serve.savings import Savings
 from rlbudget.serve.shown import Piece
 from rlbudget.serve.streamed import Leaving, Streamed, left
@@ -137,10 +137,13 @@ class Answer:
         ending = request.ending
         metrics.reasons.labels(ending.reason or "left").inc()
         metrics.thinking.observe(ending.thinking_tokens)
-        for kind, tokens in (("prompt", self._steered.prompt_tokens),
-                             ("thinking", ending.thinking_tokens),
-                             ("probe", ending.probe_tokens),
-                             ("answer", ending.answer_tokens)):  # fmt: skip
+        beside = self._beside
+        for kind, tokens in (
+            ("prompt", self._steered.prompt_tokens + beside.prompt_tokens),
+            ("thinking", ending.thinking_tokens + beside.thinking_tokens),
+            ("probe", ending.probe_tokens + beside.probe_tokens),
+            ("answer", ending.answer_tokens + beside.answer_tokens),
+        ):
             metrics.tokens.labels(kind).inc(tokens)
         self._learn(ended)
         if saved := self._saved():
@@ -148,13 +151,13 @@ class Answer:
         self._over(
             Outcome(
                 self._arrival, ended, seconds, GONE if ended == "left" else status,
-                token_price=request.token_price, reason=ending.reason,
+                token_price=self._price, reason=ending.reason,
                 stop_probability=ending.stop_probability,
-                prompt_tokens=self._steered.prompt_tokens,
+                prompt_tokens=self._steered.prompt_tokens + beside.prompt_tokens,
                 thinking_tokens=ending.thinking_tokens, probe_tokens=ending.probe_tokens,
                 answer_tokens=ending.answer_tokens, saved_tokens=self._saved(),
                 audited=request.audited, shadow=self._shadow, first_seconds=self._first,
-                request=request,
+                request=request, beside_tokens=beside.tokens,
             )
         )  # fmt: skip
 
@@ -200,18 +203,39 @@ class Answer:
         request = self._steered.request
         return request.decoded().second if request.settled else None
 
+    @property
+    def _beside(self) -> Beside:
+        """What other models did."""
+        if (found := self._steered.beside) is not None:
+            return found
+        if (second := self._second) is None:
+            return Beside()
+        told = {
+            "thinking_tokens": second.thinking_tokens, "probe_tokens": second.probe_tokens,
+            "answer_tokens": second.answer_tokens, "reason": second.reason,
+        }  # fmt: skip
+        return Beside(
+            0, second.thinking_tokens, second.probe_tokens, second.answer_tokens, {"second": told}
+        )
+
+    @property
+    def _price(self) -> float:
+        """That the request was served at."""
+        beside = self._steered.beside
+        own = None if beside is None else beside.token_price
+        return self._steered.request.token_price if own is None else own
+
     def usage(self) -> dict[str, Any]:
         """What it cost, in OpenAI's form: every token is counted, trial answers too."""
-        ending, second = self._steered.request.ending, self._second
+        ending, beside = self._steered.request.ending, self._beside
+        read = self._steered.prompt_tokens + beside.prompt_tokens
         thought = ending.thinking_tokens + ending.probe_tokens
-        spent = thought + ending.answer_tokens
-        if second is not None:
-            thought += second.thinking_tokens + second.probe_tokens
-            spent += second.own_tokens
+        thought += beside.thinking_tokens + beside.probe_tokens
+        spent = thought + ending.answer_tokens + beside.answer_tokens
         return {
-            "prompt_tokens": self._steered.prompt_tokens,
+            "prompt_tokens": read,
             "completion_tokens": spent,
-            "total_tokens": self._steered.prompt_tokens + spent,
+            "total_tokens": read + spent,
             "completion_tokens_details": {"reasoning_tokens": thought},
         }
 
@@ -226,7 +250,7 @@ class Answer:
             "probe_tokens": ending.probe_tokens,
             "answer_tokens": ending.answer_tokens,
             "stop_probability": ending.stop_probability,
-            "token_price": request.token_price,
+            "token_price": self._price,
             "policy": wanted.name,
             "audited": request.audited,
         }
@@ -240,11 +264,6 @@ class Answer:
         told |= {name: value for name, value in asked.items() if value is not None}
         if self._arrival.arm is not None:
             told["arm"] = self._arrival.arm
-        if (second := self._second) is not None:
-            told["second"] = {
-                "thinking_tokens": second.thinking_tokens, "probe_tokens": second.probe_tokens,
-                "answer_tokens": second.answer_tokens, "reason": second.reason,
-            }  # fmt: skip
         if wanted.off:
             told["off"] = True
         if self._not_honoured:
@@ -253,11 +272,11 @@ class Answer:
             told["shadow"] = self._shadow
         if ending.message:
             told["message"] = ending.message
-        return {**self._arrival.shown, **told}
+        return {**self._arrival.shown, **told, **self._beside.told}
 
     def _headers(self, ours: Mapping[str, Any] | None = None) -> dict[str, str]:
-        wanted, request = self._arrival.wanted, self._steered.request
-        told: dict[str, Any] = {"policy": wanted.name, "token-price": f"{request.token_price:.6g}"}
+        wanted = self._arrival.wanted
+        told: dict[str, Any] = {"policy": wanted.name, "token-price": f"{self._price:.6g}"}
         told["request-id"] = self._arrival.id
         if self._arrival.arm is not None:
             told["arm"] = self._arrival.arm

@@ -89,6 +89,7 @@ class Followed:
         self.prompt_tokens = len(prompt.ids)
         self.finish = "stop"
         """why it ended, in OpenAI's words"""
+        self.beside = None
         self._server, self._core, self._prompt, self._limit = server, core, prompt, limit
         self._cap = core.thinking_cap(spot, of_request=wanted.thinking_budget, of_engine=limit)
         self._fields = with_xargs({**server.fields, **fields}, xargs)

@@ -104,6 +104,8 @@ class Outcome:
     thinking_tokens: int = 0
     probe_tokens: int = 0
     answer_tokens: int = 0
+    beside_tokens: int = 0
+    """that other models wrote: a second one, or those that a chooser asked too"""
     saved_tokens: float | None = None
     """estimated thinking tokens that the stop saved; None where nothing is known"""
     audited: bool = False
@@ -119,7 +121,8 @@ class Outcome:
     @property
     def tokens(self) -> int:
         """All that were written and paid for, the prompt's left out."""
-        return self.thinking_tokens + self.probe_tokens + self.answer_tokens
+        own = self.thinking_tokens + self.probe_tokens + self.answer_tokens
+        return own + self.beside_tokens
 
 
 class RefusedError(Exception):

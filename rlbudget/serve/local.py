@@ -20,12 +20,12 @@ from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.models import load_model
 from rlbudget.policy.dial import Dial
-from rlbudget.policy.stop_policy import Full
+from rlbudget.policy.stop_policy import Full, StopPolicy
 from rlbudget.serve.chat import error_body
 from rlbudget.serve.passing import Spent
 from rlbudget.serve.second import second_of
 from rlbudget.serve.shown import Piece, Shown
-from rlbudget.strategies.plan import Plan
+from rlbudget.strategies.plan import Plan, plan_of
 from rlbudget.tasks.conversations import text_of
 
 if TYPE_CHECKING:
@@ -39,14 +39,23 @@ _NEVER = Plan({"off": Full()}, loops=False)
 class Local:
     """A local model under the plans; one request at a time, the others wait."""
 
-    def __init__(self, model: TransformersModel, cores: Mapping[str, Core]) -> None:
+    def __init__(
+        self, model: TransformersModel, cores: Mapping[str, Core],
+        lock: threading.Lock | None = None,
+    ) -> None:  # fmt: skip
         self.model = model.name
         self.weight = 1.0
         self.passes = False
         self.cores = cores
         self._network = model
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self._created = int(time.time())
+
+    def under(self, policy: StopPolicy) -> Local:
+        """The same model under another policy that looks at the same."""
+        plan = plan_of(policy)
+        cores = {name: replace(core, plan=plan) for name, core in self.cores.items()}
+        return Local(self._network, cores, self._lock)
 
     async def models(self) -> list[dict[str, Any]]:
         """The one there is."""
@@ -98,6 +107,7 @@ class LocalSteered:
         self.request = request
         self.prompt_tokens = len(model.profile.prompt(question, model.tokenizer))
         self.finish = "stop"
+        self.beside = None
         self._model, self._core, self._question = model, core, question
         self._lock, self._temperature, self._seed = lock, temperature, seed
         self._left = False

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -21,6 +21,25 @@ from rlbudget.serve.shown import Piece
 _log = logging.getLogger("rlbudget.serve")
 _PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds that a server is left out after its first, second, … fault in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What other models did for a request, beside the one whose thinking is told of."""
+
+    prompt_tokens: int = 0
+    thinking_tokens: int = 0
+    probe_tokens: int = 0
+    answer_tokens: int = 0
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """what the answer's ``rlbudget`` object says of them"""
+    token_price: float | None = None
+    """that the request was served at; None for that of its ``Request``"""
+
+    @property
+    def tokens(self) -> int:
+        """All that they wrote."""
+        return self.thinking_tokens + self.probe_tokens + self.answer_tokens
 
 
 class Answering(Protocol):
@@ -39,6 +58,11 @@ class Answering(Protocol):
     @property
     def finish(self) -> str:
         """Why it ended, in OpenAI's words."""
+        ...
+
+    @property
+    def beside(self) -> Beside | None:
+        """What other models did; None where there are none, or a plan's second model alone."""
         ...
 
     def pieces(self) -> AsyncGenerator[list[Piece], None]:
@@ -240,6 +264,11 @@ class Pooled:
     def finish(self) -> str:
         """Why it ended, in OpenAI's words."""
         return self._now.finish
+
+    @property
+    def beside(self) -> Beside | None:
+        """What other models did."""
+        return self._now.beside
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What becomes visible, as it does."""

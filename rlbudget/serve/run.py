@@ -14,6 +14,7 @@ from rlbudget.console import note
 from rlbudget.errors import UserError
 from rlbudget.integrations.engine_settings import Settings
 from rlbudget.serve.app import make_app
+from rlbudget.serve.choosing import open_models
 from rlbudget.serve.dashboard.part import Dashboard
 from rlbudget.serve.dashboard.steering import ByHand
 from rlbudget.serve.experiments.part import Experimenting
@@ -28,6 +29,7 @@ from rlbudget.serve.store.part import keeps_texts, noting, store_part
 from rlbudget.serve.store.store import Store, opened
 from rlbudget.serve.upstream import look_at
 from rlbudget.serve.waits import PatientProtocol
+from rlbudget.strategies.chooser.chooser import Chooser
 from rlbudget.strategies.feedback.log import Feedback
 
 _SWITCH = 5e-4
@@ -42,12 +44,13 @@ def serve(
     otel: bool = False, admins: Sequence[Key] = (),
     shadow: bool, cut: Literal["auto", "here", "engine"], store: str | None = None,
     host: str, port: int, ssl_certfile: Path | None = None, ssl_keyfile: Path | None = None,
+    chooser: Chooser | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C: running streams end, new requests get 503.
 
-    Without ``upstreams``, ``model`` is decoded inside the gateway; without ``store`` (a file or a
-    URL) nothing is kept. Raises ``UserError`` where an upstream or the store cannot be served or
-    the port is taken.
+    With ``chooser`` the plan's own models are served; else without ``upstreams`` ``model`` is
+    decoded inside the gateway. Without ``store`` (a file or a URL) nothing is kept. Raises
+    ``UserError`` where a model, an upstream or the store cannot be served or the port is taken.
     """
     if store is None and any(plan.experiment for plan in settings.plans.values()):
         raise UserError("an experiment needs a store: leave out --store none")
@@ -60,7 +63,10 @@ def serve(
                 cut="here" if shadow else cut, weight=weight)
         for url, weight in zip(upstreams, weights or [1.0] * len(upstreams), strict=True)
     ]  # fmt: skip
-    if not upstreams:
+    if chooser is not None:
+        opens = [partial(open_models, settings, chooser, key=upstream_key, timeout=timeout,
+                         approximate=approximate, top_logprobs=top_logprobs)]  # fmt: skip
+    elif not upstreams:
         assert model is not None
         opens = [partial(load, model, settings, key=upstream_key)]
     gateway = Gateway(settings, keys=Keyring(keys), shadow=shadow)

@@ -26,6 +26,11 @@ from rlbudget.strategies.plan import Plan
 _log = logging.getLogger("rlbudget.serve")
 
 
+def is_address(name: str) -> bool:
+    """Whether a model's name is that of a server."""
+    return name.startswith(("http://", "https://"))
+
+
 class SecondServer:
     """A second model behind a server; for threads a callable, for the gateway's loop ``ask``."""
 
@@ -71,7 +76,7 @@ async def second_of(
     if name is None:
         yield None
         return
-    if not name.startswith(("http://", "https://")):
+    if not is_address(name):
         model = await asyncio.to_thread(load_model, name)
         one, answer = threading.Lock(), second_model(model, plan)
 

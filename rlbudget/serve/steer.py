@@ -38,6 +38,7 @@ class Steered:
         self.prompt_tokens = len(prompt.ids)
         self.finish = "stop"
         """why it ended, in OpenAI's words"""
+        self.beside = None
         self._server, self._prompt, self._limit = server, prompt, limit
         self._fields = fields
         self._patience = server.endpoint.patience

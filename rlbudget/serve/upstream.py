@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from rlbudget.models.site import ServerError, find_site
 from rlbudget.models.spelling import check_text, trusted_ids
 from rlbudget.models.tokenizer import served_tokenizer
 from rlbudget.models.wire import Endpoint, open_endpoint
+from rlbudget.policy.stop_policy import StopPolicy
 from rlbudget.serve.engine import OFF, XARGS, disagreement, has_processor, with_xargs, xargs_for
 from rlbudget.serve.followed import Followed
 from rlbudget.serve.passing import Spent, pass_through
@@ -34,6 +35,7 @@ from rlbudget.serve.rendering import Rendering, find_rendering
 from rlbudget.serve.second import second_of
 from rlbudget.serve.steer import Steered
 from rlbudget.signals.tokens import TOP_K
+from rlbudget.strategies.plan import plan_of
 from rlbudget.tasks.conversations import text_of
 
 _log = logging.getLogger("rlbudget.serve")
@@ -85,6 +87,15 @@ class Upstream:
     def cores(self) -> Mapping[str, Core]:
         """By the name of a plan."""
         return {name: server.core for name, server in self.servers.items()}
+
+    def under(self, policy: StopPolicy) -> Upstream:
+        """The same server under another policy that looks at the same."""
+        plan = plan_of(policy)
+        servers = {
+            name: replace(server, core=replace(server.core, plan=plan))
+            for name, server in self.servers.items()
+        }
+        return replace(self, servers=servers)
 
     async def models(self) -> list[dict[str, Any]]:
         """What it lists; ``ServerError`` where it does not answer."""

@@ -48,6 +48,7 @@ from rlbudget.strategies.toml_lines import KeyPath, TomlFile, inside, read_toml
 from rlbudget.traces.trace import Trace
 
 NUMBER = (int, float)
+_SAY = "say a token price or money"
 KEYS: Mapping[str, Mapping[str, Any]] = {
     "": {
         "policy": str, "policies": list, "combine": str, "price_factors": list, "effort": str,
@@ -59,7 +60,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "rules": {"file": str},
     "correction": {"folder": str, "model": str, "tokenizer": str},
     "cascade": {"folder": str, "large": str, "large_policy": str, "tokenizer": str},
-    "chooser": {"folder": str, "models": list},
+    "chooser": {"folder": str, "models": list, "tokenizers": list},
     "audit": {"log": str, "share": NUMBER, "store_text": bool},
     "experiment": EXPERIMENT_KEYS,
     "store": {"url": str, "keep_days": NUMBER},
@@ -165,6 +166,9 @@ class Plan:
     """of the second model, where that is a server; None: the name of the model that it serves"""
     chooser: Path | None = None
     chooser_models: tuple[str, ...] = ()
+    """names or, in the gateway, URLs"""
+    chooser_tokenizers: tuple[str, ...] = ()
+    """of models that are servers, one each; empty, as a whole or one: the served model's name"""
     audit: LogSettings | None = None
     experiment: Design | None = None
     """what the gateway tries on its requests"""
@@ -230,8 +234,10 @@ class Plan:
         """
         said = self.dial if dial is None or dial.silent else dial
         named = said.max_em_loss is not None or said.effort not in (None, NO_EFFORT)
+        if self.chooser is not None and (named or said.effort is not None):
+            raise UserError(f"a chooser has no operating points: {_SAY}")
         if self.cascade is not None and named:
-            raise UserError("a cascade has no operating points: say a token price or money")
+            raise UserError(f"a cascade has no operating points: {_SAY}")
         if said.max_em_loss is not None and not (self.plain and self.correction is None):
             raise UserError(
                 "a certificate covers one policy alone: say an effort or a price under an"
@@ -358,6 +364,7 @@ class _Reader:
             second_tokenizer=correction.get("tokenizer", cascade.get("tokenizer")),
             chooser=self._path(chooser),
             chooser_models=tuple(map(str, chooser.get("models", ()))),
+            chooser_tokenizers=tuple(map(str, chooser.get("tokenizers", ()))),
             audit=None if not audit else LogSettings(
                 self._beside(audit["log"]) if "log" in audit else None,
                 self._share(audit), audit.get("store_text", False),
@@ -448,7 +455,11 @@ class _Reader:
                 self._wrong(f"nothing stands over a cascade: leave {name} out", name)
         for name in ("effort", "max_em_loss"):
             if "chooser" in top and name in top:
-                self._wrong("a chooser has no operating points: say a token price or money", name)
+                self._wrong(f"a chooser has no operating points: {_SAY}", name)
+        chooser = top.get("chooser", {})
+        given = chooser.get("tokenizers")
+        if given is not None and len(given) != len(chooser.get("models", ())):
+            self._wrong("tokenizers: one for each of models", "chooser", "tokenizers")
         if not {"policy", "policies", "cascade", "chooser"} & set(top):
             self._wrong("name a policy, policies, a cascade or a chooser")
         needs = {"guard": ("folder",), "rules": ("file",), "correction": ("folder",),

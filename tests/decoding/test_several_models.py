@@ -15,7 +15,8 @@ import torch
 from frozen_nets import policy_for
 from tiny_model import save_tiny_model, tiny_task
 
-from rlbudget.decoding.chosen import decode_chosen, thinking_in
+from rlbudget.decoding.choice import thinking_in
+from rlbudget.decoding.chosen import decode_chosen
 from rlbudget.decoding.decode import decode, second_model
 from rlbudget.decoding.record import record
 from rlbudget.errors import UserError

@@ -17,7 +17,6 @@ import pytest
 import torch
 from gateways import StopsAt, gateway_of, serving_gateway
 
-from rlbudget.cli.main import main
 from rlbudget.decoding.decoded import Decoded
 from rlbudget.errors import UserError
 from rlbudget.integrations import openai
@@ -236,19 +235,6 @@ def test_a_second_model_that_cannot_be_had_ends_the_start_in_a_line(
         asyncio.run(look())
     assert type(caught.value).__name__ in ("UserError", "ServerError")
     assert "\n" not in str(caught.value)
-
-
-def test_a_chooser_is_refused_at_the_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = tmp_path / "plan.toml"
-    plan.write_text('[chooser]\nfolder = "chooser"\nmodels = ["embedded", "smollm2"]\n')
-    with pytest.raises(SystemExit) as ended:
-        main(["serve", "--plan", str(plan), "--model", "embedded"])
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "[chooser]" in said
-    assert said.count("\n") == 1
 
 
 @dataclass
