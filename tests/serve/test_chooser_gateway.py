@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ WAYS: list[tuple[When, int | None]] = [
     ("before", None), ("after_first", None), ("after_all", None), ("before", 1)
 ]  # fmt: skip
 QUESTIONS = [q.question for q in load_task("embedded", n=3, seed=3).questions][1:]
+LONG = load_task("embedded", n=1, seed=3).questions[0].question
+"""273 tokens of thinking"""
 LOOKS: dict[When, dict[str, tuple[float, float]]] = {
     "before": {"question_characters": (4.9, 0.1)},
     "after_first": {"0.thinking": (3.6, 1.0), "0.logprob_mean": (-0.02, 0.01)},
@@ -229,3 +233,29 @@ def test_what_a_chooser_cannot_have_is_refused_at_the_start(
 def test_another_number_of_models_is_refused() -> None:
     with pytest.raises(UserError, match=r"of 2 models \(thrifty, full\), not 3"):
         gateway(chooser_of("before"), ["embedded"] * 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_every_model(stream: bool) -> None:
+    chooser = chooser_of("after_all")
+    endless = [
+        replace(one, policy=None, recorded={**one.recorded, "max_tokens": 400})
+        for one in chooser.members
+    ]
+    first, second = toy(), toy()
+    ended: list[Outcome] = []
+    with serving(first) as one, serving(second) as two:
+        made, opens = gateway(replace(chooser, members=tuple(endless)), [one, two])
+        made.steering.append(Steering("told", after=ended.append))
+        with serving_gateway(made, opens) as root:
+            before = first.generated, second.generated
+            body = {"model": "toy", "messages": [{"role": "user", "content": LONG}]}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{root}/v1/chat/completions", json={**body, "stream": stream},
+                           timeout=0.3)  # fmt: skip
+            time.sleep(0.5)
+            after = first.generated, second.generated
+            time.sleep(0.3)
+            assert (first.generated, second.generated) == after
+    assert [one.ended for one in ended] == ["left"]
+    assert all(now - then < 270 for now, then in zip(after, before, strict=True))
