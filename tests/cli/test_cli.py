@@ -117,7 +117,7 @@ def test_the_whole_way(
     steps: list[list[object]] = [
         [*record, "--out", tmp_path / "traces"],
         [*record, "--out", tmp_path / "traces", "--resume"],
-        ["train", tmp_path / "traces", "--out", tmp_path / "run", "--total-timesteps", 20000],
+        ["train", tmp_path / "traces", "--out", tmp_path / "run", "--total-timesteps", 2000],
         ["freeze", tmp_path / "run", "--out", tmp_path / "policy"],
         ["evaluate", tmp_path / "traces", "--policy", tmp_path / "policy",
          "--out", tmp_path / "evaluation", "--draws", 50],
@@ -253,16 +253,15 @@ def test_an_effort_that_a_policy_has_no_price_for_is_one_line(
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16", "cp437"])
 def test_an_answer_that_stdout_cannot_spell_is_escaped_not_lost(
-    encoding: str, policy: Path, tmp_path: Path
+    encoding: str, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = save_scripted(tmp_path / "model", "so it is clear", "π ≈ 3.14 \x1b[31m")
     command = live(scripted, policy, "--profile", "embedded", "--temperature", 0)
-    done = subprocess.run(
-        [sys.executable, "-m", "rlbudget.cli.main", *map(str, command)],
-        capture_output=True, check=True, timeout=240,
-        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    said = done.stdout.decode(encoding)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    main(list(map(str, command)))
+    sys.stdout.flush()
+    said = written.getvalue().decode(encoding)
     assert "3.14" in said
     assert "Tokens: 4 = " in said
     assert "\x1b" not in said

@@ -31,14 +31,14 @@ def task_of(n: int) -> Task:
 
 
 def test_the_template_records_every_question_once_and_goes_on(tmp_path: Path) -> None:
-    """With xargs, as there is no GNU parallel on the path; of five shards one holds no question."""
-    file, out = questions(tmp_path, 5), tmp_path / "shards"
+    """With xargs, as there is no GNU parallel on the path; one of the shards holds no question."""
+    file, out = questions(tmp_path, 2), tmp_path / "shards"
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "env", "seq", "xargs", "sed"):
         (tools / name).symlink_to(shutil.which(name) or name)
     with scripted() as url:
-        words = [str(CLUSTER / "parallel.sh"), "5", "3", str(out), "--model", url, "--task",
+        words = [str(CLUSTER / "parallel.sh"), "3", "2", str(out), "--model", url, "--task",
                  str(file), *PROFILE]  # fmt: skip
         environment = {**os.environ, "RLBUDGET": RLBUDGET, "PATH": str(tools)}
         done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -46,7 +46,7 @@ def test_the_template_records_every_question_once_and_goes_on(tmp_path: Path) ->
     assert "no question falls into shard" in done.stderr
     main(["traces", "merge", str(out), "--out", str(tmp_path / "all")])
     found = Counter(trace.question_id for trace in load_traces(tmp_path / "all"))
-    assert found == Counter({f"q{i}": 1 for i in range(5)})
+    assert found == Counter({"q0": 1, "q1": 1})
 
 
 def test_the_template_says_how_it_is_used() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlbudget.agents import config
 from rlbudget.cli.quickstart import SHOWN, quickstart
 from rlbudget.errors import UserError
 from rlbudget.traces.store import load_table, load_traces
@@ -18,7 +19,9 @@ N = 100
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quickstart") / "out"
-    quickstart(out, n=N)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "MOST_STEPS", 40_000)  # it is shown, not to be good
+        quickstart(out, n=N)
     return out
 
 

@@ -26,7 +26,7 @@ from rlbudget.policy.outcomes import Outcome
 
 Population = Callable[[np.random.Generator, int], Floats]
 MOST = 1.2
-RUNS = 800
+RUNS = 400
 
 
 def ids(n: int) -> np.ndarray:

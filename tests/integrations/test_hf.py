@@ -44,7 +44,7 @@ from runs.integrations.architectures import make as make_model
 
 torch.set_num_threads(1)
 
-N = 110
+N = 60
 CAP = 120
 PRICE = 1e-3
 PROBE = 3
@@ -207,7 +207,7 @@ def check_alone(model: TransformersModel, task: Task, policy: Policy) -> None:
 def test_a_model_of_broken_characters_stops_where_decode_does(tmp_path: Path) -> None:
     tiny = load_model(str(save_tiny_model(tmp_path)), profile="embedded")
     stops = set()
-    for question in tiny_questions(30):
+    for question in tiny_questions(15):
         policy = scripted([True])
         live = decode(tiny, question, policy, token_price=PRICE, temperature=0, max_tokens=CAP)
         for budget in (generator(tiny, policy), processor(tiny, policy)):

@@ -74,7 +74,7 @@ def test_both_ways_of_cutting_give_the_same_answers_and_say_the_same(
     roots: dict[str, str], questions: list[str]
 ) -> None:
     reasons = []
-    for question in questions:
+    for question in questions[:6]:
         for more in ({}, {"rlbudget": {"policy": "never"}}, {"thinking_budget": 12},
                      {"thinking_budget": 0}):  # fmt: skip
             here, there = (chat(roots[way], question, **more).json() for way in ("here", "engine"))

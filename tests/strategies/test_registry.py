@@ -28,7 +28,7 @@ from rlbudget.traces.store import TraceWriter, load_table, load_traces
 from rlbudget.traces.table import split_questions
 from rlbudget.traces.trace import Trace
 
-STEPS = 40_000
+STEPS = 10_000
 
 
 def _policies(n: int) -> list[Policy]:
@@ -226,7 +226,7 @@ def test_the_verdict_is_what_the_interval_proves(
     assert found.promotes is promotes
 
 
-def _store(folder: Path, seed: int, n: int = 500) -> Path:
+def _store(folder: Path, seed: int, n: int = 300) -> Path:
     with TraceWriter(folder) as writer:
         for k in range(n):
             writer.add(puzzle(n * seed + k))

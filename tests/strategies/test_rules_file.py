@@ -144,7 +144,7 @@ class Speller:
         return f"{self.key('rule')} = [{comma.join(map(self.inline, rules))}{last}]"
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(RULE, min_size=1, max_size=4), st.data())
 def test_every_spelling_of_the_same_rules_gives_the_same_rules(
     said: list[dict[str, Any]], data: st.DataObject
@@ -171,7 +171,7 @@ def paths(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, 
     return found
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(RULE, min_size=1, max_size=4), st.data())
 def test_every_key_has_a_line_and_it_is_the_one_that_holds_the_key(
     said: list[dict[str, Any]], data: st.DataObject
@@ -250,7 +250,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_the_lines_of_whatever_is_read_are_those_of_its_keys(text: str) -> None:
     try:

@@ -188,7 +188,7 @@ def test_samples_are_imported_trained_on_and_evaluated(tmp_path: Path) -> None:
     stats = import_jsonl(file, tmp_path / "traces")
     assert stats.n == 60 * ORDERS
     assert load_traces(tmp_path / "traces")[0] == traces_of_samples(made()[0])[0]
-    train_on(tmp_path / "traces", tmp_path / "run", total_timesteps=20_000)
+    train_on(tmp_path / "traces", tmp_path / "run", total_timesteps=2_000)
     from rlbudget.agents.freeze import freeze
 
     freeze(tmp_path / "run", tmp_path / "policy")
