@@ -53,6 +53,8 @@ from runs.quality.voters import POOLS, voted
 QUESTIONS = 7
 """seed of the embedded model's questions and samples"""
 SAMPLES = 40
+HELD_OUT = 4000
+"""made-up questions: with 1,000 an interval of utility was as wide as what is to be told"""
 ORDERS = 8
 """of each made-up question"""
 ALLOWED = 0.001
@@ -100,9 +102,8 @@ def source_of(name: str, traces: Path | None, n: int, scratch: Path) -> Source:
     """The traces of a source: half of the embedded model's questions train."""
     if name != "embedded":
         (pool,) = (one for one in POOLS if one.name == name)
-        return Source(
-            name, voted(pool, 250, SAMPLES, ORDERS, seed=1), voted(pool, 1000, SAMPLES, ORDERS, 2)
-        )
+        train = voted(pool, 250, SAMPLES, ORDERS, seed=1)
+        return Source(name, train, voted(pool, HELD_OUT, SAMPLES, ORDERS, seed=3))
     folder = traces or scratch / "traces"
     if traces is None:
         task = load_task("embedded", n=n, seed=QUESTIONS)
