@@ -279,11 +279,17 @@ def _policy(evaluation: Mapping[str, Any]) -> Way | None:
 
 
 def _rule(evaluation: Mapping[str, Any]) -> Way | None:
-    """The rule of the highest mean, tuned to lose at most a point."""
+    """The rule of the highest mean, tuned to lose at most a point; where a constant budget is as
+    good as the oracle at every price, so that no mean is defined, that which saves most of those
+    that kept the point."""
     rules = [row for row in evaluation["summary"] if row["kind"] == "rule"]
     known = [row for row in rules if row["mean_oracle_gap_closed"] is not None]
     best = max(known, key=lambda row: float(row["mean_oracle_gap_closed"]), default=None)
-    return None if best is None or best["method"] == "full" else _tuned(evaluation, best["method"])
+    if best is not None:
+        return None if best["method"] == "full" else _tuned(evaluation, best["method"])
+    tuned = [_tuned(evaluation, row["method"]) for row in rules]
+    kept = [way for way in tuned if way is not None and way.kept and can_freeze(way.method)]
+    return max(kept, key=lambda way: way.savings, default=None)
 
 
 def _tuned(evaluation: Mapping[str, Any], method: str) -> Way | None:

@@ -130,6 +130,19 @@ def test_rules_alone_recommend_the_best_rule_and_the_way_to_a_policy_folder_of_i
     assert recommended(given)[0].startswith("Decode in full: no rule is better")
 
 
+def test_where_a_constant_budget_is_as_good_as_the_oracle_what_saves_most_is_served() -> None:
+    given = evaluation("cannot tell", "confidence")
+    for row in given["summary"]:
+        row["mean_oracle_gap_closed"] = None
+    given["summary"][1]["savings_at_em_loss"] = {"0.01": 0.4}
+    found = [pick(given).rule]
+    given["summary"][1]["held_out_em_loss"] = {"0.01": 0.04}
+    found.append(pick(given).rule)
+    given["summary"][0]["savings_at_em_loss"] = {"0.01": 0.0}
+    assert [way and way.method for way in found] == ["confidence", "fixed"]
+    assert pick(given).rule is None
+
+
 def test_a_policy_of_samples_is_served_where_they_are_drawn() -> None:
     given = evaluation()
     given["summary"][0]["method"] = "fixed-n"
