@@ -228,6 +228,11 @@ class Decode:
         """Answer by the best of several models; ``--model`` is not one of them."""
         assert plan.chooser is not None
         chooser = load_chooser(plan.chooser)
+        if any(addresses(name) for name in plan.chooser_models):
+            raise UserError(
+                "decode loads a chooser's models itself: for models behind servers, rlbudget serve"
+                f" --plan {self.plan}"
+            )
         said = plan.dial if dial.silent else dial
         if said.effort is not None or said.max_em_loss is not None:
             raise UserError("a chooser has no operating points: say a token price or money")

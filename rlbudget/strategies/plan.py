@@ -453,6 +453,9 @@ class _Reader:
         for name in ("combine", "price_factors", "guard", "rules", "correction"):
             if "cascade" in top and name in top:
                 self._wrong(f"nothing stands over a cascade: leave {name} out", name)
+        for name in ("combine", "price_factors", "guard", "rules", "correction", "cascade"):
+            if "chooser" in top and name in top:
+                self._wrong(f"nothing stands over a chooser's models: leave {name} out", name)
         for name in ("effort", "max_em_loss"):
             if "chooser" in top and name in top:
                 self._wrong(f"a chooser has no operating points: {_SAY}", name)

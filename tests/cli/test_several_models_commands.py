@@ -97,6 +97,20 @@ def test_a_mistake_is_one_line(
     assert said in mistake(capsys, *words(home, line))
 
 
+def test_decode_says_who_asks_a_chooser_of_models_behind_servers(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words(home, f"{BOTH} --ratio 0.2 --ratio 1 --out {tmp_path}/chooser"))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        '[chooser]\nfolder = "chooser"\nmodels = ["embedded", "http://127.0.0.1:9/v1"]\n'
+    )
+    capsys.readouterr()
+    assert "rlbudget serve --plan" in mistake(
+        capsys, "decode", "--model", "embedded", "--plan", str(plan), "1+1?"
+    )
+
+
 def test_a_correction_by_a_second_model_is_fitted_and_kept_with_its_policy(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,10 @@ WRONG: Mapping[str, tuple[str, str]] = {
         'effort = "low"\n[chooser]\nfolder = "c"\nmodels = ["x", "y"]\n',
         ":1: a chooser has no op",
     ),
+    "rules over a chooser": (
+        '[chooser]\nfolder = "c"\nmodels = ["x", "y"]\n[rules]\nfile = "rules.toml"\n',
+        ":4: nothing stands over a chooser's models: leave rules out",
+    ),
     "rules over a cascade": (
         '[cascade]\nfolder = "c"\nlarge = "x"\n[rules]\nfile = "rules.toml"\n',
         ":4: nothing stands over a cascade: leave rules out",
