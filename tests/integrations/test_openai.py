@@ -205,7 +205,7 @@ def check_equal(found: Sequence[Decoded], wanted: Sequence[Decoded]) -> None:
 def test_exits_and_answers_are_those_of_the_model_itself(
     url: str, model: TransformersModel, policy: Policy, questions: list[str]
 ) -> None:
-    asked = questions[:N]
+    asked = questions[:10]  # of which the slow tests have more
     check_equal(answers(url, model, policy, asked), live(model, policy, asked))
 
 
