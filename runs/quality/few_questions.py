@@ -34,7 +34,12 @@ SOURCES = ("embedded", "smollm2")
 OWN = ("ensemble", "one ppo", "oracle", "fitted-q", "exact-pg")
 RIVALS = ("fitted-q", "exact-pg")
 AGAINST_RIVALS: tuple[Preset, ...] = ("free", "probe")
-COLOURS = {"ensemble": "#0969da", "one ppo": "#8250df", "best rule": "#57606a"}
+DRAWN = {
+    "ensemble": ("ensemble", "#0969da", "-"),
+    "one ppo": ("one PPO", "#8250df", "-"),
+    "best rule": ("best rule in hindsight", "#57606a", "-"),
+    "rule by price": ("rule chosen on the training questions", "#57606a", ":"),
+}
 MANY = 10
 """cuts of each kind that a verdict needs"""
 
@@ -170,9 +175,9 @@ def draw(means: dict[str, dict[str, float]], file: Path) -> None:
     axes_of = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, panel in zip(axes_of, panels, strict=False):
         sizes = sorted(int(k.rpartition("/")[2]) for k in means if k.rpartition("/")[0] == panel)
-        for name, colour in COLOURS.items():
+        for name, (label, colour, dash) in DRAWN.items():
             values = [means[f"{panel}/{size}"][name] for size in sizes]
-            axes.plot(sizes, values, "o-", color=colour, label=name)
+            axes.plot(sizes, values, f"o{dash}", color=colour, label=label)
         axes.axhline(0, color="#57606a", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -181,7 +186,8 @@ def draw(means: dict[str, dict[str, float]], file: Path) -> None:
         axes.set_xlabel("recorded questions")
         axes.spines[["top", "right"]].set_visible(False)
     axes_of[0].set_ylabel("mean oracle gap closed, held out")
-    axes_of[-1].legend(frameon=False)
+    handles, labels = axes_of[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, metadata={"Date": None})
 
 
